@@ -1,0 +1,49 @@
+"""umekit: universal multimodal embeddings.
+
+One vector space for text, images, video and visual documents; the public names are here and load
+lazily, so that ``import umekit`` costs milliseconds. The rooms (``umekit.modeling``, ``umekit.processing``,
+``umekit.encoding``, ``umekit.evaluation``, ``umekit.trainers``, ``umekit.hub_cards``) are top-level folders
+of the repository; in an installed package they lie under ``umekit``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+_root = Path(__file__).resolve().parent.parent
+if (_root / "setup.cfg").is_file() and (_root / "modeling").is_dir():
+    __path__.append(str(_root))  # a source checkout: the rooms lie beside this folder
+
+if TYPE_CHECKING:
+    from .encoding.encoder import Encoded, Encoder
+    from .encoding.export import export
+    from .encoding.index import Index
+    from .encoding.loading import load
+    from .modeling.modeling_ume import UmeForDiscriminativeEmbedding
+    from .processing.processing_ume import UmeProcessor
+
+_PUBLIC = {
+    "Encoded": ".encoding.encoder",
+    "Encoder": ".encoding.encoder",
+    "Index": ".encoding.index",
+    "UmeForDiscriminativeEmbedding": ".modeling.modeling_ume",
+    "UmeProcessor": ".processing.processing_ume",
+    "export": ".encoding.export",
+    "load": ".encoding.loading",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'umekit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
