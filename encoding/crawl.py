@@ -1,0 +1,279 @@
+"""A folder of photos, clips, PDFs and texts -> rows of an index, again and again.
+
+A second run encodes only what is new or changed (size and time first, then the hash of the content), and
+rows of deleted files leave. A file that can't be read is reported with its reason and has no row: neither
+a NaN nor the vector of its former content.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from .files import UnreadableFileError, file_items, kind_of
+from .index import Index
+from .manifest import MANIFEST, IndexMismatchError, file_sha256
+
+DEFAULT_FOLDER = ".umekit-index"
+CHUNK = 64  # items handed to the encoder at a time; it makes batches of its own inside
+SAVE_SECONDS = 120.0  # a long run is written this often, so that a kill costs two minutes of work at most
+RACY_NS = 2_000_000_000  # a file touched this shortly before we read it may change without a new time stamp
+
+
+class FolderEncoder(Protocol):
+    """What indexing needs of an ``umekit.Encoder``."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def fingerprint(self) -> dict[str, Any]: ...
+
+    def encode(self, items: Sequence[Any], **options: Any) -> Any: ...
+
+
+@dataclass
+class IndexReport:
+    """What a run of ``index_folder`` did; files are relative POSIX paths."""
+
+    added: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    unchanged: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
+    rows: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Row:
+    name: str
+    item: Any
+    metadata: dict[str, Any]
+
+
+def index_folder(
+    encoder: FolderEncoder,
+    path: str | os.PathLike[str],
+    index_folder: str | os.PathLike[str] | None = None,
+    *,
+    recursive: bool = True,
+    on_error: str = "skip",
+    settings: dict[str, Any] | None = None,
+    rebuild: bool = False,
+    show_progress: bool | None = None,
+    encode_options: dict[str, Any] | None = None,
+) -> tuple[Index, IndexReport]:
+    """Bring the index of a folder up to date, and save it.
+
+    Args:
+        encoder: makes the vectors, with the role ``document``.
+        path: the folder; images, videos, PDFs (a row per page) and texts in it are indexed.
+        index_folder: where the index lies; default ``<path>/.umekit-index``.
+        recursive: go into subfolders (hidden ones are left out).
+        on_error: ``skip`` reports unreadable files; ``raise`` stops at the first, and the old index stays.
+        settings: kept in the manifest; an index with other settings is refused.
+        rebuild: forget what is there and start anew.
+        show_progress: a progress bar; None shows it on a terminal.
+        encode_options: passed to ``encoder.encode`` (mode, instruction, ...).
+
+    Raises:
+        NotADirectoryError: ``path`` is not a folder.
+        IndexFormatError: the index there is damaged. IndexMismatchError: another model or settings made it.
+    """
+    if on_error not in ("skip", "raise"):
+        raise ValueError(f"on_error is {on_error!r}; it must be 'skip' or 'raise'")
+    root = Path(path)
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is not a folder")
+    started = time.monotonic()
+    target = Path(index_folder) if index_folder is not None else root / DEFAULT_FOLDER
+    index = _open(target, encoder, settings or {}, rebuild)
+    report = IndexReport()
+    run = _Run(index, encoder, target, report, encode_options or {}, on_error)
+    files = list(_walk(root, target.resolve(), recursive, report))
+    bar = tqdm(files, desc="index", unit="file", disable=None if show_progress is None else not show_progress)
+    run.drop_missing({relative for relative, _ in files})
+    for relative, file in bar:
+        run.visit(relative, file)
+    run.flush()
+    if on_error == "raise" and report.failed:
+        raise UnreadableFileError("{}: {}".format(*report.failed[0]))
+    index.save(target)
+    report.rows = len(index)
+    report.seconds = time.monotonic() - started
+    return index, report
+
+
+def _open(target: Path, encoder: FolderEncoder, settings: dict[str, Any], rebuild: bool) -> Index:
+    fingerprint = encoder.fingerprint()
+    if rebuild or not (target / MANIFEST).exists():
+        return Index(encoder.dim, fingerprint, settings)
+    index = Index.load(target, fingerprint)
+    for name in {*settings, *index.settings} - {"model"}:
+        if settings.get(name) != index.settings.get(name):
+            raise IndexMismatchError(
+                f"{target} was made with {name} {index.settings.get(name)!r}, not {settings.get(name)!r}; "
+                "use the same, or index anew (--rebuild)"
+            )
+    index.settings = dict(settings)
+    return index
+
+
+def _walk(root: Path, target: Path, recursive: bool, report: IndexReport) -> Iterator[tuple[str, Path]]:
+    """Files that we can index, in a stable order; nothing hidden, and no link that leads out of the root."""
+    inside = root.resolve()
+    for folder, subfolders, names in os.walk(root, onerror=lambda error: _unlisted(root, error, report)):
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if recursive and not name.startswith(".") and Path(folder, name).resolve() != target
+        )
+        for name in sorted(names):
+            file = Path(folder, name)
+            if name.startswith(".") or kind_of(file) is None:
+                continue
+            relative = file.relative_to(root).as_posix()
+            if file.is_symlink() and not file.resolve().is_relative_to(inside):
+                report.failed.append((relative, "a link that leads out of the folder"))
+                continue
+            try:
+                relative.encode("utf-8")
+            except UnicodeEncodeError:
+                report.failed.append((repr(relative), "its name is not valid UTF-8"))
+                continue
+            yield relative, file
+
+
+def _unlisted(root: Path, error: OSError, report: IndexReport) -> None:
+    name = Path(error.filename).relative_to(root).as_posix() if error.filename else str(root)
+    report.failed.append((name, f"can't be listed: {error.strerror}"))
+
+
+class _Run:
+    """One pass over a folder: which files changed, rows to be encoded, vectors to be added."""
+
+    def __init__(
+        self,
+        index: Index,
+        encoder: FolderEncoder,
+        target: Path,
+        report: IndexReport,
+        options: dict[str, Any],
+        on_error: str,
+    ) -> None:
+        self.index, self.encoder, self.target, self.report = index, encoder, target, report
+        self.options, self.on_error = options, on_error
+        self.rows_of: dict[str, list[str]] = {}
+        self.meta_of: dict[str, list[dict[str, Any]]] = {}
+        for name, metadata in zip(index.ids, index.metadata, strict=True):
+            self.rows_of.setdefault(str(metadata.get("path", name)), []).append(name)
+            self.meta_of.setdefault(str(metadata.get("path", name)), []).append(metadata)
+        self.waiting: list[_Row] = []
+        self.done: list[tuple[_Row, Any]] = []  # a row and its vector [d]
+        self.stale: list[str] = []  # ids that leave
+        self.saved = time.monotonic()
+
+    def drop_missing(self, present: set[str]) -> None:
+        for relative in sorted(set(self.rows_of) - present):
+            self.stale.extend(self.rows_of[relative])
+            self.report.removed.append(relative)
+
+    def visit(self, relative: str, file: Path) -> None:
+        """Keep, replace or add the rows of one file."""
+        known = self.meta_of.get(relative, [])
+        try:
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableFileError("not a regular file")
+            facts: dict[str, Any] = {
+                "size": status.st_size,
+                "mtime_ns": status.st_mtime_ns,
+                "read_ns": time.time_ns(),
+            }
+            complete = bool(known) and all(row.get("rows") == len(known) for row in known)
+            if complete and all(_same_time(row, facts) for row in known):
+                self.report.unchanged += 1
+                return
+            facts["sha256"] = file_sha256(file)
+            if complete and all(row.get("sha256") == facts["sha256"] for row in known):
+                for row in known:
+                    row.update(facts)
+                self.report.unchanged += 1
+                return
+            self.stale.extend(self.rows_of.get(relative, []))
+            items = file_items(file)
+            for suffix, item, extra in items:
+                metadata = {"path": relative, **extra, **facts, "rows": len(items)}
+                self.waiting.append(_Row(relative + suffix, item, metadata))
+            (self.report.updated if known else self.report.added).append(relative)
+        except (OSError, ValueError, ImportError) as error:
+            self.stale.extend(self.rows_of.get(relative, []))
+            self._fail(relative, error)
+        if len(self.waiting) >= CHUNK:
+            self._encode()
+        if time.monotonic() - self.saved > SAVE_SECONDS and self.on_error == "skip":
+            self.flush()
+            self.index.save(self.target)
+            self.saved = time.monotonic()
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        if self.on_error == "raise":
+            raise UnreadableFileError(f"{name}: {_reason(error)}") from error
+        self.report.failed.append((name, _reason(error)))
+
+    def _encode(self) -> None:
+        rows, self.waiting = self.waiting, []
+        if not rows:
+            return
+        encoded = self.encoder.encode(
+            [row.item for row in rows],
+            role="document",
+            on_error="skip",
+            show_progress=False,
+            return_details=True,
+            **self.options,
+        )
+        reasons = dict(encoded.errors)
+        for position, row in enumerate(rows):
+            vector = encoded.embeddings[position]
+            if position in reasons or not np.isfinite(vector).all():
+                self._fail(row.name, reasons.get(position) or ValueError("its vector is not finite"))
+            else:
+                self.done.append((row, vector))
+
+    def flush(self) -> None:
+        """Encode what waits, then take stale rows out of the index and put new ones in."""
+        self._encode()
+        self.index.remove(self.stale)
+        if self.done:
+            rows = [row for row, _ in self.done]
+            vectors = np.stack([vector for _, vector in self.done])
+            self.index.add([row.name for row in rows], vectors, [row.metadata for row in rows])
+        self.stale, self.done = [], []
+        failed = _files_of(name for name, _ in self.report.failed)
+        held = _files_of(self.index.ids)
+        gone = failed - held
+        self.report.added = [file for file in self.report.added if file not in gone]
+        self.report.updated = [file for file in self.report.updated if file not in gone]
+
+
+def _files_of(names: Iterable[str]) -> set[str]:
+    return {name.split("#page=")[0] for name in names}
+
+
+def _same_time(row: dict[str, Any], facts: dict[str, Any]) -> bool:
+    settled = row.get("read_ns", 0) - row.get("mtime_ns", 0) > RACY_NS
+    return settled and row.get("size") == facts["size"] and row.get("mtime_ns") == facts["mtime_ns"]
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__

@@ -1,0 +1,171 @@
+"""The remaining tasks: pages, paraphrases, composed retrieval, and the three that ask for reasoning.
+
+Notable: a page is asked for by two of its lines; a page pool rejects every page on which both lines of
+another query stand, so that exactly one page answers each query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .edits import Edit, near_edit, random_edit
+from .pages import Page, near_page, random_page
+from .rows import Draw, Row, Task, constant_strata, make_row
+from .scenes import Scene, random_scene
+from .tasks_image import near
+from .walks import (
+    MAX_TERMS,
+    Sum,
+    Walk,
+    answers,
+    gold_strata,
+    make_sum,
+    make_until_gold,
+    make_walk,
+    walk_strata,
+)
+
+AMOUNTS: tuple[str, ...] = tuple(str(amount) for amount in range(1, 100))
+GOLD_ANSWERS: tuple[str, ...] = tuple(f"gold {digit}" for digit in range(1, 10))
+SUMS: tuple[str, ...] = tuple(str(total) for total in range(1, 9 * MAX_TERMS + 1))
+
+
+@dataclass(frozen=True)
+class PageQuery:
+    """A page and the two lines that the query names; near-duplicates differ in the first of them."""
+
+    page: Page
+    lines: tuple[int, int]
+
+    @property
+    def text(self) -> str:
+        """`receipt with tea 47 and rice 12`."""
+        first, second = (self.page.entries[line].text for line in self.lines)
+        return f"{self.page.kind} with {first} and {second}"
+
+    def answered_by(self, page: Page) -> bool:
+        """True where `page` is of the asked kind and has both lines."""
+        lines = {entry.text for entry in page.entries}
+        asked = {self.page.entries[line].text for line in self.lines}
+        return page.kind == self.page.kind and asked <= lines
+
+
+def _page_query(draw: Draw) -> PageQuery:
+    page = random_page(draw.glyphs, draw.rng)
+    first, second = draw.rng.permutation(len(page.entries))[:2].tolist()
+    return PageQuery(page, (first, second))
+
+
+def _near_page(subject: PageQuery, turn: int, draw: Draw) -> PageQuery:
+    change = "label" if turn % 3 == 2 else "digit"
+    return PageQuery(near_page(subject.page, subject.lines[0], change, draw.glyphs, draw.rng), subject.lines)
+
+
+def _pages_clash(query: PageQuery, candidate: PageQuery) -> bool:
+    return query.answered_by(candidate.page)
+
+
+def _find_page(subject: PageQuery, draw: Draw) -> Row:
+    meaning = subject.page.caption
+    return make_row(
+        "retrieve_page", "visdoc_retrieval",
+        {"text": subject.text}, {"image": subject.page.render(draw.glyphs)},
+        positive_id=meaning, thought=subject.text, answer="page",
+    )  # fmt: skip
+
+
+def _ask_page(subject: PageQuery, draw: Draw) -> Row:
+    entry = subject.page.entries[subject.lines[0]]
+    query = {"image": subject.page.render(draw.glyphs), "text": f"how much is {entry.label}"}
+    amount = str(entry.amount)
+    return make_row(
+        "ask_page", "visdoc_retrieval", query, {"text": amount},
+        positive_id=amount, thought=subject.page.caption, answer=amount,
+    )  # fmt: skip
+
+
+def _scene(draw: Draw) -> Scene:
+    return random_scene(draw.glyphs, draw.rng)
+
+
+def _paraphrase(scene: Scene, draw: Draw) -> Row:
+    """Caption -> paraphrase or the other way round, by the stratum of the draw (0 or 1)."""
+    texts = (scene.caption, scene.paraphrase)
+    query, positive = texts if draw.slot == 0 else texts[::-1]
+    return make_row(
+        "paraphrase", "text_text", {"text": query}, {"text": positive},
+        positive_id=scene.caption, thought=scene.caption, answer="caption",
+    )  # fmt: skip
+
+
+def _edit(draw: Draw) -> Edit:
+    return random_edit(draw.glyphs, draw.rng)
+
+
+def _near_edit(edit: Edit, turn: int, draw: Draw) -> Edit:
+    return near_edit(edit, turn, draw.glyphs, draw.rng)
+
+
+def _edit_scene(edit: Edit, draw: Draw) -> Row:
+    """Negative: the scene before the edit."""
+    source, meaning = edit.source.render(draw.glyphs), edit.target.caption
+    return make_row(
+        "edit_scene", "composed",
+        {"image": source, "text": edit.text}, {"image": edit.target.render(draw.glyphs)},
+        positive_id=meaning, thought=meaning, answer="scene", negatives=[{"image": source}],
+    )  # fmt: skip
+
+
+def _walk(draw: Draw) -> Walk:
+    return make_walk(draw.glyphs, draw.rng, draw.slot, draw.max_hops)
+
+
+def _until_gold(draw: Draw) -> Walk:
+    return make_until_gold(draw.glyphs, draw.rng, draw.slot, draw.max_hops)
+
+
+def _ask_walk(walk: Walk, draw: Draw) -> Row:
+    return _walk_row("walk", walk, walk.question, draw)
+
+
+def _ask_until_gold(walk: Walk, draw: Draw) -> Row:
+    return _walk_row("until_gold", walk, walk.gold_question, draw)
+
+
+def _walk_row(task: str, walk: Walk, question: str, draw: Draw) -> Row:
+    query = {"image": walk.scene.render(draw.glyphs), "text": question}
+    return make_row(
+        task, task, query, {"text": walk.answer},
+        positive_id=walk.answer, thought=walk.thought, answer=walk.answer, steps=walk.hops,
+    )  # fmt: skip
+
+
+def _sum(draw: Draw) -> Sum:
+    return make_sum(draw.glyphs, draw.rng, draw.slot)
+
+
+def _ask_sum(subject: Sum, draw: Draw) -> Row:
+    query = {"image": subject.scene.render(draw.glyphs), "text": "sum of the red digits"}
+    return make_row(
+        "sum", "sum", query, {"text": subject.answer},
+        positive_id=subject.answer, thought=subject.thought, answer=subject.answer, steps=len(subject.cells),
+    )  # fmt: skip
+
+
+OTHER_TASKS: tuple[Task, ...] = (
+    Task("retrieve_page", "visdoc_retrieval", "text", "image", "one of the pool", _page_query, _find_page,
+         near=_near_page, clashes=_pages_clash),
+    Task("ask_page", "visdoc_retrieval", "image+text", "text", "the most frequent amount",
+         _page_query, _ask_page, labels=AMOUNTS),
+    Task("paraphrase", "text_text", "text", "text", "one of the pool", _scene, _paraphrase,
+         strata=constant_strata(2), near=near),
+    Task("edit_scene", "composed", "image+text", "image", "one of the pool", _edit, _edit_scene,
+         near=_near_edit),
+    Task("walk", "walk", "image+text", "text", "one of 72 answers at every hop", _walk, _ask_walk,
+         labels=answers(), strata=walk_strata),
+    Task("until_gold", "until_gold", "image+text", "text",
+         "one of 9 answers; a third by naming any gold cell",
+         _until_gold, _ask_until_gold, labels=GOLD_ANSWERS, strata=gold_strata),
+    Task("sum", "sum", "image+text", "text", "the most frequent sum", _sum, _ask_sum,
+         parallel=True, labels=SUMS, strata=constant_strata(MAX_TERMS)),
+)  # fmt: skip

@@ -1,0 +1,155 @@
+"""Clip tasks: motion labels, questions, retrieval in both directions, and moments of a longer clip.
+
+Notable: a moment is asked for by motion alone ("when does it move right"), so the text does not name the
+digit and both the text and the eight frames are needed to tell the segment from those of other clips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .clips import FRAMES, MOVES, Actor, Clip, make_clip, near_clip
+from .rows import Draw, Row, Task, constant_strata, make_row
+from .scenes import CELLS, other
+from .tasks_image import NAMES
+from .words import MOTIONS, POSITIONS
+
+CLIP_CHANGES = ("digit", "colour", "motion")
+_WHEN = {motion: f"when does it move {motion}" for motion in MOVES} | {
+    "still": "when does it stand still",
+    "appear": "when does it appear",
+}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Two segments of four frames with the same digits in different motion, and which one is asked for."""
+
+    segments: tuple[Clip, Clip]
+    asked: int
+
+
+def _moving(draw: Draw) -> str:
+    return MOVES[int(draw.rng.integers(len(MOVES)))]
+
+
+def _motion(draw: Draw) -> Clip:
+    return make_clip(draw.glyphs, draw.rng, motion=MOTIONS[draw.slot])
+
+
+def _mover(draw: Draw) -> Clip:
+    """Two digits, one of which moves; its name is stratum 0..79."""
+    return make_clip(draw.glyphs, draw.rng, motion=_moving(draw), name=divmod(draw.slot, 10), actors=2)
+
+
+def _ender(draw: Draw) -> Clip:
+    return make_clip(draw.glyphs, draw.rng, motion=_moving(draw), end=draw.slot)
+
+
+def _clip(draw: Draw) -> Clip:
+    return make_clip(draw.glyphs, draw.rng)
+
+
+def _near(clip: Clip, turn: int, draw: Draw) -> Clip:
+    return near_clip(clip, CLIP_CHANGES[turn % len(CLIP_CHANGES)], draw.glyphs, draw.rng)
+
+
+def _name_motion(clip: Clip, draw: Draw) -> Row:
+    label = clip.actors[0].motion
+    query = {"video": clip.render(draw.glyphs)}
+    return make_row(
+        "clip_motion", "video_classification", query, {"text": label},
+        positive_id=label, thought=clip.caption, answer=label,
+    )  # fmt: skip
+
+
+def _name_mover(clip: Clip, draw: Draw) -> Row:
+    name = clip.actors[0].name
+    query = {"video": clip.render(draw.glyphs), "text": "which digit moves"}
+    return make_row(
+        "clip_mover", "video_qa", query, {"text": name}, positive_id=name, thought=clip.caption, answer=name
+    )
+
+
+def _name_end(clip: Clip, draw: Draw) -> Row:
+    place = POSITIONS[clip.actors[0].path[-1]]
+    query = {"video": clip.render(draw.glyphs), "text": "where does it end"}
+    return make_row(
+        "clip_end", "video_qa", query, {"text": place}, positive_id=place, thought=clip.caption, answer=place
+    )
+
+
+def _find_clip(clip: Clip, draw: Draw) -> Row:
+    query, positive = {"text": clip.caption}, {"video": clip.render(draw.glyphs)}
+    return make_row(
+        "retrieve_clip", "video_retrieval", query, positive,
+        positive_id=clip.caption, thought=clip.caption, answer="clip",
+    )  # fmt: skip
+
+
+def _find_clip_caption(clip: Clip, draw: Draw) -> Row:
+    query, positive = {"video": clip.render(draw.glyphs)}, {"text": clip.caption}
+    return make_row(
+        "retrieve_clip_caption", "video_retrieval", query, positive,
+        positive_id=clip.caption, thought=clip.caption, answer="caption",
+    )  # fmt: skip
+
+
+def _moment(draw: Draw) -> Moment:
+    """The second segment starts anywhere; a bystander, if any, stands where neither segment comes."""
+    first = make_clip(draw.glyphs, draw.rng, motion=MOTIONS[draw.slot], actors=1).actors[0]
+    motion = MOTIONS[other(draw.slot, len(MOTIONS), draw.rng)]
+    second = replace(first, motion=motion, start=int(draw.rng.integers(CELLS)))
+    extra: tuple[Actor, ...] = ()
+    if draw.rng.random() < 0.5:
+        free = [cell for cell in range(CELLS) if cell not in first.path + second.path]
+        digit = other(first.digit, 10, draw.rng)
+        cell = free[int(draw.rng.integers(len(free)))]
+        extra = (Actor(digit, int(draw.rng.integers(8)), draw.glyphs.pick(digit, draw.rng), cell, "still"),)
+    segments = (Clip((first, *extra)), Clip((second, *extra)))
+    if draw.rng.random() < 0.5:
+        return Moment((segments[1], segments[0]), 1)
+    return Moment(segments, 0)
+
+
+def _both(moment: Moment) -> list[Moment]:
+    return [replace(moment, asked=0), replace(moment, asked=1)]
+
+
+def _near_moment(moment: Moment, turn: int, draw: Draw) -> Moment:
+    """The same two motions of another digit or another colour."""
+    changed = near_clip(moment.segments[0], CLIP_CHANGES[turn % 2], draw.glyphs, draw.rng).actors[0]
+    actor = moment.segments[1].actors[0]
+    second = replace(actor, digit=changed.digit, colour=changed.colour, glyph=changed.glyph)
+    rest = moment.segments[0].actors[1:]
+    return Moment((Clip((changed, *rest)), Clip((second, *rest))), moment.asked)
+
+
+def _find_moment(moment: Moment, draw: Draw) -> Row:
+    """Query: text and eight frames. Positive: four of them. Negative: the other four."""
+    rendered = [segment.render(draw.glyphs) for segment in moment.segments]
+    asked = moment.segments[moment.asked]
+    query = {"video": rendered[0] + rendered[1], "text": _WHEN[asked.actors[0].motion]}
+    return make_row(
+        "retrieve_moment", "moment_retrieval", query, {"video": rendered[moment.asked]},
+        positive_id=asked.caption, thought=asked.caption, answer=("first", "second")[moment.asked],
+        negatives=[{"video": rendered[1 - moment.asked]}],
+    )  # fmt: skip
+
+
+VIDEO_TASKS: tuple[Task, ...] = (
+    Task("clip_motion", "video_classification", "video", "text", "one of 6 motions", _motion, _name_motion,
+         labels=MOTIONS, strata=constant_strata(len(MOTIONS))),
+    Task("clip_mover", "video_qa", "video+text", "text",
+         "one of 80 answers; half of them by naming either digit",
+         _mover, _name_mover, labels=NAMES, strata=constant_strata(80)),
+    Task("clip_end", "video_qa", "video+text", "text", "one of 9 positions", _ender, _name_end,
+         labels=POSITIONS, strata=constant_strata(9)),
+    Task("retrieve_clip", "video_retrieval", "text", "video", "one of the pool", _clip, _find_clip,
+         near=_near),
+    Task("retrieve_clip_caption", "video_retrieval", "video", "text", "one of the pool",
+         _clip, _find_clip_caption, near=_near),
+    Task("retrieve_moment", "moment_retrieval", "video+text", "video",
+         f"one of the pool; half by naming either segment of {FRAMES} frames", _moment, _find_moment,
+         strata=constant_strata(len(MOTIONS)), near=_near_moment, group=_both),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""The sentence-transformers module of checkpoints that stock modules cannot express."""

@@ -1,0 +1,328 @@
+"""Items in, model inputs out: the processor that ships with every checkpoint.
+
+An item is rendered by the checkpoint's chat template and nothing else; the processor then says, with
+``pooling_slots``, which tokens carry the embedding. Works without torchvision on Qwen2-VL, Qwen2.5-VL, Qwen3-VL and
+Qwen3.5; ``AutoProcessor.from_pretrained(repo, trust_remote_code=True)`` loads it without umekit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from .checkpoint_ume import read_processor_settings, write_processor_files
+from .collating_ume import PixelScale, Prepared, collate
+from .families_ume import family_of
+from .items_ume import Document, Image, Item, ItemError, Text, Video, parse_item
+from .media_ume import MediaError, MediaLimits, load_document, load_image
+from .native_ume import NativeCalls
+from .pooled_ume import pooling_slots
+from .prompts_ume import compile_template
+from .rendering_ume import Piece, PromptTokenizer
+from .settings_processor_ume import ProcessorSettings
+from .video_ume import load_video
+from .vision_ume import PatchLayout, Patches, image_patches, video_patches
+
+IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+ROLES = (None, "query", "document")
+
+
+class UmeProcessor(NativeCalls, ProcessorMixin):
+    """Turns items into model inputs.
+
+    Args:
+        image_processor: the backbone's own; its patch geometry and normalisation are used, its pixels are not.
+        tokenizer: a fast tokenizer with the backbone's vision tokens.
+        chat_template: Jinja template; compiled from ``settings.prompt`` when None.
+        settings: family, prompt, pooling, pixel budget, frame sampling, length; Qwen2-VL's defaults when None.
+        limits: what one file may cost.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        settings: ProcessorSettings | None = None,
+        limits: MediaLimits | None = None,
+    ) -> None:
+        self.settings = settings if settings is not None else ProcessorSettings()
+        self.limits = limits if limits is not None else MediaLimits()
+        self.image_token, self.video_token = IMAGE_TOKEN, VIDEO_TOKEN
+        super().__init__(
+            image_processor, tokenizer, chat_template=chat_template or compile_template(self.settings.prompt)
+        )
+        self.prompt_tokenizer = PromptTokenizer(tokenizer)
+        for token in (IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END):
+            if token not in self.prompt_tokenizer.added:
+                raise ValueError(
+                    f"the tokenizer has no special token {token}: it belongs to another backbone"
+                )
+        self.image_token_id = self.prompt_tokenizer.id_of(IMAGE_TOKEN)
+        self.video_token_id = self.prompt_tokenizer.id_of(VIDEO_TOKEN)
+        self.layout = PatchLayout(
+            image_processor.patch_size, image_processor.merge_size, image_processor.temporal_patch_size
+        )
+        self.scale = PixelScale(tuple(image_processor.image_mean), tuple(image_processor.image_std))
+        self.family = family_of(self.settings.family)
+
+    # ---- loading and saving -----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        settings: ProcessorSettings | None = None,
+        limits: MediaLimits | None = None,
+        **kwargs: Any,
+    ) -> UmeProcessor:
+        """Load from a folder or Hub repository.
+
+        Args:
+            settings: replaces the checkpoint's own; a published checkpoint without our settings gets defaults for
+                its family, with its own pixel budget.
+            kwargs: ``revision``, ``subfolder``, ``token``, ``cache_dir`` and so on.
+        """
+        source = os.fspath(pretrained_model_name_or_path)
+        hub = {key: kwargs[key] for key in _HUB_KEYS if kwargs.get(key) is not None}
+        image_processor = AutoImageProcessor.from_pretrained(source, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+        stored, template = read_processor_settings(source, image_processor, hub)
+        return cls(
+            image_processor, tokenizer, None if settings is not None else template, settings or stored, limits
+        )
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> list[str]:  # type: ignore[override]
+        """Write tokenizer, template, processor config (ours and the native one) and our code."""
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError("save first, then call push_to_hub")
+        return write_processor_files(self, os.fspath(save_directory))
+
+    def with_settings(self, **changes: Any) -> UmeProcessor:
+        """A processor with some settings replaced and its template compiled anew."""
+        settings = replace(self.settings, **changes)
+        return UmeProcessor(self.image_processor, self.tokenizer, None, settings, self.limits)
+
+    # ---- items to model inputs ----------------------------------------------------------------------------------
+
+    def prepare(
+        self, item: Any, *, role: str | None = None, instruction: str | None = None, index: int | None = None
+    ) -> Prepared:
+        """One item as token ids, patches and slots.
+
+        Args:
+            item: see ``items_ume.parse_item``.
+            role: None, ``"query"`` or ``"document"``: which default instruction.
+            instruction: replaces the default; the item's own ``instruction`` wins over both. "" for none.
+            index: the item's position, for messages.
+
+        Raises:
+            ItemError: what is wrong with which item.
+        """
+        if role not in ROLES:
+            raise ValueError(f"role is {role!r}; use None, 'query' or 'document'")
+        parsed = parse_item(item, index)
+        if parsed.instruction is not None:
+            instruction = parsed.instruction
+        elif instruction is None:
+            instruction = self.settings.prompt.instructions.get(role or "", "")
+        try:
+            return self._prepare(parsed, instruction)
+        except ItemError:
+            raise
+        except (MediaError, ValueError, TypeError) as error:
+            raise ItemError(str(error), index) from error
+
+    def prepare_all(
+        self, items: Sequence[Any], *, role: str | None = None, instruction: str | None = None
+    ) -> list[Prepared]:
+        """:meth:`prepare` for every item of a sequence."""
+        return [
+            self.prepare(item, role=role, instruction=instruction, index=index)
+            for index, item in enumerate(items)
+        ]
+
+    def collate(self, rows: Sequence[Prepared], padding_side: str | None = None) -> BatchFeature:
+        """A padded batch of prepared items; see ``collating_ume.collate``. Padding is on the right when None."""
+        pad = self.tokenizer.pad_token_id
+        return collate(
+            rows,
+            pad_id=0 if pad is None else pad,
+            scale=self.scale,
+            temporal=self.layout.temporal,
+            padding_side=padding_side or "right",
+            seconds_per_grid=(
+                self.layout.temporal / self.settings.sampling.fps if self.family.seconds_per_grid else None
+            ),
+        )
+
+    def encode_items(
+        self,
+        items: Sequence[Any],
+        *,
+        role: str | None = None,
+        instruction: str | None = None,
+        padding_side: str | None = None,
+    ) -> BatchFeature:
+        """Items to a padded batch for the model, slots included."""
+        return self.collate(self.prepare_all(items, role=role, instruction=instruction), padding_side)
+
+    def explain(
+        self, item: Any, *, role: str | None = None, instruction: str | None = None
+    ) -> dict[str, Any]:
+        """What the model will see of an item: rendered text, tokens, slots, grids and pixels."""
+        row = self.prepare(item, role=role, instruction=instruction)
+        patch = self.layout.patch
+        media = [
+            {
+                "kind": kind,
+                "original_size": list(one.original),
+                "resized_size": [one.grid[2] * patch, one.grid[1] * patch],
+                "grid_thw": list(one.grid),
+                "tokens": int(np.prod(one.grid)) // self.layout.merge**2,
+                "seconds": list(one.seconds),
+            }
+            for kind, group in (("image", row.images), ("video", row.videos))
+            for one in group
+        ]
+        return {
+            "text": row.rendered,
+            "tokens": self.tokenizer.convert_ids_to_tokens(row.input_ids.tolist()),
+            "input_ids": row.input_ids.tolist(),
+            "pooling_slots": row.slots.tolist(),
+            "media": media,
+            "length": row.length,
+            "cut_tokens": row.cut_tokens,
+        }
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _prepare(self, item: Item, instruction: str) -> Prepared:
+        content: list[dict[str, Any]] = []
+        images: list[Patches] = []
+        videos: list[Patches] = []
+        for part in item.parts:
+            if isinstance(part, Text):
+                content.append({"type": "text", "text": part.text})
+                continue
+            for kind, patches in self._media(part):
+                content.append({"type": kind})
+                (images if kind == "image" else videos).append(patches)
+        row = self._tokenize(content, instruction, images, videos)
+        excess = row.length - self.settings.max_length
+        cut = 0
+        while excess > 0:
+            cut += self._shorten(content, excess)
+            row = self._tokenize(content, instruction, images, videos)
+            excess = row.length - self.settings.max_length
+        row.cut_tokens = cut
+        return row
+
+    def _media(self, part: Image | Video | Document) -> list[tuple[str, Patches]]:
+        if isinstance(part, Image):
+            return [("image", self._image(load_image(part.source, self.limits)))]
+        if isinstance(part, Document):
+            pages = load_document(part.source, part.page, self.settings.budget.image[1], self.limits)
+            return [("image", self._image(page)) for page in pages]
+        frames = load_video(part.source, self.settings.sampling, self.limits)
+        return [("video", video_patches(frames.images, frames.seconds, self.layout, self.settings.budget))]
+
+    def _image(self, image: PILImage.Image) -> Patches:
+        return image_patches(image, self.layout, self.settings.budget)
+
+    def _tokenize(
+        self, content: list[dict[str, Any]], instruction: str, images: list[Patches], videos: list[Patches]
+    ) -> Prepared:
+        texts = [part["text"] for part in content if part["type"] == "text"]
+        guard = self.prompt_tokenizer.guard_for([*texts, instruction])
+        guarded = [
+            {**part, "text": self.prompt_tokenizer.guarded(part["text"], guard)}
+            if part["type"] == "text"
+            else part
+            for part in content
+        ]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": guarded}]
+        if instruction:
+            text = self.prompt_tokenizer.guarded(instruction, guard)
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": text}]})
+        rendered = ProcessorMixin.apply_chat_template(self, messages, tokenize=False)
+        return self.tokenize_rendered(rendered, images, videos, guard=guard)
+
+    def tokenize_rendered(
+        self, rendered: str, images: Sequence[Patches], videos: Sequence[Patches], guard: str = ""
+    ) -> Prepared:
+        """Token ids, types and slots of a rendered prompt; its special tokens are taken for real ones.
+
+        Raises:
+            ValueError: the prompt's placeholders and the media do not match.
+        """
+        pieces = self.prompt_tokenizer.pieces(rendered, guard)
+        found = [piece.text for piece in pieces if piece.token]
+        for token, media in ((IMAGE_TOKEN, images), (VIDEO_TOKEN, videos)):
+            if found.count(token) != len(media):
+                raise ValueError(f"the prompt has {found.count(token)} {token} for {len(media)} media")
+        ids = np.array(self.prompt_tokenizer.encode(self._expand(pieces, images, videos)), dtype=np.int64)
+        types = np.where(ids == self.image_token_id, 1, np.where(ids == self.video_token_id, 2, 0))
+        return Prepared(
+            input_ids=ids,
+            token_types=types,
+            slots=pooling_slots(ids, self.settings.pooling, self.prompt_tokenizer),
+            images=list(images),
+            videos=list(videos),
+            rendered=rendered.replace(guard, "") if guard else rendered,
+        )
+
+    def _expand(
+        self, pieces: Sequence[Piece], images: Sequence[Patches], videos: Sequence[Patches]
+    ) -> list[Piece]:
+        """Placeholders repeated to their number of tokens; steps of a video led by their time where wanted."""
+        tokens_per_patch = self.layout.merge**2
+        stills, films = iter(images), iter(videos)
+        expanded: list[Piece] = []
+        number = 0
+        while number < len(pieces):
+            piece = pieces[number]
+            if piece == Piece(IMAGE_TOKEN, True):
+                expanded.append(replace(piece, repeat=len(next(stills).values) // tokens_per_patch))
+            elif piece == Piece(VIDEO_TOKEN, True) and not self.family.timestamps:
+                expanded.append(replace(piece, repeat=len(next(films).values) // tokens_per_patch))
+            elif piece == Piece(VIDEO_TOKEN, True):
+                film = next(films)
+                if expanded and expanded[-1].text == VISION_START:
+                    expanded.pop()  # every step brings its own pair
+                    number += 1
+                per_step = len(film.values) // tokens_per_patch // film.grid[0]
+                for second in film.seconds:
+                    expanded.append(Piece(f"<{second:.1f} seconds>", False))
+                    expanded.append(Piece(VISION_START, True))
+                    expanded.append(Piece(VIDEO_TOKEN, True, per_step))
+                    expanded.append(Piece(VISION_END, True))
+            else:
+                expanded.append(piece)
+            number += 1
+        return expanded
+
+    def _shorten(self, content: list[dict[str, Any]], excess: int) -> int:
+        """Take ``excess`` tokens off the item's texts, the last one first; the number that was taken."""
+        for part in reversed(content):
+            if part["type"] != "text" or not part["text"]:
+                continue
+            have = self.prompt_tokenizer.count(part["text"])
+            part["text"] = self.prompt_tokenizer.cut(part["text"], have - excess)
+            return min(have, excess)
+        raise ValueError(
+            f"{excess} tokens over max_length={self.settings.max_length}, and there is no text left to cut: "
+            "give fewer or smaller media, a shorter instruction, or a larger max_length"
+        )
+
+
+_HUB_KEYS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")

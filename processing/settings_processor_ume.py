@@ -1,0 +1,71 @@
+"""The processor's half of a checkpoint's settings: the ``ume`` block of ``processor_config.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from .pooled_ume import PoolingRule
+from .prompts_ume import PromptSettings
+from .video_ume import Sampling
+from .vision_ume import PixelBudget
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ProcessorSettings:
+    """What the processor does to an item.
+
+    Attributes:
+        family: the backbone's ``model_type``.
+        prompt: form of the prompt.
+        pooling: which tokens carry the embedding.
+        budget: pixels of pictures and videos.
+        sampling: frames of videos.
+        max_length: most tokens of an item, media included; only its text is ever cut.
+    """
+
+    family: str = "qwen2_vl"
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    pooling: PoolingRule = field(default_factory=PoolingRule)
+    budget: PixelBudget = field(
+        default_factory=lambda: PixelBudget(
+            image=(4 * 28**2, 1280 * 28**2), frame=(4 * 28**2, 256 * 28**2), video=(4 * 28**2, 16384 * 28**2)
+        )
+    )
+    sampling: Sampling = field(default_factory=Sampling)
+    max_length: int = 32768
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block as it is written."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, block: dict[str, Any]) -> ProcessorSettings:
+        """Read a block.
+
+        Raises:
+            ValueError: a newer schema, an unknown entry, or an impossible value.
+        """
+        block = dict(block)
+        schema = block.pop("schema", SCHEMA)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise ValueError(
+                f"this processor has ume schema {schema}, this code reads up to {SCHEMA}: update umekit"
+            )
+        unknown = set(block) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(
+                f"processor_config.ume has entries that this version does not know: {sorted(unknown)}"
+            )
+        nested: dict[str, Any] = {"prompt": PromptSettings, "pooling": PoolingRule, "sampling": Sampling}
+        for name, kind in nested.items():
+            if name in block:
+                block[name] = kind(**block[name])
+        if "budget" in block:
+            budget = dict(block["budget"])
+            for name in ("image", "frame", "video"):
+                budget[name] = tuple(budget[name])
+            block["budget"] = PixelBudget(**budget)
+        return cls(**block)

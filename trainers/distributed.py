@@ -1,0 +1,95 @@
+"""Gathering representations over ranks so that the loss, and every gradient, is that of one process.
+
+Each rank computes the loss of the *whole* batch from all representations, of which only its own carry a gradient.
+The gradient of its own representations is then exact without any further communication; DDP averages parameter
+gradients over ranks, so what flows into the backbone is multiplied by the number of ranks, and what flows into the
+objective (which is complete on every rank) is not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from .data import Sides
+
+
+def world_size() -> int:
+    """Number of ranks, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def max_over_ranks(value: int, device: torch.device) -> int:
+    """The largest of the ranks' values; the value itself without a process group."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor.item())
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """[n, ...] on each rank -> [sum of n, ...] in rank order; ranks may differ in n.
+
+    The gradient reaches this rank's own rows and is that of the loss computed here, which is exact where every rank
+    computes the loss of the whole batch.
+    """
+    if world_size() == 1:
+        return rows
+    sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([rows.shape[0]], device=rows.device))
+    counts = [int(size.item()) for size in sizes]
+    plain = rows.detach().to(torch.uint8) if rows.dtype == torch.bool else rows.detach()
+    padding = [0, 0] * (rows.ndim - 1) + [0, max(counts) - rows.shape[0]]
+    padded = F.pad(plain, padding).contiguous()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    pieces = [part[:count].to(rows.dtype) for part, count in zip(parts, counts, strict=True)]
+    pieces[dist.get_rank()] = rows
+    return torch.cat(pieces)
+
+
+def gather_sides(sides: Sides) -> Sides:
+    """All ranks' rows. Ranks may differ in rows and in hard negatives per row."""
+    if world_size() == 1:
+        return sides
+    own = 0 if sides.negatives is None else sides.negatives.shape[1]
+    width = max_over_ranks(own, sides.query.device)
+    negatives, mask = sides.negatives, sides.negative_mask
+    if width:
+        n, d = sides.query.shape
+        if negatives is None or mask is None:
+            negatives, mask = sides.query.new_zeros(n, 0, d), sides.query.new_zeros(n, 0, dtype=torch.bool)
+        negatives = gather_rows(F.pad(negatives, (0, 0, 0, width - own)))
+        mask = gather_rows(F.pad(mask, (0, width - own)))
+    return Sides(
+        query=gather_rows(sides.query),
+        positive=gather_rows(sides.positive),
+        negatives=negatives,
+        negative_mask=mask,
+        tasks=gather_rows(sides.tasks),
+        positive_ids=None if sides.positive_ids is None else gather_rows(sides.positive_ids),
+    )
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
+    """The same values; the gradient is multiplied by ``factor``."""
+    if factor == 1:
+        return tensor
+    scaled: Tensor = _ScaleGradient.apply(tensor, factor)
+    return scaled

@@ -1,0 +1,192 @@
+"""Gradient caching: a contrastive batch of any size in the memory of one chunk (Gao et al. 2021, GradCache).
+
+1. Every chunk is encoded without a graph; the state of the random generators before it is kept.
+2. The loss of the whole batch gives the gradient of each representation.
+3. Every chunk is encoded again with its generator state, and ``sum(representation * gradient)`` is backpropagated.
+
+The parameter gradients are those of one forward over the same chunks, dropout included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Metrics = dict[str, Tensor]
+
+
+def plan_chunks(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of items by chunk, so that ``items * longest`` of a chunk is at most ``budget`` tokens.
+
+    Longest first (what runs out of memory does so at once); an item longer than the budget is a chunk of its own.
+
+    >>> plan_chunks([3, 9, 4, 20], 10)
+    [[3], [1], [2, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    chunks: list[list[int]] = []
+    longest = 0
+    for index in order:
+        if chunks and (len(chunks[-1]) + 1) * longest <= budget:
+            chunks[-1].append(index)
+        else:
+            chunks.append([index])
+            longest = lengths[index]
+    return chunks
+
+
+class RandomState:
+    """The torch generators (CPU, and the current CUDA device once CUDA is in use) at the time of construction."""
+
+    def __init__(self) -> None:
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+    def restore(self) -> None:
+        """Put the generators back."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)
+
+
+class ModelWithObjective(nn.Module):
+    """Model and objective as one module, so that the optimiser, DDP and FSDP see both.
+
+    ``forward(batch, then)`` encodes a batch (dict of model inputs; None encodes nothing) and returns
+    ``then(embeddings, self)``, or the embeddings float32 [B, d] where ``then`` is None. Whatever needs a gradient is
+    computed inside ``then``, because only what happens inside forward is seen by DDP and runs under autocast.
+    """
+
+    _PROXIED = frozenset(
+        {
+            "config",
+            "generation_config",
+            "dtype",
+            "device",
+            "is_quantized",
+            "quantization_method",
+            "hf_quantizer",
+            "hf_device_map",
+            "is_loaded_in_8bit",
+            "is_loaded_in_4bit",
+            "_hf_peft_config_loaded",
+            "is_activation_checkpointing",
+            "activation_checkpointing_enable",
+            "gradient_checkpointing_enable",
+            "gradient_checkpointing_disable",
+            "is_gradient_checkpointing",
+            "enable_input_require_grads",
+            "get_input_embeddings",
+            "num_parameters",
+        }
+    )
+
+    def __init__(self, model: nn.Module, objective: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(
+        self,
+        batch: Mapping[str, Any] | None,
+        then: Callable[[Any, ModelWithObjective], Any] | None = None,
+    ) -> Any:
+        embeddings = None if batch is None else self.model(**batch).embeddings
+        if batch is not None and embeddings is None:
+            raise ValueError("the model returned no embeddings: the batch has no pooling slots")
+        return embeddings if then is None else then(embeddings, self)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in self._PROXIED:
+                return getattr(self.model, name)
+            raise
+
+
+def encode_chunks(
+    model: nn.Module, chunks: Sequence[Sequence[int]], collate: Callable[[Sequence[int]], Mapping[str, Any]]
+) -> Tensor:
+    """Embeddings [items, d] in the order of the items, without a graph. Chunks must cover each item once."""
+    with torch.no_grad():
+        parts = torch.cat([model(collate(chunk)) for chunk in chunks])
+    return _restore_order(parts, chunks)
+
+
+def _restore_order(parts: Tensor, chunks: Sequence[Sequence[int]]) -> Tensor:
+    order = torch.tensor([index for chunk in chunks for index in chunk], device=parts.device)
+    return torch.empty_like(parts).index_copy(0, order, parts)
+
+
+def cached_backward(
+    model: nn.Module,
+    chunks: Sequence[Sequence[int]],
+    collate: Callable[[Sequence[int]], Mapping[str, Any]],
+    objective_fn: Callable[[Tensor], tuple[Tensor, Metrics]],
+    *,
+    backward: Callable[[Tensor], None],
+    objective_parameters: Sequence[nn.Parameter] = (),
+    no_sync: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    representation_scale: float = 1.0,
+    scale: float = 1.0,
+    chunk_count: int | None = None,
+) -> tuple[Tensor, Metrics]:
+    """Accumulate the gradient of ``scale * loss`` into the parameters, one chunk in memory at a time.
+
+    model: a :class:`ModelWithObjective`, wrapped by DDP or FSDP or not. chunks: item indices, each item once.
+    collate: indices -> model inputs on the device; called twice per chunk. objective_fn: embeddings [items, d] ->
+    (loss, metrics); it gathers over ranks if there are several. objective_parameters: what it learns.
+    backward: for example ``accelerator.backward``; called once per chunk. no_sync: entered for all but the last.
+    representation_scale: factor on what flows into the backbone only (the number of ranks under DDP's averaging).
+    chunk_count: run at least this many chunks, the same on every rank; the surplus is encoded with zero weight.
+
+    Returns the loss, detached and not scaled, and the metrics. The generators are left as one forward leaves them.
+    """
+    surplus = max(0, (chunk_count or 0) - len(chunks))
+    shortest = chunks[-1][-1:]
+    states: list[RandomState] = []
+
+    def first_pass(indices: Sequence[int]) -> Tensor:
+        states.append(RandomState())
+        with torch.no_grad():
+            embeddings: Tensor = model(collate(indices))
+        return embeddings
+
+    for _ in range(surplus):
+        first_pass(shortest)
+    parts = [first_pass(chunk) for chunk in chunks]
+    end = RandomState()
+
+    representations = _restore_order(torch.cat(parts), chunks).requires_grad_()
+    parameters = [p for p in objective_parameters if p.requires_grad]
+    loss, metrics = objective_fn(representations)
+    gradient, *own = torch.autograd.grad(loss, [representations, *parameters], allow_unused=True)
+    learned = [(p, g) for p, g in zip(parameters, own, strict=True) if g is not None]
+    if gradient is None:
+        gradient = torch.zeros_like(representations)
+    weight = gradient * (representation_scale * scale)
+
+    def surrogate(weights: Tensor | None, last: bool) -> Callable[[Tensor, Any], Tensor]:
+        def then(embeddings: Tensor, _module: Any) -> Tensor:
+            total = embeddings.sum() * 0.0 if weights is None else (embeddings * weights).sum()
+            if last:
+                for parameter, value in learned:
+                    total = total + (parameter * (value * scale)).sum()
+            return total
+
+        return then
+
+    work: list[tuple[Sequence[int], Tensor | None]] = [(shortest, None)] * surplus
+    work += [(chunk, weight[torch.tensor(chunk, device=weight.device)]) for chunk in chunks]
+    for number, (indices, weights) in enumerate(work):
+        last = number == len(work) - 1
+        with contextlib.nullcontext() if last else no_sync():
+            states[number].restore()
+            backward(model(collate(indices), surrogate(weights, last)))
+    end.restore()
+    return loss.detach(), metrics

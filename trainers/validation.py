@@ -1,0 +1,86 @@
+"""Evaluation while training: the contrastive loss of the eval batches, and recall@1 over the whole eval set."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .data import Sides
+
+BLOCK = 1024
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Put all random generators back afterwards, so that evaluating does not change the training that follows."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
+
+
+def recall_at_1(query: Tensor, positive: Tensor, best_negative: Tensor, positive_ids: Tensor | None) -> float:
+    """Share of queries whose positive beats every other positive and the own hard negatives; a tie is a miss.
+
+    query, positive [n, d] of any norm; best_negative [n]: largest cosine to an own hard negative (-inf without one);
+    positive_ids int [n]: positives with the same id are not compared.
+    """
+    q, p = F.normalize(query.float(), dim=-1), F.normalize(positive.float(), dim=-1)
+    ids = torch.arange(len(q), device=q.device) if positive_ids is None else positive_ids
+    hits = 0
+    for start in range(0, len(q), BLOCK):
+        rows = slice(start, start + BLOCK)
+        scores = q[rows] @ p.T
+        own = scores.diagonal(start).clone()
+        others = scores.masked_fill(ids[rows, None] == ids[None, :], float("-inf")).amax(dim=1)
+        hits += int((own > torch.maximum(others, best_negative[rows].to(own.device))).sum())
+    return hits / len(q)
+
+
+@torch.no_grad()
+def validate(batches: Iterable[Any], encode: Callable[[Any], Sides], objective: Any) -> tuple[dict[str, float], int]:
+    """Metrics ``loss`` (mean over rows of the batch losses) and ``recall@1``, and the number of rows.
+
+    encode: batch -> sides of all ranks. Raises ValueError for an empty set.
+    """
+    losses: list[float] = []
+    sizes: list[int] = []
+    queries, positives, best, ids = [], [], [], []
+    for batch in batches:
+        sides = encode(batch)
+        loss, _ = objective(
+            sides.query, sides.positive, sides.negatives, sides.tasks, sides.positive_ids, sides.negative_mask
+        )
+        losses.append(loss.item())
+        sizes.append(len(sides.query))
+        queries.append(sides.query.cpu())
+        positives.append(sides.positive.cpu())
+        best.append(_best_negative(sides).cpu())
+        if sides.positive_ids is not None:
+            ids.append(sides.positive_ids.cpu())
+    if not sizes:
+        raise ValueError("the eval dataset is empty")
+    recall = recall_at_1(
+        torch.cat(queries), torch.cat(positives), torch.cat(best), torch.cat(ids) if ids else None
+    )
+    return {"loss": float(np.average(losses, weights=sizes)), "recall@1": recall}, sum(sizes)
+
+
+def _best_negative(sides: Sides) -> Tensor:
+    if sides.negatives is None or sides.negative_mask is None:
+        return sides.query.new_full((len(sides.query),), float("-inf"))
+    scores = F.cosine_similarity(sides.query[:, None].float(), sides.negatives.float(), dim=-1)
+    return scores.masked_fill(~sides.negative_mask, float("-inf")).amax(dim=1)

@@ -1,0 +1,125 @@
+"""What the verbs share: model arguments, item arguments, tables and JSON. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+MODES = ("discriminative", "generative", "adaptive")
+
+
+class UsageError(Exception):
+    """The call can't be carried out as it stands; exit code 2."""
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", metavar="PATH", help="checkpoint folder or Hub id (default: the packaged ume-tiny)"
+    )
+    group.add_argument("--preset", help="name of a published system, for checkpoints without our settings")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: what is there)")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: by device")
+    group.add_argument("--mode", choices=MODES, help="how to embed (default: the checkpoint's)")
+
+
+def add_item_arguments(parser: argparse.ArgumentParser) -> None:
+    """Media and instruction of one item; the text is the verb's own positional."""
+    group = parser.add_argument_group("item", "text and media may be combined; the media come first")
+    group.add_argument(
+        "--image", type=Path, action="append", metavar="FILE", help="an image (several are allowed)"
+    )
+    group.add_argument("--video", type=Path, metavar="FILE", help="a video clip")
+    group.add_argument("--document", type=Path, metavar="FILE", help="a PDF, of which one page is taken")
+    group.add_argument("--page", type=int, metavar="N", help="page of --document, from 1 (default 1)")
+    group.add_argument("--instruction", metavar="TEXT", help="what to look for (default: the checkpoint's)")
+
+
+def item_from(args: argparse.Namespace, text: str | None) -> dict[str, Any]:
+    """The item that the arguments describe.
+
+    Raises:
+        UsageError: nothing given, an empty text, a file that is not there, or --page without --document.
+    """
+    item: dict[str, Any] = {}
+    images = args.image or []
+    for file in (*images, args.video, args.document):
+        if file is not None and not file.is_file():
+            raise UsageError(f"{file}: there is no such file")
+    if len(images) == 1:
+        item["image"] = str(images[0])
+    elif images:
+        item["images"] = [str(file) for file in images]
+    if args.video is not None:
+        item["video"] = str(args.video)
+    if args.page is not None and args.document is None:
+        raise UsageError("--page needs --document")
+    if args.page is not None and args.page < 1:
+        raise UsageError(f"--page is {args.page}; pages count from 1")
+    if args.document is not None:
+        item["document"] = str(args.document)
+        item["page"] = args.page or 1
+    if text is not None:
+        if not text.strip():
+            raise UsageError("the text is empty")
+        item["text"] = text
+    if not item:
+        raise UsageError("nothing to embed: give a text, --image, --video or --document")
+    if args.instruction is not None:
+        item["instruction"] = args.instruction
+    return item
+
+
+def load_encoder(args: argparse.Namespace, model: str | None = None) -> Any:
+    """The encoder of the model arguments; ``model`` is used where --model was not given.
+
+    Raises:
+        UsageError: the checkpoint is a reranker, which has no vectors.
+    """
+    import umekit
+
+    options = {
+        name: value for name in ("preset", "device", "dtype") if (value := getattr(args, name)) is not None
+    }
+    encoder = umekit.load(args.model or model, **options)
+    if not hasattr(encoder, "encode"):
+        raise UsageError(f"{args.model or model} is a reranker: it scores pairs and has no vectors")
+    return encoder
+
+
+def mode_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {"mode": args.mode} if args.mode else {}
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], indent: str = "") -> None:
+    """Columns as wide as their widest cell; numbers to the right. Control characters are made visible."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(row[column]) for row in [list(headers), *cells]) for column in range(len(headers))]
+    right = [bool(rows) and isinstance(rows[0][column], int | float) for column in range(len(headers))]
+    for row in [list(headers), ["-" * width for width in widths], *cells]:
+        padded = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        print((indent + "  ".join(padded)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def report_failures(failures: Sequence[tuple[str, str]], limit: int = 20) -> None:
+    """One line on stderr for each file that could not be read."""
+    for name, reason in failures[:limit]:
+        print(f"could not read {_cell(name)}: {_cell(reason)}", file=sys.stderr)
+    if len(failures) > limit:
+        print(f"... and {len(failures) - limit} more", file=sys.stderr)

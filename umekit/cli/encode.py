@@ -1,0 +1,87 @@
+"""``umekit encode F... --out vectors.npz``: files and texts to vectors."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from .common import UsageError, add_model_arguments, load_encoder, mode_options, print_json, report_failures
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "encode",
+        help="encode files and texts into an npz file",
+        description="Write an npz with `ids` [n], `embeddings` float32 [n, d] (unit rows), `manifest` "
+        "(JSON). A PDF gives a row per page. Files that can't be read are left out and named; exit code 1 then.",
+    )
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="F", help="images, clips, PDFs, texts (.txt, .md)"
+    )
+    parser.add_argument(
+        "--text", action="append", default=[], metavar="TEXT", help="a text (may be repeated)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the file to write")
+    parser.add_argument(
+        "--role", choices=("query", "document"), help="which side of a search the items are on"
+    )
+    parser.add_argument("--instruction", metavar="TEXT", help="default: the checkpoint's")
+    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from ..encoding.files import file_items
+    from ..encoding.manifest import library_versions, write_atomically
+
+    if not args.files and not args.text:
+        raise UsageError("nothing to encode: give files or --text")
+    if args.out.suffix != ".npz":
+        raise UsageError(f"--out must end in .npz: {args.out}")
+    if not args.out.parent.is_dir():
+        raise UsageError(f"--out: there is no folder {args.out.parent}")
+    rows: list[tuple[str, dict[str, Any]]] = []
+    failed: list[tuple[str, str]] = []
+    for file in args.files:
+        try:
+            rows.extend((file.as_posix() + suffix, item) for suffix, item, _ in file_items(file))
+        except (OSError, ValueError, ImportError) as error:
+            failed.append((str(file), getattr(error, "strerror", None) or str(error)))
+    rows.extend((f"text:{number}", {"text": text}) for number, text in enumerate(args.text))
+    encoder = load_encoder(args)
+    encoded = encoder.encode(
+        [item for _, item in rows],
+        role=args.role,
+        instruction=args.instruction,
+        on_error="skip",
+        return_details=True,
+        show_progress=False if args.quiet else None,
+        **mode_options(args),
+    )
+    bad = dict(encoded.errors)
+    failed.extend((rows[number][0], str(error)) for number, error in bad.items())
+    kept = [number for number in range(len(rows)) if number not in bad]
+    report_failures(failed)
+    if not kept:
+        raise UsageError("none of the items could be read; nothing is written")
+    manifest = {"fingerprint": encoder.fingerprint(), "role": args.role, "mode": args.mode}
+    manifest |= {"instruction": args.instruction, "versions": library_versions()}
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        ids=np.array([rows[number][0] for number in kept], dtype=np.str_),
+        embeddings=np.asarray(encoded.embeddings, dtype=np.float32)[kept],
+        manifest=np.array(json.dumps(manifest, sort_keys=True)),
+    )
+    write_atomically(args.out, buffer.getvalue())
+    if args.json:
+        print_json({"out": str(args.out), "rows": len(kept), "dim": encoder.dim, "failed": failed})
+    else:
+        print(f"{args.out}: {len(kept)} vectors of {encoder.dim} numbers, {len(failed)} not readable")
+    return 1 if failed else 0

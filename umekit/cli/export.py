@@ -1,0 +1,39 @@
+"""``umekit export SRC OUT``: a checkpoint or adapter to a folder that opens everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .common import UsageError, print_json
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "export",
+        help="write a checkpoint as a folder for transformers, sentence-transformers and umekit",
+        description="Load a published checkpoint, one of ours or an adapter, and save a complete folder: "
+        "weights, processor, settings, code files and the sentence-transformers files.",
+    )
+    parser.add_argument("src", metavar="SRC", help="checkpoint folder or Hub id")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    parser.add_argument("--preset", help="name of a published system, for checkpoints without our settings")
+    parser.add_argument("--role", help="the role to export, where the checkpoint allows several")
+    parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
+    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.out.is_file():
+        raise UsageError(f"{args.out} is a file")
+    if args.out.is_dir() and any(args.out.iterdir()) and not args.force:
+        raise UsageError(f"{args.out} is not empty; give --force to write into it")
+    import umekit
+
+    umekit.export(args.src, args.out, preset=args.preset, role=args.role)
+    files = sorted(path.relative_to(args.out).as_posix() for path in args.out.rglob("*") if path.is_file())
+    if args.json:
+        print_json({"out": str(args.out), "files": files})
+    else:
+        print(f"{args.out}: {len(files)} files")
+    return 0

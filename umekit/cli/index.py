@@ -1,0 +1,56 @@
+"""``umekit index PATH``: make or update the index of a folder."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from .common import UsageError, add_model_arguments, load_encoder, mode_options, print_json, report_failures
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "index",
+        help="index a folder of images, clips, PDFs and texts",
+        description="Encode every image, video, PDF page and text in a folder. A second run encodes only what "
+        "is new or changed, and rows of deleted files leave. Exit code 1: some files could not be read.",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="the folder")
+    parser.add_argument(
+        "--index", type=Path, metavar="DIR", help="where the index lies (default: PATH/.umekit-index)"
+    )
+    parser.add_argument("--no-recursive", action="store_true", help="leave subfolders out")
+    parser.add_argument("--rebuild", action="store_true", help="forget what is there and index anew")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..encoding.crawl import DEFAULT_FOLDER, index_folder
+
+    if not args.path.is_dir():
+        raise UsageError(f"{args.path} is not a folder")
+    target = args.index or args.path / DEFAULT_FOLDER
+    settings = {"role": "document", "mode": args.mode, "model": args.model}
+    _, report = index_folder(
+        load_encoder(args),
+        args.path,
+        target,
+        recursive=not args.no_recursive,
+        settings=settings,
+        rebuild=args.rebuild,
+        show_progress=False if args.quiet else None,
+        encode_options=mode_options(args),
+    )
+    if args.json:
+        print_json({"index": str(target), **asdict(report)})
+    else:
+        print(
+            f"{target}: {report.rows} rows; files: {len(report.added)} new, {len(report.updated)} changed, "
+            f"{report.unchanged} unchanged, {len(report.removed)} gone, {len(report.failed)} not readable; "
+            f"{report.seconds:.1f} s"
+        )
+    report_failures(report.failed)
+    return 1 if report.failed else 0
