@@ -11,6 +11,7 @@ VIDEOS = frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi"})
 TEXTS = frozenset({".txt", ".md", ".markdown"})
 DOCUMENTS = frozenset({".pdf"})
 TEXT_BYTES = 1 << 20  # more of a text than this can't reach any context window; the processor cuts the rest
+PDF_PAGES = 10_000  # rows that one file may have
 SNIPPET = 160
 
 
@@ -56,7 +57,7 @@ def file_items(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any], 
             )
             for page in range(1, count + 1)
         ]
-    if kind == "image" and file.suffix.lower() == ".gif" and _is_animated(file):
+    if kind == "image" and file.suffix.lower() in (".gif", ".webp") and _is_animated(file):
         kind = "video"
     return [("", {kind: str(file)}, {"kind": kind})]
 
@@ -77,6 +78,8 @@ def page_count(path: str | os.PathLike[str]) -> int:
         document.close()
     if count == 0:
         raise UnreadableFileError("a PDF without pages")
+    if count > PDF_PAGES:
+        raise UnreadableFileError(f"a PDF of {count} pages; the limit is {PDF_PAGES}")
     return count
 
 
@@ -92,14 +95,14 @@ def _read_text(file: Path) -> str:
         raise UnreadableFileError("not a text: it holds NUL bytes")
     if not text.strip():
         raise UnreadableFileError("the text is empty")
-    return text
+    return text.strip()
 
 
 def _is_animated(file: Path) -> bool:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as image:
             return getattr(image, "n_frames", 1) > 1
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableFileError(f"not an image that can be opened: {error}") from None

@@ -18,7 +18,12 @@ _PUBLIC = {
     "ContrastiveTrainingArguments": ".arguments",
 }
 
-__all__ = ["ContrastiveCollator", "ContrastiveObjective", "ContrastiveTrainer", "ContrastiveTrainingArguments"]
+__all__ = [
+    "ContrastiveCollator",
+    "ContrastiveObjective",
+    "ContrastiveTrainer",
+    "ContrastiveTrainingArguments",
+]
 
 
 def __getattr__(name: str) -> Any:

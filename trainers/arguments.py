@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -11,16 +12,19 @@ from transformers import TrainingArguments
 class ContrastiveTrainingArguments(TrainingArguments):
     """Arguments of :class:`ContrastiveTrainer`.
 
-    ``per_device_train_batch_size`` is the *contrastive* batch of one device, in rows: every other row's positive is
-    a negative, over all devices. What fits into memory at once is a different question and is answered by
-    ``chunk_tokens``, which changes nothing in the result. ``gradient_accumulation_steps`` keeps its usual meaning:
-    it averages the gradients of several contrastive batches and adds no negatives.
+    ``per_device_train_batch_size`` is the *contrastive* batch of one device, in rows: every other row's
+    positive is a negative, over all devices. What fits into memory at once is a different question and is
+    answered by ``chunk_tokens``, which changes nothing in the result. ``gradient_accumulation_steps`` keeps
+    its usual meaning: it averages the gradients of several contrastive batches and adds no negatives.
 
-    Defaults that differ from the parent: all columns are kept, batches are not pinned (they are NumPy until a chunk
-    is made), every process reads its own rows of an iterable dataset, and load_best_model_at_end goes by recall@1.
+    Defaults that differ from the parent: all columns are kept, batches are not pinned (they are NumPy until
+    a chunk is made), every process reads its own rows of an iterable dataset, and load_best_model_at_end
+    goes by recall@1.
     """
 
-    temperature: float = field(default=0.02, metadata={"help": "Temperature, or where a learnable one starts."})
+    temperature: float = field(
+        default=0.02, metadata={"help": "Temperature, or where a learnable one starts."}
+    )
     learnable_temperature: bool = field(default=False, metadata={"help": "Learn the temperature."})
     temperature_bounds: list[float] = field(
         default_factory=lambda: [0.005, 0.2], metadata={"help": "Lowest and highest learnable temperature."}
@@ -52,19 +56,22 @@ class ContrastiveTrainingArguments(TrainingArguments):
     chunk_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Gradient caching: padded tokens of one forward, visual ones counted. None: one forward for "
-            "the whole batch."
+            "help": "Gradient caching: padded tokens of one forward, visual ones counted. None: one forward "
+            "for the whole batch."
         },
     )
     train_lm_head: bool = field(
-        default=False, metadata={"help": "Leave an untied lm_head trainable (an auxiliary loss needs its logits)."}
+        default=False,
+        metadata={"help": "Leave an untied lm_head trainable (an auxiliary loss needs its logits)."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: rows are items."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Batches are NumPy until chunked."})
 
     def __post_init__(self) -> None:
         if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must be False: the columns of a row are items, not model inputs")
+            raise ValueError(
+                "remove_unused_columns must be False: the columns of a row are items, not model inputs"
+            )
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
             raise ValueError(f"chunk_tokens must be positive, got {self.chunk_tokens}")
         if self.max_negatives is not None and self.max_negatives < 0:
@@ -74,3 +81,18 @@ class ContrastiveTrainingArguments(TrainingArguments):
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "eval_recall@1"
         super().__post_init__()
+
+    def objective_settings(self) -> dict[str, Any]:
+        """Keyword arguments of the :class:`ContrastiveObjective` that these arguments describe."""
+        names = [
+            "temperature",
+            "learnable_temperature",
+            "temperature_bounds",
+            "tasks",
+            "directions",
+            "hardness_alpha",
+            "detach_hardness",
+            "false_negative_delta",
+            "negatives_shared",
+        ]
+        return {name: getattr(self, name) for name in names}

@@ -15,9 +15,16 @@ STATE_FILE = "trainer_state.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
+def mark_incomplete(folder: str | Path) -> None:
+    """A checkpoint written over an older one of the same step is not complete until it is done."""
+    if _FOLDER.fullmatch(Path(folder).name):
+        (Path(folder) / STATE_FILE).unlink(missing_ok=True)
+
+
 def missing_files(folder: str | Path, world_size: int = 1, optimizer: bool = True) -> list[str]:
-    """Names of what an exact resume needs and ``folder`` lacks. trainer_state.json is written last, so a folder
-    without a readable one was cut off. optimizer=False leaves out optimiser files (DeepSpeed and FSDP have their own).
+    """Names of what an exact resume needs and ``folder`` lacks. trainer_state.json is written last, so a
+    folder without a readable one was cut off. optimizer=False leaves out optimiser files (DeepSpeed and
+    FSDP have their own).
     """
     path = Path(folder)
     names = [SETTINGS_FILE, WEIGHTS_FILE, "scheduler.pt", *(["optimizer.pt"] if optimizer else [])]
@@ -38,8 +45,8 @@ def check_checkpoint(folder: str | Path, world_size: int = 1, optimizer: bool = 
     missing = missing_files(folder, world_size, optimizer)
     if missing:
         raise FileNotFoundError(
-            f"{folder} cannot be resumed from: {', '.join(missing)} missing or unreadable. A checkpoint needs all of "
-            "its files, and as many processes as wrote it; one saved with save_only_model starts a new run instead."
+            f"{folder} cannot be resumed from: {', '.join(missing)} missing or unreadable. It takes all "
+            "files of a checkpoint and as many processes as wrote it; after save_only_model start a new run."
         )
 
 

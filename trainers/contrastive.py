@@ -5,24 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import ContrastiveTrainingArguments
-from .checkpoints import check_checkpoint, last_complete_checkpoint
+from .base import NativeTrainer
 from .data import ContrastiveCollator, IndexedRows, RowBatch, Sides
 from .distributed import gather_sides, max_over_ranks, scale_gradient, world_size
-from .gradient_cache import Metrics, ModelWithObjective, cached_backward, encode_chunks, plan_chunks
+from .gradient_cache import Metrics, cached_backward, encode_chunks, plan_chunks
 from .objectives.module import ContrastiveObjective
-from .validation import same_random_state, validate
+from .validation import validate
+from .wrapping import freeze_lm_head
 
 logger = logging.getLogger(__name__)
 
@@ -37,21 +35,24 @@ class _ClampTemperature(TrainerCallback):
         self.objective.temperature.clamp_()
 
 
-class ContrastiveTrainer(Trainer):
+class ContrastiveTrainer(NativeTrainer):
     """Train an embedding model with InfoNCE.
 
-    model: returns ``.embeddings`` float32 [B, d] from ``model(**batch)`` and has ``backbone``, ``save_pretrained``
-    and ``load_native_weights``. processing_class: the processor, with ``prepare`` and ``collate``. objective: None
-    makes one from the arguments. Rows of the datasets are described in :class:`ContrastiveCollator`.
+    model: returns ``.embeddings`` float32 [B, d] from ``model(**batch)`` and has ``backbone``,
+    ``save_pretrained`` and ``load_native_weights``. processing_class: the processor, with ``prepare`` and
+    ``collate``. objective: None makes one from the arguments. Rows of the datasets are described in
+    :class:`ContrastiveCollator`.
 
-    A checkpoint holds the native weights, the processor's files and the objective's. Resume and load-best read the
-    weights through the model's own strict loader: a missing key raises, and a killed run that is resumed ends in the
-    same weights as one that was not (the same number of processes and the same arguments given).
+    A checkpoint holds the native weights, the processor's files and the objective's. Resume and load-best
+    read the weights through the model's own strict loader: a missing key raises, and a killed run that is
+    resumed ends in the same weights as one that was not (the same number of processes and the same
+    arguments given).
 
-    Gradient accumulation averages the gradients of several contrastive batches; it does not add negatives. For more
-    negatives raise ``per_device_train_batch_size`` and let ``chunk_tokens`` bound the memory.
+    Gradient accumulation averages the gradients of several contrastive batches; it does not add negatives.
+    For more negatives raise ``per_device_train_batch_size`` and let ``chunk_tokens`` bound the memory.
 
-    Seams for a subclass: :meth:`auxiliary_loss`, :meth:`representation_loss`, and the collator's ``prepare_row``.
+    Seams for a subclass: :meth:`auxiliary_loss`, :meth:`representation_loss`, and the collator's
+    ``prepare_row``.
     """
 
     args: ContrastiveTrainingArguments
@@ -69,58 +70,47 @@ class ContrastiveTrainer(Trainer):
         if not isinstance(args, ContrastiveTrainingArguments):
             raise TypeError(f"args must be ContrastiveTrainingArguments, got {type(args).__name__}")
         if "model_init" in kwargs or "compute_loss_func" in kwargs or "compute_metrics" in kwargs:
-            raise TypeError("model_init, compute_loss_func and compute_metrics have no meaning in ContrastiveTrainer")
+            raise TypeError(
+                "model_init, compute_loss_func and compute_metrics have no meaning in ContrastiveTrainer"
+            )
         if args.n_gpu > 1:
             logger.warning("using one of %d GPUs: launch with torchrun or accelerate to use all", args.n_gpu)
             args._n_gpu = 1
         if objective is None:
-            objective = objective_from_arguments(args)
+            objective = ContrastiveObjective(**args.objective_settings())
         if not args.train_lm_head:
             freeze_lm_head(model)
         if data_collator is None:
             data_collator = ContrastiveCollator(
                 processing_class, args.max_negatives, args.mask_duplicate_positives
             )
-        self._sums: dict[str, tuple[Tensor, int]] = {}
-        with _kept_use_cache(model):
-            super().__init__(
-                model=ModelWithObjective(model, objective),
-                args=args,
-                processing_class=processing_class,
-                data_collator=data_collator,
-                **kwargs,
-            )
+        super().__init__(
+            model,
+            args,
+            objective=objective,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            **kwargs,
+        )
         self.add_callback(_ClampTemperature(objective))
-
-    # ---- parts -----------------------------------------------------------------------------------
-
-    @property
-    def native_model(self) -> Any:
-        """The embedding model itself, out of every wrapper."""
-        return self.accelerator.unwrap_model(self.model).model
-
-    @property
-    def objective(self) -> ContrastiveObjective:
-        """The objective with its learned temperature."""
-        objective: ContrastiveObjective = self.accelerator.unwrap_model(self.model).objective
-        return objective
 
     # ---- seams -----------------------------------------------------------------------------------
 
     def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
         """A further loss of the same step, 0-d with gradient, or None for none; logged as ``auxiliary_loss``.
 
-        model: the embedding model (unwrapped, autocast active, called inside the wrapper's forward, so DDP sees it).
+        model: the embedding model (unwrapped, autocast active, called inside the wrapper's forward, so DDP
+            sees it).
         inputs: the collator's dict on the device; a collator may put what this needs under ``auxiliary``. Its
-        gradient is added to that of InfoNCE (scale it here if it shall weigh less) and is averaged over ranks; give
-        a zero loss rather than None on a rank that has nothing while others have.
+        gradient is added to that of InfoNCE (scale it here if it shall weigh less) and is averaged over
+        ranks; give a zero loss rather than None on a rank that has nothing while others have.
         """
         return None
 
     def representation_loss(self, embeddings: Tensor, rows: RowBatch) -> tuple[Tensor, Metrics]:
-        """Loss of the whole batch over all ranks, and metrics. embeddings: this rank's [items, d], with gradient."""
-        sides = gather_sides(rows.split(embeddings, self.objective.temperature.index(rows.tasks)))
-        loss, metrics = self.objective(
+        """Loss over all ranks' rows, and metrics. embeddings: this rank's [items, d], with gradient."""
+        sides = gather_sides(rows.split(embeddings, self.objective_module.temperature.index(rows.tasks)))
+        loss, metrics = self.objective_module(
             sides.query, sides.positive, sides.negatives, sides.tasks, sides.positive_ids, sides.negative_mask
         )
         return loss, metrics
@@ -130,10 +120,11 @@ class ContrastiveTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Forward and backward of one contrastive batch; returns the loss divided by the accumulation steps."""
+        """Forward and backward of one contrastive batch; returns the loss divided by the accumulation
+        steps."""
         model.train()
-        if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()
+        if callable(start := getattr(self.optimizer, "train", None)):
+            start()  # schedule-free optimisers
         inputs = self._prepare_inputs(inputs)
         scale = 1.0 / getattr(self, "current_gradient_accumulation_steps", 1)
         kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
@@ -159,7 +150,8 @@ class ContrastiveTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The contrastive loss of a collated batch in one forward, with its graph; outputs are the metrics."""
+        """The contrastive loss of a collated batch in one forward, with its graph; outputs are the
+        metrics."""
         loss, metrics = self._whole_batch(model, self._prepare_inputs(inputs))
         return (loss, metrics) if return_outputs else loss
 
@@ -184,7 +176,7 @@ class ContrastiveTrainer(Trainer):
             functools.partial(self._collate, rows),
             lambda embeddings: self.representation_loss(embeddings, rows),
             backward=backward,
-            objective_parameters=list(self.objective.parameters()),
+            objective_parameters=list(self.objective_module.parameters()),
             no_sync=functools.partial(self._no_sync, model),
             representation_scale=world_size(),
             scale=scale,
@@ -219,25 +211,14 @@ class ContrastiveTrainer(Trainer):
         batch = self.processing_class.collate([rows.items[index] for index in indices])  # type: ignore[union-attr]
         return {key: self._prepare_input(value) for key, value in batch.items()}
 
-    # ---- data and optimiser ----------------------------------------------------------------------
+    # ---- data ------------------------------------------------------------------------------------
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__"):
             dataset = IndexedRows(dataset)
         return super()._get_dataloader(dataset, *args, **kwargs)
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices of the backbone only: no norm, no bias, no temperature."""
-        matrices = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
-        names = super().get_decay_parameter_names(model)
-        return [name for name in names if name in matrices and not name.startswith("objective.")]
-
-    # ---- evaluation and logs ---------------------------------------------------------------------
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """``eval_loss`` and ``eval_recall@1``; leaves the random generators as they were."""
-        with same_random_state():
-            return super().evaluate(*args, **kwargs)
+    # ---- evaluation ------------------------------------------------------------------------------
 
     def evaluation_loop(
         self,
@@ -247,8 +228,9 @@ class ContrastiveTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Metrics over all rows of the loader, on every rank; recall@1 is over the whole set, the loss per batch."""
-        model = self.model
+        """Metrics over all rows of the loader, on every rank; recall@1 is over the whole set, the loss per
+        batch."""
+        model: Any = self.model
         if len(self.accelerator._models) == 0 and model is self.model_wrapped and not self.is_fsdp_enabled:
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
         model.eval()
@@ -260,10 +242,10 @@ class ContrastiveTrainer(Trainer):
                 chunks = plan_chunks(rows.lengths, self.args.chunk_tokens)
             embeddings = encode_chunks(model, chunks, functools.partial(self._collate, rows))
             return self._without_padding(
-                gather_sides(rows.split(embeddings, self.objective.temperature.index(rows.tasks)))
+                gather_sides(rows.split(embeddings, self.objective_module.temperature.index(rows.tasks)))
             )
 
-        metrics, count = validate(dataloader, encode, self.objective)
+        metrics, count = validate(dataloader, encode, self.objective_module)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=count)  # type: ignore[arg-type]
 
@@ -272,103 +254,5 @@ class ContrastiveTrainer(Trainer):
         state = self.accelerator.gradient_state
         if world_size() == 1 or not state.end_of_dataloader or state.remainder <= 0:
             return sides
-        fields = {k: v if v is None else v[: state.remainder] for k, v in vars(sides).items()}
+        fields: dict[str, Any] = {k: v if v is None else v[: state.remainder] for k, v in vars(sides).items()}
         return Sides(**fields)
-
-    def _record(self, metrics: Metrics) -> None:
-        for name, value in metrics.items():
-            total, count = self._sums.get(name, (torch.zeros((), device=value.device), 0))
-            self._sums[name] = (total + value.detach().float(), count + 1)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the training metrics since the last log."""
-        if "loss" in logs and self._sums:
-            logs = {**logs, **{name: (total / count).item() for name, (total, count) in self._sums.items()}}
-            self._sums = {}
-        super().log(logs, start_time)
-
-    # ---- save and load ---------------------------------------------------------------------------
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir if output_dir is not None else str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        native = None
-        if state_dict is not None:
-            native = {k[len("model.") :]: v for k, v in state_dict.items() if k.startswith("model.")}
-        self.native_model.save_pretrained(str(folder), state_dict=native)
-        self.objective.save_pretrained(folder)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(str(folder))
-        torch.save(self.args, os.path.join(folder, "training_args.bin"))
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in the parent; ``True`` resumes from the newest *complete* checkpoint and raises if there is none."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(
-                str(self.args.output_dir), self.args.world_size, self._own_optimizer_files
-            )
-        self._sums = {}
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    @property
-    def _own_optimizer_files(self) -> bool:
-        return not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        check_checkpoint(resume_from_checkpoint, self.args.world_size, self._own_optimizer_files)
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        self._load_weights(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        if not self._own_optimizer_files:
-            super()._load_best_model()
-            return
-        logger.info("loading the best model from %s", self.state.best_model_checkpoint)
-        self._load_weights(str(self.state.best_model_checkpoint))
-
-    def _load_weights(self, folder: str) -> None:
-        self.native_model.load_native_weights(folder)
-        self.objective.load_weights(folder)
-
-
-def objective_from_arguments(args: ContrastiveTrainingArguments) -> ContrastiveObjective:
-    """The objective that the arguments describe."""
-    return ContrastiveObjective(
-        temperature=args.temperature,
-        learnable_temperature=args.learnable_temperature,
-        temperature_bounds=args.temperature_bounds,
-        tasks=args.tasks,
-        directions=args.directions,
-        hardness_alpha=args.hardness_alpha,
-        detach_hardness=args.detach_hardness,
-        false_negative_delta=args.false_negative_delta,
-        negatives_shared=args.negatives_shared,
-    )
-
-
-def freeze_lm_head(model: Any) -> None:
-    """Freeze an output head that is not tied to the input embeddings: InfoNCE never uses it, and DDP would wait."""
-    backbone = getattr(model, "backbone", None)
-    if backbone is None:
-        return
-    head, embeddings = backbone.get_output_embeddings(), backbone.get_input_embeddings()
-    if head is not None and head.weight is not embeddings.weight:
-        head.requires_grad_(False)
-
-
-@contextlib.contextmanager
-def _kept_use_cache(model: Any) -> Iterator[None]:
-    """``Trainer.__init__`` writes ``use_cache`` into the config, which would end up in the published one."""
-    config = getattr(model, "config", None)
-    before = dict(vars(config)) if config is not None else {}
-    yield
-    if config is None:
-        return
-    if "use_cache" in before:
-        config.use_cache = before["use_cache"]
-    elif "use_cache" in vars(config):
-        del config.use_cache

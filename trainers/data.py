@@ -36,11 +36,13 @@ class ContrastiveCollator:
     """Rows -> {"query": [Prepared], "positive": [Prepared], "negatives": [[Prepared]], "tasks": [str],
     "positive_ids": int64 [rows] or None}.
 
-    A row has ``query`` and ``positive`` (items) and may have ``negatives`` (a list of items), ``task``, ``dataset``
-    and ``positive_id``. Keys of an item whose value is None are left out (Arrow fills them in). Positive ids are a
-    stable hash of ``positive_id``, or of the content of the prepared positive where a row has none.
+    A row has ``query`` and ``positive`` (items) and may have ``negatives`` (a list of items), ``task``,
+    ``dataset`` and ``positive_id``. Keys of an item whose value is None are left out (Arrow fills them in).
+    Positive ids are a stable hash of ``positive_id``, or of the content of the prepared positive where a
+    row has none.
 
-    processor: has ``prepare(item, role=...)``. Raises ValueError, naming the row, for a row that cannot be prepared.
+    processor: has ``prepare(item, role=...)``. Raises ValueError, naming the row, for a row that cannot be
+        prepared.
     """
 
     processor: Any
@@ -174,7 +176,7 @@ class RowBatch:
         return [int(item.length) for item in self.items]
 
     def split(self, embeddings: Tensor, task_index: Tensor) -> Sides:
-        """embeddings [items, d] in the order of ``items`` -> sides, with gradient. Absent negatives are zeros."""
+        """embeddings [items, d] in the order of ``items`` -> sides with gradient; absent negatives are 0."""
         n, width = len(self), max(self.negative_counts, default=0)
         flat, negatives, mask = embeddings[2 * n :], None, None
         if width:

@@ -1,9 +1,9 @@
 """Gathering representations over ranks so that the loss, and every gradient, is that of one process.
 
-Each rank computes the loss of the *whole* batch from all representations, of which only its own carry a gradient.
-The gradient of its own representations is then exact without any further communication; DDP averages parameter
-gradients over ranks, so what flows into the backbone is multiplied by the number of ranks, and what flows into the
-objective (which is complete on every rank) is not.
+Each rank computes the loss of the *whole* batch from all representations, of which only its own carry a
+gradient. The gradient of its own representations is then exact without any further communication; DDP
+averages parameter gradients over ranks, so what flows into the backbone is multiplied by the number of
+ranks, and what flows into the objective (which is complete on every rank) is not.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def max_over_ranks(value: int, device: torch.device) -> int:
 def gather_rows(rows: Tensor) -> Tensor:
     """[n, ...] on each rank -> [sum of n, ...] in rank order; ranks may differ in n.
 
-    The gradient reaches this rank's own rows and is that of the loss computed here, which is exact where every rank
-    computes the loss of the whole batch.
+    The gradient reaches this rank's own rows and is that of the loss computed here, which is exact where
+    every rank computes the loss of the whole batch.
     """
     if world_size() == 1:
         return rows

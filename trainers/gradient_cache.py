@@ -2,7 +2,8 @@
 
 1. Every chunk is encoded without a graph; the state of the random generators before it is kept.
 2. The loss of the whole batch gives the gradient of each representation.
-3. Every chunk is encoded again with its generator state, and ``sum(representation * gradient)`` is backpropagated.
+3. Every chunk is encoded again with its generator state, and ``sum(representation * gradient)`` is
+backpropagated.
 
 The parameter gradients are those of one forward over the same chunks, dropout included.
 """
@@ -22,7 +23,8 @@ Metrics = dict[str, Tensor]
 def plan_chunks(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Indices of items by chunk, so that ``items * longest`` of a chunk is at most ``budget`` tokens.
 
-    Longest first (what runs out of memory does so at once); an item longer than the budget is a chunk of its own.
+    Longest first (what runs out of memory does so at once); an item longer than the budget is a chunk of
+    its own.
 
     >>> plan_chunks([3, 9, 4, 20], 10)
     [[3], [1], [2, 0]]
@@ -40,7 +42,7 @@ def plan_chunks(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 class RandomState:
-    """The torch generators (CPU, and the current CUDA device once CUDA is in use) at the time of construction."""
+    """The torch generators (CPU, and the current CUDA device if in use) at the time of construction."""
 
     def __init__(self) -> None:
         self.cpu = torch.get_rng_state()
@@ -51,62 +53,6 @@ class RandomState:
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda)
-
-
-class ModelWithObjective(nn.Module):
-    """Model and objective as one module, so that the optimiser, DDP and FSDP see both.
-
-    ``forward(batch, then)`` encodes a batch (dict of model inputs; None encodes nothing) and returns
-    ``then(embeddings, self)``, or the embeddings float32 [B, d] where ``then`` is None. Whatever needs a gradient is
-    computed inside ``then``, because only what happens inside forward is seen by DDP and runs under autocast.
-    """
-
-    _PROXIED = frozenset(
-        {
-            "config",
-            "generation_config",
-            "dtype",
-            "device",
-            "is_quantized",
-            "quantization_method",
-            "hf_quantizer",
-            "hf_device_map",
-            "is_loaded_in_8bit",
-            "is_loaded_in_4bit",
-            "_hf_peft_config_loaded",
-            "is_activation_checkpointing",
-            "activation_checkpointing_enable",
-            "gradient_checkpointing_enable",
-            "gradient_checkpointing_disable",
-            "is_gradient_checkpointing",
-            "enable_input_require_grads",
-            "get_input_embeddings",
-            "num_parameters",
-        }
-    )
-
-    def __init__(self, model: nn.Module, objective: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.objective = objective
-
-    def forward(
-        self,
-        batch: Mapping[str, Any] | None,
-        then: Callable[[Any, ModelWithObjective], Any] | None = None,
-    ) -> Any:
-        embeddings = None if batch is None else self.model(**batch).embeddings
-        if batch is not None and embeddings is None:
-            raise ValueError("the model returned no embeddings: the batch has no pooling slots")
-        return embeddings if then is None else then(embeddings, self)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name in self._PROXIED:
-                return getattr(self.model, name)
-            raise
 
 
 def encode_chunks(
@@ -139,13 +85,17 @@ def cached_backward(
     """Accumulate the gradient of ``scale * loss`` into the parameters, one chunk in memory at a time.
 
     model: a :class:`ModelWithObjective`, wrapped by DDP or FSDP or not. chunks: item indices, each item once.
-    collate: indices -> model inputs on the device; called twice per chunk. objective_fn: embeddings [items, d] ->
-    (loss, metrics); it gathers over ranks if there are several. objective_parameters: what it learns.
-    backward: for example ``accelerator.backward``; called once per chunk. no_sync: entered for all but the last.
-    representation_scale: factor on what flows into the backbone only (the number of ranks under DDP's averaging).
-    chunk_count: run at least this many chunks, the same on every rank; the surplus is encoded with zero weight.
+    collate: indices -> model inputs on the device; called twice per chunk. objective_fn: embeddings [items,
+    d] -> (loss, metrics); it gathers over ranks if there are several. objective_parameters: what it learns.
+    backward: for example ``accelerator.backward``; called once per chunk. no_sync: entered for all but the
+        last.
+    representation_scale: factor on what flows into the backbone only (the number of ranks under DDP's
+        averaging).
+    chunk_count: run at least this many chunks, the same on every rank; the surplus is encoded with zero
+        weight.
 
-    Returns the loss, detached and not scaled, and the metrics. The generators are left as one forward leaves them.
+    Returns the loss, detached and not scaled, and the metrics. The generators are left as one forward
+    leaves them.
     """
     surplus = max(0, (chunk_count or 0) - len(chunks))
     shortest = chunks[-1][-1:]

@@ -1,4 +1,5 @@
-"""Evaluation while training: the contrastive loss of the eval batches, and recall@1 over the whole eval set."""
+"""Evaluation while training: the contrastive loss of the eval batches, and recall@1 over the whole eval
+set."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ BLOCK = 1024
 
 @contextmanager
 def same_random_state() -> Iterator[None]:
-    """Put all random generators back afterwards, so that evaluating does not change the training that follows."""
+    """Put all random generators back afterwards, so that evaluating does not change the training that
+    follows."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     try:
@@ -35,8 +37,8 @@ def same_random_state() -> Iterator[None]:
 def recall_at_1(query: Tensor, positive: Tensor, best_negative: Tensor, positive_ids: Tensor | None) -> float:
     """Share of queries whose positive beats every other positive and the own hard negatives; a tie is a miss.
 
-    query, positive [n, d] of any norm; best_negative [n]: largest cosine to an own hard negative (-inf without one);
-    positive_ids int [n]: positives with the same id are not compared.
+    query, positive [n, d] of any norm; best_negative [n]: largest cosine to an own hard negative (-inf
+    without one); positive_ids int [n]: positives with the same id are not compared.
     """
     q, p = F.normalize(query.float(), dim=-1), F.normalize(positive.float(), dim=-1)
     ids = torch.arange(len(q), device=q.device) if positive_ids is None else positive_ids
@@ -51,7 +53,9 @@ def recall_at_1(query: Tensor, positive: Tensor, best_negative: Tensor, positive
 
 
 @torch.no_grad()
-def validate(batches: Iterable[Any], encode: Callable[[Any], Sides], objective: Any) -> tuple[dict[str, float], int]:
+def validate(
+    batches: Iterable[Any], encode: Callable[[Any], Sides], objective: Any
+) -> tuple[dict[str, float], int]:
     """Metrics ``loss`` (mean over rows of the batch losses) and ``recall@1``, and the number of rows.
 
     encode: batch -> sides of all ranks. Raises ValueError for an empty set.

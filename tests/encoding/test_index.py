@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -458,3 +461,31 @@ def test_an_animated_gif_is_a_video(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "b.gif")
     assert file_items(tmp_path / "a.gif")[0][2] == {"kind": "video"}
     assert file_items(tmp_path / "b.gif")[0][2] == {"kind": "image"}
+
+
+def test_a_killed_process_leaves_the_old_index(filled: Index, tmp_path: Path) -> None:
+    filled.save(tmp_path)
+    code = (
+        "import os, signal, sys\n"
+        "from umekit.encoding import index as module\n"
+        "real = module.write_atomically\n"
+        "def dies(path, data):\n"
+        "    if path.name == 'manifest.json': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    real(path, data)\n"
+        "module.write_atomically = dies\n"
+        "index = module.Index.load(sys.argv[1])\n"
+        "index.remove(['row00'])\n"
+        "index.save(sys.argv[1])\n"
+    )
+    repository = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=repository, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("data-*"))) == 2
+    assert len(Index.load(tmp_path)) == 30
+
+
+def test_a_picture_too_large_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "big.gif")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UnreadableFileError, match="exceeds limit"):
+        file_items(tmp_path / "big.gif")

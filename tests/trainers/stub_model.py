@@ -1,4 +1,5 @@
-"""A small model and processor with the interfaces that the trainers use: fast, float32 or float64, with dropout."""
+"""A small model and processor with the interfaces that the trainers use: fast, float32 or float64, with
+dropout."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 
 torch.set_num_threads(1)
@@ -108,8 +110,11 @@ COLOURS = ["red", "green", "blue", "black", "white", "pink"]
 THINGS = ["car", "house", "dog", "tree", "boat", "chair"]
 
 
-def stub_rows(count: int = 24, negatives: int = 1, images: bool = False, seed: int = 3) -> list[dict[str, Any]]:
-    """Rows of text, of which every third positive holds an image if asked; 0 to ``negatives`` hard negatives."""
+def stub_rows(
+    count: int = 24, negatives: int = 1, images: bool = False, seed: int = 3
+) -> list[dict[str, Any]]:
+    """Rows of text, of which every third positive holds an image if asked; 0 to ``negatives`` hard
+    negatives."""
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     for i in range(count):
@@ -122,8 +127,11 @@ def stub_rows(count: int = 24, negatives: int = 1, images: bool = False, seed: i
     return rows
 
 
-def stub_trainer(folder: str | Path, *, dropout: float = 0.1, rows: Any = None, **settings: Any) -> ContrastiveTrainer:
-    """A trainer on CPU with all the settings that matter to exactness on; ``settings`` are training arguments."""
+def stub_trainer(
+    folder: str | Path, *, dropout: float = 0.1, rows: Any = None, **settings: Any
+) -> ContrastiveTrainer:
+    """A trainer on CPU with all the settings that matter to exactness on; ``settings`` are training
+    arguments."""
     extra = {k: settings.pop(k) for k in ("eval_dataset", "callbacks", "objective") if k in settings}
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 8,

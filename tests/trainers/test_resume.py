@@ -1,4 +1,5 @@
-"""A killed run that is resumed is the unbroken run, weight for weight; nothing that is missing is passed over."""
+"""A killed run that is resumed is the unbroken run, weight for weight; nothing that is missing is passed
+over."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from stub_model import stub_rows, stub_trainer
 from transformers import TrainerCallback
+
 from umekit.trainers.checkpoints import last_complete_checkpoint
 
 
@@ -40,7 +42,11 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "cached": {"chunk_tokens": 40},
-    "accumulated": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "num_train_epochs": 3},
+    "accumulated": {
+        "gradient_accumulation_steps": 2,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 3,
+    },
     "evaluated": {"eval_strategy": "epoch", "chunk_tokens": 60},
 }
 
@@ -55,7 +61,9 @@ def test_killed_and_resumed_is_unbroken(tmp_path: Path, name: str) -> None:
     whole.train()
     total = whole.state.global_step
     expected = weights(whole)
-    assert expected["objective.temperature.log_temperature"].item() != pytest.approx(torch.tensor(0.05).log().item())
+    assert expected["objective.temperature.log_temperature"].item() != pytest.approx(
+        torch.tensor(0.05).log().item()
+    )
     for step in range(1, total):
         folder = tmp_path / f"killed-{step}"
         with pytest.raises(Killed):
@@ -94,7 +102,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "objective.json", "objective.safetensors"],
+    [
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "objective.json",
+        "objective.safetensors",
+    ],
 )
 def test_a_missing_file_raises(checkpoint: Path, tmp_path: Path, name: str) -> None:
     broken = shutil.copytree(checkpoint, tmp_path / "checkpoint-2")
@@ -125,10 +140,10 @@ class RememberBest(TrainerCallback):
     def __init__(self) -> None:
         self.trainer: Any = None
         self.best: dict[str, torch.Tensor] = {}
-        self.metric = float("-inf")
+        self.metric = float("inf")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        if metrics["eval_recall@1"] > self.metric:
+        if metrics["eval_recall@1"] < self.metric:  # the best is the lowest in this test
             self.metric = metrics["eval_recall@1"]
             self.best = weights(self.trainer)
 
@@ -143,7 +158,7 @@ def test_load_best_restores_weights_and_temperature(tmp_path: Path) -> None:
         save_strategy="steps",
         save_steps=1,
         load_best_model_at_end=True,
-        learning_rate=0.3,
+        greater_is_better=False,  # so that an early step is the one to come back to
         callbacks=[remember],
     )
     remember.trainer = trainer

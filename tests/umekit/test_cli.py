@@ -171,7 +171,8 @@ def test_the_index_remembers_its_model(
 ) -> None:
     call(capsys, "index", folder, "--quiet", "--model", "mine", "--device", "cpu")
     call(capsys, "search", "x", "--index", folder)
-    assert encoder.loaded == [("mine", {"device": "cpu"}), ("mine", {})]
+    call(capsys, "index", folder, "--quiet")
+    assert encoder.loaded == [("mine", {"device": "cpu"}), ("mine", {}), ("mine", {})]
 
 
 def test_another_models_index_is_refused(

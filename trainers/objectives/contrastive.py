@@ -2,12 +2,14 @@
 
 For a row i with target t_i, negatives N_i and similarities s (cosines), the loss of that row is
 
-    L_i = -log( e^{s_i+ / tau_i} / ( e^{s_i+ / tau_i} + sum_{c in N_i, kept} e^{alpha * s_ic} e^{s_ic / tau_i} ) )
+    L_i = -log( e^{s_i+ / tau_i} / ( e^{s_i+ / tau_i} + sum_{c in N_i, kept} e^{alpha * s_ic} e^{s_ic /
+    tau_i} ) )
 
-which is a cross-entropy whose negative logits carry ``alpha * s`` on top (hardness weighting, RzenEmbed section
-3.3.2; alpha = 9 there) and where a negative c is struck out if ``cos(c, t_i) > delta`` (false-negative removal,
-RzenEmbed section 3.3.1; delta = 0.95 there). RzenEmbed does not say whether the weight is differentiated; LLaVE,
-which it follows, detaches it, and so do we by default. alpha = 0 and delta = None give the plain cross-entropy.
+which is a cross-entropy whose negative logits carry ``alpha * s`` on top (hardness weighting, RzenEmbed
+section 3.3.2; alpha = 9 there) and where a negative c is struck out if ``cos(c, t_i) > delta``
+(false-negative removal, RzenEmbed section 3.3.1; delta = 0.95 there). RzenEmbed does not say whether the
+weight is differentiated; LLaVE, which it follows, detaches it, and so do we by default. alpha = 0 and delta
+= None give the plain cross-entropy.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class ContrastiveRows:
 
 @dataclass(frozen=True)
 class _Block:
-    """Columns of one kind: similarity [n, c], similarity to the row's target [n, c], allowed and duplicate [n, c]."""
+    """Columns of one kind: similarity [n, c], similarity to the row's target [n, c], allowed and duplicate
+    [n, c]."""
 
     similarity: Tensor
     to_target: Tensor
@@ -79,7 +82,9 @@ def _check(
     if "q2p" not in directions and "p2q" not in directions:
         raise ValueError("directions needs 'q2p' or 'p2q': 'q2q' and 'p2p' only add columns to one of them")
     if query.ndim != 2 or positive.ndim != 2 or query.shape[1] != positive.shape[1]:
-        raise ValueError(f"query [n, d] and positive [m, d] expected, got {[*query.shape]} and {[*positive.shape]}")
+        raise ValueError(
+            f"query [n, d] and positive [m, d] expected, got {[*query.shape]} and {[*positive.shape]}"
+        )
     n, m = query.shape[0], positive.shape[0]
     if n == 0:
         raise ValueError("info_nce got no rows")
@@ -108,7 +113,8 @@ def contrastive_rows(
     negatives_shared: bool = False,
     targets_offset: int = 0,
 ) -> list[ContrastiveRows]:
-    """The cross-entropies of ``info_nce`` before temperature and hardness: one for q2p, one for p2q, as asked.
+    """The cross-entropies of ``info_nce`` before temperature and hardness: one for q2p, one for p2q, as
+    asked.
 
     Arguments as in :func:`info_nce`. Raises ValueError for shapes or names that do not fit.
     """
@@ -130,7 +136,9 @@ def contrastive_rows(
     # candidates of the columns: vectors [c, d], which are the row's own, which are the same target
     queries, positives = (q, self_q, same_q), (p, self_p, same_p)
 
-    def block(anchor: Tensor, goal: Tensor, candidates: tuple[Tensor, Tensor, Tensor], keep_own: bool) -> _Block:
+    def block(
+        anchor: Tensor, goal: Tensor, candidates: tuple[Tensor, Tensor, Tensor], keep_own: bool
+    ) -> _Block:
         vectors, own_column, same = candidates
         allowed = torch.ones_like(own_column) if keep_own else ~own_column
         return _Block(anchor @ vectors.T, goal.detach() @ vectors.detach().T, allowed, same & ~own_column)
@@ -139,7 +147,11 @@ def contrastive_rows(
         assert negatives is not None
         h = F.normalize(negatives.to(dtype), dim=-1)
         k = h.shape[1]
-        mask = torch.ones(n, k, dtype=torch.bool, device=device) if negative_mask is None else negative_mask.bool()
+        mask = (
+            torch.ones(n, k, dtype=torch.bool, device=device)
+            if negative_mask is None
+            else negative_mask.bool()
+        )
         if negatives_shared:
             flat = h.reshape(n * k, -1)
             allowed = mask.reshape(1, n * k).expand(n, n * k)
@@ -154,7 +166,9 @@ def contrastive_rows(
         allowed = torch.cat([b.allowed for b in blocks], dim=1)
         dropped = torch.cat([b.duplicate for b in blocks], dim=1)
         if false_negative_delta is not None:
-            to_target = torch.cat([b.to_target for b in blocks], dim=1).clamp(max=1.0)  # rounding is not similarity
+            to_target = torch.cat([b.to_target for b in blocks], dim=1).clamp(
+                max=1.0
+            )  # rounding is not similarity
             dropped = dropped | (to_target > false_negative_delta)
         columns = torch.arange(similarity.shape[1], device=device)
         dropped = dropped & allowed & (columns[None, :] != target[:, None])
@@ -205,11 +219,12 @@ def info_nce(
 
     temperature: float, 0-d tensor or one per row [n]; gradients flow into a tensor.
     directions: "q2p" and "p2q" are one cross-entropy each, averaged. "q2q" (other queries) and "p2p" (the own
-        positive against other positives) add columns to the cross-entropy of the same anchor (q2q to q2p, p2p to
-        p2q), or to the only one there is (q2p + q2q + p2p is the GTE and Qwen3-Embedding form).
-    hardness_alpha: each negative is weighted by ``exp(alpha * cos)``; ``detach_hardness`` keeps the weight constant.
-    false_negative_delta: a negative c of row i is dropped if ``cos(c, positive_i) > delta`` (in p2q: the query of
-        row i instead of its positive). The positive is never dropped.
+        positive against other positives) add columns to the cross-entropy of the same anchor (q2q to q2p,
+        p2p to p2q), or to the only one there is (q2p + q2q + p2p is the GTE and Qwen3-Embedding form).
+    hardness_alpha: each negative is weighted by ``exp(alpha * cos)``; ``detach_hardness`` keeps the weight
+        constant.
+    false_negative_delta: a negative c of row i is dropped if ``cos(c, positive_i) > delta`` (in p2q: the
+        query of row i instead of its positive). The positive is never dropped.
     positive_ids: int [m]; other columns that stand for the same target as the row's own are dropped.
     negative_mask: bool [n, k], True where a hard negative exists.
 

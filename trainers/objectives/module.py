@@ -1,4 +1,4 @@
-"""ContrastiveObjective: InfoNCE together with the temperature it learns, as a module that a trainer can own."""
+"""ContrastiveObjective: InfoNCE together with the temperature it learns, as a module to be trained."""
 
 from __future__ import annotations
 
@@ -66,10 +66,11 @@ class ContrastiveObjective(SavedObjective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (0-d, with gradient) and metrics (detached 0-d tensors).
 
-        query [n, d], positive [m, d], negatives [n, k, d]; tasks: n names or int64 [n]; the rest as in ``info_nce``.
-        Metrics are over the first direction: temperature, positive_similarity, negative_similarity (mean cosine of
-        the negatives that count; 0 if there are none), false_negatives_dropped (a count), accuracy (share of
-        rows whose positive beats every negative that counts; a tie is a miss).
+        query [n, d], positive [m, d], negatives [n, k, d]; tasks: n names or int64 [n]; the rest as in
+        ``info_nce``.
+        Metrics are over the first direction: temperature, positive_similarity, negative_similarity (mean
+        cosine of the negatives that count; 0 if there are none), false_negatives_dropped (a count),
+        accuracy (share of rows whose positive beats every negative that counts; a tie is a miss).
         """
         index = tasks if isinstance(tasks, Tensor) or tasks is None else self.temperature.index(tasks)
         with torch.autocast(query.device.type, enabled=False):

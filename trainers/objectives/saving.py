@@ -27,15 +27,17 @@ class SavedObjective(nn.Module):
         """Write both files into ``folder``, which is made if it is not there."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, path / WEIGHTS_FILE)
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, path / WEIGHTS_FILE
+        )
         text = json.dumps({"schema": SCHEMA, "objective": type(self).__name__, **self.settings}, indent=2)
         (path / SETTINGS_FILE).write_text(text + "\n")
 
     def load_weights(self, folder: str | Path) -> None:
         """Load the parameters in place, strictly.
 
-        Raises FileNotFoundError for a missing file, ValueError for another kind of objective or other task names,
-        RuntimeError for a missing, unexpected or misshapen tensor.
+        Raises FileNotFoundError for a missing file, ValueError for another kind of objective or other task
+        names, RuntimeError for a missing, unexpected or misshapen tensor.
         """
         settings = read_settings(folder, type(self).__name__)
         if settings.get("tasks") != self.settings.get("tasks"):
@@ -49,7 +51,8 @@ class SavedObjective(nn.Module):
         shapes = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
         if missing or extra or shapes:
             raise RuntimeError(
-                f"{Path(folder) / WEIGHTS_FILE} does not fit: missing {missing}, unexpected {extra}, misshapen {shapes}"
+                f"{Path(folder) / WEIGHTS_FILE} does not fit: missing {missing}, unexpected {extra}, "
+                f"misshapen {shapes}"
             )
         with torch.no_grad():
             for key, value in tensors.items():
@@ -71,7 +74,9 @@ def read_settings(folder: str | Path, kind: str) -> dict[str, Any]:
             raise FileNotFoundError(f"{folder} holds no {name}: it is not a checkpoint of a umekit trainer")
     settings: dict[str, Any] = json.loads((Path(folder) / SETTINGS_FILE).read_text())
     if settings.get("schema", 0) > SCHEMA:
-        raise ValueError(f"{folder} was written by a newer umekit (objective schema {settings['schema']} > {SCHEMA})")
+        raise ValueError(
+            f"{folder} was written by a newer umekit (objective schema {settings['schema']} > {SCHEMA})"
+        )
     if settings.get("objective") != kind:
         raise ValueError(f"{folder} holds a {settings.get('objective')}, not a {kind}")
     return settings

@@ -1,4 +1,4 @@
-"""The home of a learnable temperature: one log-temperature per task, float32, without weight decay, bounded."""
+"""The home of a learnable temperature: one bounded log-temperature per task, float32, no weight decay."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ class LearnableTemperature(nn.Module):
     """tau_t = exp(theta_t) for each task t (RzenEmbed section 3.4.2 uses one per task family).
 
     temperature: the value to start from. tasks: names; None is a single temperature for all rows.
-    bounds: (lowest, highest) tau. The parameter is projected into them by :meth:`clamp_` after each optimiser step
-    (the trainer does it), so that the gradient is never cut off at a bound. learnable=False keeps it fixed.
+    bounds: (lowest, highest) tau. The parameter is projected into them by :meth:`clamp_` after each
+    optimiser step (the trainer does it), so that the gradient is never cut off at a bound. learnable=False
+    keeps it fixed.
 
-    The parameter ``log_temperature`` is float32 [tasks] and stays so when the module is cast to half precision.
+    The parameter ``log_temperature`` is float32 [tasks] and stays so when the module is cast to half
+    precision.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class LearnableTemperature(nn.Module):
         self.log_temperature = nn.Parameter(start, requires_grad=learnable)
 
     def index(self, tasks: Sequence[str]) -> Tensor:
-        """Task names [n] -> int64 [n]. All zeros without tasks; a name that is not known raises ValueError."""
+        """Task names [n] -> int64 [n], zeros without tasks. An unknown name raises ValueError."""
         if not self.per_task:
             return torch.zeros(len(tasks), dtype=torch.int64)
         unknown = sorted(set(tasks) - set(self.tasks))
@@ -72,7 +74,7 @@ class LearnableTemperature(nn.Module):
             self.log_temperature.clamp_(math.log(low), math.log(high))
 
     def values(self) -> dict[str, Tensor]:
-        """Detached 0-d temperatures by metric name: ``temperature``, or ``temperature_<task>`` for each task."""
+        """Detached 0-d temperatures by metric name: ``temperature``, or ``temperature_<task>`` each."""
         tau = self.log_temperature.detach().float().exp()
         if not self.per_task:
             return {"temperature": tau[0]}

@@ -16,7 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "encode",
         help="encode files and texts into an npz file",
         description="Write an npz with `ids` [n], `embeddings` float32 [n, d] (unit rows), `manifest` "
-        "(JSON). A PDF gives a row per page. Files that can't be read are left out and named; exit code 1 then.",
+        "(JSON). A PDF gives a row per page. Files that can't be read are left out; exit code 1.",
     )
     parser.add_argument(
         "files", nargs="*", type=Path, metavar="F", help="images, clips, PDFs, texts (.txt, .md)"

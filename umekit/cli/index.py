@@ -13,8 +13,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "index",
         help="index a folder of images, clips, PDFs and texts",
-        description="Encode every image, video, PDF page and text in a folder. A second run encodes only what "
-        "is new or changed, and rows of deleted files leave. Exit code 1: some files could not be read.",
+        description="Encode every image, video, PDF page and text of a folder. A second run encodes only "
+        "what is new or changed, and rows of deleted files leave. Exit code 1: some files could not be read.",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="the folder")
     parser.add_argument(
@@ -29,10 +29,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     from ..encoding.crawl import DEFAULT_FOLDER, index_folder
+    from ..encoding.manifest import MANIFEST, read_manifest
 
     if not args.path.is_dir():
         raise UsageError(f"{args.path} is not a folder")
     target = args.index or args.path / DEFAULT_FOLDER
+    if (
+        target / MANIFEST
+    ).is_file() and not args.rebuild:  # a second run uses the model and mode of the first
+        former = read_manifest(target).settings
+        args.model = args.model or former.get("model")
+        args.mode = args.mode or former.get("mode")
     settings = {"role": "document", "mode": args.mode, "model": args.model}
     _, report = index_folder(
         load_encoder(args),

@@ -47,6 +47,8 @@ def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if not sys.stderr.isatty():  # a log or a pipe wants no bars of the libraries below us
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     wanted = (arguments[0],) if arguments and arguments[0] in VERBS else VERBS
     args = build_parser(wanted).parse_args(arguments)
     module = importlib.import_module(f".{args.verb}", __package__)

@@ -1,0 +1,257 @@
+"""Items to vectors at any scale: batches planned by tokens, media prepared ahead, order kept, faults named."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..modeling.pooling_ume import DegenerateVectorError, check_vectors
+from ..processing.collating_ume import Prepared
+from ..processing.items_ume import Item
+from .batching import plan_batches, prepare_ahead
+from .fingerprint import model_hash, processor_hash
+from .manifest import check_fingerprint
+
+if TYPE_CHECKING:
+    from ..modeling.composed_ume import UmePreTrainedModel
+    from ..processing.processing_ume import UmeProcessor
+    from .index import Index
+
+Role = Literal["query", "document"]
+MODES = ("discriminative", "generative", "adaptive", "both")
+WINDOW = 1024  # items that are prepared and sorted together
+PROGRESS_FROM = 200  # items from which a terminal gets a progress bar
+TOKENS_ON_CPU = 4096
+TOKENS_ON_GPU = 32768
+
+
+@dataclass
+class Encoded:
+    """Result of ``encode(..., return_details=True)``.
+
+    Attributes:
+        embeddings: float32 ``[n, d]``; a row of NaN where the item could not be encoded.
+        modes: mode of every row.
+        thoughts: the thought of every row, None without one.
+        thought_tokens: tokens of every thought, 0 without one.
+        errors: ``(index, exception)`` of every item that was skipped.
+    """
+
+    embeddings: NDArray[np.float32]
+    modes: list[str]
+    thoughts: list[Any]
+    thought_tokens: list[int]
+    errors: list[tuple[int, Exception]] = field(default_factory=list)
+
+
+class Encoder:
+    """A model and its processor, ready to encode; see :func:`umekit.load`.
+
+    Args:
+        model: an embedding model of ours, in evaluation mode.
+        processor: the checkpoint's processor.
+        batch_tokens: padded tokens of one forward, visual ones counted; chosen by device when None.
+        workers: threads that read, resize and tokenise ahead of the model; chosen by cores when None.
+    """
+
+    def __init__(
+        self,
+        model: UmePreTrainedModel,
+        processor: UmeProcessor,
+        *,
+        batch_tokens: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        on_cpu = model.device.type == "cpu"
+        self.batch_tokens = batch_tokens or (TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU)
+        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
+
+    def __repr__(self) -> str:
+        settings = self.model.settings
+        return (
+            f"Encoder({self.model.config.model_type}, {settings.role}, dim={self.dim}, "
+            f"{self.model.dtype}, {self.model.device})"
+        )
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.model.dim
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        return {"model": model_hash(self.model), "processor": processor_hash(self.processor), "dim": self.dim}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Hashes of model and processor, and the dimension: what vectors must share to be compared."""
+        return dict(self._fingerprint)
+
+    # ---- encoding -------------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        items: Any,
+        *,
+        role: Role | None = None,
+        instruction: str | None = None,
+        mode: str | None = None,
+        dim: int | None = None,
+        batch_tokens: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        show_progress: bool | None = None,
+        return_details: bool = False,
+    ) -> Any:
+        """Embed items.
+
+        Args:
+            items: an iterable of items, or one item: ``str`` (always text), a PIL image, or a dict with any of
+                ``text, image, images, video, document, page, instruction``.
+            role: ``"query"`` or ``"document"``: default instruction of that side; None for neither.
+            instruction: replaces the default; an item's own ``instruction`` wins over it.
+            mode: None for the checkpoint's; this role knows ``"discriminative"`` only.
+            dim: keep the first ``dim`` numbers, normalised again.
+            batch_tokens: padded tokens of one forward.
+            on_error: ``"raise"`` stops at the first bad item; ``"skip"`` gives it a row of NaN.
+            show_progress: None shows a bar on a terminal from 200 items on.
+            return_details: an :class:`Encoded` instead of the array.
+
+        Returns:
+            float32 ``[n, d]``, rows of length one, in the items' order.
+
+        Raises:
+            ItemError: which item is wrong, and how (``on_error="raise"``).
+            DegenerateVectorError: a vector is zero, constant or not finite.
+        """
+        if mode not in (None, "discriminative"):
+            if mode not in MODES:
+                raise ValueError(f"mode is {mode!r}; use one of {MODES}")
+            raise ValueError(f"mode={mode!r} needs a generative checkpoint; this one is {self.model.role}")
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error is {on_error!r}; use 'raise' or 'skip'")
+        listed = as_items(items)
+        vectors = np.full((len(listed), dim or self.dim), np.nan, dtype=np.float32)
+        errors: list[tuple[int, Exception]] = []
+
+        def prepare(index: int) -> Prepared:
+            return self.processor.prepare(listed[index], role=role, instruction=instruction, index=index)
+
+        if show_progress is None:
+            show_progress = len(listed) >= PROGRESS_FROM and sys.stderr.isatty()
+        workers = self.workers if len(listed) > 1 else 0
+        with tqdm(total=len(listed), unit="item", disable=not show_progress, desc="encode") as bar:
+            for window in prepare_ahead(listed, prepare, WINDOW, workers):
+                good: list[tuple[int, Prepared]] = []
+                for index, outcome in window:
+                    if isinstance(outcome, Prepared):
+                        good.append((index, outcome))
+                    elif on_error == "raise":
+                        raise outcome
+                    else:
+                        errors.append((index, outcome))
+                        bar.update()
+                for batch in plan_batches([row.length for _, row in good], batch_tokens or self.batch_tokens):
+                    rows = [good[number] for number in batch]
+                    embeddings, failure = self._forward([row for _, row in rows], dim)
+                    if failure is not None and on_error == "raise":
+                        raise failure
+                    vectors[[index for index, _ in rows]] = embeddings
+                    if failure is not None:
+                        broken = ~np.isfinite(embeddings).all(axis=1)
+                        errors += [(rows[number][0], failure) for number in np.flatnonzero(broken)]
+                    bar.update(len(rows))
+        errors.sort(key=lambda error: error[0])
+        if return_details:
+            n = len(listed)
+            return Encoded(vectors, ["discriminative"] * n, [None] * n, [0] * n, errors)
+        if errors:
+            warnings.warn(
+                f"{len(errors)} of {len(listed)} items could not be encoded and are rows of NaN; the first: "
+                f"{errors[0][1]} (return_details=True lists all)",
+                stacklevel=2,
+            )
+        return vectors
+
+    @torch.inference_mode()
+    def _forward(
+        self, rows: Sequence[Prepared], dim: int | None
+    ) -> tuple[NDArray[np.float32], DegenerateVectorError | None]:
+        """Vectors of one batch, degenerate ones as NaN, and the error that says so."""
+        batch = self.processor.collate(rows).to(self.model.device)
+        embeddings = self.model(**batch, dim=dim).embeddings
+        try:
+            check_vectors(embeddings)
+        except DegenerateVectorError as error:
+            kept = [_checked(vector) for vector in embeddings]
+            return np.stack(kept), error
+        return embeddings.cpu().numpy(), None
+
+    def encode_query(self, items: Any, **options: Any) -> Any:
+        """:meth:`encode` with ``role="query"``."""
+        return self.encode(items, role="query", **options)
+
+    def encode_document(self, items: Any, **options: Any) -> Any:
+        """:meth:`encode` with ``role="document"``."""
+        return self.encode(items, role="document", **options)
+
+    # ---- using vectors --------------------------------------------------------------------------------------------
+
+    def similarity(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float32]:
+        """Cosine similarities: ``[n, d]`` and ``[m, d]`` to float32 ``[n, m]``."""
+        return _unit(a) @ _unit(b).T
+
+    def search(
+        self, queries: Any, index: Index, k: int = 10, **options: Any
+    ) -> tuple[list[list[str | None]], NDArray[np.float32]]:
+        """Encode queries and find their nearest neighbours.
+
+        Args:
+            queries: items, encoded with ``role="query"``.
+            index: made with this model; another model's is refused.
+            k: results per query.
+            options: go to :meth:`encode`.
+
+        Returns:
+            Ids and float32 scores ``[n, k]``, best first; short lists are filled with None and -inf.
+
+        Raises:
+            IndexMismatchError: another model or processor made the index.
+        """
+        check_fingerprint("the index", index.fingerprint, self.fingerprint())
+        return index.search(self.encode_query(queries, **options), k)
+
+
+def as_items(items: Any) -> Sequence[Any]:
+    """A sequence of items: one item alone becomes a sequence of one."""
+    if isinstance(items, (str, Mapping, Image.Image, Item)):
+        return [items]
+    if isinstance(items, Sequence):
+        return items
+    if isinstance(items, Iterable) and not isinstance(items, (bytes, np.ndarray)):
+        return list(items)
+    raise TypeError(f"cannot encode a {type(items).__name__}: give items in a list")
+
+
+def _checked(vector: torch.Tensor) -> NDArray[np.float32]:
+    try:
+        check_vectors(vector.unsqueeze(0))
+    except DegenerateVectorError:
+        return np.full(vector.shape, np.nan, dtype=np.float32)
+    return vector.cpu().numpy()
+
+
+def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    rows = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)

@@ -1,0 +1,185 @@
+"""Train ume-tiny from random weights on CPU: reading lessons first, then contrastive training on every task.
+
+    python examples/train_ume_tiny.py --out runs/ume-tiny            # what is committed; hours on two cores
+    python examples/train_ume_tiny.py --out runs/try --quick         # a minute: shows that everything runs
+
+Stage 1 ends when digits of unseen handwriting are read (accuracy 0.95), never at a step count. Stage 2 mixes
+InfoNCE, one task per batch, with captions as an auxiliary loss. A killed run goes on with ``--resume``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, get_cosine_schedule_with_warmup
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from umekit.evaluation.digit_world import DigitWorld
+from umekit.examples.ume_tiny_captions import CaptionReader, caption_rows
+from umekit.examples.ume_tiny_curriculum import Curriculum
+from umekit.examples.ume_tiny_model import build_model, build_processor, build_tokenizer
+from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from umekit.trainers.arguments import ContrastiveTrainingArguments
+from umekit.trainers.contrastive import ContrastiveTrainer
+from umekit.trainers.data import ContrastiveCollator
+
+DIGIT_GATE = 0.95
+
+
+def float32_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """SDPA in float32 inside bfloat16 autocast: on CPUs its bfloat16 backward is over twenty times slower."""
+    with torch.autocast("cpu", enabled=False):
+        return sdpa_attention_forward(module, query.float(), key.float(), value.float(), *args, **kwargs)
+
+
+def speed_up(model: UmeForDiscriminativeEmbedding) -> None:
+    """Leave to bfloat16 only what a CPU does faster in it: matrix products, not attention or convolution."""
+    AttentionInterface.register("float32_sdpa", float32_attention)
+    AttentionMaskInterface.register("float32_sdpa", sdpa_mask)
+    model.backbone.set_attn_implementation("float32_sdpa")
+    patches = model.backbone.model.visual.patch_embed
+    patches.forward = torch.autocast("cpu", enabled=False)(patches.forward)
+
+
+def learn_to_read(model: UmeForDiscriminativeEmbedding, reader: CaptionReader, args: argparse.Namespace) -> None:
+    """Stage 1: captions with a slow warm-up, until the digit gate holds on unseen handwriting."""
+    world, unseen = DigitWorld("train", args.seed), DigitWorld("validation", args.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    schedule = get_cosine_schedule_with_warmup(optimizer, args.warmup, 4 * args.reading_steps)
+    model.train()
+    for step in range(args.reading_steps):
+        batch = reader.batch(caption_rows(world, step * args.batch, args.batch))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, accuracy = reader.loss(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 25 == 24:
+            shown = {name: round(float(value), 3) for name, value in accuracy.items()}
+            print(json.dumps({"stage": "reading", "step": step + 1, "loss": round(float(loss), 4), **shown}), flush=True)
+        if step % 50 == 49:
+            seen = reader.accuracy(model, unseen)
+            print(json.dumps({"stage": "reading", "step": step + 1, "unseen": seen}), flush=True)
+            if seen["digit"] >= DIGIT_GATE:
+                return
+    if not args.quick:
+        raise RuntimeError(f"digits were not learned in {args.reading_steps} steps: training on would be in vain")
+
+
+class CaptionedCollator(ContrastiveCollator):
+    """Adds captions to every contrastive batch."""
+
+    def __init__(self, reader: CaptionReader, count: int, seed: int) -> None:
+        super().__init__(reader.processor)
+        self.reader, self.count = reader, count
+        self.world = DigitWorld("train", seed + 1)
+
+    def __call__(self, rows: Any) -> dict[str, Any]:
+        # The first row's index is the step's: the captions, too, are a function of the step alone.
+        start = rows[0].get("__row__", 0) if rows else 0
+        captions = caption_rows(self.world, int(start), self.count)
+        return {**super().__call__(rows), "auxiliary": self.reader.batch(captions)}
+
+
+class TinyTrainer(ContrastiveTrainer):
+    """InfoNCE plus captions."""
+
+    reader: CaptionReader
+
+    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
+        if "auxiliary" not in inputs:
+            return None
+        loss, accuracy = self.reader.loss(model, inputs["auxiliary"])
+        self._record({f"read_{name}": value for name, value in accuracy.items()})
+        return loss
+
+
+def learn_tasks(model: UmeForDiscriminativeEmbedding, reader: CaptionReader, args: argparse.Namespace) -> None:
+    """Stage 2: every task, with captions beside it."""
+    train_args = ContrastiveTrainingArguments(
+        output_dir=str(args.out / "trainer"),
+        per_device_train_batch_size=args.batch,
+        max_steps=args.steps,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(100, args.steps // 10),
+        weight_decay=0.05,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        temperature=0.05,
+        learnable_temperature=True,
+        directions=["q2p", "p2q"],
+        train_sampling_strategy="sequential",
+        dataloader_num_workers=1,
+        bf16=True,
+        use_cpu=True,
+        logging_steps=25,
+        save_steps=500,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        seed=args.seed,
+    )
+    trainer = TinyTrainer(
+        model=model,
+        args=train_args,
+        processing_class=reader.processor,
+        data_collator=CaptionedCollator(reader, args.captions, args.seed),
+        train_dataset=Curriculum(args.steps, args.batch, args.seed),
+    )
+    trainer.reader = reader
+    trainer.train(resume_from_checkpoint=args.resume or None)
+
+
+def save_small(model: UmeForDiscriminativeEmbedding, reader: CaptionReader, folder: Path) -> None:
+    """The publishable folder, in bfloat16: half the bytes, and what a vector loses by it is measured in its card."""
+    model.backbone.set_attn_implementation("sdpa")
+    model.to(torch.bfloat16).save_pretrained(folder)
+    reader.processor.save_pretrained(folder)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/ume-tiny"))
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--captions", type=int, default=16, help="captions beside every contrastive batch")
+    parser.add_argument("--reading-steps", type=int, default=1500, help="most steps of stage 1")
+    parser.add_argument("--warmup", type=int, default=200, help="warm-up of stage 1; a short one never learns digits")
+    parser.add_argument("--steps", type=int, default=6000, help="steps of stage 2")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="go on with stage 2 from its last checkpoint")
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
+    args = parser.parse_args()
+    if args.quick:
+        args.batch, args.captions, args.reading_steps, args.steps = 16, 8, 4, 6
+    torch.set_num_threads(args.threads)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, args.seed)
+    reader = CaptionReader(build_processor(tokenizer))
+    speed_up(model)
+    read = args.out / "read"
+    if args.resume and read.is_dir():
+        model.load_native_weights(read)
+    else:
+        learn_to_read(model, reader, args)
+        model.save_pretrained(read)
+        reader.processor.save_pretrained(read)
+    learn_tasks(model, reader, args)
+    save_small(model, reader, args.out / "ume-tiny")
+    print(f"saved {args.out / 'ume-tiny'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

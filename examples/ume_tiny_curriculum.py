@@ -1,0 +1,93 @@
+"""What ume-tiny reads, step by step: one task per batch, half of the retrieval batches made of near-duplicates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from umekit.evaluation.digit_world import TASKS, DigitWorld
+
+# How often a task fills a batch.
+WEIGHTS = {
+    "retrieve_scene": 2.0,
+    "retrieve_caption": 2.0,
+    "classify_digit": 0.4,
+    "classify_colour": 0.7,
+    "classify_count": 0.7,
+    "classify_parity": 0.4,
+    "qa_what": 1.0,
+    "qa_where": 1.0,
+    "ground_cell": 1.2,
+    "clip_motion": 0.5,
+    "clip_mover": 0.8,
+    "clip_end": 0.8,
+    "retrieve_clip": 1.0,
+    "retrieve_clip_caption": 1.0,
+    "retrieve_moment": 1.5,
+    "retrieve_page": 1.8,
+    "ask_page": 1.5,
+    "paraphrase": 1.0,
+    "edit_scene": 2.0,
+    "walk": 1.5,
+    "until_gold": 1.0,
+    "sum": 1.0,
+}
+HARD = frozenset(
+    {"retrieve_scene", "retrieve_caption", "retrieve_clip", "retrieve_clip_caption", "retrieve_moment"}
+    | {"retrieve_page", "paraphrase", "edit_scene"}
+)
+MAX_HOPS = 6
+
+
+class Curriculum(Dataset):  # type: ignore[type-arg]
+    """Row ``i`` belongs to step ``i // batch``; read in order. Deterministic in ``(seed, step)``."""
+
+    def __init__(self, steps: int, batch: int, seed: int = 0, split: str = "train") -> None:
+        self.steps, self.batch, self.seed = steps, batch, seed
+        self.world = DigitWorld(split, seed)
+        names = list(WEIGHTS)
+        weights = np.array([WEIGHTS[name] for name in names])
+        drawn = np.random.default_rng([seed, 7]).choice(len(names), size=steps, p=weights / weights.sum())
+        self.tasks = [names[number] for number in drawn]
+        self._step, self._rows = -1, []  # type: tuple[int, list[dict[str, Any]]]
+
+    def __len__(self) -> int:
+        return self.steps * self.batch
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        step, place = divmod(index, self.batch)
+        if step != self._step:
+            self._step, self._rows = step, self.rows_of(step)
+        return self._rows[place]
+
+    def rows_of(self, step: int) -> list[dict[str, Any]]:
+        """The batch of one step."""
+        task = self.tasks[step]
+        if task in HARD and step % 2:
+            return self._near_duplicates(task, step)
+        # Hops grow from 0 to 6 over the first 40 % of the training.
+        hops = min(MAX_HOPS, int((MAX_HOPS + 1) * step / max(1, 0.4 * self.steps)))
+        needs_hops = task in ("walk", "until_gold")
+        rows = self.world.rows(task, self.batch, start=step * self.batch, max_hops=hops if needs_hops else None)
+        keep = ("query", "positive", "negatives", "task", "dataset", "positive_id")
+        return [{key: row[key] for key in keep} for row in rows]
+
+    def _near_duplicates(self, task: str, step: int) -> list[dict[str, Any]]:
+        pool = self.world.pool(task, queries=self.batch, size=self.batch, kind="hard", index=step)
+        return [
+            {
+                "query": query,
+                "positive": pool.candidates[place],
+                "negatives": [],
+                "task": task,
+                "dataset": task,
+                "positive_id": pool.candidate_ids[place],
+            }
+            for query, place in zip(pool.queries, pool.positives, strict=True)
+        ]
+
+
+if set(WEIGHTS) != set(TASKS):
+    raise ValueError("every task of DigitWorld needs a weight")

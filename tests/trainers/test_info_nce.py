@@ -1,0 +1,248 @@
+"""info_nce against a plain float64 twin written in loops, and the properties of its contract."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from umekit.trainers.objectives import info_nce
+
+
+def twin(
+    q: np.ndarray,
+    p: np.ndarray,
+    h: np.ndarray | None,
+    tau: np.ndarray,
+    directions: tuple[str, ...],
+    alpha: float,
+    delta: float | None,
+    ids: np.ndarray | None,
+    mask: np.ndarray | None,
+    shared: bool,
+    offset: int,
+) -> float:
+    """The loss, term by term. Every negative is a triple (similarity, similarity to the target, same id)."""
+    q, p = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, p))
+    if h is not None:
+        h = h / np.linalg.norm(h, axis=-1, keepdims=True)
+    n, m = len(q), len(p)
+
+    def same(column: int, row: int) -> bool:
+        return ids is not None and ids[column] == ids[row + offset]
+
+    def row_loss(i: int, positive: float, negatives: list[tuple[float, float, bool]]) -> float:
+        total = np.exp(positive / tau[i])
+        for s, to_target, duplicate in negatives:
+            if duplicate or (delta is not None and to_target > delta):
+                continue
+            total += np.exp(alpha * s) * np.exp(s / tau[i])
+        return -float(np.log(np.exp(positive / tau[i]) / total))
+
+    losses: list[list[float]] = []
+    both = "q2p" in directions and "p2q" in directions
+    for kind in ("q2p", "p2q"):
+        if kind not in directions:
+            continue
+        per_row = []
+        for i in range(n):
+            own = p[i + offset]
+            target = own if kind == "q2p" else q[i]
+            anchor = q[i] if kind == "q2p" else own
+            terms: list[tuple[float, float, bool]] = []
+            if kind == "q2p":
+                terms += [(anchor @ p[j], p[j] @ target, same(j, i)) for j in range(m) if j != i + offset]
+                if h is not None:
+                    for row in range(n) if shared else [i]:
+                        for j in range(h.shape[1]):
+                            if mask is None or mask[row, j]:
+                                terms.append((anchor @ h[row, j], h[row, j] @ target, False))
+            else:
+                terms += [(anchor @ q[j], q[j] @ target, same(j + offset, i)) for j in range(n) if j != i]
+            if "q2q" in directions and (kind == "q2p" or not both):
+                terms += [(q[i] @ q[j], q[j] @ target, same(j + offset, i)) for j in range(n) if j != i]
+            if "p2p" in directions and (kind == "p2q" or not both):
+                terms += [(own @ p[j], p[j] @ target, same(j, i)) for j in range(m) if j != i + offset]
+            per_row.append(row_loss(i, float(q[i] @ own), terms))
+        losses.append(per_row)
+    return float(np.mean([np.mean(rows) for rows in losses]))
+
+
+ALL_DIRECTIONS = [
+    tuple(main) + tuple(extra)
+    for main in (("q2p",), ("p2q",), ("q2p", "p2q"))
+    for extra in ((), ("q2q",), ("p2p",), ("q2q", "p2p"))
+]
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 5),
+    extra=st.integers(0, 3),
+    k=st.integers(0, 3),
+    directions=st.sampled_from(ALL_DIRECTIONS),
+    alpha=st.sampled_from([0.0, 1.5, 9.0]),
+    delta=st.sampled_from([None, 0.0, 0.3, 0.95]),
+    with_ids=st.booleans(),
+    with_mask=st.booleans(),
+    shared=st.booleans(),
+    per_row=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_option_equals_the_twin(
+    seed: int,
+    n: int,
+    extra: int,
+    k: int,
+    directions: tuple[str, ...],
+    alpha: float,
+    delta: float | None,
+    with_ids: bool,
+    with_mask: bool,
+    shared: bool,
+    per_row: bool,
+) -> None:
+    rng = np.random.default_rng(seed)
+    q, p = rng.normal(size=(n, 4)), rng.normal(size=(n + extra, 4))
+    h = rng.normal(size=(n, k, 4)) if k else None
+    ids = rng.integers(0, 4, size=n + extra) if with_ids else None
+    mask = rng.random((n, k)) < 0.6 if with_mask and k else None
+    tau = rng.uniform(0.05, 1.0, size=n) if per_row else np.full(n, 0.1)
+    offset = int(rng.integers(0, extra + 1))
+    expected = twin(q, p, h, tau, directions, alpha, delta, ids, mask, shared, offset)
+    options: dict[str, Any] = {
+        "temperature": torch.tensor(tau) if per_row else 0.1,
+        "directions": directions,
+        "hardness_alpha": alpha,
+        "false_negative_delta": delta,
+        "positive_ids": None if ids is None else torch.tensor(ids),
+        "negative_mask": None if mask is None else torch.tensor(mask),
+        "negatives_shared": shared,
+        "targets_offset": offset,
+    }
+    vectors = [None if x is None else torch.tensor(x) for x in (q, p, h)]
+    loss = info_nce(*vectors, **options)  # type: ignore[arg-type]
+    assert loss.dtype == torch.float64
+    assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    single = [None if x is None else x.float() for x in vectors]
+    low = info_nce(*single, **{**options, "false_negative_delta": None})  # type: ignore[arg-type]
+    assert low.dtype == torch.float32
+    without = twin(q, p, h, tau, directions, alpha, None, ids, mask, shared, offset)
+    assert low.item() == pytest.approx(without, rel=1e-4, abs=1e-5)
+
+
+def vectors(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("detach", "directions"), list(itertools.product([True, False], [("q2p",), ALL_DIRECTIONS[-1]]))
+)
+def test_gradcheck(detach: bool, directions: tuple[str, ...]) -> None:
+    q, p, h = (vectors(*s, seed=i).requires_grad_() for i, s in enumerate([(3, 4), (4, 4), (3, 2, 4)]))
+    tau = torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64, requires_grad=True)
+
+    def loss(q: torch.Tensor, p: torch.Tensor, h: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        return info_nce(
+            q, p, h, temperature=tau, directions=directions, hardness_alpha=0.0 if detach else 2.0,
+            detach_hardness=detach, targets_offset=1, positive_ids=torch.tensor([7, 5, 7, 5]),
+        )  # fmt: skip
+
+    assert torch.autograd.gradcheck(loss, (q, p, h, tau))
+
+
+def test_detached_hardness_is_a_constant_weight() -> None:
+    q, p = vectors(3, 4).requires_grad_(), vectors(3, 4, seed=1)
+    loss = info_nce(q, p, temperature=0.5, hardness_alpha=2.0)
+    (gradient,) = torch.autograd.grad(loss, q)
+    cosine = F.normalize(q, dim=-1) @ F.normalize(p, dim=-1).T
+    weight = 2.0 * cosine.detach() * (1 - torch.eye(3, dtype=torch.float64))
+    (expected,) = torch.autograd.grad(F.cross_entropy(cosine / 0.5 + weight, torch.arange(3)), q)
+    torch.testing.assert_close(gradient, expected)
+    loss = info_nce(q, p, temperature=0.5, hardness_alpha=2.0, detach_hardness=False)
+    (attached,) = torch.autograd.grad(loss, q)
+    assert not torch.allclose(attached, expected)
+
+
+@pytest.mark.parametrize("delta", [None, 1.0])
+def test_without_options_it_is_cross_entropy(delta: float | None) -> None:
+    q, p, h = vectors(5, 8), vectors(5, 8, seed=1), vectors(5, 2, 8, seed=2)
+    nq, np_, nh = (F.normalize(x, dim=-1) for x in (q, p, h))
+    logits = torch.cat([nq @ np_.T, torch.einsum("nd,nkd->nk", nq, nh)], dim=1) / 0.07
+    expected = F.cross_entropy(logits, torch.arange(5))
+    torch.testing.assert_close(info_nce(q, p, h, temperature=0.07, false_negative_delta=delta), expected)
+
+
+def test_delta_one_drops_nothing_even_for_equal_vectors() -> None:
+    p = vectors(1, 64, dtype=torch.float32).repeat(6, 1)
+    q = vectors(6, 64, seed=1, dtype=torch.float32)
+    loss = info_nce(q, p, temperature=0.02, false_negative_delta=1.0)
+    assert loss.item() == pytest.approx(np.log(6), abs=1e-4)
+
+
+def test_a_duplicate_target_contributes_nothing() -> None:
+    q, p = vectors(4, 8), vectors(4, 8, seed=1)
+    p[2] = p[0]
+    by_delta = info_nce(q, p, temperature=0.1, false_negative_delta=0.999)
+    by_id = info_nce(q, p, temperature=0.1, positive_ids=torch.tensor([5, 1, 5, 2]))
+    torch.testing.assert_close(by_delta, by_id)
+    assert by_id < info_nce(q, p, temperature=0.1)
+
+
+def test_the_positive_is_never_dropped() -> None:
+    q = vectors(3, 8)
+    loss = info_nce(
+        q, q.clone(), q[:, None].clone(), temperature=0.1, directions=ALL_DIRECTIONS[-1],
+        false_negative_delta=-1.0, positive_ids=torch.zeros(3, dtype=torch.int64),
+    )  # fmt: skip
+    assert loss.item() == 0.0
+
+
+def test_float32_inside_autocast_and_for_bfloat16() -> None:
+    q, p = vectors(4, 16, dtype=torch.float32), vectors(4, 16, seed=1, dtype=torch.float32)
+    expected = info_nce(q, p, temperature=0.02)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(info_nce(q, p, temperature=0.02), expected)
+    half = info_nce(q.bfloat16(), p.bfloat16(), temperature=0.02)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, info_nce(q.bfloat16().float(), p.bfloat16().float(), temperature=0.02))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_zero_vector_that_is_masked_leaves_finite_gradients(shared: bool) -> None:
+    q, p = vectors(2, 4).requires_grad_(), vectors(2, 4, seed=1)
+    h = torch.zeros(2, 1, 4, dtype=torch.float64, requires_grad=True)
+    mask = torch.zeros(2, 1, dtype=torch.bool)
+    loss = info_nce(q, p, h, temperature=0.1, negative_mask=mask, negatives_shared=shared, hardness_alpha=9.0)
+    loss.backward()
+    torch.testing.assert_close(loss, info_nce(q, p, temperature=0.1, hardness_alpha=9.0))
+    assert q.grad is not None
+    assert torch.isfinite(q.grad).all()
+    assert h.grad is not None
+    assert (h.grad == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": torch.ones(3)}, "temperature"),
+        ({"directions": ("q2q",)}, "needs 'q2p' or 'p2q'"),
+        ({"directions": ("q2p", "d2q")}, "unknown directions"),
+        ({"targets_offset": 1}, "do not fit"),
+        ({"positive_ids": torch.zeros(3)}, "positive_ids"),
+        ({"negative_mask": torch.ones(2, 1)}, "negative_mask"),
+        ({"negatives": torch.ones(2, 1, 5)}, "negatives"),
+        ({"negatives": torch.ones(2, 1, 4), "negative_mask": torch.ones(2, 3)}, "negative_mask"),
+    ],
+)
+def test_what_does_not_fit_raises(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"query": vectors(2, 4), "positive": vectors(2, 4), "temperature": 0.1}
+    with pytest.raises(ValueError, match=message):
+        info_nce(**{**arguments, **change})

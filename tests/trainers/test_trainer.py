@@ -1,0 +1,174 @@
+"""What the trainer does to a user's rows, parameters, logs and folders."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stub_model import StubModel, StubProcessor, stub_rows, stub_trainer
+from torch import Tensor
+
+from umekit.trainers import ContrastiveCollator, ContrastiveTrainer, ContrastiveTrainingArguments
+from umekit.trainers.data import RowBatch
+from umekit.trainers.objectives import ContrastiveObjective
+
+
+def test_it_learns_and_logs(tmp_path: Path) -> None:
+    trainer = stub_trainer(tmp_path, rows=stub_rows(36, images=True), num_train_epochs=15, chunk_tokens=50)
+    before = trainer.evaluate(stub_rows(36, images=True))
+    trainer.train()
+    after = trainer.evaluate(stub_rows(36, images=True))
+    assert after["eval_loss"] < before["eval_loss"] / 2
+    assert after["eval_recall@1"] > before["eval_recall@1"]
+    logged = trainer.state.log_history[0]
+    for name in (
+        "temperature",
+        "positive_similarity",
+        "negative_similarity",
+        "false_negatives_dropped",
+        "accuracy",
+    ):
+        assert name in logged
+    assert trainer.objective_module.temperature().item() != pytest.approx(0.05)
+
+
+def test_the_folder_holds_model_processor_and_objective(tmp_path: Path) -> None:
+    trainer = stub_trainer(tmp_path, max_steps=2)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    names = {path.name for path in (tmp_path / "final").iterdir()}
+    assert {"model.safetensors", "processor_config.json", "objective.safetensors", "objective.json"} <= names
+    objective = ContrastiveObjective.from_pretrained(tmp_path / "final")
+    assert torch.equal(
+        objective.temperature.log_temperature, trainer.objective_module.temperature.log_temperature
+    )
+
+
+def test_parameter_groups_and_frozen_head(tmp_path: Path) -> None:
+    trainer = stub_trainer(tmp_path)
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    assert decayed == {f"model.backbone.{n}.weight" for n in ("embed", "vision", "hidden", "lm_head")}
+    groups = trainer.create_optimizer().param_groups
+    assert [g["weight_decay"] for g in groups] == [0.01, 0.0]
+    assert any(p is trainer.objective_module.temperature.log_temperature for p in groups[1]["params"])
+    assert not trainer.native_model.backbone.lm_head.weight.requires_grad
+    assert stub_trainer(tmp_path, train_lm_head=True).native_model.backbone.lm_head.weight.requires_grad
+
+
+def test_the_temperature_stays_in_its_bounds(tmp_path: Path) -> None:
+    trainer = stub_trainer(tmp_path, temperature_bounds=[0.049, 0.051], learning_rate=0.5)
+    trainer.train()
+    assert 0.049 - 1e-6 <= trainer.objective_module.temperature().item() <= 0.051 + 1e-6
+
+
+def test_tasks_have_temperatures_of_their_own(tmp_path: Path) -> None:
+    rows = [{**row, "task": "ab"[i % 2]} for i, row in enumerate(stub_rows(16))]
+    trainer = stub_trainer(tmp_path, rows=rows, tasks=["a", "b"])
+    trainer.train()
+    assert {"temperature_a", "temperature_b"} <= trainer.state.log_history[0].keys()
+    with pytest.raises(ValueError, match="default"):
+        stub_trainer(tmp_path, tasks=["a", "b"]).train()
+
+
+class WithAuxiliary(ContrastiveTrainer):
+    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
+        return 0.5 * model.backbone.vision.weight.square().sum() if "auxiliary" in inputs else None
+
+
+@pytest.mark.parametrize("budget", [None, 40])
+def test_an_auxiliary_loss_is_added_and_logged(tmp_path: Path, budget: int | None) -> None:
+    rows = stub_rows(8)
+    args = stub_trainer(tmp_path, chunk_tokens=budget, max_steps=1).args
+
+    def collate(batch: Any) -> dict[str, Any]:
+        return {**ContrastiveCollator(StubProcessor())(batch), "auxiliary": {"x": torch.ones(1)}}
+
+    model = StubModel()
+    trainer = WithAuxiliary(
+        model, args, processing_class=StubProcessor(), train_dataset=rows, data_collator=collate
+    )
+    trainer.training_step(trainer.model, trainer.data_collator(rows))
+    torch.testing.assert_close(model.backbone.vision.weight.grad, model.backbone.vision.weight.detach())
+    trainer.model.zero_grad()
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["loss"] == pytest.approx(logged["contrastive_loss"] + logged["auxiliary_loss"], rel=1e-5)
+
+
+def test_evaluation_leaves_the_generators_alone(tmp_path: Path) -> None:
+    trainer = stub_trainer(tmp_path)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    expected = torch.rand(2), np.random.rand(2)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    trainer.evaluate(stub_rows(5))
+    assert torch.equal(torch.rand(2), expected[0])
+    assert np.array_equal(np.random.rand(2), expected[1])
+
+
+def test_duplicates_are_found_by_id_or_by_content(tmp_path: Path) -> None:
+    rows = [
+        {"query": "a", "positive": "same words"},
+        {"query": "b", "positive": "same words"},
+        {"query": "c", "positive": {"text": "same words", "image": None}},
+        {"query": "d", "positive": "other words", "positive_id": "x"},
+        {"query": "e", "positive": {"text": "other", "image": np.ones((2, 4))}, "positive_id": "x"},
+        {"query": "f", "positive": {"text": "other", "image": np.ones((2, 4))}},
+    ]
+    ids = ContrastiveCollator(StubProcessor())(rows)["positive_ids"]
+    assert ids[0] == ids[1] == ids[2]
+    assert ids[3] == ids[4]
+    assert len(set(ids.tolist())) == 3
+    assert ContrastiveCollator(StubProcessor(), mask_duplicate_positives=False)(rows)["positive_ids"] is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"query": "a"}, "no 'positive'"),
+        ({"query": 3, "positive": "b"}, "not an item"),
+        ({"query": "a", "positive": "b", "negatives": "c"}, "list of items"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, bad: dict[str, Any], message: str) -> None:
+    rows = stub_rows(8)
+    rows[5] = {**bad, "dataset": "flowers"}
+    with pytest.raises(ValueError, match=rf"row 5 \(dataset 'flowers'\).*{message}"):
+        stub_trainer(tmp_path, rows=rows).train()
+
+
+def test_split_puts_each_embedding_in_its_place() -> None:
+    rows = stub_rows(5, negatives=3)
+    inputs = ContrastiveCollator(StubProcessor(), max_negatives=2)(rows)
+    pickle.loads(pickle.dumps(inputs))
+    batch = RowBatch.from_inputs(inputs)
+    embeddings = torch.arange(float(len(batch.items)))[:, None].requires_grad_()
+    sides = batch.split(embeddings, torch.zeros(5, dtype=torch.int64))
+    assert sides.query[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert sides.positive[:, 0].tolist() == [5, 6, 7, 8, 9]
+    assert sides.negatives is not None
+    assert sides.negative_mask is not None
+    assert sides.negative_mask.sum(1).tolist() == [0, 1, 2, 2, 0]
+    assert sides.negatives[sides.negative_mask][:, 0].tolist() == [10, 11, 12, 13, 14]
+    sides.negatives.sum().backward()
+    assert embeddings.grad is not None
+    assert embeddings.grad[:, 0].tolist() == [0.0] * 10 + [1.0] * 5
+
+
+def test_arguments_that_make_no_sense_raise(tmp_path: Path) -> None:
+    for bad in ({"remove_unused_columns": True}, {"chunk_tokens": 0}, {"max_negatives": -1}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            ContrastiveTrainingArguments(output_dir=str(tmp_path), **bad)  # type: ignore[arg-type]
+    args = ContrastiveTrainingArguments(output_dir=str(tmp_path), chunk_tokens=100)
+    assert json.loads(args.to_json_string())["chunk_tokens"] == 100
+
+
+def test_the_published_config_is_not_changed(tmp_path: Path) -> None:
+    trainer = stub_trainer(tmp_path)
+    assert not hasattr(trainer.native_model.config, "use_cache")

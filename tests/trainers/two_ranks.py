@@ -1,0 +1,123 @@
+"""Runs the scenarios of ``test_two_ranks.py``; alone as one process, under torchrun as several."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from stub_model import StubModel, StubProcessor, stub_rows, stub_trainer
+from torch import Tensor
+
+from umekit.trainers import ContrastiveCollator, ContrastiveTrainer
+
+ROWS = 8  # of one contrastive batch, over all ranks
+OPTIONS: dict[str, Any] = {
+    "dropout": 0.0,
+    "optim": "sgd",
+    "learning_rate": 0.5,
+    "max_grad_norm": 0.0,
+    "directions": ["q2p", "p2q"],
+    "hardness_alpha": 2.0,
+    "train_sampling_strategy": "sequential",
+    "learnable_temperature": True,
+}
+
+
+class WithAuxiliary(ContrastiveTrainer):
+    """Mean over this rank's rows; ranks have equally many."""
+
+    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
+        batch = self._collate_items(inputs["auxiliary"])
+        return model(**batch).embeddings[:, 0].mean()
+
+    def _collate_items(self, items: list[Any]) -> dict[str, Any]:
+        return {k: v.to(self.args.device) for k, v in self.processing_class.collate(items).items()}
+
+
+class AuxiliaryCollator(ContrastiveCollator):
+    def __call__(self, rows: Any) -> dict[str, Any]:
+        inputs = super().__call__(rows)
+        return {**inputs, "auxiliary": inputs["query"]}
+
+
+def uneven_rows(count: int = 24) -> list[dict[str, Any]]:
+    """Images, long texts and hard negatives only in rows that the first of two ranks gets."""
+    rows = stub_rows(count, negatives=2, images=True)
+    for i, row in enumerate(rows):
+        if i % ROWS >= ROWS // 2:
+            row["negatives"] = []
+            if isinstance(row["positive"], dict):
+                row["positive"] = row["positive"]["text"]
+        else:
+            row["query"] = row["query"] + " long" * 9
+    return rows
+
+
+def run(folder: Path, world: int) -> dict[str, Any]:
+    """All scenarios; the result is the same whatever ``world`` is."""
+    size = ROWS // world
+    result: dict[str, Any] = {}
+
+    def weights(trainer: ContrastiveTrainer) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in trainer.model.state_dict().items()}
+
+    for name, extra in {
+        "whole": {},
+        "cached": {"chunk_tokens": 60},
+        "accumulated": {"chunk_tokens": 60, "gradient_accumulation_steps": 3, "num_train_epochs": 3},
+    }.items():
+        options = {**OPTIONS, "num_train_epochs": 1, "per_device_train_batch_size": size, **extra}
+        trainer = stub_trainer(folder / name, rows=uneven_rows(), **options)
+        trainer.train()
+        result[name] = weights(trainer)
+        result[f"{name}_logs"] = [
+            {
+                k: v
+                for k, v in entry.items()
+                if k in ("loss", "accuracy", "temperature", "negative_similarity")
+            }
+            for entry in trainer.state.log_history
+        ]
+    args = stub_trainer(
+        folder / "args", **{**OPTIONS, "max_steps": 2, "per_device_train_batch_size": size}
+    ).args
+    for name, budget in (("auxiliary", None), ("auxiliary_cached", 60)):
+        args.chunk_tokens = budget
+        processor = StubProcessor()
+        trainer = WithAuxiliary(
+            StubModel(),
+            args,
+            processing_class=processor,
+            train_dataset=uneven_rows(),
+            data_collator=AuxiliaryCollator(processor),
+        )
+        trainer.train()
+        result[name] = weights(trainer)
+    evaluated = stub_trainer(folder / "eval", per_device_eval_batch_size=size)
+    metrics = evaluated.evaluate(stub_rows(21, negatives=2))
+    result["evaluation"] = {k: metrics[k] for k in ("eval_loss", "eval_recall@1")}
+    return result
+
+
+def resumed(folder: Path, world: int) -> bool:
+    """Whether a run resumed from its second step is the unbroken one, on every rank."""
+    options = {"per_device_train_batch_size": ROWS // world, "chunk_tokens": 60, "save_strategy": "steps"}
+    whole = stub_trainer(folder, rows=uneven_rows(), save_steps=2, **options)
+    whole.train()
+    again = stub_trainer(folder, rows=uneven_rows(), save_steps=2, **options)
+    again.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+    pairs = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    dist.init_process_group("gloo")
+    outcome = run(target / "two", dist.get_world_size())
+    outcome["resumed"] = resumed(target / "resumed", dist.get_world_size())
+    torch.save(outcome, target / f"rank-{dist.get_rank()}.pt")
+    dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,90 @@
+"""Model and objective in one module, and what a Trainer must not do to either."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+
+class ModelWithObjective(nn.Module):
+    """Model and objective as one module, so that the optimiser, DDP and FSDP see both.
+
+    ``forward(batch, then)`` encodes a batch (dict of model inputs; None encodes nothing) and returns
+    ``then(embeddings, self)``, or the embeddings float32 [B, d] where ``then`` is None. Whatever needs a
+    gradient is computed inside ``then``, because only what happens inside forward is seen by DDP and runs
+    under autocast.
+    """
+
+    _PROXIED = frozenset(
+        {
+            "config",
+            "generation_config",
+            "dtype",
+            "device",
+            "is_quantized",
+            "quantization_method",
+            "hf_quantizer",
+            "hf_device_map",
+            "is_loaded_in_8bit",
+            "is_loaded_in_4bit",
+            "_hf_peft_config_loaded",
+            "is_activation_checkpointing",
+            "activation_checkpointing_enable",
+            "gradient_checkpointing_enable",
+            "gradient_checkpointing_disable",
+            "is_gradient_checkpointing",
+            "enable_input_require_grads",
+            "get_input_embeddings",
+            "num_parameters",
+        }
+    )
+
+    def __init__(self, model: nn.Module, objective: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(
+        self,
+        batch: Mapping[str, Any] | None,
+        then: Callable[[Any, ModelWithObjective], Any] | None = None,
+    ) -> Any:
+        embeddings = None if batch is None else self.model(**batch).embeddings
+        if batch is not None and embeddings is None:
+            raise ValueError("the model returned no embeddings: the batch has no pooling slots")
+        return embeddings if then is None else then(embeddings, self)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in self._PROXIED:
+                return getattr(self.model, name)
+            raise
+
+
+def freeze_lm_head(model: Any) -> None:
+    """Freeze an output head that is not tied to the input embeddings: DDP would wait for it."""
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:
+        return
+    head, embeddings = backbone.get_output_embeddings(), backbone.get_input_embeddings()
+    if head is not None and head.weight is not embeddings.weight:
+        head.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def kept_use_cache(model: Any) -> Iterator[None]:
+    """``Trainer.__init__`` writes ``use_cache`` into the config, which would end up in the published one."""
+    config = getattr(model, "config", None)
+    before = dict(vars(config)) if config is not None else {}
+    yield
+    if config is None:
+        return
+    if "use_cache" in before:
+        config.use_cache = before["use_cache"]
+    elif "use_cache" in vars(config):
+        del config.use_cache
