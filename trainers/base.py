@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from .adapters import load_adapter_weights
 from .checkpoints import check_checkpoint, last_complete_checkpoint, mark_incomplete
 from .gradient_cache import Metrics
 from .objectives.saving import SavedObjective
@@ -115,5 +116,8 @@ class NativeTrainer(Trainer):
         self._load_weights(str(self.state.best_model_checkpoint))
 
     def _load_weights(self, folder: str) -> None:
-        self.native_model.load_native_weights(folder)
+        if getattr(self.native_model, "_hf_peft_config_loaded", False):
+            load_adapter_weights(self.native_model.backbone, folder)  # the base is what it was at the start
+        else:
+            self.native_model.load_native_weights(folder)
         self.objective_module.load_weights(folder)

@@ -213,10 +213,20 @@ class ContrastiveTrainer(NativeTrainer):
 
     # ---- data ------------------------------------------------------------------------------------
 
-    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        rows = dataset
         if not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__"):
-            dataset = IndexedRows(dataset)
-        return super()._get_dataloader(dataset, *args, **kwargs)
+            rows = IndexedRows(dataset)
+        sampler = None if sampler_fn is None else lambda _rows: sampler_fn(dataset)  # it may read a column
+        return super()._get_dataloader(rows, description, batch_size, sampler, *args, **kwargs)
 
     # ---- evaluation ------------------------------------------------------------------------------
 

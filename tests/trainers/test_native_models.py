@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, TrainerCallback
@@ -34,9 +35,14 @@ def rows(pictures: list[Image.Image]) -> list[dict[str, Any]]:
 
 
 def make_trainer(
-    checkpoint: Path, folder: Path, rows: Any, dropout: float = 0.0, **settings: Any
+    checkpoint: Path, folder: Path, rows: Any, dropout: float = 0.0, adapter: bool = False, **settings: Any
 ) -> ContrastiveTrainer:
     model = UmeForDiscriminativeEmbedding.from_pretrained(checkpoint, dtype=torch.float32)
+    if adapter:
+        torch.manual_seed(0)
+        model.backbone.add_adapter(
+            LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        )
     for module in model.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = dropout
@@ -111,10 +117,12 @@ class KillAfter(TrainerCallback):
             raise Killed
 
 
+@pytest.mark.parametrize("adapter", [False, True])
 def test_killed_and_resumed_is_unbroken(
-    tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]], adapter: bool
 ) -> None:
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "chunk_tokens": 200, "dropout": 0.2}
+    options["adapter"] = adapter
     whole = make_trainer(tiny_checkpoint(), tmp_path / "whole", rows, **options)
     whole.train()
     expected = whole.model.state_dict()
@@ -196,3 +204,27 @@ def test_load_best_is_exact(
     expected = UmeForDiscriminativeEmbedding.from_pretrained(best).state_dict()
     for name, value in trainer.native_model.state_dict().items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_an_adapter_is_all_that_learns_and_a_missing_key_of_it_raises(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    options: dict[str, Any] = {
+        "adapter": True,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "learning_rate": 0.01,
+    }
+    trainer = make_trainer(tiny_checkpoint(), tmp_path, rows, max_steps=2, **options)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    changed = {n for n, v in trainer.model.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed
+    assert all("lora_" in name or name == "objective.temperature.log_temperature" for name in changed)
+    path = tmp_path / "checkpoint-2" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    tensors.pop(name)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match="missing"):
+        make_trainer(tiny_checkpoint(), tmp_path, rows, **options).train(resume_from_checkpoint=True)

@@ -1,7 +1,18 @@
 """Objectives: pure functions of vectors and scores, and the modules that hold their learnable parts."""
 
 from .contrastive import info_nce
+from .distillation import listwise_kl
 from .module import ContrastiveObjective
+from .policy import policy_loss
+from .rewards import group_advantages, rank_gap_reward
 from .temperature import LearnableTemperature
 
-__all__ = ["ContrastiveObjective", "LearnableTemperature", "info_nce"]
+__all__ = [
+    "ContrastiveObjective",
+    "LearnableTemperature",
+    "group_advantages",
+    "info_nce",
+    "listwise_kl",
+    "policy_loss",
+    "rank_gap_reward",
+]

@@ -17,7 +17,17 @@ from .._version import __version__
 from .common import UsageError
 
 # One file per verb in this folder, with ``add_parser(subparsers)`` and ``run(args) -> int``.
-VERBS: tuple[str, ...] = ("demo", "index", "search", "encode", "explain", "export", "doctor")
+VERBS: tuple[str, ...] = (
+    "demo",
+    "index",
+    "search",
+    "encode",
+    "explain",
+    "evaluate",
+    "export",
+    "card",
+    "doctor",
+)
 
 FAILED, UNUSABLE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 

@@ -1,0 +1,197 @@
+"""Result files and a checkpoint -> the model card, a README.md with metadata that the Hub reads.
+
+Notable: the card states what a result file or the checkpoint's own files hold, and what its author wrote about
+it; results of another model are refused by their fingerprint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from .._version import __version__
+from ..encoding.manifest import COMPARED
+from ..evaluation.results import DigitWorldReport
+from ..evaluation.tables import markdown_table
+from .facts import Facts, read_facts, settings_rows
+from .snippets import snippets
+
+TEMPLATE = Path(__file__).with_name("template.md")
+NOT_STATED = "Not stated by the author of this checkpoint."
+ENGINES = {"sentence-transformers": "sentence-transformers", "vllm": "vLLM"}
+
+
+class ResultMismatchError(ValueError):
+    """A result file is of another model, or of another processor."""
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What the files can't know.
+
+    Attributes:
+        repo: Hub id for the snippets; the folder's name if None.
+        license, base_model, language, tags: metadata; tags are added to ours.
+        query, text: example texts of the snippets.
+    """
+
+    repo: str | None = None
+    license: str = "apache-2.0"
+    base_model: str | None = None
+    language: str | None = None
+    tags: tuple[str, ...] = ()
+    query: str = "a red bicycle"
+    text: str = "a bicycle leans on a wall"
+
+
+def build_card(
+    checkpoint: Path,
+    reports: Sequence[DigitWorldReport] = (),
+    about: str = "",
+    options: CardOptions | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
+) -> ModelCard:
+    """The card of a checkpoint.
+
+    Args:
+        checkpoint: its folder.
+        reports: what was measured of it.
+        about: Markdown by its author. What stands before the first `##` heading says what the model is; the
+            sections `Training data` and `Limits` go to their places, other sections to the end.
+        options: what the files can't know.
+        fingerprint: the checkpoint's, if known; else it is loaded to find out (only where there are reports).
+
+    Raises:
+        ResultMismatchError: a report is not of this checkpoint.
+    """
+    options = options or CardOptions()
+    facts = read_facts(checkpoint)
+    if reports:
+        own = fingerprint or _fingerprint(checkpoint)
+        for report in reports:
+            check_report(report, own)
+    repo = options.repo or checkpoint.resolve().name
+    name = repo.split("/")[-1]
+    sections = split_about(about)
+    known = ("", "Training data", "Limits")
+    text = (
+        _environment()
+        .from_string(TEMPLATE.read_text(encoding="utf-8"))
+        .render(
+            metadata=_metadata(facts, reports, name, options).to_yaml(),
+            name=name,
+            about=sections.get("") or _default_about(facts, name),
+            snippets=snippets(facts, repo, options.query, options.text),
+            engines=_engines(facts),
+            settings=settings_rows(facts),
+            scores=[
+                (f"DigitWorld, {report.data['split']} split", markdown_table(report)) for report in reports
+            ],
+            training_data=sections.get("Training data") or NOT_STATED,
+            limits=sections.get("Limits")
+            or f"{NOT_STATED} What is not in the scores above was not measured.",
+            more=[(title, body) for title, body in sections.items() if title not in known],
+            versions=_versions(facts, reports),
+        )
+    )
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
+
+
+def check_report(report: DigitWorldReport, fingerprint: Mapping[str, Any]) -> None:
+    """Raises ResultMismatchError unless the report is of the model with this fingerprint."""
+    names = [name for name in COMPARED if name in fingerprint or name in report.fingerprint]
+    different = [name for name in names if report.fingerprint.get(name) != fingerprint.get(name)]
+    if different or "model" not in names:
+        sides = [str(side.get("model"))[:12] for side in (report.fingerprint, fingerprint)]
+        raise ResultMismatchError(
+            f"the result file of {report.model!r} ({report.created[:10]}) is not of this checkpoint: "
+            f"{', '.join(different) or 'model'} differs (model {sides[0]} there, {sides[1]} here); "
+            "measure it again"
+        )
+
+
+def split_about(about: str) -> dict[str, str]:
+    """Heading of every `##` section -> its text; what comes before the first one under "", without a title.
+
+    >>> split_about("# tiny\\n\\nIt is small.\\n\\n## Limits\\n\\nMany.\\n")
+    {'': 'It is small.', 'Limits': 'Many.'}
+    """
+    parts = re.split(r"^##[ \t]+(.+?)[ \t]*$", about, flags=re.MULTILINE)
+    lead = re.sub(r"\A\s*#[ \t]+.*\n?", "", parts[0]).strip()
+    return {"": lead} | {title: text.strip() for title, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def _metadata(
+    facts: Facts, reports: Sequence[DigitWorldReport], name: str, options: CardOptions
+) -> ModelCardData:
+    native, _ = facts.native("sentence-transformers")
+    tags = ["umekit", "multimodal-embedding", "sentence-transformers", "feature-extraction", facts.model_type]
+    return ModelCardData(
+        library_name="sentence-transformers" if native else "transformers",
+        pipeline_tag="sentence-similarity",
+        license=options.license,
+        base_model=options.base_model,
+        language=options.language,
+        tags=list(dict.fromkeys([*tags, *options.tags])),
+        model_name=name,
+        eval_results=[result for report in reports for result in _eval_results(report)] or None,
+    )
+
+
+def _eval_results(report: DigitWorldReport) -> list[EvalResult]:
+    """One entry a task and kind of pool: what was counted, no mean."""
+    return [
+        EvalResult(
+            task_type="retrieval",
+            dataset_type=report.data["name"],
+            dataset_name=f"DigitWorld {score.task} ({score.kind})",
+            dataset_config=f"{score.task}/{score.kind}",
+            dataset_split=report.data["split"],
+            dataset_revision=report.data["definitions"][:12],
+            metric_type="recall_at_1",
+            metric_name="recall@1",
+            metric_value=round(score.recall_at_1, 4),
+        )
+        for score in report.scores
+    ]
+
+
+def _engines(facts: Facts) -> list[str]:
+    lines = []
+    for target, name in ENGINES.items():
+        native, reason = facts.native(target)
+        lines.append(
+            f"{name}: the settings have a native form." if native else f"{name}: not possible; {reason}."
+        )
+    return lines
+
+
+def _default_about(facts: Facts, name: str) -> str:
+    return (
+        f"{name} embeds text, images, video and document pages, or a mix of them, as vectors of {facts.dim} "
+        "numbers in one space."
+    )
+
+
+def _versions(facts: Facts, reports: Sequence[DigitWorldReport]) -> str:
+    lines = [f"* the weights were saved with transformers {facts.saved_with}"]
+    for report in reports:
+        versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+        lines.append(f"* the scores of {report.created[:10]} were measured with {versions}")
+    return "\n".join([*lines, f"* this card was written by umekit {__version__}"])
+
+
+def _fingerprint(checkpoint: Path) -> dict[str, Any]:
+    from ..encoding.loading import load
+
+    return load(checkpoint, device="cpu").fingerprint()
+
+
+def _environment() -> Environment:
+    return Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # Markdown

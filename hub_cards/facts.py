@@ -1,0 +1,154 @@
+"""What a checkpoint folder says of itself: settings, sizes, dtypes. No weight is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from ..modeling.settings_ume import UmeSettings, expressible
+from ..processing.settings_processor_ume import ProcessorSettings
+
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "U8": "uint8",
+}
+_HEADER_LIMIT = 100_000_000  # bytes, as in safetensors
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A checkpoint in facts.
+
+    Attributes:
+        values: dtype -> number of values stored in it; their sum is the number of parameters.
+        layers, width: of the text side; `vision_layers` of the vision tower.
+        dim: length of a vector.
+    """
+
+    model_type: str
+    settings: UmeSettings
+    processor: ProcessorSettings
+    layers: int
+    width: int
+    vision_layers: int
+    patch: int
+    merge: int
+    dim: int
+    values: dict[str, int]
+    megabytes: float
+    saved_with: str
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.values.values())
+
+    def native(self, target: str) -> tuple[bool, str]:
+        """Whether `target` gives the same vectors without our code, and if not, why."""
+        return expressible(self.settings, target, self.model_type)
+
+
+def read_facts(checkpoint: Path) -> Facts:
+    """Facts of a folder.
+
+    Raises:
+        FileNotFoundError: no config, no processor settings or no safetensors weights; an adapter has none.
+        UmeSettingsError: the settings cannot be used by this version.
+    """
+    config = AutoConfig.from_pretrained(checkpoint)
+    if not getattr(config, "ume", None):
+        raise ValueError(
+            f"{checkpoint}/config.json has no ume block: export the checkpoint with umekit first"
+        )
+    settings = UmeSettings.from_config(config)
+    stored = json.loads((checkpoint / "processor_config.json").read_text(encoding="utf-8")).get("ume")
+    if stored is None:
+        raise ValueError(f"{checkpoint}/processor_config.json has no ume block: export the checkpoint first")
+    weights = sorted(checkpoint.glob("model*.safetensors"))
+    if not weights:
+        raise FileNotFoundError(f"{checkpoint} has no model*.safetensors: a card needs merged weights")
+    text, vision = config.get_text_config(), config.vision_config
+    return Facts(
+        model_type=config.model_type,
+        settings=settings,
+        processor=ProcessorSettings.from_dict(stored),
+        layers=text.num_hidden_layers,
+        width=text.hidden_size,
+        vision_layers=vision.depth,
+        patch=vision.patch_size,
+        merge=vision.spatial_merge_size,
+        dim=settings.dim or text.hidden_size,
+        values=_count(weights),
+        megabytes=sum(path.stat().st_size for path in weights) / 1e6,
+        saved_with=str(config.transformers_version or "unknown"),
+    )
+
+
+def _count(weights: list[Path]) -> dict[str, int]:
+    """dtype -> values, over all shards, from the files' headers."""
+    found: Counter[str] = Counter()
+    for path in weights:
+        for name, tensor in _header(path).items():
+            if name != "__metadata__":
+                found[DTYPES.get(tensor["dtype"], tensor["dtype"])] += prod(tensor["shape"])
+    return dict(found)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if length > _HEADER_LIMIT:
+            raise ValueError(f"{path} is not a safetensors file")
+        header: dict[str, Any] = json.loads(handle.read(length))
+    return header
+
+
+def settings_rows(facts: Facts) -> list[tuple[str, str]]:
+    """Name and value of every setting that a user of the checkpoint may ask for."""
+    token = (facts.patch * facts.merge) ** 2
+    budget, sampling, settings = facts.processor.budget, facts.processor.sampling, facts.settings
+    dtypes = ", ".join(
+        name if len(facts.values) == 1 else f"{count:,} in {name}" for name, count in facts.values.items()
+    )
+    attention = {"causal": "causal", "bidirectional": "bidirectional (every token sees every other)"}
+    pooling = {
+        "last": "state of the last token",
+        "token": "state of a special token",
+        "mean": "mean of all tokens but the instruction's",
+    }
+    frame = budget.frame if budget.rule == "frame" else budget.video
+    unit = "a frame" if budget.rule == "frame" else "a video"
+    rows = [
+        ("Backbone", f"`{facts.model_type}`: {facts.layers} text layers of width {facts.width}, "
+                     f"{facts.vision_layers} vision layers"),
+        ("Parameters", f"{facts.parameters:,} ({facts.megabytes:.1f} MB); complete weights, no adapter"),
+        ("Dtype on disk", dtypes),
+        ("Dimensions", str(facts.dim)),
+        ("Role", settings.role),
+        ("Attention", attention[settings.attention]),
+        ("Positions", "the backbone's 3-D positions (M-RoPE)" if settings.positions == "mrope" else "1-D"),
+        ("Pooling", pooling[settings.pooling]),
+        ("Unit length", "yes" if settings.normalize else "no"),
+        ("Longest item", f"{facts.processor.max_length:,} tokens, media included; only its text is ever cut"),
+        ("Pixels of a picture", _pixels(budget.image, token)),
+        (f"Pixels of {unit}", _pixels(frame, token)),
+        ("Frames of a video", f"{sampling.min_frames} to {sampling.max_frames}, {sampling.fps:g} a second"),
+    ]  # fmt: skip
+    for role, text in facts.processor.prompt.instructions.items():
+        if text:
+            rows.append((f"Default instruction of a {role}", f"`{text}`"))
+    return [*rows, ("Saved with", f"transformers {facts.saved_with}")]
+
+
+def _pixels(limits: tuple[int, int], token: int) -> str:
+    low, high = limits
+    return f"{low:,} to {high:,} (up to {high // token:,} tokens)"

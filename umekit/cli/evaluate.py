@@ -1,0 +1,156 @@
+"""``umekit evaluate digit-world``: scores of a model, as a table, a result file and a block of a README."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import UsageError, add_model_arguments, load_encoder, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..evaluation.results import DigitWorldReport
+
+BENCHMARKS = ("digit-world",)
+MODEL_OPTIONS = ("model", "preset", "device", "dtype")
+RUN_OPTIONS = ("tasks", "queries", "size", "kinds", "seed", "split", "blind", "mode")
+RUN_ONLY = MODEL_OPTIONS + RUN_OPTIONS
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="score a model on DigitWorld; write the result file and the README's table",
+        description="Recall@1 of every DigitWorld task, against what guessing gives. --readme rewrites "
+        "the block between <!-- digit-world:start --> and <!-- digit-world:end --> of a file; with --from, "
+        "from a result file and without running anything.",
+    )
+    parser.add_argument("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help=", ".join(BENCHMARKS))
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="the result file to write")
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE.json", help="take this result file, run nothing"
+    )
+    parser.add_argument("--readme", type=Path, metavar="FILE.md", help="rewrite the table in this file")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--tasks", nargs="+", metavar="TASK", help="only these (no mean of what is incomplete)"
+    )
+    group.add_argument("--queries", type=int, metavar="N", help="queries a task, at least (default 2000)")
+    group.add_argument("--size", type=int, metavar="N", help="candidates of a retrieval pool (default 400)")
+    group.add_argument("--kinds", nargs="+", choices=("random", "hard"), help="pools (default: both)")
+    group.add_argument("--seed", type=int, metavar="N", help="of the world (default 0)")
+    group.add_argument("--split", choices=("test", "validation", "train"), help="handwriting (default test)")
+    group.add_argument(
+        "--blind", action="store_true", default=None, help="also the question alone and the media alone"
+    )
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..evaluation.results import load_report, save_report
+    from ..evaluation.tables import markdown_table, replace_block
+
+    _check(args)
+    readme = args.readme.read_text(encoding="utf-8") if args.readme else None
+    if readme is not None:
+        _marked(args.readme, readme)  # before hours are spent
+    report = load_report(args.source) if args.source else _measure(args)
+    if args.out:
+        save_report(report, args.out)
+    if readme is not None:
+        # the file is read again: it may have been edited while the model ran
+        text = replace_block(args.readme.read_text(encoding="utf-8"), markdown_table(report))
+        args.readme.write_text(text, encoding="utf-8")
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        _show(report)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.source:
+        if given := [f"--{name}" for name in RUN_ONLY if getattr(args, name) is not None]:
+            raise UsageError(f"--from runs nothing, so {', '.join(given)} can't be given with it")
+        if not args.source.is_file():
+            raise UsageError(f"--from: there is no file {args.source}")
+    if args.out and not args.out.absolute().parent.is_dir():
+        raise UsageError(f"--out: there is no folder {args.out.parent}")
+    if args.readme and not args.readme.is_file():
+        raise UsageError(f"--readme: there is no file {args.readme}")
+
+
+def _marked(path: Path, text: str) -> None:
+    from ..evaluation.tables import MarkerError, replace_block
+
+    try:
+        replace_block(text, "")
+    except MarkerError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _measure(args: argparse.Namespace) -> DigitWorldReport:
+    from ..evaluation.digit_world import TASKS
+    from ..evaluation.digit_world.evaluate import score_digit_world
+
+    if unknown := [name for name in args.tasks or () if name not in TASKS]:
+        raise UsageError(f"--tasks: no {', '.join(unknown)}; there are {', '.join(TASKS)}")
+    options = {name: value for name in RUN_OPTIONS if (value := getattr(args, name)) is not None}
+    return score_digit_world(
+        load_encoder(args),
+        **options,
+        progress=not args.quiet,
+        model=_model_name(args.model),
+        command=_command(args),
+    )
+
+
+def _model_name(model: str | None) -> str:
+    """A Hub id as it is; of a folder its name, since where it lies says nothing to a reader."""
+    if model is None:
+        return "ume-tiny"
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The call that gives these numbers: options that decide nothing about them are left out."""
+    words = ["umekit", "evaluate", args.benchmark]
+    for name in RUN_ONLY:
+        value = _model_name(args.model) if name == "model" and args.model else getattr(args, name)
+        if value is None:
+            continue
+        words.append(f"--{name}")
+        if value is not True:
+            words += [str(part) for part in value] if isinstance(value, list) else [str(value)]
+    return shlex.join(words)
+
+
+def _show(report: DigitWorldReport) -> None:
+    rows = [
+        (
+            score.recall_at_1,
+            score.lower_bound,
+            score.baseline,
+            round(score.ratio, 1),
+            score.queries,
+            score.kind,
+            score.task,
+            score.family,
+        )
+        for score in report.scores
+    ]
+    print_table(("R@1", "99% lower", "baseline", "x baseline", "queries", "pool", "task", "family"), rows)
+    print()
+    if means := report.family_means():
+        print_table(
+            ("mean R@1", "baseline", "x baseline", "family"),
+            [(mean.recall_at_1, mean.baseline, round(mean.ratio, 1), mean.family) for mean in means],
+        )
+    if missing := report.missing():
+        print(f"not run, hence in no mean: {', '.join(missing)}", file=sys.stderr)
+    for alarm in report.alarms:
+        print(f"alarm: {alarm}", file=sys.stderr)
