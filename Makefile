@@ -23,7 +23,7 @@ test-all: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml # from outside, so that it reads the installed package
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 
-
 class AdapterError(RuntimeError):
     """An adapter does not fit the model: a tensor found no place, or none changes anything."""
 

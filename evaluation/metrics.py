@@ -124,7 +124,7 @@ def wilson_lower_bound(correct: int, n: int, confidence: float = 0.99) -> float:
     """One-sided lower bound of a share (Wilson's score interval): true in `confidence` of all experiments.
 
     >>> round(wilson_lower_bound(98, 100), 3)
-    0.916
+    0.915
     """
     if not 0 <= correct <= n or n < 1:
         raise ValueError(f"{correct} of {n} is no share")

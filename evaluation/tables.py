@@ -44,7 +44,8 @@ def conditions(report: DigitWorldReport) -> str:
     return (
         f"Model {report.model}" + (f" (fingerprint {fingerprint})" if fingerprint else "") + ", "
         f"{mode or 'default'} mode, `{report.settings.get('encoder', '')}`; "
-        f"DigitWorld {data['split']} split, seed {data['seed']}, task definitions {data['definitions'][:12]}. R@1 with ties counted against the model; lower bound: one-sided "
+        f"DigitWorld {data['split']} split, seed {data['seed']}, task definitions {data['definitions'][:12]}. "
+        "R@1 with ties counted against the model; lower bound: one-sided "
         f"{CONFIDENCE:.0%} (Wilson); baseline: the best of chance, the most frequent answer and, where "
         f"measured, the model given the question alone. {libraries}; "
         f"{report.machine}; {report.seconds:.0f} s; {report.created[:10]}: `{report.command}`"

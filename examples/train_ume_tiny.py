@@ -3,8 +3,9 @@
     python examples/train_ume_tiny.py --out runs/ume-tiny            # what is committed; hours on two cores
     python examples/train_ume_tiny.py --out runs/try --quick         # a minute: shows that everything runs
 
-Stage 1 ends when digits of unseen handwriting are read (accuracy 0.95), never at a step count. Stage 2 mixes
-InfoNCE, one task per batch, with captions as an auxiliary loss. A killed run goes on with ``--resume``.
+Stage 1 teaches letters, then sentences; each lesson ends when digits of unseen handwriting are read, never at a
+step count. Stage 2 mixes InfoNCE, one task per batch, with captions as an auxiliary loss.
+A killed run goes on with ``--resume``.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, get_cosine_schedule_with_warmup
+from transformers import AttentionInterface, get_constant_schedule_with_warmup
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from umekit.evaluation.digit_world import DigitWorld
-from umekit.examples.ume_tiny_captions import CaptionReader, caption_rows
+from umekit.examples.ume_tiny_captions import LETTERS, SENTENCES, CaptionReader, caption_rows
 from umekit.examples.ume_tiny_curriculum import Curriculum
 from umekit.examples.ume_tiny_model import build_model, build_processor, build_tokenizer
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
@@ -30,10 +31,10 @@ from umekit.trainers.arguments import ContrastiveTrainingArguments
 from umekit.trainers.contrastive import ContrastiveTrainer
 from umekit.trainers.data import ContrastiveCollator
 
-DIGIT_GATE = 0.95
 
-
-def float32_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+def float32_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> Any:
     """SDPA in float32 inside bfloat16 autocast: on CPUs its bfloat16 backward is over twenty times slower."""
     with torch.autocast("cpu", enabled=False):
         return sdpa_attention_forward(module, query.float(), key.float(), value.float(), *args, **kwargs)
@@ -48,31 +49,40 @@ def speed_up(model: UmeForDiscriminativeEmbedding) -> None:
     patches.forward = torch.autocast("cpu", enabled=False)(patches.forward)
 
 
-def learn_to_read(model: UmeForDiscriminativeEmbedding, reader: CaptionReader, args: argparse.Namespace) -> None:
-    """Stage 1: captions with a slow warm-up, until the digit gate holds on unseen handwriting."""
+def learn_to_read(
+    model: UmeForDiscriminativeEmbedding, reader: CaptionReader, args: argparse.Namespace
+) -> None:
+    """Stage 1: letters, then sentences, with a slow warm-up, until unseen handwriting is read."""
     world, unseen = DigitWorld("train", args.seed), DigitWorld("validation", args.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = get_cosine_schedule_with_warmup(optimizer, args.warmup, 4 * args.reading_steps)
+    schedule = get_constant_schedule_with_warmup(optimizer, args.warmup)
     model.train()
-    for step in range(args.reading_steps):
-        batch = reader.batch(caption_rows(world, step * args.batch, args.batch))
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, accuracy = reader.loss(model, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if step % 25 == 24:
-            shown = {name: round(float(value), 3) for name, value in accuracy.items()}
-            print(json.dumps({"stage": "reading", "step": step + 1, "loss": round(float(loss), 4), **shown}), flush=True)
-        if step % 50 == 49:
-            seen = reader.accuracy(model, unseen)
-            print(json.dumps({"stage": "reading", "step": step + 1, "unseen": seen}), flush=True)
-            if seen["digit"] >= DIGIT_GATE:
-                return
-    if not args.quick:
-        raise RuntimeError(f"digits were not learned in {args.reading_steps} steps: training on would be in vain")
+    for lesson in (LETTERS, SENTENCES):
+        for step in range(args.reading_steps):
+            batch = reader.batch(caption_rows(world, lesson.kinds, step * lesson.batch, lesson.batch))
+            with torch.autocast("cpu", torch.bfloat16):
+                loss, accuracy = reader.loss(model, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if step % 25 == 24:
+                shown = {name: float(value) for name, value in accuracy.items() if not torch.isnan(value)}
+                report(stage=lesson.name, step=step + 1, loss=float(loss.detach()), **shown)
+            if step % 50 == 49:
+                seen = reader.accuracy(model, unseen, lesson.gate_kind)
+                report(stage=lesson.name, step=step + 1, unseen=lesson.gate_kind, **seen)
+                if seen["digit"] >= lesson.gate:
+                    break
+        else:
+            if not args.quick:
+                raise RuntimeError(f"{lesson.name} were not learned in {args.reading_steps} steps")
+
+
+def report(**values: Any) -> None:
+    """One line of the log as JSON."""
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}), flush=True)
 
 
 class CaptionedCollator(ContrastiveCollator):
@@ -86,7 +96,7 @@ class CaptionedCollator(ContrastiveCollator):
     def __call__(self, rows: Any) -> dict[str, Any]:
         # The first row's index is the step's: the captions, too, are a function of the step alone.
         start = rows[0].get("__row__", 0) if rows else 0
-        captions = caption_rows(self.world, int(start), self.count)
+        captions = caption_rows(self.world, SENTENCES.kinds, int(start), self.count)
         return {**super().__call__(rows), "auxiliary": self.reader.batch(captions)}
 
 
@@ -103,7 +113,9 @@ class TinyTrainer(ContrastiveTrainer):
         return loss
 
 
-def learn_tasks(model: UmeForDiscriminativeEmbedding, reader: CaptionReader, args: argparse.Namespace) -> None:
+def learn_tasks(
+    model: UmeForDiscriminativeEmbedding, reader: CaptionReader, args: argparse.Namespace
+) -> None:
     """Stage 2: every task, with captions beside it."""
     train_args = ContrastiveTrainingArguments(
         output_dir=str(args.out / "trainer"),
@@ -143,17 +155,22 @@ def learn_tasks(model: UmeForDiscriminativeEmbedding, reader: CaptionReader, arg
 def save_small(model: UmeForDiscriminativeEmbedding, reader: CaptionReader, folder: Path) -> None:
     """The publishable folder, in bfloat16: half the bytes, and what a vector loses by it is measured in its card."""
     model.backbone.set_attn_implementation("sdpa")
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.backbone.to(torch.bfloat16)
+    model.save_pretrained(folder)
     reader.processor.save_pretrained(folder)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/ume-tiny"))
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--captions", type=int, default=16, help="captions beside every contrastive batch")
-    parser.add_argument("--reading-steps", type=int, default=1500, help="most steps of stage 1")
-    parser.add_argument("--warmup", type=int, default=200, help="warm-up of stage 1; a short one never learns digits")
+    parser.add_argument("--captions", type=int, default=20, help="captions beside every contrastive batch")
+    parser.add_argument("--reading-steps", type=int, default=1500, help="most steps of a lesson of stage 1")
+    parser.add_argument(
+        "--warmup", type=int, default=200, help="warm-up of stage 1; a short one never learns digits"
+    )
     parser.add_argument("--steps", type=int, default=6000, help="steps of stage 2")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -44,9 +44,9 @@ MAX_HOPS = 6
 class Curriculum(Dataset):  # type: ignore[type-arg]
     """Row ``i`` belongs to step ``i // batch``; read in order. Deterministic in ``(seed, step)``."""
 
-    def __init__(self, steps: int, batch: int, seed: int = 0, split: str = "train") -> None:
+    def __init__(self, steps: int, batch: int, seed: int = 0) -> None:
         self.steps, self.batch, self.seed = steps, batch, seed
-        self.world = DigitWorld(split, seed)
+        self.world = DigitWorld("train", seed)
         names = list(WEIGHTS)
         weights = np.array([WEIGHTS[name] for name in names])
         drawn = np.random.default_rng([seed, 7]).choice(len(names), size=steps, p=weights / weights.sum())
@@ -70,7 +70,9 @@ class Curriculum(Dataset):  # type: ignore[type-arg]
         # Hops grow from 0 to 6 over the first 40 % of the training.
         hops = min(MAX_HOPS, int((MAX_HOPS + 1) * step / max(1, 0.4 * self.steps)))
         needs_hops = task in ("walk", "until_gold")
-        rows = self.world.rows(task, self.batch, start=step * self.batch, max_hops=hops if needs_hops else None)
+        rows = self.world.rows(
+            task, self.batch, start=step * self.batch, max_hops=hops if needs_hops else None
+        )
         keep = ("query", "positive", "negatives", "task", "dataset", "positive_id")
         return [{key: row[key] for key in keep} for row in rows]
 

@@ -1,7 +1,7 @@
 """Result files and a checkpoint -> the model card, a README.md with metadata that the Hub reads.
 
-Notable: the card states what a result file or the checkpoint's own files hold, and what its author wrote about
-it; results of another model are refused by their fingerprint.
+Notable: the card states what a result file or the checkpoint's own files hold, and what its author wrote
+about it; results of another model are refused by their fingerprint.
 """
 
 from __future__ import annotations

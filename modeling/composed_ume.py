@@ -129,7 +129,7 @@ class UmePreTrainedModel(PreTrainedModel):
         self.backbone.save_pretrained(folder, state_dict=state_dict, **kwargs)
         if not (folder / "config.json").is_file():  # an adapter alone is saved without its base's config
             config.save_pretrained(folder)
-        copy_code(folder, source)
+        copy_code(folder, source, getattr(self.config, "_commit_hash", None))
         write_sentence_transformers_files(folder, self.settings, config.model_type, self.dim)
 
     # ---- what trainers and loaders ask of a native model --------------------------------------------------------

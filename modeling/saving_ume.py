@@ -25,13 +25,14 @@ CODE_FILES = (
 )
 
 
-def copy_code(folder: Path, source: str | None) -> None:
+def copy_code(folder: Path, source: str | None, revision: str | None = None) -> None:
     """Copy our modeling files flat into ``folder``.
 
     Args:
         folder: the checkpoint.
         source: the checkpoint that this model came from: a class loaded as remote code has only the files that it
             imports beside it, the rest are taken from there.
+        revision: of a ``source`` on the Hub.
 
     Raises:
         FileNotFoundError: a file is neither beside this one nor in ``source``.
@@ -40,7 +41,11 @@ def copy_code(folder: Path, source: str | None) -> None:
     for name in CODE_FILES:
         origin = here / name
         if not origin.is_file():
-            found = cached_file(source, name, _raise_exceptions_for_missing_entries=False) if source else None
+            found = None
+            if source:
+                found = cached_file(
+                    source, name, revision=revision, _raise_exceptions_for_missing_entries=False
+                )
             if found is None:
                 raise FileNotFoundError(
                     f"cannot save a complete checkpoint: {name} is neither in {here} nor in {source}"

@@ -123,6 +123,8 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
         return False, "a mean without the instruction's tokens needs a span per row"
     if settings.pooling == "token":
         return False, "the pooled token is not the last one"
+    if settings.dim is not None and target != "transformers":
+        return False, "stock pooling does not truncate before it normalises"
     if settings.attention == "bidirectional" and target == "vllm":
         return False, "vLLM runs these backbones with causal attention"
     if not settings.normalize and target == "vllm":

@@ -18,10 +18,12 @@ from .vision_ume import PixelBudget
 CODE_FILES = (
     "checkpoint_ume.py",
     "collating_ume.py",
+    "explaining_ume.py",
     "families_ume.py",
     "items_ume.py",
     "media_ume.py",
     "native_ume.py",
+    "placeholders_ume.py",
     "pooled_ume.py",
     "processing_ume.py",
     "prompts_ume.py",
@@ -44,7 +46,13 @@ def read_processor_settings(
     path = cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False, **hub)
     stored = json.loads(Path(path).read_text(encoding="utf-8")).get("ume") if path else None
     if stored is None:
-        return default_settings(AutoConfig.from_pretrained(source, **hub).model_type, image_processor), None
+        config = AutoConfig.from_pretrained(source, **hub)
+        if getattr(config, "ume", None) is not None and path:
+            raise ValueError(
+                f"{source}: config.json has umekit's settings, processor_config.json has lost them (saved by a native "
+                "processor?); copy processor_config.json and chat_template.jinja from the checkpoint it came from"
+            )
+        return default_settings(config.model_type, image_processor), None
     template = cached_file(source, "chat_template.jinja", **hub)
     return ProcessorSettings.from_dict(stored), Path(template).read_text(encoding="utf-8")
 
@@ -82,7 +90,7 @@ def write_processor_files(processor: Any, folder_name: str) -> list[str]:
     written = {
         "processor_config.json": config,
         "preprocessor_config.json": {**image, "processor_class": native},
-        "config_sentence_transformers.json": _sentence_transformers_block(processor),
+        "config_sentence_transformers.json": _sentence_transformers_block(processor, folder),
     }
     for name, content in written.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -123,14 +131,27 @@ def _video_block(processor: Any) -> dict[str, Any]:
     }
 
 
-def _sentence_transformers_block(processor: Any) -> dict[str, Any]:
-    instructions = processor.settings.prompt.instructions
-    return {
+def _sentence_transformers_block(processor: Any, folder: Path) -> dict[str, Any]:
+    """Prompts from the instructions; or sentence-transformers' own file, if it is the one that is just saving.
+
+    That library writes its file first and then has the processor saved into the same folder: ``__version__`` tells
+    it, and goes away here, so that a later save by us does not keep prompts of long ago.
+    """
+    block: dict[str, Any] = {
         "model_type": "SentenceTransformer",
-        "prompts": {role: instructions.get(role, "") for role in ("query", "document")},
+        "prompts": {
+            role: processor.settings.prompt.instructions.get(role, "") for role in ("query", "document")
+        },
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
     }
+    path = folder / "config_sentence_transformers.json"
+    if path.is_file():
+        existing = json.loads(path.read_text(encoding="utf-8"))
+        if existing.pop("__version__", None) is not None:
+            block.update(existing)
+    block["requirements"] = {"sentence-transformers": ">=6.2", "transformers": ">=5.17"}
+    return block
 
 
 def _update_json(path: Path, changes: dict[str, Any]) -> None:

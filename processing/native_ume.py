@@ -60,7 +60,8 @@ class NativeCalls:
             raise ValueError(
                 "this processor tokenizes with its checkpoint's own template only; save another one there"
             )
-        rows = [self.prepare(*self._parsed(messages)) for messages in conversations]
+        limited = self._within(kwargs)
+        rows = [limited.prepare(self.item_of_messages(one), instruction="") for one in conversations]
         return self._native_batch(rows, padding_side, return_slots)
 
     def __call__(
@@ -106,17 +107,50 @@ class NativeCalls:
             batch.pop("pooling_slots")
         return batch
 
-    def _parsed(self: Any, messages: Sequence[Mapping[str, Any]]) -> tuple[Item]:
+    def item_of_messages(self: Any, messages: Sequence[Mapping[str, Any]]) -> Item:
+        """The item that a chat says: its ``system`` message is the instruction, its one other turn the content.
+
+        Raises:
+            ValueError: not exactly one turn beside ``system``, or content that cannot be embedded.
+        """
         parts: list[Part] = []
-        instruction = ""
+        instruction: str | None = None
+        turns = 0
         for message in messages:
             content = message["content"]
             content = [{"type": "text", "text": content}] if isinstance(content, str) else content
             if message["role"] == "system":
                 instruction = "".join(part["text"] for part in content if part["type"] == "text")
-            else:
-                parts.extend(_part(part) for part in content)
-        return (Item(tuple(parts), instruction),)
+                continue
+            turns += 1
+            for part in content:
+                if part["type"] != "message":
+                    parts.append(_part(part))
+                    continue
+                # sentence-transformers wraps a whole chat like this where a batch also holds other inputs.
+                inner = self.item_of_messages(part["message"])
+                parts.extend(inner.parts)
+                instruction = inner.instruction if inner.instruction is not None else instruction
+        if turns != 1:
+            raise ValueError(f"an item is one turn beside 'system', this chat has {turns}")
+        return Item(tuple(parts), instruction)
+
+    def _within(self: Any, kwargs: Mapping[str, Any]) -> Any:
+        """This processor, or one with a smaller ``max_length`` where the caller or the tokenizer has set one."""
+        given = kwargs.get("processor_kwargs") or kwargs
+        if given.get("videos_kwargs", {}).get("video_metadata"):
+            raise ValueError("video metadata are not read: give the file, or frames that are evenly spaced")
+        text = {
+            **given.get("text_kwargs", {}),
+            **{k: given[k] for k in ("max_length", "truncation") if k in given},
+        }
+        limits = [self.settings.max_length, text.get("max_length")]
+        if text.get("truncation"):
+            limits.append(self.tokenizer.model_max_length)
+        limit = min(one for one in limits if one is not None)
+        if limit == self.settings.max_length:
+            return self
+        return self.with_max_length(limit)
 
 
 def _part(part: Mapping[str, Any]) -> Part:

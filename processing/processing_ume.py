@@ -7,6 +7,7 @@ Qwen3.5; ``AutoProcessor.from_pretrained(repo, trust_remote_code=True)`` loads i
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,19 +20,19 @@ from transformers.processing_utils import ProcessorMixin
 
 from .checkpoint_ume import read_processor_settings, write_processor_files
 from .collating_ume import PixelScale, Prepared, collate
+from .explaining_ume import explain
 from .families_ume import family_of
 from .items_ume import Document, Image, Item, ItemError, Text, Video, parse_item
 from .media_ume import MediaError, MediaLimits, load_document, load_image
 from .native_ume import NativeCalls
+from .placeholders_ume import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START, expand
 from .pooled_ume import pooling_slots
 from .prompts_ume import compile_template
-from .rendering_ume import Piece, PromptTokenizer
+from .rendering_ume import PromptTokenizer
 from .settings_processor_ume import ProcessorSettings
 from .video_ume import load_video
-from .vision_ume import PatchLayout, Patches, image_patches, video_patches
+from .vision_ume import Patches, PatchLayout, image_patches, video_patches
 
-IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
-VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 ROLES = (None, "query", "document")
 
 
@@ -91,7 +92,13 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
             settings: replaces the checkpoint's own; a published checkpoint without our settings gets defaults for
                 its family, with its own pixel budget.
             kwargs: ``revision``, ``subfolder``, ``token``, ``cache_dir`` and so on.
+
+        Raises:
+            TypeError: an unknown argument; pixels, frames and length are settings and not arguments.
         """
+        unknown = sorted(set(kwargs) - set(_HUB_KEYS) - set(_IGNORED_KEYS))
+        if unknown:
+            raise TypeError(f"unknown arguments {unknown}: change the processor with with_settings(...)")
         source = os.fspath(pretrained_model_name_or_path)
         hub = {key: kwargs[key] for key in _HUB_KEYS if kwargs.get(key) is not None}
         image_processor = AutoImageProcessor.from_pretrained(source, **hub)
@@ -111,6 +118,12 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
         """A processor with some settings replaced and its template compiled anew."""
         settings = replace(self.settings, **changes)
         return UmeProcessor(self.image_processor, self.tokenizer, None, settings, self.limits)
+
+    def with_max_length(self, max_length: int) -> UmeProcessor:
+        """A processor with another ``max_length`` that shares everything else with this one."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, max_length=max_length)
+        return other
 
     # ---- items to model inputs ----------------------------------------------------------------------------------
 
@@ -180,29 +193,7 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
         self, item: Any, *, role: str | None = None, instruction: str | None = None
     ) -> dict[str, Any]:
         """What the model will see of an item: rendered text, tokens, slots, grids and pixels."""
-        row = self.prepare(item, role=role, instruction=instruction)
-        patch = self.layout.patch
-        media = [
-            {
-                "kind": kind,
-                "original_size": list(one.original),
-                "resized_size": [one.grid[2] * patch, one.grid[1] * patch],
-                "grid_thw": list(one.grid),
-                "tokens": int(np.prod(one.grid)) // self.layout.merge**2,
-                "seconds": list(one.seconds),
-            }
-            for kind, group in (("image", row.images), ("video", row.videos))
-            for one in group
-        ]
-        return {
-            "text": row.rendered,
-            "tokens": self.tokenizer.convert_ids_to_tokens(row.input_ids.tolist()),
-            "input_ids": row.input_ids.tolist(),
-            "pooling_slots": row.slots.tolist(),
-            "media": media,
-            "length": row.length,
-            "cut_tokens": row.cut_tokens,
-        }
+        return explain(self.prepare(item, role=role, instruction=instruction), self.layout, self.tokenizer)
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
@@ -270,7 +261,14 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
         for token, media in ((IMAGE_TOKEN, images), (VIDEO_TOKEN, videos)):
             if found.count(token) != len(media):
                 raise ValueError(f"the prompt has {found.count(token)} {token} for {len(media)} media")
-        ids = np.array(self.prompt_tokenizer.encode(self._expand(pieces, images, videos)), dtype=np.int64)
+        expanded = expand(
+            pieces,
+            images,
+            videos,
+            patches_per_token=self.layout.merge**2,
+            timestamps=self.family.timestamps,
+        )
+        ids = np.array(self.prompt_tokenizer.encode(expanded), dtype=np.int64)
         types = np.where(ids == self.image_token_id, 1, np.where(ids == self.video_token_id, 2, 0))
         return Prepared(
             input_ids=ids,
@@ -280,36 +278,6 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
             videos=list(videos),
             rendered=rendered.replace(guard, "") if guard else rendered,
         )
-
-    def _expand(
-        self, pieces: Sequence[Piece], images: Sequence[Patches], videos: Sequence[Patches]
-    ) -> list[Piece]:
-        """Placeholders repeated to their number of tokens; steps of a video led by their time where wanted."""
-        tokens_per_patch = self.layout.merge**2
-        stills, films = iter(images), iter(videos)
-        expanded: list[Piece] = []
-        number = 0
-        while number < len(pieces):
-            piece = pieces[number]
-            if piece == Piece(IMAGE_TOKEN, True):
-                expanded.append(replace(piece, repeat=len(next(stills).values) // tokens_per_patch))
-            elif piece == Piece(VIDEO_TOKEN, True) and not self.family.timestamps:
-                expanded.append(replace(piece, repeat=len(next(films).values) // tokens_per_patch))
-            elif piece == Piece(VIDEO_TOKEN, True):
-                film = next(films)
-                if expanded and expanded[-1].text == VISION_START:
-                    expanded.pop()  # every step brings its own pair
-                    number += 1
-                per_step = len(film.values) // tokens_per_patch // film.grid[0]
-                for second in film.seconds:
-                    expanded.append(Piece(f"<{second:.1f} seconds>", False))
-                    expanded.append(Piece(VISION_START, True))
-                    expanded.append(Piece(VIDEO_TOKEN, True, per_step))
-                    expanded.append(Piece(VISION_END, True))
-            else:
-                expanded.append(piece)
-            number += 1
-        return expanded
 
     def _shorten(self, content: list[dict[str, Any]], excess: int) -> int:
         """Take ``excess`` tokens off the item's texts, the last one first; the number that was taken."""
@@ -325,4 +293,13 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
         )
 
 
+# What AutoProcessor and sentence-transformers pass along and what means nothing here.
+_IGNORED_KEYS = (
+    "trust_remote_code",
+    "code_revision",
+    "use_fast",
+    "use_auth_token",
+    "_from_auto",
+    "_commit_hash",
+)
 _HUB_KEYS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")

@@ -36,7 +36,16 @@ _PUBLIC = {
     "load": ".encoding.loading",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "Encoded",
+    "Encoder",
+    "Index",
+    "UmeForDiscriminativeEmbedding",
+    "UmeProcessor",
+    "__version__",
+    "export",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

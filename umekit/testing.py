@@ -5,6 +5,7 @@ For the tests of umekit and of those who build on it: a few hundred kilobytes, m
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,10 @@ QWEN_SPECIAL_TOKENS = (
 )
 
 # Qwen2's pre-tokenisation: words with their leading space, digits one by one.
-QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def train_tokenizer(
@@ -167,8 +171,6 @@ def save_tiny_checkpoint(folder: Path, backbone: Path, **settings: Any) -> Path:
 
 
 def _image_processor_config(folder: Path, patch: int) -> Path:
-    import json
-
     still = [0.5, 0.5, 0.5]
     config = {
         "image_processor_type": "Qwen2VLImageProcessor",

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -38,10 +38,9 @@ Vectors = NDArray[np.float32]
 class Encoder(Protocol):
     """What is asked of a model."""
 
-    def encode(
-        self, items: Any, *, role: str | None = ..., show_progress: bool | None = ..., **options: Any
-    ) -> Any:
-        """Items -> float32 [n, d], unit rows."""
+    @property
+    def encode(self) -> Callable[..., Any]:
+        """`encode(items, role=None | "query" | "document", show_progress=False)` -> float32 [n, d], unit."""
 
     def fingerprint(self) -> dict[str, Any]:
         """What identifies model and processor."""

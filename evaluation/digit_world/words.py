@@ -54,6 +54,7 @@ INSTRUCTIONS: dict[str, str] = {
     "walk": "follow the digits",
     "until_gold": "follow the digits",
     "sum": "add the digits",
+    "caption_cell": "read the cell",
     "caption_scene": "read the scene",
     "caption_clip": "read the clip",
     "caption_page": "read the page",

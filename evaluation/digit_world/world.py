@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from .clips import make_clip
-from .glyphs import SPLIT_CODES, Split, load_glyphs
+from .glyphs import CELL, SPLIT_CODES, Split, load_glyphs
 from .pages import random_page
 from .pools import Pool, PoolKind, label_pool, retrieval_pool
 from .rows import Draw, Item, Row, Task
@@ -25,8 +25,8 @@ from .tasks_video import VIDEO_TASKS
 from .words import INSTRUCTIONS
 
 TASKS: dict[str, Task] = {task.name: task for task in (*IMAGE_TASKS, *VIDEO_TASKS, *OTHER_TASKS)}
-CaptionKind = Literal["scene", "clip", "page"]
-CAPTION_KINDS: tuple[CaptionKind, ...] = ("scene", "clip", "page")
+CaptionKind = Literal["cell", "scene", "clip", "page"]
+CAPTION_KINDS: tuple[CaptionKind, ...] = ("cell", "scene", "clip", "page")
 _ROWS, _POOLS, _CAPTIONS, _NEGATIVES, _ORDER = range(5)  # random streams
 _POOL_DRAWS = 1_000_000  # draws set aside for one retrieval pool
 
@@ -71,6 +71,9 @@ class DigitWorld:
         if kind == "clip":
             clip = make_clip(self.glyphs, rng)
             item, text = {"video": clip.render(self.glyphs)}, clip.caption
+        elif kind == "cell":
+            scene = random_scene(self.glyphs, rng)
+            item, text = {"image": scene.render(self.glyphs).crop((0, 0, CELL, CELL))}, scene.name(0)
         else:
             subject = random_scene(self.glyphs, rng) if kind == "scene" else random_page(self.glyphs, rng)
             item, text = {"image": subject.render(self.glyphs)}, subject.caption
