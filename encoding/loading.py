@@ -62,7 +62,9 @@ def load(
     if role not in ROLES:
         raise ValueError(f"role is {role!r}; use one of {ROLES}")
     if role not in CLASSES:
-        raise ValueError(f"the role {role!r} cannot be loaded by this version; known are {', '.join(CLASSES)}")
+        raise ValueError(
+            f"the role {role!r} cannot be loaded by this version; known are {', '.join(CLASSES)}"
+        )
     if role != settings.role:
         settings = UmeSettings(**{**_entries(settings), "role": role})
     device = torch.device(device) if device is not None else _best_device()
@@ -87,7 +89,9 @@ def check_pair(model: Any, processor: UmeProcessor) -> None:
     """Raise ``ProcessorMismatchError`` unless the processor is this model's."""
     model_type = model.config.model_type
     if processor.settings.family != model_type:
-        raise ProcessorMismatchError(f"the processor is for {processor.settings.family}, the model is {model_type}")
+        raise ProcessorMismatchError(
+            f"the processor is for {processor.settings.family}, the model is {model_type}"
+        )
     if processor.settings.pooling.kind != model.settings.pooling:
         raise ProcessorMismatchError(
             f"the processor marks {processor.settings.pooling.kind!r} tokens, "
@@ -95,7 +99,9 @@ def check_pair(model: Any, processor: UmeProcessor) -> None:
         )
     rows = model.get_input_embeddings().weight.shape[0]
     if len(processor.tokenizer) > rows:
-        raise ProcessorMismatchError(f"the tokenizer has {len(processor.tokenizer)} entries, the model {rows} rows")
+        raise ProcessorMismatchError(
+            f"the tokenizer has {len(processor.tokenizer)} entries, the model {rows} rows"
+        )
 
 
 def packaged_model() -> Path:
@@ -110,7 +116,9 @@ def packaged_model() -> Path:
         folder = Path(base) / DEFAULT_MODEL
         if (folder / "config.json").is_file():
             return folder
-    raise FileNotFoundError("ume-tiny is not in this installation: name a model, or install umekit from a wheel")
+    raise FileNotFoundError(
+        "ume-tiny is not in this installation: name a model, or install umekit from a wheel"
+    )
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -33,10 +33,13 @@ WEIGHTS = {
     "walk": 1.5,
     "until_gold": 1.0,
     "sum": 1.0,
+    "same_scene": 1.0,
+    "same_clip": 0.7,
+    "same_page": 0.7,
 }
 HARD = frozenset(
     {"retrieve_scene", "retrieve_caption", "retrieve_clip", "retrieve_clip_caption", "retrieve_moment"}
-    | {"retrieve_page", "paraphrase", "edit_scene"}
+    | {"retrieve_page", "paraphrase", "edit_scene", "same_scene", "same_clip", "same_page"}
 )
 MAX_HOPS = 6
 
@@ -51,7 +54,8 @@ class Curriculum(Dataset):  # type: ignore[type-arg]
         weights = np.array([WEIGHTS[name] for name in names])
         drawn = np.random.default_rng([seed, 7]).choice(len(names), size=steps, p=weights / weights.sum())
         self.tasks = [names[number] for number in drawn]
-        self._step, self._rows = -1, []  # type: tuple[int, list[dict[str, Any]]]
+        self._step = -1
+        self._rows: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
         return self.steps * self.batch

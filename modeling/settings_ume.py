@@ -102,6 +102,10 @@ class UmeSettings:
 def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tuple[bool, str]:
     """Whether ``target`` can give the same vectors as these settings without any of our code.
 
+    Said of texts and pictures. Videos differ where their time is written out or in the positions (Qwen2.5-VL,
+    Qwen3-VL, Qwen3.5): transformers 5.23 takes frames without metadata for 24 a second, and wraps the steps of
+    Qwen3-VL's videos twice; sentence-transformers passes no metadata of frame lists.
+
     Args:
         settings: settings of the checkpoint.
         target: ``"sentence-transformers"`` (native Transformer + Pooling + Normalize), ``"vllm"`` or

@@ -128,4 +128,4 @@ def collate(
 
 
 def _interval(video: Patches, default: float) -> float:
-    return video.seconds[1] - video.seconds[0] if len(video.seconds) > 1 else default
+    return default if video.interval is None else video.interval

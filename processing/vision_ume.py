@@ -23,12 +23,14 @@ class Patches:
         grid: ``(t, h, w)`` in patches.
         original: size of the source ``(width, height)``.
         seconds: when each temporal step is shown (middle of its frames); empty for a picture.
+        interval: seconds from the beginning of one step to that of the next; None where there are no two.
     """
 
     values: np.ndarray
     grid: tuple[int, int, int]
     original: tuple[int, int]
     seconds: tuple[float, ...] = ()
+    interval: float | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def video_patches(
     )
     values = _cut(np.stack(pixels), layout, temporal=layout.temporal)
     grid = (steps, rows // layout.patch, columns // layout.patch)
-    return Patches(values, grid, frames[0].size, middles)
+    interval = times[layout.temporal] - times[0] if steps > 1 else None
+    return Patches(values, grid, frames[0].size, middles, interval)
 
 
 def _resize(image: Image.Image, rows: int, columns: int) -> np.ndarray:

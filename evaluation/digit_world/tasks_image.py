@@ -100,7 +100,7 @@ def _ask_where(subject: Spot, draw: Draw) -> Row:
     )
 
 
-def _scene(draw: Draw) -> Scene:
+def draw_scene(draw: Draw) -> Scene:
     return random_scene(draw.glyphs, draw.rng)
 
 
@@ -163,9 +163,9 @@ IMAGE_TASKS: tuple[Task, ...] = (
          labels=NAMES, strata=constant_strata(80)),
     Task("qa_where", "image_qa", "image+text", "text", "one of 9 positions", _spot_at, _ask_where,
          labels=POSITIONS, strata=constant_strata(9)),
-    Task("retrieve_scene", "image_retrieval", "text", "image", "one of the pool", _scene, _find_scene,
+    Task("retrieve_scene", "image_retrieval", "text", "image", "one of the pool", draw_scene, _find_scene,
          near=near),
-    Task("retrieve_caption", "image_retrieval", "image", "text", "one of the pool", _scene, _find_caption,
+    Task("retrieve_caption", "image_retrieval", "image", "text", "one of the pool", draw_scene, _find_caption,
          near=near),
     Task("ground_cell", "visual_grounding", "image+text", "image", "one of the 72 cells of 8 scenes",
          _spot, _ground, strata=constant_strata(80), fill=_ground_pool),

@@ -50,13 +50,13 @@ class PageQuery:
         return page.kind == self.page.kind and asked <= lines
 
 
-def _page_query(draw: Draw) -> PageQuery:
+def draw_page_query(draw: Draw) -> PageQuery:
     page = random_page(draw.glyphs, draw.rng)
     first, second = draw.rng.permutation(len(page.entries))[:2].tolist()
     return PageQuery(page, (first, second))
 
 
-def _near_page(subject: PageQuery, turn: int, draw: Draw) -> PageQuery:
+def near_page_query(subject: PageQuery, turn: int, draw: Draw) -> PageQuery:
     change = "label" if turn % 3 == 2 else "digit"
     return PageQuery(near_page(subject.page, subject.lines[0], change, draw.glyphs, draw.rng), subject.lines)
 
@@ -153,10 +153,10 @@ def _ask_sum(subject: Sum, draw: Draw) -> Row:
 
 
 OTHER_TASKS: tuple[Task, ...] = (
-    Task("retrieve_page", "visdoc_retrieval", "text", "image", "one of the pool", _page_query, _find_page,
-         near=_near_page, clashes=_pages_clash),
+    Task("retrieve_page", "visdoc_retrieval", "text", "image", "one of the pool", draw_page_query, _find_page,
+         near=near_page_query, clashes=_pages_clash),
     Task("ask_page", "visdoc_retrieval", "image+text", "text", "the most frequent amount",
-         _page_query, _ask_page, labels=AMOUNTS),
+         draw_page_query, _ask_page, labels=AMOUNTS),
     Task("paraphrase", "text_text", "text", "text", "one of the pool", _scene, _paraphrase,
          strata=constant_strata(2), near=near),
     Task("edit_scene", "composed", "image+text", "image", "one of the pool", _edit, _edit_scene,

@@ -46,11 +46,11 @@ def _ender(draw: Draw) -> Clip:
     return make_clip(draw.glyphs, draw.rng, motion=_moving(draw), end=draw.slot)
 
 
-def _clip(draw: Draw) -> Clip:
+def draw_clip(draw: Draw) -> Clip:
     return make_clip(draw.glyphs, draw.rng)
 
 
-def _near(clip: Clip, turn: int, draw: Draw) -> Clip:
+def near_in_turns(clip: Clip, turn: int, draw: Draw) -> Clip:
     return near_clip(clip, CLIP_CHANGES[turn % len(CLIP_CHANGES)], draw.glyphs, draw.rng)
 
 
@@ -145,10 +145,10 @@ VIDEO_TASKS: tuple[Task, ...] = (
          _mover, _name_mover, labels=NAMES, strata=constant_strata(80)),
     Task("clip_end", "video_qa", "video+text", "text", "one of 9 positions", _ender, _name_end,
          labels=POSITIONS, strata=constant_strata(9)),
-    Task("retrieve_clip", "video_retrieval", "text", "video", "one of the pool", _clip, _find_clip,
-         near=_near),
+    Task("retrieve_clip", "video_retrieval", "text", "video", "one of the pool", draw_clip, _find_clip,
+         near=near_in_turns),
     Task("retrieve_clip_caption", "video_retrieval", "video", "text", "one of the pool",
-         _clip, _find_clip_caption, near=_near),
+         draw_clip, _find_clip_caption, near=near_in_turns),
     Task("retrieve_moment", "moment_retrieval", "video+text", "video",
          f"one of the pool; half by naming either segment of {FRAMES} frames", _moment, _find_moment,
          strata=constant_strata(len(MOTIONS)), near=_near_moment, group=_both),

@@ -21,10 +21,11 @@ from .rows import Draw, Item, Row, Task
 from .scenes import random_scene
 from .tasks_image import IMAGE_TASKS
 from .tasks_other import OTHER_TASKS
+from .tasks_same import SAME_TASKS
 from .tasks_video import VIDEO_TASKS
 from .words import INSTRUCTIONS
 
-TASKS: dict[str, Task] = {task.name: task for task in (*IMAGE_TASKS, *VIDEO_TASKS, *OTHER_TASKS)}
+TASKS: dict[str, Task] = {task.name: task for task in (*IMAGE_TASKS, *VIDEO_TASKS, *OTHER_TASKS, *SAME_TASKS)}
 CaptionKind = Literal["cell", "scene", "clip", "page"]
 CAPTION_KINDS: tuple[CaptionKind, ...] = ("cell", "scene", "clip", "page")
 _ROWS, _POOLS, _CAPTIONS, _NEGATIVES, _ORDER = range(5)  # random streams

@@ -52,7 +52,9 @@ def test_preparing_ahead_keeps_order_and_hands_over_errors(workers: int) -> None
     assert flat[10][1] == 100
 
 
-def test_batched_shuffled_and_small_budgets_equal_alone(encoder: umekit.Encoder, mixed_items: list[Any]) -> None:
+def test_batched_shuffled_and_small_budgets_equal_alone(
+    encoder: umekit.Encoder, mixed_items: list[Any]
+) -> None:
     together = encoder.encode(mixed_items)
     assert together.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
@@ -147,7 +149,9 @@ def test_search_finds_itself_and_refuses_another_models_index(
         other.search(["two"], index)
 
 
-def test_fingerprint_survives_dtype_and_sees_weights(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+def test_fingerprint_survives_dtype_and_sees_weights(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
     folder = tiny_checkpoint("qwen2_vl")
     encoder = umekit.load(folder)
     encoder.model.backbone.to(torch.bfloat16)
@@ -163,7 +167,9 @@ def test_fingerprint_survives_dtype_and_sees_weights(tiny_checkpoint: Callable[.
     assert trained.fingerprint()["model"] != whole.fingerprint()["model"]
 
 
-def test_export_of_a_backbone_and_reload(tiny_backbone: Callable[[str], Path], tmp_path: Path, family: str) -> None:
+def test_export_of_a_backbone_and_reload(
+    tiny_backbone: Callable[[str], Path], tmp_path: Path, family: str
+) -> None:
     out = umekit.export(tiny_backbone(family), tmp_path / "out")
     before, after = umekit.load(tiny_backbone(family)), umekit.load(out)
     assert before.fingerprint() == after.fingerprint()
@@ -212,7 +218,9 @@ def test_adapter_must_match_and_change(tiny_checkpoint: Callable[..., Path], tmp
 
     folder = tiny_checkpoint("qwen2_vl")
     encoder = umekit.load(folder)
-    config = peft.LoraConfig(r=2, target_modules=r".*language_model.*(q_proj|v_proj)", init_lora_weights=False)
+    config = peft.LoraConfig(
+        r=2, target_modules=r".*language_model.*(q_proj|v_proj)", init_lora_weights=False
+    )
     encoder.model.backbone.add_adapter(config)
     encoder.model.backbone.save_pretrained(tmp_path / "lora")
     told = encoder.encode(["a"])

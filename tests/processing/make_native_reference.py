@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Write native_reference.json: what transformers' own processors make of our checkpoints' folders.
 
 Needs torchvision, which the tests do not: run it in an environment of its own from the repository's root, with
@@ -55,8 +56,14 @@ def reference_of(folder: Path) -> dict[str, Any]:
             processor_kwargs={"videos_kwargs": videos},
         )
         rows[name] = {
-            key: batch[key].tolist()
-            for key in ("input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw")
+            key: torch.as_tensor(batch[key]).tolist()
+            for key in (
+                "input_ids",
+                "mm_token_type_ids",
+                "image_grid_thw",
+                "video_grid_thw",
+                "second_per_grid_ts",
+            )
             if key in batch
         }
         for key in ("pixel_values", "pixel_values_videos"):

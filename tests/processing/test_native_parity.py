@@ -69,7 +69,7 @@ def test_ids_types_and_grids_equal_the_native_processor(
         ids, types = _official(native, processor)
         assert batch["input_ids"][0].tolist() == ids
         assert batch["mm_token_type_ids"][0].tolist() == types
-        for key in ("image_grid_thw", "video_grid_thw"):
+        for key in ("image_grid_thw", "video_grid_thw", "second_per_grid_ts"):
             assert (key in batch) == (key in native)
             if key in batch:
                 assert batch[key].tolist() == native[key]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -94,46 +94,6 @@ def pdf_bytes(pages: list[Image.Image]) -> bytes:
         modDate=_EPOCH,
     )
     return buffer.getvalue()
-
-
-def rewritten(scene: Scene, glyphs: Glyphs, rng: np.random.Generator) -> Scene:
-    """The same scene in other handwriting."""
-    return replace(
-        scene, glyphs=tuple(_other_hand(glyph, digit, glyphs, rng) for glyph, digit in _cells(scene))
-    )
-
-
-def rewritten_clip(clip: Clip, glyphs: Glyphs, rng: np.random.Generator) -> Clip:
-    """The same clip in other handwriting."""
-    actors = [
-        replace(actor, glyph=_other_hand(actor.glyph, actor.digit, glyphs, rng)) for actor in clip.actors
-    ]
-    return Clip(tuple(actors))
-
-
-def rewritten_page(page: Page, glyphs: Glyphs, rng: np.random.Generator) -> Page:
-    """The same page in other handwriting."""
-    entries = []
-    for entry in page.entries:
-        hands = zip(entry.glyphs, str(entry.amount), strict=True)
-        entries.append(
-            replace(
-                entry, glyphs=tuple(_other_hand(glyph, int(digit), glyphs, rng) for glyph, digit in hands)
-            )
-        )
-    return Page(page.kind, tuple(entries))
-
-
-def _cells(scene: Scene) -> list[tuple[int, int]]:
-    return list(zip(scene.glyphs, scene.digits, strict=True))
-
-
-def _other_hand(glyph: int, digit: int, glyphs: Glyphs, rng: np.random.Generator) -> int:
-    """A glyph of the digit whose original handwriting sample differs."""
-    while True:
-        picked = glyphs.pick(digit, rng)
-        if glyphs.samples[picked] != glyphs.samples[glyph]:
-            return picked
 
 
 def _scene_family(glyphs: Glyphs, rng: np.random.Generator, size: int) -> list[Scene]:

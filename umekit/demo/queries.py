@@ -11,17 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..encoding.index import Index
+from ..evaluation.digit_world.other_hand import rewritten, rewritten_clip, rewritten_page
 from ..evaluation.digit_world.words import INSTRUCTIONS
 from .film import film_bytes
-from .gallery import (
-    Gallery,
-    pdf_bytes,
-    png_bytes,
-    rewritten,
-    rewritten_clip,
-    rewritten_page,
-    write_if_changed,
-)
+from .gallery import Gallery, pdf_bytes, png_bytes, write_if_changed
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ class _Maker:
         for number, place in enumerate((1, 9, 40, 50), start=1):
             scene = rewritten(self.gallery.scenes[names[place]], self.gallery.glyphs, self.rng)
             file = self._file(f"other-hand-{number}.png", png_bytes(scene.render(self.gallery.glyphs)))
-            queries.append(_media("image -> image", "retrieve_scene", "image", "image", names[place], file))
+            queries.append(_media("image -> image", "same_scene", "image", "image", names[place], file))
         return queries
 
     def video_to_text(self) -> list[Query]:
@@ -127,9 +120,7 @@ class _Maker:
         for number, (name, page) in enumerate(list(self.gallery.pages.items())[1::2], start=1):
             other = rewritten_page(page, self.gallery.glyphs, self.rng)
             file = self._file(f"other-hand-{number}.pdf", pdf_bytes([other.render(self.gallery.glyphs)]))
-            queries.append(
-                _media("document -> document", "retrieve_page", "document", "document", name, file)
-            )
+            queries.append(_media("document -> document", "same_page", "document", "document", name, file))
         return queries
 
     def composed(self) -> list[Query]:

@@ -1,0 +1,63 @@
+"""The committed model: its size, its tokenizer, and that it still knows its world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import umekit
+from umekit.encoding.loading import packaged_model
+from umekit.evaluation.digit_world import COLOURS, POSITIONS, DigitWorld
+
+
+@pytest.fixture(scope="module")
+def encoder() -> umekit.Encoder:
+    return umekit.load()
+
+
+def test_it_is_small_and_complete() -> None:
+    folder = packaged_model()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 8 * 2**20
+    names = {path.name for path in files}
+    assert {"config.json", "model.safetensors", "processor_config.json", "README.md", "modules.json"} <= names
+
+
+def test_its_code_is_the_packages() -> None:
+    folder = packaged_model()
+    root = Path(__file__).resolve().parents[2]
+    for file in folder.glob("*_ume.py"):
+        source = next(
+            root / room / file.name
+            for room in ("modeling", "processing")
+            if (root / room / file.name).exists()
+        )
+        assert file.read_text() == source.read_text(), (
+            f"{file.name} is stale: run `python examples/refresh_ume_tiny.py`"
+        )
+
+
+def test_words_of_its_world_are_single_tokens(encoder: umekit.Encoder) -> None:
+    tokenizer = encoder.processor.tokenizer
+    for word in [*POSITIONS, *COLOURS, *"0123456789", "Yes", "No"]:
+        assert len(tokenizer(word, add_special_tokens=False).input_ids) == 1, word
+    for token in (
+        "<disc_emb>",
+        "<gen_emb>",
+        "<direct>",
+        "<reason>",
+        "<instruction_start>",
+        "<emb>",
+        "<think>",
+    ):
+        assert token in tokenizer.get_added_vocab()
+    assert encoder.model.config.get_text_config().vocab_size <= 1024
+
+
+@pytest.mark.parametrize(("kind", "least"), [("random", 0.9), ("hard", 0.7)])
+def test_it_finds_scenes_in_unseen_handwriting(encoder: umekit.Encoder, kind: str, least: float) -> None:
+    pool = DigitWorld("test", seed=5).pool("retrieve_scene", queries=128, size=128, kind=kind)
+    scores = encoder.encode_query(pool.queries) @ encoder.encode_document(pool.candidates).T
+    assert float(np.mean(scores.argmax(axis=1) == np.array(pool.positives))) >= least
