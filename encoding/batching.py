@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ..processing.collating_ume import Prepared
+
+WINDOW_TOKENS = 131_072  # about 300 MB of uint8 patches
+AHEAD = 64  # items that are prepared beyond the current window
 
 
 def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -35,30 +39,44 @@ def prepare_ahead(
 ) -> Iterator[list[tuple[int, Prepared | Exception]]]:
     """Prepare items window by window; while the caller works on one, threads prepare the next.
 
+    What is held at a time is bounded by tokens and not only by items, since a picture can be megabytes: a window
+    closes at ``WINDOW_TOKENS``, and no more than ``AHEAD`` items wait beyond it.
+
     Args:
         items: only their number counts here.
         prepare: index of an item to the prepared item; may raise.
-        window: items per window. Sorting by length happens within one, and two are held at a time.
+        window: most items of a window. Sorting by length happens within one.
         workers: threads; 0 prepares in the caller's.
 
     Yields:
         For each window, ``(index, prepared item or the exception that its preparation raised)``.
     """
-    spans = [range(start, min(start + window, len(items))) for start in range(0, len(items), window)]
+    found: list[tuple[int, Prepared | Exception]] = []
+    tokens = 0
+    for index, outcome in _in_order(len(items), prepare, workers):
+        found.append((index, outcome))
+        tokens += outcome.length if isinstance(outcome, Prepared) else 0
+        if len(found) == window or tokens >= WINDOW_TOKENS:
+            yield found
+            found, tokens = [], 0
+    if found:
+        yield found
+
+
+def _in_order(
+    count: int, prepare: Callable[[int], Prepared], workers: int
+) -> Iterator[tuple[int, Prepared | Exception]]:
     if workers == 0:
-        for span in spans:
-            yield [(index, _caught(prepare, index)) for index in span]
+        for index in range(count):
+            yield index, _caught(prepare, index)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="umekit-prepare") as pool:
+        waiting: deque[Future[Prepared | Exception]] = deque()
         try:
-            running: list[list[Future[Prepared | Exception]]] = []
-            for number, span in enumerate(spans):
-                while len(running) < min(number + 2, len(spans)):
-                    ahead = spans[len(running)]
-                    running.append([pool.submit(_caught, prepare, index) for index in ahead])
-                done = [(index, future.result()) for index, future in zip(span, running[number], strict=True)]
-                running[number] = []
-                yield done
+            for index in range(count):
+                while index + len(waiting) < count and len(waiting) <= AHEAD:
+                    waiting.append(pool.submit(_caught, prepare, index + len(waiting)))
+                yield index, waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

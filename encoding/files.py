@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..processing.documents_ume import count_pages
+from ..processing.media_ume import MediaError, MediaLimits
+
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 VIDEOS = frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi"})
 TEXTS = frozenset({".txt", ".md", ".markdown"})
@@ -65,19 +68,9 @@ def file_items(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any], 
 def page_count(path: str | os.PathLike[str]) -> int:
     """How many pages a PDF has. Raises UnreadableFileError, or ImportError without pypdfium2."""
     try:
-        import pypdfium2
-    except ImportError:
-        raise ImportError("reading PDF files needs pypdfium2: pip install umekit[media]") from None
-    try:
-        document = pypdfium2.PdfDocument(Path(path))
-    except pypdfium2.PdfiumError as error:
-        raise UnreadableFileError(f"not a PDF that can be opened: {error}") from None
-    try:
-        count = len(document)
-    finally:
-        document.close()
-    if count == 0:
-        raise UnreadableFileError("a PDF without pages")
+        count = count_pages(path, MediaLimits())
+    except MediaError as error:
+        raise UnreadableFileError(str(error)) from None
     if count > PDF_PAGES:
         raise UnreadableFileError(f"a PDF of {count} pages; the limit is {PDF_PAGES}")
     return count

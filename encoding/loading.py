@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from ..modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from ..modeling.settings_ume import ROLES, UmeSettings
 from ..processing.processing_ume import UmeProcessor
 from .adapters import add_adapter
 from .encoder import Encoder
+from .presets import Preset, PresetError, fill_rows, find_preset, get_preset
 
 CLASSES = {"discriminative": UmeForDiscriminativeEmbedding}
 DEFAULT_MODEL = "ume-tiny"
@@ -38,11 +40,12 @@ def load(
 
     Args:
         path: folder or Hub repository; None is ume-tiny, which comes with the package.
-        preset: a published system, for checkpoints without our settings; this version knows none.
+        preset: a published system (``umekit.encoding.presets``), for checkpoints without our settings; found by
+            itself where the repository is known.
         role: what to load the checkpoint as; its own role when None.
         device: where it runs; CUDA where there is one, else the CPU, when None.
         dtype: of the weights; the checkpoint's on CUDA and float32 on a CPU when None.
-        compat: how a preset treats official defects; goes with ``preset``.
+        compat: ``"official"`` reproduces what a preset's official code gets wrong; None does what it means to do.
         revision: of the Hub repository.
         adapter: LoRA folder or repository to put on the backbone.
         model_kwargs: go to ``from_pretrained`` (``attn_implementation``, ``quantization_config``, ``device_map``...).
@@ -51,13 +54,18 @@ def load(
         LoadAuditError: the checkpoint leaves a weight missing.
         UmeSettingsError: it is newer than this umekit, or its settings cannot be had.
         ProcessorMismatchError: its processor belongs to another model.
+        PresetError: no such preset, or not one of this checkpoint's family.
     """
     source = os.fspath(path) if path is not None else str(packaged_model())
-    if preset is not None or compat is not None:
-        raise ValueError("this version has no presets: leave preset and compat out")
     hub: dict[str, Any] = {"revision": revision} if revision is not None else {}
     config = AutoConfig.from_pretrained(source, **hub)
-    settings = UmeSettings.from_config(config)
+    record = choose_preset(source, config, preset, compat, hub)
+    added: tuple[Any, ...] = ()
+    if record is None:
+        settings, processor = UmeSettings.from_config(config), None
+    else:
+        settings, processor, added = record.open(source, config.model_type, hub, compat)
+        settings.check_backbone(config.model_type)
     role = role or settings.role
     if role not in ROLES:
         raise ValueError(f"role is {role!r}; use one of {ROLES}")
@@ -76,13 +84,42 @@ def load(
     model = CLASSES[role].from_pretrained(
         source, config=config, settings=settings, dtype=dtype, **hub, **model_kwargs
     )
+    if processor is None:
+        processor = UmeProcessor.from_pretrained(source, **hub)
+    fill_rows(model, processor.tokenizer, added)
     if not placed:
         model.to(device)
-    processor = UmeProcessor.from_pretrained(source, **hub)
     check_pair(model, processor)
     if adapter is not None:
         add_adapter(model, os.fspath(adapter))
     return Encoder(model, processor)
+
+
+def choose_preset(
+    source: str, config: Any, name: str | None, compat: str | None, hub: dict[str, Any]
+) -> Preset | None:
+    """The preset that a checkpoint is loaded with: the one that is named, or its repository's.
+
+    Raises:
+        PresetError: the name is unknown, or ``compat`` has no preset to act on.
+    """
+    own = getattr(config, "ume", None) is not None
+    if name is not None:
+        if own:
+            warnings.warn(
+                f"{source} has settings of its own; preset={name!r} replaces them all, its pixels and prompt too",
+                stacklevel=3,
+            )
+        return get_preset(name)
+    found = None
+    if not own:
+        found = find_preset(source)
+        if found is None:  # older checkpoints say in config.json where they are from
+            raw, _ = PreTrainedConfig.get_config_dict(source, **hub)
+            found = find_preset(str(raw.get("_name_or_path") or ""))
+    if compat is not None and found is None:
+        raise PresetError(f"compat={compat!r} needs a preset, and {source} is of no known system: name one")
+    return found
 
 
 def check_pair(model: Any, processor: UmeProcessor) -> None:

@@ -15,6 +15,10 @@ from transformers import AutoModelForImageTextToText
 
 from .settings_ume import UmeSettings
 
+# What bitsandbytes should leave alone (``llm_int8_skip_modules``): the vision tower, whose sizes are no multiples of
+# its blocks, and the output matrix. Names as in memory; "visual", as on disk, would match nothing.
+UNQUANTISED_MODULES = ("model.visual", "lm_head")
+
 
 class LoadAuditError(RuntimeError):
     """A checkpoint does not fill the model: keys are missing or have another shape."""

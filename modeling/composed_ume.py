@@ -68,7 +68,8 @@ class UmePreTrainedModel(PreTrainedModel):
             settings: replaces the checkpoint's ``ume`` block (a published checkpoint has none).
             output_loading_info: also return transformers' loading info.
             kwargs: go to ``AutoModelForImageTextToText.from_pretrained`` (``revision``, ``subfolder``, ``dtype``,
-                ``device_map``, ``quantization_config``, ``attn_implementation`` ...).
+                ``device_map``, ``quantization_config``, ``attn_implementation`` ...). With bitsandbytes give
+                ``llm_int8_skip_modules=list(UNQUANTISED_MODULES)``, else the vision tower is quantised, too.
 
         Raises:
             LoadAuditError: a weight is missing or has another shape; nothing is ever left random.

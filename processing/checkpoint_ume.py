@@ -19,6 +19,7 @@ CODE_FILES = (
     "checkpoint_ume.py",
     "collating_ume.py",
     "explaining_ume.py",
+    "documents_ume.py",
     "families_ume.py",
     "items_ume.py",
     "media_ume.py",

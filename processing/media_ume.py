@@ -1,14 +1,13 @@
-"""Read images and documents: from a path, a URL, bytes, a PIL image or an array to RGB PIL images.
+"""Read images: from a path, a URL, bytes, a PIL image or an array to RGB PIL images.
 
 Files are hostile: bytes, pixels, pages and frames are limited by :class:`MediaLimits` before they are decoded.
-Video is in ``video_ume.py``.
+Documents are in ``documents_ume.py``, video in ``video_ume.py``.
 """
 
 from __future__ import annotations
 
 import io
 import ipaddress
-import math
 import os
 import socket
 import urllib.parse
@@ -20,11 +19,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-
-try:
-    import pypdfium2
-except ImportError:  # an optional extra: the error is raised where a PDF is asked for
-    pypdfium2 = None
 
 
 class MediaError(ValueError):
@@ -204,55 +198,3 @@ def _from_array(array: np.ndarray) -> Image.Image:
     elif array.dtype != np.uint8:
         raise MediaError(f"an array of {array.dtype} is no picture; give uint8, or floats in 0..1")
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
-
-
-def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaLimits) -> list[Image.Image]:
-    """Pages of a PDF as RGB pictures, rendered at about ``max_pixels`` so that one small resize is left.
-
-    Args:
-        source: path, URL or bytes of a PDF; or anything that :func:`load_image` takes, as its only page.
-        page: from 1; None gives every page.
-        max_pixels: pixels that a page may have after the resize.
-
-    Raises:
-        MediaError: not readable, encrypted, without pages, page out of range, or more pages than allowed.
-    """
-    if isinstance(source, (Image.Image, np.ndarray)):
-        if page not in (None, 1):
-            raise MediaError(f"a picture has one page, not a page {page}")
-        return [load_image(source, limits)]
-    data = read_bytes(source, limits)
-    if not data[:1024].lstrip().startswith(b"%PDF-"):
-        return load_document(load_image(data, limits), page, max_pixels, limits)
-    if pypdfium2 is None:
-        raise ImportError("PDF pages need pypdfium2: pip install umekit[media]")
-    try:
-        pdf = pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
-        raise MediaError(f"{describe(source)}: cannot open the PDF ({error})") from None
-    try:
-        count = len(pdf)
-        if count == 0:
-            raise MediaError(f"{describe(source)} has no pages")
-        if page is not None and page > count:
-            raise MediaError(f"{describe(source)} has {count} pages, not a page {page}")
-        if page is None and count > limits.document_pages:
-            raise MediaError(
-                f"{describe(source)} has {count} pages, more than the limit of {limits.document_pages}; name a page"
-            )
-        wanted = range(count) if page is None else [page - 1]
-        return [_render_page(pdf[number], max_pixels, limits) for number in wanted]
-    except pypdfium2.PdfiumError as error:
-        raise MediaError(f"{describe(source)}: {error}") from None
-    finally:
-        pdf.close()
-
-
-def _render_page(page: Any, max_pixels: int, limits: MediaLimits) -> Image.Image:
-    width, height = page.get_size()  # in points of 1/72 inch
-    if not (0 < width < 1e5 and 0 < height < 1e5):
-        raise MediaError(f"a page of {width} x {height} points cannot be rendered")
-    scale = min(math.sqrt(min(max_pixels, limits.image_pixels) / (width * height)), 300 / 72)
-    image = page.render(scale=max(scale, 1 / min(width, height))).to_pil()
-    page.close()
-    return to_rgb(image)

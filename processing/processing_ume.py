@@ -20,10 +20,11 @@ from transformers.processing_utils import ProcessorMixin
 
 from .checkpoint_ume import read_processor_settings, write_processor_files
 from .collating_ume import PixelScale, Prepared, collate
+from .documents_ume import load_document
 from .explaining_ume import explain
 from .families_ume import family_of
 from .items_ume import Document, Image, Item, ItemError, Text, Video, parse_item
-from .media_ume import MediaError, MediaLimits, load_document, load_image
+from .media_ume import MediaError, MediaLimits, load_image
 from .native_ume import NativeCalls
 from .placeholders_ume import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START, expand
 from .pooled_ume import pooling_slots
@@ -212,7 +213,13 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
         excess = row.length - self.settings.max_length
         cut = 0
         while excess > 0:
-            cut += self._shorten(content, excess)
+            taken = self.prompt_tokenizer.shorten(content, excess)
+            if taken == 0:
+                raise ValueError(
+                    f"{excess} tokens over max_length={self.settings.max_length}, and there is no text left to cut: "
+                    "give fewer or smaller media, a shorter instruction, or a larger max_length"
+                )
+            cut += taken
             row = self._tokenize(content, instruction, images, videos)
             excess = row.length - self.settings.max_length
         row.cut_tokens = cut
@@ -277,19 +284,6 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
             images=list(images),
             videos=list(videos),
             rendered=rendered.replace(guard, "") if guard else rendered,
-        )
-
-    def _shorten(self, content: list[dict[str, Any]], excess: int) -> int:
-        """Take ``excess`` tokens off the item's texts, the last one first; the number that was taken."""
-        for part in reversed(content):
-            if part["type"] != "text" or not part["text"]:
-                continue
-            have = self.prompt_tokenizer.count(part["text"])
-            part["text"] = self.prompt_tokenizer.cut(part["text"], have - excess)
-            return min(have, excess)
-        raise ValueError(
-            f"{excess} tokens over max_length={self.settings.max_length}, and there is no text left to cut: "
-            "give fewer or smaller media, a shorter instruction, or a larger max_length"
         )
 
 

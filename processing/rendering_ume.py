@@ -104,3 +104,12 @@ class PromptTokenizer:
     def count(self, text: str) -> int:
         """Tokens of a text by itself."""
         return len(self._bare.encode(text, add_special_tokens=False).ids)
+
+    def shorten(self, content: list[dict[str, Any]], excess: int) -> int:
+        """Take up to ``excess`` tokens off the last of the texts that has any, in place; the number taken."""
+        for part in reversed(content):
+            if part["type"] == "text" and part["text"]:
+                have = self.count(part["text"])
+                part["text"] = self.cut(part["text"], have - excess)
+                return min(have, excess)
+        return 0

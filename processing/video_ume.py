@@ -102,6 +102,7 @@ def _from_animation(data: bytes, name: str, sampling: Sampling, limits: MediaLim
             raise MediaError(f"{name} has {total} frames, more than the limit of {limits.video_frames}")
         starts, clock = [], 0.0
         for frame in ImageSequence.Iterator(film):
+            frame.load()  # WebP tells a frame's duration only then
             starts.append(clock)
             clock += (frame.info.get("duration") or 100) / 1000
         keep = sample_indices(len(starts), clock, sampling)

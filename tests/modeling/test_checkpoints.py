@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, BitsAndBytesConfig
 
-from umekit.modeling.backbone_ume import LoadAuditError
+from umekit.modeling.backbone_ume import UNQUANTISED_MODULES, LoadAuditError
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from umekit.modeling.settings_ume import UmeSettings, UmeSettingsError, expressible
 from umekit.processing.processing_ume import UmeProcessor
@@ -173,13 +173,12 @@ def test_quantised_on_a_cpu(bits: int, least: float, tmp_path: Path, pictures: l
     backbone = save_tiny_backbone(tmp_path / "backbone", "qwen2_vl", hidden=128)
     folder = save_tiny_checkpoint(tmp_path / "checkpoint", backbone)
     full, processor = _open(folder)
-    skip = ["model.visual", "lm_head"]  # as they are called in memory: "visual" alone matches nothing
     quantised = UmeForDiscriminativeEmbedding.from_pretrained(
         folder,
         quantization_config=BitsAndBytesConfig(
             load_in_8bit=bits == 8,
             load_in_4bit=bits == 4,
-            llm_int8_skip_modules=skip,
+            llm_int8_skip_modules=list(UNQUANTISED_MODULES),
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.float32,
         ),
@@ -189,7 +188,9 @@ def test_quantised_on_a_cpu(bits: int, least: float, tmp_path: Path, pictures: l
     assert quantised.is_loaded_in_8bit == (bits == 8)
     assert quantised.hf_quantizer is not None
     linear = {
-        name for name, module in quantised.named_modules() if type(module).__name__ in ("Linear8bitLt", "Linear4bit")
+        name
+        for name, module in quantised.named_modules()
+        if type(module).__name__ in ("Linear8bitLt", "Linear4bit")
     }
     assert linear
     assert not any("visual" in name for name in linear)

@@ -103,7 +103,7 @@ def test_number_of_frames(total: int, seconds: float | None, expected: int) -> N
 def test_bad_films_are_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.mp4"
     path.write_bytes(b"no film" * 100)
-    with pytest.raises(MediaError, match="broken.mp4"):
+    with pytest.raises(MediaError, match=r"broken\.mp4"):
         load_video(path, Sampling(), LIMITS)
     with pytest.raises(MediaError, match="at least one frame"):
         load_video([], Sampling(), LIMITS)

@@ -12,7 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..encoding.files import kind_of
-from ..processing.media_ume import MediaLimits, load_document, load_image
+from ..processing.documents_ume import load_document
+from ..processing.media_ume import MediaLimits, load_image
 from ..processing.video_ume import Sampling, load_video
 from .queries import Query, Result
 

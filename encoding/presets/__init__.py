@@ -1,0 +1,39 @@
+"""Published systems as data, one file each; found by repository or given by name."""
+
+from __future__ import annotations
+
+from .preset import AddedToken, Difference, Preset, PresetError, fill_rows, repo_of
+
+# Registered here; each file defines its records as module constants.
+_RECORDS: tuple[Preset, ...] = ()
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in _RECORDS}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        PresetError: no such preset; names those that are.
+    """
+    if name not in PRESETS:
+        raise PresetError(f"no preset {name!r}; known are {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]
+
+
+def find_preset(source: str) -> Preset | None:
+    """The preset of a repository, or of a folder of it in the Hub's cache; None where it has none."""
+    repo = repo_of(source)
+    return next((p for p in PRESETS.values() if repo in (name.lower() for name in p.repos)), None)
+
+
+__all__ = [
+    "PRESETS",
+    "AddedToken",
+    "Difference",
+    "Preset",
+    "PresetError",
+    "fill_rows",
+    "find_preset",
+    "get_preset",
+]

@@ -1,0 +1,143 @@
+"""What a preset is: one published system as data, and how it becomes a model's and a processor's settings.
+
+A preset is used once, while a published checkpoint is loaded; what it says is then saved with the checkpoint, which
+needs it no more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from ...modeling.settings_ume import UmeSettings
+from ...processing.processing_ume import UmeProcessor
+from ...processing.settings_processor_ume import ProcessorSettings
+
+COMPAT = (None, "official")
+
+
+class PresetError(ValueError):
+    """A preset cannot be had: unknown name, another backbone family, or nothing it could be compatible with."""
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that the system's loader adds to the published tokenizer.
+
+    Attributes:
+        text: the token.
+        row: its row of the embedding matrix: ``"spare"``: the published one at that id, trained or not;
+            ``"mean"``: the mean of all rows before it (what growing a matrix gives since transformers 4.46).
+    """
+
+    text: str
+    row: Literal["spare", "mean"] = "spare"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where our default is not what the official code does.
+
+    Attributes:
+        official: what the official code does, and so ``compat="official"``.
+        default: what we do instead.
+        why: reason.
+    """
+
+    official: str
+    default: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One published system.
+
+    Attributes:
+        name: what ``umekit.load(preset=...)`` is told.
+        repos: Hub repositories whose checkpoints need it.
+        families: ``model_type`` of its backbones.
+        model: the model's settings.
+        processor: ``(model_type, image processor)`` to the processor's settings.
+        tokens: tokens to add, in order.
+        model_tokens: entries of ``config.ume.tokens`` as tokens of the tokenizer; a name or several.
+        official: changes of ``compat="official"``: the settings of both halves to those that reproduce defects.
+        differences: what that changes, for the documentation.
+        sources: settings' names to where they are from.
+    """
+
+    name: str
+    repos: tuple[str, ...]
+    families: tuple[str, ...]
+    model: UmeSettings
+    processor: Callable[[str, Any], ProcessorSettings]
+    tokens: tuple[AddedToken, ...] = ()
+    model_tokens: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    official: Callable[[UmeSettings, ProcessorSettings], tuple[UmeSettings, ProcessorSettings]] | None = None
+    differences: tuple[Difference, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def open(
+        self, source: str, model_type: str, hub: Mapping[str, Any], compat: str | None = None
+    ) -> tuple[UmeSettings, UmeProcessor, tuple[AddedToken, ...]]:
+        """Settings of the model, the processor, and the tokens that the published tokenizer lacks.
+
+        Raises:
+            PresetError: the checkpoint is of another family, or ``compat`` is unknown.
+        """
+        if compat not in COMPAT:
+            raise PresetError(f"compat is {compat!r}; use None or 'official'")
+        if model_type not in self.families:
+            raise PresetError(
+                f"the preset {self.name} is for {' and '.join(self.families)}, this checkpoint is {model_type}"
+            )
+        image_processor = AutoImageProcessor.from_pretrained(source, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+        known = tokenizer.get_vocab()
+        missing = tuple(token for token in self.tokens if token.text not in known)
+        tokenizer.add_tokens([token.text for token in missing])
+        model, settings = self.model, self.processor(model_type, image_processor)
+        if compat == "official" and self.official is not None:
+            model, settings = self.official(model, settings)
+        ids = {name: _ids(tokenizer, wanted) for name, wanted in self.model_tokens.items()}
+        model = replace(model, tokens={**model.tokens, **ids})
+        return model, UmeProcessor(image_processor, tokenizer, None, settings), missing
+
+
+@torch.no_grad()
+def fill_rows(model: Any, tokenizer: Any, tokens: tuple[AddedToken, ...]) -> None:
+    """Set the rows of tokens that a preset has added, in order; the matrix grows where it has no spare rows."""
+    if not tokens:
+        return
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    rows = model.get_input_embeddings().weight
+    for token in tokens:
+        number = tokenizer.convert_tokens_to_ids(token.text)
+        if token.row == "mean":
+            rows[number] = rows[:number].float().mean(dim=0).to(rows.dtype)
+
+
+def repo_of(source: str) -> str:
+    """Hub repository of a source: itself, or that of a folder in the Hub's cache; lower case."""
+    cached = re.search(r"models--([^/\\]+?)--([^/\\]+)", source)
+    name = f"{cached[1]}/{cached[2]}" if cached else source
+    return name.strip("/").lower()
+
+
+def _ids(tokenizer: Any, wanted: str | tuple[str, ...]) -> int | list[int]:
+    if isinstance(wanted, tuple):
+        return [_single(tokenizer, one) for one in wanted]
+    return _single(tokenizer, wanted)
+
+
+def _single(tokenizer: Any, text: str) -> int:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) != 1:
+        raise PresetError(f"{text!r} is {len(ids)} tokens of this tokenizer, and must be one")
+    return int(ids[0])
