@@ -145,8 +145,10 @@ class Encoder:
         vectors = np.full((len(listed), dim or self.dim), np.nan, dtype=np.float32)
         errors: list[tuple[int, Exception]] = []
 
+        processor = self.processor.for_call(listed)
+
         def prepare(index: int) -> Prepared:
-            return self.processor.prepare(listed[index], role=role, instruction=instruction, index=index)
+            return processor.prepare(listed[index], role=role, instruction=instruction, index=index)
 
         if show_progress is None:
             show_progress = len(listed) >= PROGRESS_FROM and sys.stderr.isatty()

@@ -32,9 +32,8 @@ def load_backbone(name_or_path: str, **kwargs: Any) -> nn.Module:
     """
     kwargs.pop("output_loading_info", None)
     kwargs.pop("trust_remote_code", None)  # the backbone is always a stock class
-    model, info = AutoModelForImageTextToText.from_pretrained(
-        name_or_path, output_loading_info=True, **kwargs
-    )
+    auto: Any = AutoModelForImageTextToText
+    model, info = auto.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
     audit_loading(info, str(name_or_path))
     return model
 
@@ -103,6 +102,12 @@ def vision_features(base: Any, inputs: dict[str, Tensor], *, deepstack: bool) ->
     return features
 
 
+def sees_all(attention: str, attention_mask: Tensor) -> bool:
+    """Whether a batch's tokens see the ones after them."""
+    padded = attention == "bidirectional_if_padded" and not bool(attention_mask.all())
+    return attention == "bidirectional" or padded
+
+
 def states_of(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -> Tensor:
     """States after the final norm, ``[B, L, d]`` in the backbone's dtype.
 
@@ -118,7 +123,7 @@ def states_of(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -
         attention_mask = torch.ones_like(inputs["input_ids"])
     inputs = {**inputs, "attention_mask": attention_mask}
     # Always told per call: a flag left in the config would also change generate().
-    attention = {"is_causal": False} if settings.attention == "bidirectional" else {}
+    attention = {"is_causal": False} if sees_all(settings.attention, attention_mask) else {}
     return base(
         input_ids=inputs["input_ids"],
         attention_mask=attention_mask,

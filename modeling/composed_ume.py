@@ -30,7 +30,7 @@ class UmePreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _no_split_modules: ClassVar[list[str]] = []
+    _no_split_modules: ClassVar[list[str]] = []  # type: ignore[misc]
     role: ClassVar[str] = ""
 
     def __init__(
@@ -80,9 +80,8 @@ class UmePreTrainedModel(PreTrainedModel):
         kwargs.pop("trust_remote_code", None)
         if config is not None:
             kwargs["config"] = config
-        backbone, info = AutoModelForImageTextToText.from_pretrained(
-            source, *model_args, output_loading_info=True, **kwargs
-        )
+        auto: Any = AutoModelForImageTextToText
+        backbone, info = auto.from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         audit_loading(info, source)
         model = cls(backbone.config, backbone, settings)
         model.eval()

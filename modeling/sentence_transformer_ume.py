@@ -89,7 +89,9 @@ class UmeTransformer(InputModule):
         processor = self.processor
         if max_length is not None:
             processor = processor.with_max_length(min(max_length, self.max_seq_length))
-        items = [processor.item_of_messages(_messages(one)) if _messages(one) else one for one in inputs]
+        items = [
+            processor.item_of_messages(_messages(one)) if _messages(one) else _item(one) for one in inputs
+        ]
         if instruction is None:
             instruction = prompt
         role = task if task in ("query", "document") else None
@@ -103,7 +105,7 @@ class UmeTransformer(InputModule):
             features["seconds_of_sample"] = _per_row(intervals, features["num_videos_per_sample"])
         return features
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         features: dict[str, Any],
         mode: str | None = None,
@@ -219,6 +221,13 @@ def _messages(one: Any) -> list[Mapping[str, Any]]:
     if isinstance(one, (list, tuple)) and one and all(_messages(part) for part in one):
         return list(one)
     return []
+
+
+def _item(one: Any) -> Any:
+    """An input as an item: sentence-transformers says ``image`` of several pictures, too."""
+    if not isinstance(one, Mapping) or "images" in one or not isinstance(one.get("image"), (list, tuple)):
+        return one
+    return {("images" if key == "image" else key): value for key, value in one.items()}
 
 
 def _per_row(values: Tensor, counts: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ class UmeSettings:
 
     Attributes:
         role: what the checkpoint is for; picks the AutoModel class.
-        attention: ``"causal"``, or ``"bidirectional"`` for every token seeing every other one (U-MARVEL).
+        attention: ``"causal"``, or ``"bidirectional"`` for every token seeing every other one (U-MARVEL);
+            ``"bidirectional_if_padded"`` is U-MARVEL's published defect: causal in a batch without any padding.
         positions: ``"mrope"`` for the backbone's own 3-D positions, ``"1d"`` for 0..L-1 on all axes
             (RzenEmbed, U-MARVEL, LamRA; GME).
         deepstack: whether Qwen3-VL's DeepStack features reach the language model (U-MARVEL drops them).
@@ -43,7 +44,7 @@ class UmeSettings:
     """
 
     role: Role = "discriminative"
-    attention: Literal["causal", "bidirectional"] = "causal"
+    attention: Literal["causal", "bidirectional", "bidirectional_if_padded"] = "causal"
     positions: Literal["mrope", "1d"] = "mrope"
     deepstack: bool = True
     pooling: Literal["last", "token", "mean"] = "last"
@@ -54,7 +55,7 @@ class UmeSettings:
     def __post_init__(self) -> None:
         allowed = {
             "role": ROLES,
-            "attention": ("causal", "bidirectional"),
+            "attention": ("causal", "bidirectional", "bidirectional_if_padded"),
             "positions": ("mrope", "1d"),
             "pooling": ("last", "token", "mean"),
         }
@@ -88,7 +89,7 @@ class UmeSettings:
 
     def check_backbone(self, model_type: str) -> None:
         """Raise where the backbone family cannot do what the settings ask."""
-        if self.attention == "bidirectional" and model_type in LINEAR_ATTENTION_FAMILIES:
+        if self.attention != "causal" and model_type in LINEAR_ATTENTION_FAMILIES:
             raise UmeSettingsError(
                 f"{model_type} has linear-attention layers, which stay causal: "
                 "attention='bidirectional' would be half true; use attention='causal'"
@@ -119,6 +120,8 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
         raise ValueError(f"unknown target {target!r}: use 'sentence-transformers', 'vllm' or 'transformers'")
     if settings.role != "discriminative":
         return False, f"the {settings.role} role needs umekit's own loop"
+    if settings.attention == "bidirectional_if_padded":
+        return False, "attention that depends on the batch has no form outside umekit"
     if settings.positions == "1d":
         return False, "1-D positions have no form outside umekit"
     if not settings.deepstack and model_type in DEEPSTACK_FAMILIES:

@@ -21,15 +21,18 @@ CODE_FILES = (
     "explaining_ume.py",
     "documents_ume.py",
     "families_ume.py",
+    "first_resize_ume.py",
     "items_ume.py",
     "media_ume.py",
     "native_ume.py",
+    "patching_ume.py",
     "placeholders_ume.py",
     "pooled_ume.py",
     "processing_ume.py",
     "prompts_ume.py",
     "rendering_ume.py",
     "settings_processor_ume.py",
+    "truncating_ume.py",
     "video_ume.py",
     "vision_ume.py",
 )
@@ -55,7 +58,10 @@ def read_processor_settings(
             )
         return default_settings(config.model_type, image_processor), None
     template = cached_file(source, "chat_template.jinja", **hub)
-    return ProcessorSettings.from_dict(stored), Path(template).read_text(encoding="utf-8")
+    text = Path(str(template)).read_text(encoding="utf-8")
+    if stored.get("prompt", {}).get("template"):
+        stored["prompt"]["template"] = text  # the file is the truth, its name stands for it in the settings
+    return ProcessorSettings.from_dict(stored), text
 
 
 def default_settings(model_type: str, image_processor: Any) -> ProcessorSettings:
@@ -88,6 +94,8 @@ def write_processor_files(processor: Any, folder_name: str) -> list[str]:
         "video_processor": _video_block(processor),
         "ume": processor.settings.to_dict(),
     }
+    if processor.settings.prompt.template:
+        config["ume"]["prompt"]["template"] = "chat_template.jinja"
     written = {
         "processor_config.json": config,
         "preprocessor_config.json": {**image, "processor_class": native},

@@ -54,19 +54,21 @@ Part = Text | Image | Video | Document
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to embed: its parts in order, and its own instruction if it brings one."""
+    """One thing to embed: its parts in order, its own instruction if it brings one, whether pictures were a list."""
 
     parts: tuple[Part, ...]
     instruction: str | None = None
+    listed: bool = False
 
 
-def parse_item(raw: Any, index: int | None = None) -> Item:
+def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> Item:
     """Turn what a user wrote into an :class:`Item`.
 
     Args:
         raw: ``str``, PIL image, or dict with any of ``text, image, images, video, document, page, instruction``.
             Values that are None are left out (rows of a data set have such).
         index: position among the items, for messages.
+        empty: whether a dict without content is an item, too.
 
     Raises:
         ItemTypeError: anything else, an unknown key, or a value of the wrong type.
@@ -106,10 +108,11 @@ def parse_item(raw: Any, index: int | None = None) -> Item:
             parts.append(Document(value, _page(raw.get("page"), index)))
     if raw.get("page") is not None and raw.get("document") is None:
         raise ItemError("'page' needs a 'document'", index)
-    if not parts:
+    if not parts and not empty:
         raise ItemError("nothing to embed: no text, image, video or document", index)
     instruction = raw.get("instruction")
-    return Item(tuple(parts), None if instruction is None else _text(instruction, "instruction", index))
+    own = None if instruction is None else _text(instruction, "instruction", index)
+    return Item(tuple(parts), own, listed=raw.get("images") is not None)
 
 
 def _text(value: Any, key: str, index: int | None) -> str:

@@ -15,7 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 from .collating_ume import Prepared
 from .items_ume import Document, Image, Item, Part, Text, Video
 
-_MEDIA = {"image": Image, "image_url": Image, "video": Video, "document": Document}
+_MEDIA: dict[str, Any] = {"image": Image, "image_url": Image, "video": Video, "document": Document}
 
 
 class NativeCalls:
@@ -55,7 +55,8 @@ class NativeCalls:
         single = bool(conversation) and isinstance(conversation[0], Mapping)
         conversations = [conversation] if single else list(conversation)
         if not tokenize:
-            return ProcessorMixin.apply_chat_template(self, conversation, chat_template, tokenize=False)
+            chats: Any = conversation
+            return ProcessorMixin.apply_chat_template(self, chats, chat_template, tokenize=False)
         if chat_template is not None and chat_template != self.chat_template:
             raise ValueError(
                 "this processor tokenizes with its checkpoint's own template only; save another one there"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from .rendering_ume import Piece
 from .vision_ume import Patches
@@ -45,6 +46,23 @@ def expand(
         else:
             expanded.append(piece)
     return expanded
+
+
+def without_marks(content: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Content without the placeholders that a text begins with, at most as many as there are media.
+
+    Data sets of some systems have their media's places written into the texts.
+    """
+    media = sum(part["type"] != "text" for part in content)
+    stripped = []
+    for part in content:
+        if part["type"] == "text":
+            text = part["text"]
+            while media and (mark := next((m for m in (IMAGE_TOKEN, VIDEO_TOKEN) if text.startswith(m)), "")):
+                text, media = text[len(mark) :], media - 1
+            part = {**part, "text": text}
+        stripped.append(part)
+    return stripped
 
 
 def _steps(film: Patches, patches_per_token: int) -> Iterator[Piece]:

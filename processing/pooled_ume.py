@@ -18,11 +18,13 @@ class PoolingRule:
         kind: ``"last"``: the last token; ``"token"``: the last occurrence of ``token``; ``"mean"``: every token,
             but for the spans from ``span_start`` to ``span_end``, both included.
         token: special token of ``kind="token"``.
+        offset: places from that token to the pooled one; -1 is the one before it, which predicts it (LamRA).
         span_start, span_end: special tokens around what the mean leaves out (U-MARVEL's instruction); "" for none.
     """
 
     kind: Literal["last", "token", "mean"] = "last"
     token: str = ""
+    offset: int = 0
     span_start: str = ""
     span_end: str = ""
 
@@ -48,7 +50,10 @@ def pooling_slots(ids: np.ndarray, rule: PoolingRule, tokenizer: PromptTokenizer
         places = np.flatnonzero(ids == tokenizer.id_of(rule.token))
         if len(places) == 0:
             raise ValueError(f"the prompt has no {rule.token} to pool")
-        slots[places[-1]] = 1
+        place = int(places[-1]) + rule.offset
+        if not 0 <= place < len(ids):
+            raise ValueError(f"the prompt has no token at {rule.offset:+d} from {rule.token}")
+        slots[place] = 1
     else:
         slots[:] = 1
         if rule.span_start:

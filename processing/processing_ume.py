@@ -14,30 +14,29 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .checkpoint_ume import read_processor_settings, write_processor_files
 from .collating_ume import PixelScale, Prepared, collate
-from .documents_ume import load_document
 from .explaining_ume import explain
 from .families_ume import family_of
 from .items_ume import Document, Image, Item, ItemError, Text, Video, parse_item
-from .media_ume import MediaError, MediaLimits, load_image
+from .media_ume import MediaError, MediaLimits
 from .native_ume import NativeCalls
-from .placeholders_ume import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START, expand
+from .patching_ume import gives_list, is_listed, patches_of
+from .placeholders_ume import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START, expand, without_marks
 from .pooled_ume import pooling_slots
 from .prompts_ume import compile_template
 from .rendering_ume import PromptTokenizer
 from .settings_processor_ume import ProcessorSettings
-from .video_ume import load_video
-from .vision_ume import Patches, PatchLayout, image_patches, video_patches
+from .truncating_ume import cut_right
+from .vision_ume import Patches, PatchLayout
 
 ROLES = (None, "query", "document")
 
 
-class UmeProcessor(NativeCalls, ProcessorMixin):
+class UmeProcessor(NativeCalls, ProcessorMixin):  # type: ignore[misc]
     """Turns items into model inputs.
 
     Args:
@@ -126,6 +125,15 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
         other.settings = replace(self.settings, max_length=max_length)
         return other
 
+    def for_call(self, items: Sequence[Any]) -> UmeProcessor:
+        """This processor, or where one list of pictures sets the budget of a whole call, one with that budget."""
+        budget = self.settings.budget
+        if budget.listed is None or budget.listed_scope != "call" or not any(map(gives_list, items)):
+            return self
+        other = copy.copy(self)
+        other.settings = replace(self.settings, budget=replace(budget, image=budget.listed))
+        return other
+
     # ---- items to model inputs ----------------------------------------------------------------------------------
 
     def prepare(
@@ -144,13 +152,13 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
         """
         if role not in ROLES:
             raise ValueError(f"role is {role!r}; use None, 'query' or 'document'")
-        parsed = parse_item(item, index)
+        parsed = parse_item(item, index, empty=self.settings.empty_items)
         if parsed.instruction is not None:
             instruction = parsed.instruction
         elif instruction is None:
             instruction = self.settings.prompt.instructions.get(role or "", "")
         try:
-            return self._prepare(parsed, instruction)
+            return self._prepare(parsed, instruction, role)
         except ItemError:
             raise
         except (MediaError, ValueError, TypeError) as error:
@@ -160,8 +168,9 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
         self, items: Sequence[Any], *, role: str | None = None, instruction: str | None = None
     ) -> list[Prepared]:
         """:meth:`prepare` for every item of a sequence."""
+        processor = self.for_call(items)
         return [
-            self.prepare(item, role=role, instruction=instruction, index=index)
+            processor.prepare(item, role=role, instruction=instruction, index=index)
             for index, item in enumerate(items)
         ]
 
@@ -198,44 +207,41 @@ class UmeProcessor(NativeCalls, ProcessorMixin):
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
-    def _prepare(self, item: Item, instruction: str) -> Prepared:
+    def _prepare(self, item: Item, instruction: str, role: str | None) -> Prepared:
         content: list[dict[str, Any]] = []
+        listed = is_listed(item)
         images: list[Patches] = []
         videos: list[Patches] = []
         for part in item.parts:
             if isinstance(part, Text):
                 content.append({"type": "text", "text": part.text})
                 continue
-            for kind, patches in self._media(part):
+            for kind, patches in self._media(part, listed):
                 content.append({"type": kind})
                 (images if kind == "image" else videos).append(patches)
+        if self.settings.strip_marks:
+            content = without_marks(content)
         row = self._tokenize(content, instruction, images, videos)
-        excess = row.length - self.settings.max_length
+        limit = self.settings.limit_of(role, has_media=bool(images or videos))
+        if self.settings.truncation == "right":
+            return cut_right(row, limit, self.settings.pooling, self.prompt_tokenizer)
+        excess = row.length - limit
         cut = 0
         while excess > 0:
             taken = self.prompt_tokenizer.shorten(content, excess)
             if taken == 0:
                 raise ValueError(
-                    f"{excess} tokens over max_length={self.settings.max_length}, and there is no text left to cut: "
+                    f"{excess} tokens over max_length={limit}, and there is no text left to cut: "
                     "give fewer or smaller media, a shorter instruction, or a larger max_length"
                 )
             cut += taken
             row = self._tokenize(content, instruction, images, videos)
-            excess = row.length - self.settings.max_length
+            excess = row.length - limit
         row.cut_tokens = cut
         return row
 
-    def _media(self, part: Image | Video | Document) -> list[tuple[str, Patches]]:
-        if isinstance(part, Image):
-            return [("image", self._image(load_image(part.source, self.limits)))]
-        if isinstance(part, Document):
-            pages = load_document(part.source, part.page, self.settings.budget.image[1], self.limits)
-            return [("image", self._image(page)) for page in pages]
-        frames = load_video(part.source, self.settings.sampling, self.limits)
-        return [("video", video_patches(frames.images, frames.seconds, self.layout, self.settings.budget))]
-
-    def _image(self, image: PILImage.Image) -> Patches:
-        return image_patches(image, self.layout, self.settings.budget)
+    def _media(self, part: Image | Video | Document, listed: bool = False) -> list[tuple[str, Patches]]:
+        return patches_of(part, self.settings, self.layout, self.limits, listed)
 
     def _tokenize(
         self, content: list[dict[str, Any]], instruction: str, images: list[Patches], videos: list[Patches]

@@ -24,6 +24,7 @@ class PromptSettings:
         assistant: what follows ``<|im_start|>assistant\\n``; the pooled token is usually here. None for no
             assistant turn at all.
         instructions: default instruction per role, ``query`` and ``document``; "" for none.
+        template: a Jinja template that is used as it stands, in place of one compiled from the fields above.
     """
 
     system: str = ""
@@ -33,6 +34,7 @@ class PromptSettings:
     after_content: str = ""
     assistant: str | None = "<|endoftext|>"
     instructions: dict[str, str] = field(default_factory=dict)
+    template: str = ""
 
     def __post_init__(self) -> None:
         if self.instruction_in not in ("system", "user"):
@@ -71,6 +73,8 @@ def compile_template(settings: PromptSettings) -> str:
     Messages: an optional ``system`` one, whose text is the instruction, and one of role ``user``, ``query`` or
     ``document`` with text, image and video parts in order.
     """
+    if settings.template:
+        return settings.template
     turns = [_MACROS]
     fixed = _quote(settings.system)
     if settings.instruction_in == "system":

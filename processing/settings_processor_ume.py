@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
+from .first_resize_ume import FirstResize
 from .pooled_ume import PoolingRule
 from .prompts_ume import PromptSettings
 from .video_ume import Sampling
@@ -23,7 +24,13 @@ class ProcessorSettings:
         pooling: which tokens carry the embedding.
         budget: pixels of pictures and videos.
         sampling: frames of videos.
-        max_length: most tokens of an item, media included; only its text is ever cut.
+        max_length: most tokens of an item, media included.
+        limits: lower limits of some items: of the ``query`` or ``document`` role, or that are ``text`` alone.
+        truncation: what is cut of an item over its limit: ``"text"``, so that media and the prompt's end stay; or
+            ``"right"``, the end of the whole prompt, as some systems' vectors were made.
+        video_as_images: whether frames of a video are pictures of their own (RzenEmbed).
+        empty_items: whether an item without any content is rendered (the template says as what).
+        strip_marks: whether placeholders at the beginning of a text are taken for its media's (VLM2Vec's data).
     """
 
     family: str = "qwen2_vl"
@@ -36,6 +43,23 @@ class ProcessorSettings:
     )
     sampling: Sampling = field(default_factory=Sampling)
     max_length: int = 32768
+    limits: dict[str, int] = field(default_factory=dict)
+    truncation: Literal["text", "right"] = "text"
+    video_as_images: bool = False
+    empty_items: bool = False
+    strip_marks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.truncation not in ("text", "right"):
+            raise ValueError(f"truncation is {self.truncation!r}; use 'text' or 'right'")
+        unknown = set(self.limits) - {"query", "document", "text"}
+        if unknown:
+            raise ValueError(f"limits for unknown items {sorted(unknown)}; use 'query', 'document' and 'text'")
+
+    def limit_of(self, role: str | None, has_media: bool) -> int:
+        """Most tokens of an item."""
+        kinds = [role or "", "" if has_media else "text"]
+        return min(self.max_length, *(self.limits.get(kind, self.max_length) for kind in kinds))
 
     def to_dict(self) -> dict[str, Any]:
         """The block as it is written."""
@@ -65,7 +89,11 @@ class ProcessorSettings:
                 block[name] = kind(**block[name])
         if "budget" in block:
             budget = dict(block["budget"])
-            for name in ("image", "frame", "video"):
-                budget[name] = tuple(budget[name])
+            for name in ("image", "frame", "video", "list_frame", "listed"):
+                if budget.get(name) is not None:
+                    budget[name] = tuple(budget[name])
+            for name in ("first_image", "first_frame"):
+                if budget.get(name) is not None:
+                    budget[name] = FirstResize(**budget[name])
             block["budget"] = PixelBudget(**budget)
         return cls(**block)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from .media_ume import MediaError, MediaLimits, describe, load_image, read_bytes
 try:
     import av
 except ImportError:  # an optional extra: the error is raised where a video file is asked for
-    av = None
+    av = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,28 @@ class Sampling:
         min_frames: fewest frames of a file that has as many.
         max_frames: most frames.
         multiple: the number of frames is a multiple of this (the vision tower's temporal patch).
+        list_fps: frames per second that a list of frames is taken to have; 0 for ``fps``.
+        list_frames: most frames of a list; 0 for ``max_frames``.
+        list_pad: whether a list is filled up to the ``multiple`` by its last frame, shown again at the next times
+            (qwen_vl_utils), instead of at the same time.
     """
 
     fps: float = 2.0
     min_frames: int = 4
     max_frames: int = 64
     multiple: int = 2
+    list_fps: float = 0.0
+    list_frames: int = 0
+    list_pad: bool = False
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames in order, and the second at which each was shown."""
+    """Frames in order, the second at which each was shown, and whether the user gave a list of them."""
 
     images: list[Image.Image]
     seconds: list[float]
+    from_list: bool = False
 
 
 def sample_indices(total: int, seconds: float | None, sampling: Sampling) -> list[int]:
@@ -62,7 +70,7 @@ def load_video(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames:
 
     Args:
         source: path, URL or bytes of mp4, webm, gif, webp, ...; a sequence of frames (each what ``load_image``
-            takes; taken to be ``sampling.fps`` apart); or an array ``[T, H, W, 3]``.
+            takes; evenly spaced, see :class:`Sampling`); or an array ``[T, H, W, 3]``.
 
     Raises:
         MediaError: unreadable, without frames, or over a limit.
@@ -88,8 +96,14 @@ def _from_frames(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames
     if total > limits.video_frames:
         raise MediaError(f"a list of {total} frames is over the limit of {limits.video_frames}")
     # A list was chosen by the user: all of it is kept, up to the limit.
-    keep = list(range(total)) if total <= sampling.max_frames else sample_indices(total, None, sampling)
-    return Frames([load_image(source[i], limits) for i in keep], [i / sampling.fps for i in keep])
+    most = replace(sampling, max_frames=sampling.list_frames or sampling.max_frames)
+    keep = list(range(total)) if total <= most.max_frames else sample_indices(total, None, most)
+    rate = sampling.list_fps or sampling.fps
+    images, seconds = [load_image(source[i], limits) for i in keep], [i / rate for i in keep]
+    while sampling.list_pad and len(images) % sampling.multiple:
+        images.append(images[-1])
+        seconds.append(seconds[-1] + 1 / rate)
+    return Frames(images, seconds, from_list=True)
 
 
 def _from_animation(data: bytes, name: str, sampling: Sampling, limits: MediaLimits) -> Frames:
@@ -131,7 +145,7 @@ def _from_film(data: bytes, name: str, sampling: Sampling, limits: MediaLimits) 
 
 def _measure(data: bytes, name: str, limits: MediaLimits) -> tuple[int, float | None]:
     """Number of frames and duration in seconds, from the packets and not from the header, which may lie."""
-    with av.open(io.BytesIO(data)) as film:
+    with av.open(io.BytesIO(data), "r") as film:
         if not film.streams.video:
             raise MediaError(f"{name} has no video stream")
         stream = film.streams.video[0]
@@ -151,7 +165,7 @@ def _measure(data: bytes, name: str, limits: MediaLimits) -> tuple[int, float | 
 def _decode(data: bytes, keep: set[int], limits: MediaLimits) -> list[Image.Image]:
     images = []
     last = max(keep)
-    with av.open(io.BytesIO(data)) as film:
+    with av.open(io.BytesIO(data), "r") as film:
         film.streams.video[0].thread_type = "AUTO"
         for index, frame in enumerate(film.decode(video=0)):
             if index in keep:
@@ -163,7 +177,7 @@ def _decode(data: bytes, keep: set[int], limits: MediaLimits) -> list[Image.Imag
 
 def _count_decoded(data: bytes, limits: MediaLimits) -> int:
     total = 0
-    with av.open(io.BytesIO(data)) as film:
+    with av.open(io.BytesIO(data), "r") as film:
         for _ in film.decode(video=0):
             total += 1
             if total >= limits.video_frames:

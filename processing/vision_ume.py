@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from .first_resize_ume import FirstResize
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -43,16 +45,28 @@ class PixelBudget:
         video: least and most pixels of all frames together (``rule="volume"``); with ``rule="frame"`` only the
             upper one counts, shared evenly by the frames.
         rule: ``"frame"`` as Qwen2-VL and Qwen2.5-VL size videos, ``"volume"`` as Qwen3-VL and Qwen3.5.
+        first_image: a resize of pictures before the one onto the token grid.
+        first_frame: the same for the frames of a video that is given as a list of them.
+        list_frame: replaces ``frame`` and the shared upper limit for such videos.
+        listed: replaces ``image`` for pictures that come in a list, and for frames that are pictures (RzenEmbed).
+        listed_scope: ``"item"``: each item by itself; ``"call"``: one list in a call counts for the whole call.
     """
 
     image: tuple[int, int]
     frame: tuple[int, int]
     video: tuple[int, int]
     rule: Literal["frame", "volume"] = "frame"
+    first_image: FirstResize | None = None
+    first_frame: FirstResize | None = None
+    list_frame: tuple[int, int] | None = None
+    listed: tuple[int, int] | None = None
+    listed_scope: Literal["item", "call"] = "item"
 
     def __post_init__(self) -> None:
-        for name in ("image", "frame", "video"):
-            low, high = getattr(self, name)
+        if self.listed_scope not in ("item", "call"):
+            raise ValueError(f"listed_scope is {self.listed_scope!r}; use 'item' or 'call'")
+        for name in ("image", "frame", "video", "list_frame", "listed"):
+            low, high = getattr(self, name) or self.image
             if not 0 < low <= high:
                 raise ValueError(f"pixel budget {name}=({low}, {high}): give 0 < least <= most")
 
@@ -117,9 +131,11 @@ def fit_volume(
 
 
 def frame_size(
-    frames: int, height: int, width: int, layout: PatchLayout, budget: PixelBudget
+    frames: int, height: int, width: int, layout: PatchLayout, budget: PixelBudget, from_list: bool = False
 ) -> tuple[int, int]:
     """Height and width of every frame of a video after the resize."""
+    if from_list and budget.list_frame is not None:
+        return fit(height, width, layout.factor, *budget.list_frame)
     if budget.rule == "volume":
         return fit_volume(max(frames, layout.temporal), height, width, layout, *budget.video)
     least, most = budget.frame
@@ -128,23 +144,34 @@ def frame_size(
 
 
 def image_patches(image: Image.Image, layout: PatchLayout, budget: PixelBudget) -> Patches:
-    """Resize a picture once and cut it into patches."""
+    """Resize a picture and cut it into patches: once, or twice where the budget has a first resize."""
+    size = image.size
+    if budget.first_image is not None:
+        image = budget.first_image.apply(image)
     rows, columns = fit(image.height, image.width, layout.factor, *budget.image)
     pixels = _resize(image, rows, columns)[None]
     return Patches(
-        _cut(pixels, layout, temporal=1), (1, rows // layout.patch, columns // layout.patch), image.size
+        _cut(pixels, layout, temporal=1), (1, rows // layout.patch, columns // layout.patch), size
     )
 
 
 def video_patches(
-    frames: list[Image.Image], seconds: list[float], layout: PatchLayout, budget: PixelBudget
+    frames: list[Image.Image],
+    seconds: list[float],
+    layout: PatchLayout,
+    budget: PixelBudget,
+    from_list: bool = False,
 ) -> Patches:
     """Resize frames once and cut them into patches that span ``layout.temporal`` frames.
 
     The last frame is repeated where their number is no multiple. Frames of other sizes than the first are brought
-    to its size by the same single resize.
+    to its size by the same single resize. ``from_list``: frames that the user chose have sizes of their own in some
+    systems, see :class:`PixelBudget`.
     """
-    rows, columns = frame_size(len(frames), frames[0].height, frames[0].width, layout, budget)
+    size = frames[0].size
+    if from_list and budget.first_frame is not None:
+        frames = [budget.first_frame.apply(frame) for frame in frames]
+    rows, columns = frame_size(len(frames), frames[0].height, frames[0].width, layout, budget, from_list)
     pixels = [_resize(frame, rows, columns) for frame in frames]
     times = list(seconds)
     while len(pixels) % layout.temporal:
@@ -157,7 +184,7 @@ def video_patches(
     values = _cut(np.stack(pixels), layout, temporal=layout.temporal)
     grid = (steps, rows // layout.patch, columns // layout.patch)
     interval = times[layout.temporal] - times[0] if steps > 1 else None
-    return Patches(values, grid, frames[0].size, middles, interval)
+    return Patches(values, grid, size, middles, interval)
 
 
 def _resize(image: Image.Image, rows: int, columns: int) -> np.ndarray:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from .lamra_ret import LAMRA_RET
 from .preset import AddedToken, Difference, Preset, PresetError, fill_rows, repo_of
+from .qwen3_vl_embedding import QWEN3_VL_EMBEDDING
+from .rzenembed import RZENEMBED
+from .u_marvel import U_MARVEL, U_MARVEL_QWEN3VL
+from .vlm2vec_v2 import VLM2VEC_V2
 
 # Registered here; each file defines its records as module constants.
-_RECORDS: tuple[Preset, ...] = ()
+_RECORDS: tuple[Preset, ...] = (
+    RZENEMBED,
+    U_MARVEL,
+    U_MARVEL_QWEN3VL,
+    QWEN3_VL_EMBEDDING,
+    LAMRA_RET,
+    VLM2VEC_V2,
+)
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _RECORDS}
 

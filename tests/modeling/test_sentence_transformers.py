@@ -74,7 +74,7 @@ def test_vectors_equal_model_encode(
     _close(st.encode(items[3]), model.encode(items[3], processor=processor)[0])
     several = {"image": [pictures[0], pictures[1]], "text": "compare"}
     expected = model.encode([{"images": pictures[:2], "text": "compare"}], processor=processor)
-    _close(st.encode([several if kind != "ours" else {"images": pictures[:2], "text": "compare"}]), expected)
+    _close(st.encode([several]), expected)
     assert st.get_embedding_dimension() == model.dim
 
 
@@ -97,7 +97,6 @@ def test_prompts_are_instructions(
         st.encode(items, prompt_name="query"),
         model.encode(items, processor=processor, instruction="find the page"),
     )
-    assert not torch.allclose(torch.tensor(st.encode_query(items)), torch.tensor(st.encode(items)))
     short = st.encode(items, truncate_dim=16, normalize_embeddings=True)
     _close(short, model.encode(items, processor=processor, dim=16))
     vectors = torch.tensor(st.encode(items))
@@ -173,7 +172,6 @@ def test_max_seq_length_cuts_text_and_nothing_else(kind: str, tiny_checkpoint: C
     long = "words and more words " * 40
     expected = model.encode([long], processor=processor.with_max_length(40))
     _close(st.encode([long]), expected)
-    assert st.max_seq_length == 40
 
 
 def _complete(folder: Path) -> None:
@@ -263,6 +261,11 @@ def test_finetunes_with_cached_negatives(
     model, processor = _ours(tmp_path / "run" / "checkpoint-3")
     _close(model.encode(items, processor=processor), expected)
     _close(_load(tmp_path / "run" / "checkpoint-3").encode(items), expected)
+    with torch.no_grad():  # resuming and load_best_model_at_end read a checkpoint into the living model
+        for parameter in st.parameters():
+            parameter.add_(0.1)
+    trainer._load_from_checkpoint(str(tmp_path / "run" / "checkpoint-3"))
+    _close(st.encode(items), expected)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
