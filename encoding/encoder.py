@@ -11,17 +11,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..modeling.pooling_ume import DegenerateVectorError, check_vectors
 from ..processing.collating_ume import Prepared
 from ..processing.items_ume import Item
 from .batching import plan_batches, prepare_ahead
 from .fingerprint import model_hash, processor_hash
 from .manifest import check_fingerprint
+from .passes import THINKING_BUDGET, Pass, plan_pass, run_pass
 
 if TYPE_CHECKING:
     from ..modeling.composed_ume import UmePreTrainedModel
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from .index import Index
 
 Role = Literal["query", "document"]
-MODES = ("discriminative", "generative", "adaptive", "both")
 WINDOW = 1024  # items that are prepared and sorted together
 PROGRESS_FROM = 200  # items from which a terminal gets a progress bar
 TOKENS_ON_CPU = 4096
@@ -41,17 +39,21 @@ class Encoded:
     """Result of ``encode(..., return_details=True)``.
 
     Attributes:
-        embeddings: float32 ``[n, d]``; a row of NaN where the item could not be encoded.
+        embeddings: float32 ``[n, d]``; a row of NaN where the item could not be encoded. ``[n, k, d]`` for
+            ``reduce=None``; a dict of two arrays for ``mode="both"``.
         modes: mode of every row.
-        thoughts: the thought of every row, None without one.
-        thought_tokens: tokens of every thought, 0 without one.
+        thoughts: what every row wrote before ``<gen_emb>``, tags included; None without a thought, a list of them
+            for ``num_samples > 1``.
+        thought_tokens: tokens of every thought, 0 without one; likewise.
+        forced: whether a thought did not get to ``<gen_emb>`` within its limit; likewise.
         errors: ``(index, exception)`` of every item that was skipped.
     """
 
-    embeddings: NDArray[np.float32]
+    embeddings: Any
     modes: list[str]
     thoughts: list[Any]
-    thought_tokens: list[int]
+    thought_tokens: list[Any]
+    forced: list[Any]
     errors: list[tuple[int, Exception]] = field(default_factory=list)
 
 
@@ -113,6 +115,12 @@ class Encoder:
         on_error: Literal["raise", "skip"] = "raise",
         show_progress: bool | None = None,
         return_details: bool = False,
+        max_new_tokens: int | None = None,
+        num_samples: int = 1,
+        reduce: Literal["mean", "first"] | None = "mean",
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
     ) -> Any:
         """Embed items.
 
@@ -121,31 +129,45 @@ class Encoder:
                 ``text, image, images, video, document, page, instruction``.
             role: ``"query"`` or ``"document"``: default instruction of that side; None for neither.
             instruction: replaces the default; an item's own ``instruction`` wins over it.
-            mode: None for the checkpoint's; this role knows ``"discriminative"`` only.
+            mode: None for the checkpoint's. ``"discriminative"`` embeds at once, ``"generative"`` thinks first,
+                ``"both"`` gives both from one prefill; the last two need a generative checkpoint.
             dim: keep the first ``dim`` numbers, normalised again.
-            batch_tokens: padded tokens of one forward.
+            batch_tokens: padded tokens of one forward, those of thoughts counted as far as they can be known.
             on_error: ``"raise"`` stops at the first bad item; ``"skip"`` gives it a row of NaN.
             show_progress: None shows a bar on a terminal from 200 items on.
             return_details: an :class:`Encoded` instead of the array.
+            max_new_tokens: most tokens of a thought; the checkpoint's when None.
+            num_samples: thoughts per item, which share the prompt's prefill.
+            reduce: ``"mean"`` of the thoughts' vectors, the ``"first"``, or None for all of them.
+            temperature, top_p: None is greedy for one sample and temperature 1 for several.
+            seed: an item's drawn thoughts then depend on the seed and its index alone; torch's seed when None.
 
         Returns:
-            float32 ``[n, d]``, rows of length one, in the items' order.
+            float32 ``[n, d]``, rows of length one, in the items' order; ``[n, k, d]`` for ``reduce=None``; with
+            ``mode="both"`` a dict of ``"discriminative"`` and ``"generative"``.
 
         Raises:
             ItemError: which item is wrong, and how (``on_error="raise"``).
             DegenerateVectorError: a vector is zero, constant or not finite.
         """
-        if mode not in (None, "discriminative"):
-            if mode not in MODES:
-                raise ValueError(f"mode is {mode!r}; use one of {MODES}")
-            raise ValueError(f"mode={mode!r} needs a generative checkpoint; this one is {self.model.role}")
+        plan = plan_pass(
+            self.model,
+            mode,
+            dim,
+            max_new_tokens=max_new_tokens,
+            num_samples=num_samples,
+            reduce=reduce,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; use 'raise' or 'skip'")
         listed = as_items(items)
-        vectors = np.full((len(listed), dim or self.dim), np.nan, dtype=np.float32)
-        errors: list[tuple[int, Exception]] = []
-
-        processor = self.processor.for_call(listed)
+        result = self._empty(plan, len(listed))
+        errors = result.errors
+        processor = self.processor.for_call(listed).for_mode(plan.mode)
+        budget = batch_tokens or self.batch_tokens * (THINKING_BUDGET if plan.thinks else 1)
 
         def prepare(index: int) -> Prepared:
             return processor.prepare(listed[index], role=role, instruction=instruction, index=index)
@@ -164,41 +186,45 @@ class Encoder:
                     else:
                         errors.append((index, outcome))
                         bar.update()
-                for batch in plan_batches([row.length for _, row in good], batch_tokens or self.batch_tokens):
-                    rows = [good[number] for number in batch]
-                    embeddings, failure = self._forward([row for _, row in rows], dim)
-                    if failure is not None and on_error == "raise":
-                        raise failure
-                    vectors[[index for index, _ in rows]] = embeddings
-                    if failure is not None:
-                        broken = ~np.isfinite(embeddings).all(axis=1)
-                        errors += [(rows[number][0], failure) for number in np.flatnonzero(broken)]
-                    bar.update(len(rows))
+                for batch in plan_batches([plan.tokens(row) for _, row in good], budget):
+                    self._run([good[number] for number in batch], plan, result, on_error)
+                    bar.update(len(batch))
         errors.sort(key=lambda error: error[0])
+        if plan.mode != "both":
+            result.embeddings = result.embeddings[plan.mode]
         if return_details:
-            n = len(listed)
-            return Encoded(vectors, ["discriminative"] * n, [None] * n, [0] * n, errors)
+            return result
         if errors:
             warnings.warn(
                 f"{len(errors)} of {len(listed)} items could not be encoded and are rows of NaN; the first: "
                 f"{errors[0][1]} (return_details=True lists all)",
                 stacklevel=2,
             )
-        return vectors
+        return result.embeddings
 
-    @torch.inference_mode()
-    def _forward(
-        self, rows: Sequence[Prepared], dim: int | None
-    ) -> tuple[NDArray[np.float32], DegenerateVectorError | None]:
-        """Vectors of one batch, degenerate ones as NaN, and the error that says so."""
-        batch = self.processor.collate(rows).to(self.model.device)
-        embeddings = self.model(**batch, dim=dim).embeddings
-        try:
-            check_vectors(embeddings)
-        except DegenerateVectorError as error:
-            kept = [_checked(vector) for vector in embeddings]
-            return np.stack(kept), error
-        return embeddings.cpu().numpy(), None
+    def _empty(self, plan: Pass, n: int) -> Encoded:
+        arrays = {
+            part: np.full(plan.shape(part, n, plan.dim or self.dim), np.nan, dtype=np.float32)
+            for part in plan.parts
+        }
+        return Encoded(arrays, [plan.mode] * n, [None] * n, [0] * n, [False] * n)
+
+    def _run(self, rows: list[tuple[int, Prepared]], plan: Pass, result: Encoded, on_error: str) -> None:
+        """One batch of items with their indices into the result."""
+        indices = [index for index, _ in rows]
+        done = run_pass(self.model, self.processor, [row for _, row in rows], indices, plan)
+        if done.failure is not None and on_error == "raise":
+            raise done.failure
+        broken = np.zeros(len(rows), dtype=bool)
+        for part, vectors in done.vectors.items():
+            result.embeddings[part][indices] = vectors
+            broken |= ~np.isfinite(vectors).reshape(len(rows), -1).all(axis=1)
+        if done.failure is not None:
+            result.errors += [(indices[number], done.failure) for number in np.flatnonzero(broken)]
+        for place, index in enumerate(indices):
+            result.thoughts[index] = done.thoughts[place]
+            result.thought_tokens[index] = done.thought_tokens[place]
+            result.forced[index] = done.forced[place]
 
     def encode_query(self, items: Any, **options: Any) -> Any:
         """:meth:`encode` with ``role="query"``."""
@@ -244,14 +270,6 @@ def as_items(items: Any) -> Sequence[Any]:
     if isinstance(items, Iterable) and not isinstance(items, (bytes, np.ndarray)):
         return list(items)
     raise TypeError(f"cannot encode a {type(items).__name__}: give items in a list")
-
-
-def _checked(vector: torch.Tensor) -> NDArray[np.float32]:
-    try:
-        check_vectors(vector.unsqueeze(0))
-    except DegenerateVectorError:
-        return np.full(vector.shape, np.nan, dtype=np.float32)
-    return vector.cpu().numpy()
 
 
 def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .golden import GOLDEN_FOLDER, make_golden
 from .loading import load
 
 
@@ -13,6 +14,8 @@ def export(
     out: str | os.PathLike[str],
     preset: str | None = None,
     role: str | None = None,
+    compat: str | None = None,
+    golden: bool = True,
 ) -> Path:
     """Load and save: weights in native layout, settings, processor, code and sentence-transformers files.
 
@@ -21,6 +24,9 @@ def export(
         out: folder to write; must be missing or empty.
         preset: a published system, for checkpoints without our settings.
         role: what to export it as; its own role when None.
+        compat: see :func:`umekit.load`; goes into the settings that are saved.
+        golden: also write ``golden/``, by which ``umekit verify`` tells later whether the folder still gives the
+            same vectors; it embeds twenty small items.
 
     Raises:
         FileExistsError: ``out`` has files already.
@@ -28,7 +34,9 @@ def export(
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder; name another")
-    encoder = load(src, preset=preset, role=role, device="cpu", dtype="auto")
+    encoder = load(src, preset=preset, role=role, device="cpu", dtype="auto", compat=compat)
     encoder.model.save_pretrained(folder)
     encoder.processor.save_pretrained(folder)
+    if golden and hasattr(encoder, "encode"):
+        make_golden(encoder, folder / GOLDEN_FOLDER)
     return folder

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
+from ..modeling.generative_ume import UmeForGenerativeEmbedding
 from ..modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from ..modeling.settings_ume import ROLES, UmeSettings
 from ..processing.processing_ume import UmeProcessor
@@ -17,7 +18,10 @@ from .adapters import add_adapter
 from .encoder import Encoder
 from .presets import Preset, PresetError, fill_rows, find_preset, get_preset
 
-CLASSES = {"discriminative": UmeForDiscriminativeEmbedding}
+CLASSES: dict[str, Any] = {
+    "discriminative": UmeForDiscriminativeEmbedding,
+    "generative": UmeForGenerativeEmbedding,
+}
 DEFAULT_MODEL = "ume-tiny"
 
 
@@ -81,9 +85,10 @@ def load(
     elif isinstance(dtype, str) and dtype != "auto":
         dtype = _dtype(dtype)
     placed = "device_map" in model_kwargs or "quantization_config" in model_kwargs
-    model = CLASSES[role].from_pretrained(
-        source, config=config, settings=settings, dtype=dtype, **hub, **model_kwargs
+    model, info = CLASSES[role].from_pretrained(
+        source, config=config, settings=settings, dtype=dtype, output_loading_info=True, **hub, **model_kwargs
     )
+    model.unexpected_keys = _unexpected(info, record, source)
     if processor is None:
         processor = UmeProcessor.from_pretrained(source, **hub)
     fill_rows(model, processor.tokenizer, added)
@@ -156,6 +161,18 @@ def packaged_model() -> Path:
     raise FileNotFoundError(
         "ume-tiny is not in this installation: name a model, or install umekit from a wheel"
     )
+
+
+def _unexpected(info: dict[str, Any], record: Preset | None, source: str) -> list[str]:
+    """Weights of the files that found no place, but for those that a preset knows; a warning names them."""
+    known = record.spare_keys if record is not None else ()
+    keys = sorted(key for key in info.get("unexpected_keys") or () if key not in known)
+    if keys:
+        warnings.warn(
+            f"{source}: {len(keys)} weights of the files have no place in the model and were left out ({keys[0]}, ...)",
+            stacklevel=3,
+        )
+    return keys
 
 
 def _dtype(name: str) -> torch.dtype:

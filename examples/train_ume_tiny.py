@@ -27,6 +27,7 @@ from umekit.examples.ume_tiny_captions import LETTERS, SENTENCES, CaptionReader,
 from umekit.examples.ume_tiny_curriculum import Curriculum
 from umekit.examples.ume_tiny_model import build_model, build_processor, build_tokenizer
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from umekit.processing.processing_ume import UmeProcessor
 from umekit.trainers.arguments import ContrastiveTrainingArguments
 from umekit.trainers.contrastive import ContrastiveTrainer
 from umekit.trainers.data import ContrastiveCollator
@@ -149,7 +150,8 @@ def learn_tasks(
         train_dataset=Curriculum(args.steps, args.batch, args.seed),
     )
     trainer.reader = reader
-    trainer.train(resume_from_checkpoint=args.resume or None)
+    begun = any((args.out / "trainer").glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=True if args.resume and begun else None)
 
 
 def save_small(model: UmeForDiscriminativeEmbedding, reader: CaptionReader, folder: Path) -> None:
@@ -175,20 +177,24 @@ def main() -> int:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--resume", action="store_true", help="go on with stage 2 from its last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of stage 2")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     args = parser.parse_args()
     if args.quick:
         args.batch, args.captions, args.reading_steps, args.steps = 16, 8, 4, 6
     torch.set_num_threads(args.threads)
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, args.seed)
-    reader = CaptionReader(build_processor(tokenizer))
-    speed_up(model)
     read = args.out / "read"
     if args.resume and read.is_dir():
+        processor = UmeProcessor.from_pretrained(read)
+        model = build_model(processor.tokenizer, args.seed)
         model.load_native_weights(read)
+        reader = CaptionReader(processor)
+        speed_up(model)
     else:
+        tokenizer = build_tokenizer()
+        model = build_model(tokenizer, args.seed)
+        reader = CaptionReader(build_processor(tokenizer))
+        speed_up(model)
         learn_to_read(model, reader, args)
         model.save_pretrained(read)
         reader.processor.save_pretrained(read)

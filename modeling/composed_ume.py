@@ -47,6 +47,9 @@ class UmePreTrainedModel(PreTrainedModel):
         self.backbone: Any = (
             backbone if backbone is not None else AutoModelForImageTextToText.from_config(config)
         )
+        text = self.backbone.config.get_text_config()
+        if self.settings.attention != "bidirectional" and getattr(text, "is_causal", True) is False:
+            text.is_causal = True  # that flag is for stock classes; here the settings hold, and they say otherwise
 
     # ---- loading -------------------------------------------------------------------------------------------
 
@@ -123,7 +126,8 @@ class UmePreTrainedModel(PreTrainedModel):
         source = getattr(self.config, "_name_or_path", None)
         config = self.backbone.config
         config.ume = self.settings.to_dict()
-        config.auto_map = {"AutoModel": f"modeling_ume.{type(self).__name__}"}
+        module = type(self).__module__.rpartition(".")[2]
+        config.auto_map = {"AutoModel": f"{module}.{type(self).__name__}"}
         if self.settings.role == "discriminative" and self.settings.attention == "bidirectional":
             config.get_text_config().is_causal = False  # stock classes, too, then attend both ways
         self.backbone.save_pretrained(folder, state_dict=state_dict, **kwargs)

@@ -37,7 +37,9 @@ class Decoding:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
         if self.temperature is not None and not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; give a number from 0 on, or None for greedy")
+            raise ValueError(
+                f"temperature is {self.temperature}; give a number from 0 on, or None for greedy"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; give a number over 0 and up to 1")
 
@@ -100,7 +102,9 @@ def prefill(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -> 
     if mask is None:
         mask = torch.ones_like(inputs["input_ids"])
     if not bool(mask[:, -1].all()):
-        raise ValueError("a batch that goes on must be padded on the left: collate(rows, padding_side='left')")
+        raise ValueError(
+            "a batch that goes on must be padded on the left: collate(rows, padding_side='left')"
+        )
     inputs = {**inputs, "attention_mask": mask}
     positions = positions_of(base, inputs, settings.positions)
     output = base(

@@ -27,10 +27,12 @@ class UmeOutput(ModelOutput):
     Attributes:
         last_hidden_state: ``[B, L, H]``, after the final norm, in the backbone's dtype.
         embeddings: float32 ``[B, d]``, rows of length one unless the settings say otherwise; None without slots.
+        generated_embeddings: the same at the second slot, where a thought is part of the input (generative role).
     """
 
     last_hidden_state: Tensor | None = None
     embeddings: Tensor | None = None
+    generated_embeddings: Tensor | None = None
 
 
 class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
@@ -79,11 +81,15 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             "second_per_grid_ts": second_per_grid_ts,
         }
         states = states_of(self.backbone, {k: v for k, v in inputs.items() if v is not None}, self.settings)
-        embeddings = None
-        if pooling_slots is not None:
-            pooled = pool(states, pooling_slots, DIRECT_SLOT)
-            embeddings = finish(pooled, normalize=self.settings.normalize, dim=dim or self.settings.dim)
-        return UmeOutput(last_hidden_state=states, embeddings=embeddings)
+        if pooling_slots is None:
+            return UmeOutput(last_hidden_state=states)
+        return self._pooled(states, pooling_slots, dim)
+
+    def _pooled(self, states: Tensor, slots: Tensor, dim: int | None) -> UmeOutput:
+        return UmeOutput(states, self._finish(pool(states, slots, DIRECT_SLOT), dim))
+
+    def _finish(self, pooled: Tensor, dim: int | None) -> Tensor:
+        return finish(pooled, normalize=self.settings.normalize, dim=dim or self.settings.dim)
 
     @torch.inference_mode()
     def encode(

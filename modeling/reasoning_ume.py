@@ -59,7 +59,9 @@ class ThoughtTokens:
         written = getattr(backbone, "generation_config", None)
         ends = _ids(named.get("im_end"), getattr(written, "eos_token_id", None))
         ends |= _ids(getattr(config.get_text_config(), "eos_token_id", None))
-        never = _ids(named.get("never"), named.get("disc_emb"), *(getattr(config, key, None) for key in _MEDIA_IDS))
+        never = _ids(
+            named.get("never"), named.get("disc_emb"), *(getattr(config, key, None) for key in _MEDIA_IDS)
+        )
         return cls(gen_emb, frozenset(ends - {gen_emb}), frozenset(never - {gen_emb}))
 
 
@@ -118,7 +120,9 @@ def think(
 _Following = Callable[[Sequence[int]], list[int]]
 
 
-def _to_the_first(rows: CachedRows, following: _Following, names: ThoughtTokens, limit: int) -> dict[int, Rollout]:
+def _to_the_first(
+    rows: CachedRows, following: _Following, names: ThoughtTokens, limit: int
+) -> dict[int, Rollout]:
     done: dict[int, Rollout] = {}
     written: list[list[int]] = [[] for _ in range(len(rows))]
     active = list(range(len(rows)))
@@ -144,7 +148,9 @@ def _to_the_first(rows: CachedRows, following: _Following, names: ThoughtTokens,
     return done
 
 
-def _to_the_last(rows: CachedRows, following: _Following, names: ThoughtTokens, limit: int) -> dict[int, Rollout]:
+def _to_the_last(
+    rows: CachedRows, following: _Following, names: ThoughtTokens, limit: int
+) -> dict[int, Rollout]:
     done: dict[int, Rollout] = {}
     written: list[list[int]] = [[] for _ in range(len(rows))]
     found: dict[int, Tensor] = {}

@@ -21,6 +21,12 @@ CODE_FILES = (
     "composed_ume.py",
     "saving_ume.py",
     "modeling_ume.py",
+    "decoding_ume.py",
+    "reasoning_ume.py",
+    "generative_ume.py",
+    "vision_store_ume.py",
+    "prefix_ume.py",
+    "reranker_ume.py",
     "sentence_transformer_ume.py",
 )
 
@@ -61,6 +67,9 @@ def write_sentence_transformers_files(folder: Path, settings: UmeSettings, model
     The prompts (``config_sentence_transformers.json``) are the processor's knowledge and written by it.
     """
     native, _ = expressible(settings, "sentence-transformers", model_type)
+    if settings.role == "reranker":
+        _write_cross_encoder_files(folder, settings, native)
+        return
     modules = [_module(0, "", "sentence_transformers.base.modules.transformer.Transformer")]
     if native:
         modules.append(
@@ -85,9 +94,37 @@ def write_sentence_transformers_files(folder: Path, settings: UmeSettings, model
     _write(folder / "modules.json", modules)
 
 
-def native_transformer_config() -> dict[str, Any]:
+def _write_cross_encoder_files(folder: Path, settings: UmeSettings, native: bool) -> None:
+    """Stock modules of a ``CrossEncoder``; no module of any kind where it would give other scores."""
+    score = folder / "1_LogitScore"
+    if not native:
+        shutil.rmtree(score, ignore_errors=True)
+        for name in ("modules.json", "sentence_bert_config.json"):
+            (folder / name).unlink(missing_ok=True)
+        return
+    modules = [
+        _module(0, "", "sentence_transformers.base.modules.transformer.Transformer"),
+        _module(1, score.name, "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"),
+    ]
+    score.mkdir(exist_ok=True)
+    answers = {"true_token_id": settings.tokens["yes"], "false_token_id": settings.tokens["no"]}
+    _write(score / "config.json", {**answers, "module_input_name": "causal_logits"})
+    _write(folder / "sentence_bert_config.json", native_reranker_config())
+    _write(folder / "modules.json", modules)
+
+
+def native_reranker_config() -> dict[str, Any]:
+    """``sentence_bert_config.json`` of a stock multimodal ``Transformer`` that gives logits."""
+    return {
+        **native_transformer_config("logits"),
+        "transformer_task": "any-to-any",
+        "module_output_name": "causal_logits",
+    }
+
+
+def native_transformer_config(output: str = "last_hidden_state") -> dict[str, Any]:
     """``sentence_bert_config.json`` of a stock multimodal ``Transformer``."""
-    modality = {"method": "forward", "method_output_name": "last_hidden_state"}
+    modality = {"method": "forward", "method_output_name": output}
     return {
         "transformer_task": "feature-extraction",
         "modality_config": {

@@ -16,13 +16,20 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor
 
+from .generative_ume import UmeForGenerativeEmbedding, decoding_of
 from .modeling_ume import UmeForDiscriminativeEmbedding
 from .pooling_ume import check_vectors
 from .settings_ume import UmeSettings
 
-# Role of a checkpoint -> its class, and the modes of ``encode`` that it has.
-_CLASSES: dict[str, type] = {"discriminative": UmeForDiscriminativeEmbedding}
-_MODES: dict[str, tuple[str, ...]] = {"discriminative": ("discriminative",)}
+# Role of a checkpoint -> its class, and the modes of ``encode`` that it has, the default first.
+_CLASSES: dict[str, type] = {
+    "discriminative": UmeForDiscriminativeEmbedding,
+    "generative": UmeForGenerativeEmbedding,
+}
+_MODES: dict[str, tuple[str, ...]] = {
+    "discriminative": ("discriminative",),
+    "generative": ("generative", "discriminative"),
+}
 
 _MODEL_INPUTS = (
     "input_ids",
@@ -80,7 +87,7 @@ class UmeTransformer(InputModule):
             ItemError: an input cannot be embedded.
             ValueError: an impossible mode or argument.
         """
-        self._check_mode(mode, max_new_tokens)
+        mode = self._mode(mode, max_new_tokens)
         max_length = kwargs.pop("max_length", None)
         if kwargs:
             raise ValueError(
@@ -95,8 +102,8 @@ class UmeTransformer(InputModule):
         if instruction is None:
             instruction = prompt
         role = task if task in ("query", "document") else None
-        rows = processor.prepare_all(items, role=role, instruction=instruction)
-        features = dict(processor.collate(rows))
+        rows = processor.prepare_all(items, role=role, instruction=instruction, mode=mode)
+        features = dict(processor.collate(rows, padding_side="left" if mode == "generative" else None))
         # Losses that split a batch must know whose the pictures are; see _create_minibatch.
         features["num_images_per_sample"] = torch.tensor([len(row.images) for row in rows])
         features["num_videos_per_sample"] = torch.tensor([len(row.videos) for row in rows])
@@ -116,27 +123,35 @@ class UmeTransformer(InputModule):
 
         Args:
             features: from :meth:`preprocess`, or a part of its rows.
-            mode: None for the checkpoint's default; must be one that its role has.
+            mode: None for the checkpoint's default; must be one that its role has. A thought can't be trained
+                through: while training, the direct embedding comes out of either mode.
             max_new_tokens: length of a thought, for modes that think.
             instruction: used by :meth:`preprocess` alone.
         """
-        self._check_mode(mode, max_new_tokens)
+        mode = self._mode(mode, max_new_tokens)
         batch = {name: features[name] for name in _MODEL_INPUTS if name in features}
         if "seconds_of_sample" in features and "video_grid_thw" in batch:
             seconds, count = features["seconds_of_sample"], features["num_videos_per_sample"]
             real = torch.arange(seconds.shape[1], device=seconds.device) < count.unsqueeze(1)
             batch["second_per_grid_ts"] = seconds[real]
-        embeddings = self.model(**batch).embeddings
+        if mode == "generative" and not self.training:
+            decoding = decoding_of(self.model.settings, 1, max_new_tokens, None, None)
+            found = self.model.embed(batch, mode, decoding=decoding, vocabulary=len(self.tokenizer))
+            embeddings = found.generated
+        else:
+            embeddings = self.model(**batch).embeddings
         if not self.training:
             check_vectors(embeddings)
         return {**features, "sentence_embedding": embeddings}
 
-    def _check_mode(self, mode: str | None, max_new_tokens: int | None) -> None:
+    def _mode(self, mode: str | None, max_new_tokens: int | None) -> str:
         known = _MODES[self.model.settings.role]
         if mode is not None and mode not in known:
             raise ValueError(f"mode={mode!r}: a {self.model.settings.role} checkpoint has {', '.join(known)}")
-        if max_new_tokens is not None:
-            raise ValueError("max_new_tokens needs a mode that thinks; a discriminative checkpoint has none")
+        mode = mode or known[0]
+        if max_new_tokens is not None and mode == "discriminative":
+            raise ValueError("max_new_tokens needs a mode that thinks, 'discriminative' does not")
+        return mode
 
     # ---- what sentence-transformers asks ------------------------------------------------------------------------
 

@@ -41,6 +41,9 @@ class UmeSettings:
         normalize: whether vectors are scaled to length one.
         dim: keep only the first ``dim`` numbers (Matryoshka); None keeps all.
         tokens: ids that the model itself must know while generating (thought, ``<gen_emb>``, actions, answers).
+        max_new_tokens: most tokens of a thought where the caller says nothing (generative role).
+        thought_end: ``"forced"``: the vector is the state of the first ``<gen_emb>``, which a thought without one is
+            given; ``"official"``: UME-R1's published loop, see ``reasoning_ume.think``.
     """
 
     role: Role = "discriminative"
@@ -51,6 +54,8 @@ class UmeSettings:
     normalize: bool = True
     dim: int | None = None
     tokens: dict[str, int | list[int]] = field(default_factory=dict)
+    max_new_tokens: int = 8192
+    thought_end: Literal["forced", "official"] = "forced"
 
     def __post_init__(self) -> None:
         allowed = {
@@ -58,12 +63,17 @@ class UmeSettings:
             "attention": ("causal", "bidirectional", "bidirectional_if_padded"),
             "positions": ("mrope", "1d"),
             "pooling": ("last", "token", "mean"),
+            "thought_end": ("forced", "official"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise UmeSettingsError(f"config.ume.{name} is {getattr(self, name)!r}; use one of {values}")
         if self.dim is not None and self.dim < 1:
             raise UmeSettingsError(f"config.ume.dim is {self.dim}; use a positive number or null")
+        if self.max_new_tokens < 1:
+            raise UmeSettingsError(
+                f"config.ume.max_new_tokens is {self.max_new_tokens}; use a positive number"
+            )
 
     @classmethod
     def from_config(cls, config: Any) -> UmeSettings:
@@ -118,7 +128,8 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
     """
     if target not in ("sentence-transformers", "vllm", "transformers"):
         raise ValueError(f"unknown target {target!r}: use 'sentence-transformers', 'vllm' or 'transformers'")
-    if settings.role != "discriminative":
+    pairs = settings.role == "reranker" and target == "sentence-transformers"  # its CrossEncoder
+    if settings.role != "discriminative" and not pairs:
         return False, f"the {settings.role} role needs umekit's own loop"
     if settings.attention == "bidirectional_if_padded":
         return False, "attention that depends on the batch has no form outside umekit"

@@ -25,6 +25,7 @@ CODE_FILES = (
     "items_ume.py",
     "media_ume.py",
     "native_ume.py",
+    "pairs_ume.py",
     "patching_ume.py",
     "placeholders_ume.py",
     "pooled_ume.py",
@@ -146,14 +147,22 @@ def _sentence_transformers_block(processor: Any, folder: Path) -> dict[str, Any]
     That library writes its file first and then has the processor saved into the same folder: ``__version__`` tells
     it, and goes away here, so that a later save by us does not keep prompts of long ago.
     """
-    block: dict[str, Any] = {
-        "model_type": "SentenceTransformer",
-        "prompts": {
-            role: processor.settings.prompt.instructions.get(role, "") for role in ("query", "document")
-        },
-        "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
-    }
+    instructions = processor.settings.prompt.instructions
+    block: dict[str, Any]
+    if processor.settings.pairs:
+        block = {
+            "model_type": "CrossEncoder",
+            "prompts": {"query": instructions["query"]} if instructions.get("query") else {},
+            "default_prompt_name": "query" if instructions.get("query") else None,
+            "activation_fn": "torch.nn.modules.activation.Sigmoid",
+        }
+    else:
+        block = {
+            "model_type": "SentenceTransformer",
+            "prompts": {role: instructions.get(role, "") for role in ("query", "document")},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        }
     path = folder / "config_sentence_transformers.json"
     if path.is_file():
         existing = json.loads(path.read_text(encoding="utf-8"))

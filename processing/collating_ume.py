@@ -75,6 +75,7 @@ def collate(
     temporal: int,
     padding_side: str = "right",
     seconds_per_grid: float | None = None,
+    pixels: bool = True,
 ) -> BatchFeature:
     """A padded batch.
 
@@ -84,6 +85,7 @@ def collate(
         scale, temporal: of the vision tower.
         padding_side: ``"left"`` or ``"right"``; the vectors do not depend on it.
         seconds_per_grid: default time between temporal steps, for families whose positions use it; None otherwise.
+        pixels: False leaves them out, for callers that have the media's features already.
 
     Returns:
         ``input_ids``, ``attention_mask``, ``mm_token_type_ids`` (int64) and ``pooling_slots`` (int8) ``[B, L]``;
@@ -115,10 +117,12 @@ def collate(
     images = [media for row in rows for media in row.images]
     videos = [media for row in rows for media in row.videos]
     if images:
-        batch["pixel_values"] = scale.apply(images, temporal)
+        if pixels:
+            batch["pixel_values"] = scale.apply(images, temporal)
         batch["image_grid_thw"] = torch.tensor([media.grid for media in images], dtype=torch.long)
     if videos:
-        batch["pixel_values_videos"] = scale.apply(videos, temporal)
+        if pixels:
+            batch["pixel_values_videos"] = scale.apply(videos, temporal)
         batch["video_grid_thw"] = torch.tensor([media.grid for media in videos], dtype=torch.long)
         if seconds_per_grid is not None:
             batch["second_per_grid_ts"] = torch.tensor(

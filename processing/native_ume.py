@@ -49,6 +49,7 @@ class NativeCalls:
             conversation: messages, or a list of conversations. A ``system`` message is the instruction.
             tokenize: False gives the rendered text (a list of them for several conversations).
             padding_side: side of the padding of a tokenized batch.
+            thinking: among ``kwargs``: whether the prompt asks for a thought.
             return_slots: whether the batch has ``pooling_slots`` (native models do not know them).
             kwargs: size and output arguments of native processors; the checkpoint's own settings apply instead.
         """
@@ -56,13 +57,14 @@ class NativeCalls:
         conversations = [conversation] if single else list(conversation)
         if not tokenize:
             chats: Any = conversation
-            return ProcessorMixin.apply_chat_template(self, chats, chat_template, tokenize=False)
+            options = {name: kwargs[name] for name in ("thinking",) if name in kwargs}
+            return ProcessorMixin.apply_chat_template(self, chats, chat_template, tokenize=False, **options)
         if chat_template is not None and chat_template != self.chat_template:
             raise ValueError(
                 "this processor tokenizes with its checkpoint's own template only; save another one there"
             )
-        limited = self._within(kwargs)
-        rows = [limited.prepare(self.item_of_messages(one), instruction="") for one in conversations]
+        limited = self._within(kwargs).for_mode("generative" if kwargs.get("thinking") else None)
+        rows = [limited.prepare_messages(one) for one in conversations]
         return self._native_batch(rows, padding_side, return_slots)
 
     def __call__(

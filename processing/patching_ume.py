@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from .documents_ume import load_document
-from .items_ume import Document, Image, Item, ItemError, Video, parse_item
+from .items_ume import Document, Image, Item, ItemError, Text, Video, parse_item
 from .media_ume import MediaLimits, load_image
 from .settings_processor_ume import ProcessorSettings
 from .video_ume import load_video
@@ -25,6 +25,24 @@ def gives_list(raw: Any) -> bool:
         return is_listed(parse_item(raw, empty=True))
     except ItemError:
         return False  # reported where it is prepared
+
+
+def content_of(
+    item: Item, settings: ProcessorSettings, layout: PatchLayout, limits: MediaLimits
+) -> tuple[list[dict[str, Any]], list[Patches], list[Patches]]:
+    """An item as content of a chat message, its pictures, and its videos."""
+    content: list[dict[str, Any]] = []
+    images: list[Patches] = []
+    videos: list[Patches] = []
+    listed = is_listed(item)
+    for part in item.parts:
+        if isinstance(part, Text):
+            content.append({"type": "text", "text": part.text})
+            continue
+        for kind, patches in patches_of(part, settings, layout, limits, listed):
+            content.append({"type": kind})
+            (images if kind == "image" else videos).append(patches)
+    return content, images, videos
 
 
 def patches_of(

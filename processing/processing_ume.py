@@ -21,10 +21,11 @@ from .checkpoint_ume import read_processor_settings, write_processor_files
 from .collating_ume import PixelScale, Prepared, collate
 from .explaining_ume import explain
 from .families_ume import family_of
-from .items_ume import Document, Image, Item, ItemError, Text, Video, parse_item
+from .items_ume import Document, Image, Item, ItemError, Video, parse_item
 from .media_ume import MediaError, MediaLimits
 from .native_ume import NativeCalls
-from .patching_ume import gives_list, is_listed, patches_of
+from .pairs_ume import PairCalls
+from .patching_ume import content_of, gives_list, patches_of
 from .placeholders_ume import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START, expand, without_marks
 from .pooled_ume import pooling_slots
 from .prompts_ume import compile_template
@@ -34,9 +35,11 @@ from .truncating_ume import cut_right
 from .vision_ume import Patches, PatchLayout
 
 ROLES = (None, "query", "document")
+MODES = (None, "discriminative", "generative", "adaptive", "both")
+Turn = tuple[str, list[dict[str, Any]]]  # role and content of a chat message
 
 
-class UmeProcessor(NativeCalls, ProcessorMixin):  # type: ignore[misc]
+class UmeProcessor(PairCalls, NativeCalls, ProcessorMixin):  # type: ignore[misc]
     """Turns items into model inputs.
 
     Args:
@@ -74,6 +77,7 @@ class UmeProcessor(NativeCalls, ProcessorMixin):  # type: ignore[misc]
         )
         self.scale = PixelScale(tuple(image_processor.image_mean), tuple(image_processor.image_std))
         self.family = family_of(self.settings.family)
+        self.thinking = False  # whether prompts ask for a thought; see for_mode
 
     # ---- loading and saving -----------------------------------------------------------------------------------
 
@@ -134,10 +138,30 @@ class UmeProcessor(NativeCalls, ProcessorMixin):  # type: ignore[misc]
         other.settings = replace(self.settings, budget=replace(budget, image=budget.listed))
         return other
 
+    def for_mode(self, mode: str | None) -> UmeProcessor:
+        """This processor, or for a mode that thinks, one that writes that mode's prompts.
+
+        The tokens up to the direct embedding are the same in every mode.
+        """
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}; use one of {MODES}")
+        thinking = mode not in (None, "discriminative")
+        if thinking == self.thinking:
+            return self
+        other = copy.copy(self)
+        other.thinking = thinking
+        return other
+
     # ---- items to model inputs ----------------------------------------------------------------------------------
 
     def prepare(
-        self, item: Any, *, role: str | None = None, instruction: str | None = None, index: int | None = None
+        self,
+        item: Any,
+        *,
+        role: str | None = None,
+        instruction: str | None = None,
+        index: int | None = None,
+        mode: str | None = None,
     ) -> Prepared:
         """One item as token ids, patches and slots.
 
@@ -146,6 +170,7 @@ class UmeProcessor(NativeCalls, ProcessorMixin):  # type: ignore[misc]
             role: None, ``"query"`` or ``"document"``: which default instruction.
             instruction: replaces the default; the item's own ``instruction`` wins over both. "" for none.
             index: the item's position, for messages.
+            mode: whose prompt; this processor's own when None.
 
         Raises:
             ItemError: what is wrong with which item.
@@ -157,24 +182,33 @@ class UmeProcessor(NativeCalls, ProcessorMixin):  # type: ignore[misc]
             instruction = parsed.instruction
         elif instruction is None:
             instruction = self.settings.prompt.instructions.get(role or "", "")
+        processor = self if mode is None else self.for_mode(mode)
         try:
-            return self._prepare(parsed, instruction, role)
+            return processor._prepare(parsed, instruction, role)
         except ItemError:
             raise
         except (MediaError, ValueError, TypeError) as error:
             raise ItemError(str(error), index) from error
 
     def prepare_all(
-        self, items: Sequence[Any], *, role: str | None = None, instruction: str | None = None
+        self,
+        items: Sequence[Any],
+        *,
+        role: str | None = None,
+        instruction: str | None = None,
+        mode: str | None = None,
     ) -> list[Prepared]:
         """:meth:`prepare` for every item of a sequence."""
         processor = self.for_call(items)
+        processor = processor if mode is None else processor.for_mode(mode)
         return [
             processor.prepare(item, role=role, instruction=instruction, index=index)
             for index, item in enumerate(items)
         ]
 
-    def collate(self, rows: Sequence[Prepared], padding_side: str | None = None) -> BatchFeature:
+    def collate(
+        self, rows: Sequence[Prepared], padding_side: str | None = None, *, pixels: bool = True
+    ) -> BatchFeature:
         """A padded batch of prepared items; see ``collating_ume.collate``. Padding is on the right when None."""
         pad = self.tokenizer.pad_token_id
         return collate(
@@ -183,6 +217,7 @@ class UmeProcessor(NativeCalls, ProcessorMixin):  # type: ignore[misc]
             scale=self.scale,
             temporal=self.layout.temporal,
             padding_side=padding_side or "right",
+            pixels=pixels,
             seconds_per_grid=(
                 self.layout.temporal / self.settings.sampling.fps if self.family.seconds_per_grid else None
             ),
@@ -192,36 +227,23 @@ class UmeProcessor(NativeCalls, ProcessorMixin):  # type: ignore[misc]
         self,
         items: Sequence[Any],
         *,
-        role: str | None = None,
-        instruction: str | None = None,
         padding_side: str | None = None,
+        **options: Any,
     ) -> BatchFeature:
-        """Items to a padded batch for the model, slots included."""
-        return self.collate(self.prepare_all(items, role=role, instruction=instruction), padding_side)
+        """Items to a padded batch for the model, slots included; ``options`` as for :meth:`prepare_all`."""
+        return self.collate(self.prepare_all(items, **options), padding_side)
 
-    def explain(
-        self, item: Any, *, role: str | None = None, instruction: str | None = None
-    ) -> dict[str, Any]:
-        """What the model will see of an item: rendered text, tokens, slots, grids and pixels."""
-        return explain(self.prepare(item, role=role, instruction=instruction), self.layout, self.tokenizer)
+    def explain(self, item: Any, **options: Any) -> dict[str, Any]:
+        """What the model will see of an item: rendered text, tokens, slots, grids and pixels; see :meth:`prepare`."""
+        return explain(self.prepare(item, **options), self.layout, self.tokenizer)
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _prepare(self, item: Item, instruction: str, role: str | None) -> Prepared:
-        content: list[dict[str, Any]] = []
-        listed = is_listed(item)
-        images: list[Patches] = []
-        videos: list[Patches] = []
-        for part in item.parts:
-            if isinstance(part, Text):
-                content.append({"type": "text", "text": part.text})
-                continue
-            for kind, patches in self._media(part, listed):
-                content.append({"type": kind})
-                (images if kind == "image" else videos).append(patches)
+        content, images, videos = content_of(item, self.settings, self.layout, self.limits)
         if self.settings.strip_marks:
             content = without_marks(content)
-        row = self._tokenize(content, instruction, images, videos)
+        row = self._tokenize([("user", content)], instruction, images, videos)
         limit = self.settings.limit_of(role, has_media=bool(images or videos))
         if self.settings.truncation == "right":
             return cut_right(row, limit, self.settings.pooling, self.prompt_tokenizer)
@@ -235,7 +257,7 @@ class UmeProcessor(NativeCalls, ProcessorMixin):  # type: ignore[misc]
                     "give fewer or smaller media, a shorter instruction, or a larger max_length"
                 )
             cut += taken
-            row = self._tokenize(content, instruction, images, videos)
+            row = self._tokenize([("user", content)], instruction, images, videos)
             excess = row.length - limit
         row.cut_tokens = cut
         return row
@@ -244,22 +266,30 @@ class UmeProcessor(NativeCalls, ProcessorMixin):  # type: ignore[misc]
         return patches_of(part, self.settings, self.layout, self.limits, listed)
 
     def _tokenize(
-        self, content: list[dict[str, Any]], instruction: str, images: list[Patches], videos: list[Patches]
+        self, turns: list[Turn], instruction: str, images: list[Patches], videos: list[Patches]
     ) -> Prepared:
-        texts = [part["text"] for part in content if part["type"] == "text"]
+        texts = [part["text"] for _, content in turns for part in content if part["type"] == "text"]
         guard = self.prompt_tokenizer.guard_for([*texts, instruction])
-        guarded = [
-            {**part, "text": self.prompt_tokenizer.guarded(part["text"], guard)}
-            if part["type"] == "text"
-            else part
-            for part in content
+        messages: list[dict[str, Any]] = [
+            {"role": role, "content": [self._guarded(part, guard) for part in content]}
+            for role, content in turns
         ]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": guarded}]
         if instruction:
             text = self.prompt_tokenizer.guarded(instruction, guard)
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": text}]})
-        rendered = ProcessorMixin.apply_chat_template(self, messages, tokenize=False)
+        rendered = ProcessorMixin.apply_chat_template(
+            self, messages, tokenize=False, **self.template_options()
+        )
         return self.tokenize_rendered(rendered, images, videos, guard=guard)
+
+    def _guarded(self, part: dict[str, Any], guard: str) -> dict[str, Any]:
+        if part["type"] != "text":
+            return part
+        return {**part, "text": self.prompt_tokenizer.guarded(part["text"], guard)}
+
+    def template_options(self) -> dict[str, Any]:
+        """Variables that the chat template is told beside the messages."""
+        return {"thinking": True} if self.thinking and "thinking" in str(self.chat_template) else {}
 
     def tokenize_rendered(
         self, rendered: str, images: Sequence[Patches], videos: Sequence[Patches], guard: str = ""

@@ -24,6 +24,8 @@ class PromptSettings:
         assistant: what follows ``<|im_start|>assistant\\n``; the pooled token is usually here. None for no
             assistant turn at all.
         instructions: default instruction per role, ``query`` and ``document``; "" for none.
+        thinking: appended to the user turn after ``after_content`` where a thought is asked for (the template's
+            variable ``thinking`` is true); what stands before it does not change.
         template: a Jinja template that is used as it stands, in place of one compiled from the fields above.
     """
 
@@ -34,6 +36,7 @@ class PromptSettings:
     after_content: str = ""
     assistant: str | None = "<|endoftext|>"
     instructions: dict[str, str] = field(default_factory=dict)
+    thinking: str = ""
     template: str = ""
 
     def __post_init__(self) -> None:
@@ -89,7 +92,14 @@ def compile_template(settings: PromptSettings) -> str:
     turns.append("{{- '<|im_start|>user\\n' -}}\n")
     turns.append(lead)
     turns.append("{{- render(message['content']) -}}\n")
-    turns.append(f"{{{{- {_quote(settings.after_content + '<|im_end|>')} ~ '\\n' -}}}}\n")
+    if settings.thinking:
+        turns.append(f"{{{{- {_quote(settings.after_content)} -}}}}\n")
+        turns.append(
+            f"{{%- if thinking is defined and thinking -%}}{{{{- {_quote(settings.thinking)} -}}}}{{%- endif -%}}\n"
+        )
+        turns.append("{{- '<|im_end|>\\n' -}}\n")
+    else:
+        turns.append(f"{{{{- {_quote(settings.after_content + '<|im_end|>')} ~ '\\n' -}}}}\n")
     turns.append("{%- endif -%}{%- endfor -%}\n")
     if settings.assistant is not None:
         turns.append(f"{{{{- '<|im_start|>assistant\\n' ~ {_quote(settings.assistant)} -}}}}")

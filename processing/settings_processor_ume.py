@@ -30,6 +30,7 @@ class ProcessorSettings:
             ``"right"``, the end of the whole prompt, as some systems' vectors were made.
         video_as_images: whether frames of a video are pictures of their own (RzenEmbed).
         empty_items: whether an item without any content is rendered (the template says as what).
+        pairs: whether prompts are of pairs, a query and a document (rerankers).
         strip_marks: whether placeholders at the beginning of a text are taken for its media's (VLM2Vec's data).
     """
 
@@ -48,6 +49,7 @@ class ProcessorSettings:
     video_as_images: bool = False
     empty_items: bool = False
     strip_marks: bool = False
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         if self.truncation not in ("text", "right"):

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
@@ -17,7 +18,7 @@ from .arguments import ContrastiveTrainingArguments
 from .base import NativeTrainer
 from .data import ContrastiveCollator, IndexedRows, RowBatch, Sides
 from .distributed import gather_sides, max_over_ranks, scale_gradient, world_size
-from .gradient_cache import Metrics, cached_backward, encode_chunks, plan_chunks
+from .gradient_cache import Metrics, cached_backward, encode_chunks, plan_chunks, plan_groups
 from .objectives.module import ContrastiveObjective
 from .validation import validate
 from .wrapping import freeze_lm_head
@@ -157,11 +158,16 @@ class ContrastiveTrainer(NativeTrainer):
 
     def _whole_batch(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Metrics]:
         rows = RowBatch.from_inputs(inputs)
+        groups = plan_groups(rows.lengths)
+        back = torch.argsort(torch.tensor([index for group in groups for index in group]))
 
         def then(embeddings: Tensor, _module: Any) -> tuple[Tensor, Metrics]:
-            return self.representation_loss(scale_gradient(embeddings, world_size()), rows)
+            ordered = embeddings[back.to(embeddings.device)]
+            return self.representation_loss(scale_gradient(ordered, world_size()), rows)
 
-        loss, metrics = model(self._collate(rows, range(len(rows.items))), then)
+        # One call, so that DDP sees one forward; one padded batch per group, because queries and positives
+        # are rarely of one length.
+        loss, metrics = model([self._collate(rows, group) for group in groups], then)
         return loss, metrics
 
     def _cached(

@@ -41,6 +41,26 @@ def plan_chunks(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return chunks
 
 
+def plan_groups(lengths: Sequence[int], waste: float = 0.1) -> list[list[int]]:
+    """Indices of items in groups of similar length, so that at most ``waste`` of a group is padding.
+
+    >>> plan_groups([10, 50, 11, 49])
+    [[1, 3], [2, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    groups: list[list[int]] = []
+    real = 0
+    for index in order:
+        padded = (len(groups[-1]) + 1) * lengths[groups[-1][0]] if groups else 0
+        if groups and real + lengths[index] >= (1 - waste) * padded:
+            groups[-1].append(index)
+            real += lengths[index]
+        else:
+            groups.append([index])
+            real = lengths[index]
+    return groups
+
+
 class RandomState:
     """The torch generators (CPU, and the current CUDA device if in use) at the time of construction."""
 

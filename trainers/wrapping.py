@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 class ModelWithObjective(nn.Module):
     """Model and objective as one module, so that the optimiser, DDP and FSDP see both.
 
-    ``forward(batch, then)`` encodes a batch (dict of model inputs; None encodes nothing) and returns
-    ``then(embeddings, self)``, or the embeddings float32 [B, d] where ``then`` is None. Whatever needs a
+    ``forward(batch, then)`` encodes a batch (dict of model inputs; a list of such, encoded one after the other;
+    None encodes nothing) and returns ``then(embeddings, self)``, or the embeddings float32 [B, d] where ``then``
+    is None. Whatever needs a
     gradient is computed inside ``then``, because only what happens inside forward is seen by DDP and runs
     under autocast.
     """
@@ -49,13 +51,20 @@ class ModelWithObjective(nn.Module):
 
     def forward(
         self,
-        batch: Mapping[str, Any] | None,
+        batch: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
         then: Callable[[Any, ModelWithObjective], Any] | None = None,
     ) -> Any:
-        embeddings = None if batch is None else self.model(**batch).embeddings
-        if batch is not None and embeddings is None:
-            raise ValueError("the model returned no embeddings: the batch has no pooling slots")
+        embeddings = None
+        if batch is not None:
+            parts = [batch] if isinstance(batch, Mapping) else batch
+            embeddings = torch.cat([self._encode(part) for part in parts])
         return embeddings if then is None else then(embeddings, self)
+
+    def _encode(self, batch: Mapping[str, Any]) -> Tensor:
+        embeddings = self.model(**batch).embeddings
+        if embeddings is None:
+            raise ValueError("the model returned no embeddings: the batch has no pooling slots")
+        return embeddings  # type: ignore[no-any-return]
 
     def __getattr__(self, name: str) -> Any:
         try:

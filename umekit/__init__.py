@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .encoding.export import export
     from .encoding.index import Index
     from .encoding.loading import load
+    from .encoding.verify import Verification, verify
     from .modeling.modeling_ume import UmeForDiscriminativeEmbedding
     from .processing.processing_ume import UmeProcessor
 
@@ -34,6 +35,8 @@ _PUBLIC = {
     "UmeProcessor": ".processing.processing_ume",
     "export": ".encoding.export",
     "load": ".encoding.loading",
+    "verify": ".encoding.verify",
+    "Verification": ".encoding.verify",
 }
 
 __all__ = [
@@ -42,9 +45,11 @@ __all__ = [
     "Index",
     "UmeForDiscriminativeEmbedding",
     "UmeProcessor",
+    "Verification",
     "__version__",
     "export",
     "load",
+    "verify",
 ]
 
 

@@ -19,10 +19,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from .modeling.generative_ume import UmeForGenerativeEmbedding
 from .modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from .modeling.settings_ume import UmeSettings
 from .processing.pooled_ume import PoolingRule
 from .processing.processing_ume import UmeProcessor
+from .processing.prompts_ume import PromptSettings
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
@@ -159,9 +161,23 @@ def save_tiny_backbone(folder: Path, family: str = "qwen2_vl", *, hidden: int = 
 
 
 def save_tiny_checkpoint(folder: Path, backbone: Path, **settings: Any) -> Path:
-    """Save a checkpoint with our settings and processor from a backbone's folder."""
-    model = UmeForDiscriminativeEmbedding.from_pretrained(backbone, settings=UmeSettings(**settings))
+    """Save a checkpoint with our settings and processor from a backbone's folder.
+
+    With ``role="generative"`` it has UME-R1's form: ``<disc_emb>`` in the user turn, then a request to think that
+    quotes ``<gen_emb>``; its thoughts are at most 12 tokens of random text.
+    """
     processor = UmeProcessor.from_pretrained(backbone)
+    kind: Any = UmeForDiscriminativeEmbedding
+    if settings.get("role") == "generative":
+        kind = UmeForGenerativeEmbedding
+        names = {"disc_emb": "<disc_emb>", "gen_emb": "<gen_emb>", "im_end": "<|im_end|>"}
+        tokens = {name: processor.tokenizer.convert_tokens_to_ids(text) for name, text in names.items()}
+        settings = {"pooling": "token", "tokens": tokens, "max_new_tokens": 12, **settings}
+        prompt = PromptSettings(
+            after_content="\n<disc_emb>\n", thinking="compare it, and then <gen_emb> of text.", assistant=""
+        )
+        processor = processor.with_settings(prompt=prompt, pooling=PoolingRule("token", token="<disc_emb>"))
+    model = kind.from_pretrained(backbone, settings=UmeSettings(**settings))
     if model.settings.pooling == "mean":
         rule = PoolingRule("mean", span_start="<instruction_start>", span_end="<instruction_end>")
         processor = processor.with_settings(pooling=rule)

@@ -7,6 +7,7 @@ from .preset import AddedToken, Difference, Preset, PresetError, fill_rows, repo
 from .qwen3_vl_embedding import QWEN3_VL_EMBEDDING
 from .rzenembed import RZENEMBED
 from .u_marvel import U_MARVEL, U_MARVEL_QWEN3VL
+from .ume_r1 import UME_R1
 from .vlm2vec_v2 import VLM2VEC_V2
 
 # Registered here; each file defines its records as module constants.
@@ -17,6 +18,7 @@ _RECORDS: tuple[Preset, ...] = (
     QWEN3_VL_EMBEDDING,
     LAMRA_RET,
     VLM2VEC_V2,
+    UME_R1,
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _RECORDS}

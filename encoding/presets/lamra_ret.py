@@ -46,6 +46,7 @@ def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
 
 LAMRA_RET = Preset(
     name="lamra-ret",
+    fixture=("lamra_ret", "alone"),
     repos=("code-kunkun/LamRA-Ret", "code-kunkun/LamRA-Ret-Pretrained"),
     families=("qwen2_vl",),
     model=UmeSettings(role="discriminative", attention="causal", positions="1d", pooling="token"),

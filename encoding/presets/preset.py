@@ -69,6 +69,8 @@ class Preset:
         official: changes of ``compat="official"``: the settings of both halves to those that reproduce defects.
         differences: what that changes, for the documentation.
         sources: settings' names to where they are from.
+        fixture: name of the system in published fixtures, and their array of vectors to compare with.
+        spare_keys: weights of the published files that embedding does not need.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Preset:
     official: Callable[[UmeSettings, ProcessorSettings], tuple[UmeSettings, ProcessorSettings]] | None = None
     differences: tuple[Difference, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    fixture: tuple[str, str] = ("", "")
+    spare_keys: tuple[str, ...] = ()
 
     def open(
         self, source: str, model_type: str, hub: Mapping[str, Any], compat: str | None = None

@@ -58,6 +58,7 @@ def official(model: UmeSettings, settings: ProcessorSettings) -> tuple[UmeSettin
 
 QWEN3_VL_EMBEDDING = Preset(
     name="qwen3-vl-embedding",
+    fixture=("qwen3vl_embedding", "alone"),
     repos=("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B"),
     families=("qwen3_vl",),
     model=UmeSettings(role="discriminative", attention="causal", positions="mrope", pooling="last"),

@@ -48,6 +48,7 @@ def official(model: UmeSettings, settings: ProcessorSettings) -> tuple[UmeSettin
 
 RZENEMBED = Preset(
     name="rzenembed",
+    fixture=("rzenembed", "alone"),
     repos=("qihoo360/RzenEmbed", "RzenAI/RzenEmbed-v2-7B", "qihoo360/RzenEmbed-v1-7B"),
     families=("qwen2_vl",),
     model=UmeSettings(role="discriminative", attention="causal", positions="1d", pooling="last"),

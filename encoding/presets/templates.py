@@ -19,7 +19,9 @@ from functools import cache
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
-SYSTEM_TURN = "<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n"  # what Qwen2-VL's own template adds
+SYSTEM_TURN = (
+    "<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n"  # what Qwen2-VL's own template adds
+)
 USER, END, ASSISTANT = "<|im_start|>user\\n", "<|im_end|>\\n", "<|im_start|>assistant\\n"
 
 _SENTENCE = """\

@@ -100,6 +100,8 @@ _SOURCES = {
 
 U_MARVEL = Preset(
     name="u-marvel",
+    fixture=("umarvel_qwen2vl", "alone_eager"),
+    spare_keys=("sim.temp",),
     repos=("TencentBAC/U-MARVEL-Qwen2VL-7B-Instruct",),
     families=("qwen2_vl",),
     model=UmeSettings(role="discriminative", attention="bidirectional", positions="1d", pooling="mean"),
@@ -118,6 +120,8 @@ U_MARVEL = Preset(
 
 U_MARVEL_QWEN3VL = Preset(
     name="u-marvel-qwen3vl",
+    fixture=("umarvel_qwen3vl", "alone_pil_processor"),
+    spare_keys=("sim.temp",),
     repos=("TencentBAC/U-MARVEL-Qwen3VL-4B-Instruct",),
     families=("qwen3_vl",),
     model=UmeSettings(

@@ -46,6 +46,7 @@ def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
 
 VLM2VEC_V2 = Preset(
     name="vlm2vec-v2",
+    fixture=("vlm2vec_v2", "alone"),
     repos=("VLM2Vec/VLM2Vec-V2.0", "TIGER-Lab/VLM2Vec-V2.0"),
     families=("qwen2_vl",),
     model=UmeSettings(role="discriminative", attention="causal", positions="1d", pooling="last"),

@@ -25,6 +25,7 @@ VERBS: tuple[str, ...] = (
     "explain",
     "evaluate",
     "export",
+    "verify",
     "card",
     "doctor",
 )

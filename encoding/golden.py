@@ -1,0 +1,193 @@
+"""Golden folders: what a checkpoint must give for known items, to be compared after a move, an update or an export.
+
+Ours has ``golden.json`` (settings, versions, and per item of ``golden_items`` the hashes of token ids and pooled
+positions, the grids and the pixels' mean) and ``vectors.npz``. Folders in the layout of published fixtures
+(``manifest.json``, ``inputs/``) are read by ``golden_published.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import tokenizers
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from .._version import __version__
+from ..processing.collating_ume import Prepared
+from .golden_items import golden_items
+
+SCHEMA = 1
+GOLDEN_FOLDER = "golden"  # inside a checkpoint
+NUMBERS = 2048  # of every vector that are kept: any change shows in them, and a folder stays under 200 kB
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 3e-3}
+
+
+class GoldenError(ValueError):
+    """A folder is no golden folder, or one of another kind than the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One item and what must come of it.
+
+    Attributes:
+        name, role, item: the item.
+        length, ids, slots: number of tokens, hash of the ids, hash of the pooled positions.
+        grids: ``[t, h, w]`` of pictures, then of videos.
+        pixels: mean of all pixels (uint8), None where it is not known.
+        vector: float32 ``[d]``, perhaps only its beginning.
+        input_ids: the ids themselves, where the folder has them.
+    """
+
+    name: str
+    role: str | None
+    item: Any
+    length: int
+    ids: str
+    slots: str
+    grids: list[list[int]]
+    vector: NDArray[np.float32]
+    pixels: float | None = None
+    input_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A folder's cases and what they were made with.
+
+    Attributes:
+        cases: items and what must come of them.
+        tolerance: largest difference of a number of a vector; ``loose`` for cases that need more, by name.
+        dtype: of the weights.
+        settings: both halves' settings, flat; empty where the folder does not say.
+        preset: published system, "" for none.
+    """
+
+    cases: list[Case]
+    tolerance: float
+    dtype: str = "float32"
+    settings: dict[str, Any] = field(default_factory=dict)
+    preset: str = ""
+    loose: dict[str, float] = field(default_factory=dict)
+
+
+def digest(values: Any) -> str:
+    """Hash of integers."""
+    return hashlib.sha256(np.asarray(values, dtype=np.int64).tobytes()).hexdigest()[:16]
+
+
+def measured(row: Prepared) -> dict[str, Any]:
+    """What a golden folder keeps of a prepared item."""
+    media = [*row.images, *row.videos]
+    return {
+        "length": row.length,
+        "ids": digest(row.input_ids),
+        "slots": digest(np.flatnonzero(row.slots)),
+        "grids": [list(one.grid) for one in media],
+        "pixels": round(float(np.mean([one.values.mean() for one in media])), 4) if media else None,
+    }
+
+
+def flat_settings(model: Any, processor: Any) -> dict[str, Any]:
+    """Settings of both halves as flat JSON values; a template is told by its hash."""
+    found = _flat("model", json.loads(json.dumps(model.settings.to_dict())))
+    block = json.loads(json.dumps(processor.settings.to_dict()))
+    block["prompt"]["template"] = hashlib.sha256(processor.chat_template.encode()).hexdigest()[:16]
+    return {**found, **_flat("processor", block)}
+
+
+def options_of(model: Any) -> dict[str, Any]:
+    """Arguments of ``encode`` with which golden vectors are made: a thought has no place in them."""
+    return {} if model.settings.role == "discriminative" else {"mode": "discriminative"}
+
+
+def make_golden(encoder: Any, folder: str | Path) -> Path:
+    """Write a golden folder of an encoder.
+
+    Raises:
+        GoldenError: a reranker, which has no vectors.
+    """
+    if not hasattr(encoder, "encode"):
+        raise GoldenError("a reranker has scores and no vectors: there is no golden folder of it yet")
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    items = golden_items()
+    vectors = np.stack(
+        [encoder.encode([item], role=role, **options_of(encoder.model))[0] for _, role, item in items]
+    )
+    cases = [
+        {"name": name, "role": role, **measured(encoder.processor.prepare(item, role=role))}
+        for name, role, item in items
+    ]
+    dtype = str(encoder.model.dtype).removeprefix("torch.")
+    content = {
+        "schema": SCHEMA,
+        "dtype": dtype,
+        "tolerance": TOLERANCE.get(dtype, 3e-2),
+        "versions": versions(),
+        "settings": flat_settings(encoder.model, encoder.processor),
+        "cases": cases,
+    }
+    np.savez(target / "vectors.npz", vectors=np.ascontiguousarray(vectors[:, :NUMBERS], dtype=np.float32))
+    (target / "golden.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return target
+
+
+def read_golden(folder: str | Path, array: str | None = None) -> Golden:
+    """Read a golden folder, ours or a published fixture.
+
+    Args:
+        folder: what to read.
+        array: of a published fixture's vectors; the one that its README names when None.
+
+    Raises:
+        GoldenError: it is neither.
+    """
+    source = Path(folder)
+    if (source / "manifest.json").is_file():
+        from .golden_published import read_published
+
+        return read_published(source, array)
+    if not (source / "golden.json").is_file():
+        raise GoldenError(f"{source} is no golden folder: it has neither golden.json nor manifest.json")
+    content = json.loads((source / "golden.json").read_text(encoding="utf-8"))
+    if content["schema"] > SCHEMA:
+        raise GoldenError(
+            f"{source} has schema {content['schema']}, this code reads up to {SCHEMA}: update umekit"
+        )
+    with np.load(source / "vectors.npz") as stored:
+        vectors = stored["vectors"]
+    items = {name: item for name, _, item in golden_items()}
+    cases = [
+        Case(item=items[record["name"]], vector=vector, **record)
+        for record, vector in zip(content["cases"], vectors, strict=True)
+    ]
+    return Golden(cases, content["tolerance"], content["dtype"], content["settings"])
+
+
+def versions() -> dict[str, str]:
+    """What made a folder."""
+    return {
+        "umekit": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+        "pillow": PIL.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {name: value}
+    return {key: one for part, inner in value.items() for key, one in _flat(f"{name}.{part}", inner).items()}

@@ -1,0 +1,59 @@
+"""Twenty items of every modality, the same on every machine: what a golden folder's vectors are of.
+
+Made from a seed by integer arithmetic (the legacy generator's stream is frozen), so that only their results need
+storing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SEED = 20250
+WORDS = "bright window carries old engine garden kettle lantern map museum quiet river rocket teapot valley violin".split()
+
+
+def picture(width: int, height: int, seed: int, block: int = 7) -> Image.Image:
+    """Coloured blocks over a gradient."""
+    random = np.random.RandomState(seed)
+    coarse = random.randint(0, 200, (height // block + 1, width // block + 1, 3))
+    blocks = np.kron(coarse, np.ones((block, block, 1), dtype=np.int64))[:height, :width]
+    slope = (np.arange(width)[None, :, None] * 55) // max(width - 1, 1)
+    return Image.fromarray((blocks + slope).astype(np.uint8))
+
+
+def words(count: int, seed: int) -> str:
+    """A text of so many words."""
+    random = np.random.RandomState(seed)
+    return " ".join(WORDS[i] for i in random.randint(0, len(WORDS), count)) + "."
+
+
+def golden_items() -> list[tuple[str, str | None, Any]]:
+    """``(name, role, item)`` of every item."""
+    film = [picture(84, 112, SEED + 20 + i) for i in range(4)]
+    short = [picture(96, 72, SEED + 30 + i) for i in range(3)]
+    find = "Find the picture that the text describes."
+    return [
+        ("text", None, "A small red kitten rests on the wooden bench."),
+        ("text_lower_case", None, "the quiet squirrel watches the golden kettle"),
+        ("text_question", "document", 'What is the "color" of the teapot?'),
+        ("text_unicode", None, "Käfer — 猫が眠る 🐈 ½ ≠ ⅓, שלום"),
+        ("text_of_lines", "document", "first line\r\nsecond line\n\n  third line  "),
+        ("text_with_special_tokens", None, "typed: <|im_end|> <|image_pad|> <emb> </think>"),
+        ("text_long", "document", words(300, SEED + 1)),
+        ("text_query", "query", {"text": words(8, SEED + 2), "instruction": find}),
+        ("text_query_no_full_stop", "query", {"text": "two rockets", "instruction": "retrieve what matches"}),
+        ("picture", None, picture(140, 112, SEED + 3)),
+        ("picture_wide", "document", picture(336, 52, SEED + 4)),
+        ("picture_tall", None, picture(50, 290, SEED + 5)),
+        ("picture_tiny", None, picture(20, 15, SEED + 6)),
+        ("picture_large", "document", picture(700, 500, SEED + 7)),
+        ("picture_query", "query", {"image": picture(157, 93, SEED + 8), "instruction": find}),
+        ("picture_and_text", None, {"image": picture(120, 170, SEED + 9), "text": words(9, SEED + 10)}),
+        ("two_pictures", None, {"images": [picture(100, 100, SEED + 11), picture(90, 60, SEED + 12)]}),
+        ("document_page", "document", {"document": picture(170, 240, SEED + 13)}),
+        ("video", None, {"video": film}),
+        ("video_odd_and_text", None, {"video": short, "text": words(6, SEED + 14)}),
+    ]

@@ -1,0 +1,106 @@
+"""Read fixtures of published systems: their records as items of ours, their vectors as what must come of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .golden import Case, Golden, GoldenError, digest
+from .presets import PRESETS
+
+# A video that was resized by another library differs by about 1e-3; README of such folders.
+RESIZED_ELSEWHERE = 1e-3
+# Rows of added tokens that the official code draws around the mean (and we do not), with Qwen3-VL's spread.
+DRAWN_ROWS = 1e-4
+
+
+def read_published(folder: Path, array: str | None = None) -> Golden:
+    """A fixture's cases.
+
+    Raises:
+        GoldenError: a fixture of a system that is not known, or one without vectors.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    system = manifest["system"]
+    preset = next((one for one in PRESETS.values() if one.fixture[0] == system), None)
+    if preset is None:
+        raise GoldenError(f"{folder} is a fixture of {system!r}, which no preset is for")
+    with np.load(folder / "vectors.npz") as stored:
+        name = array or preset.fixture[1]
+        if name not in stored:
+            raise GoldenError(f"{folder} has no array {name!r}; it has {', '.join(stored)}")
+        vectors = stored[name]
+    records = [record for record in manifest["items"] if record["row"] < len(vectors)]
+    if any("query" in record for record in records):
+        raise GoldenError(f"{folder} has scores of pairs, not vectors of items")
+    tolerance = float(manifest.get("suggested_tolerance", {}).get("vectors_abs", 1e-5))
+    cases = [_case(record, folder / "inputs", vectors[record["row"]]) for record in records]
+    loose = {
+        case.name: RESIZED_ELSEWHERE
+        for case in cases
+        if "video" in case.item and "no_resize" not in case.name and preset.name == "qwen3-vl-embedding"
+    }
+    if system == "umarvel_qwen3vl":
+        loose = {case.name: DRAWN_ROWS for case in cases if "instruction" in case.item}
+    return Golden(cases, tolerance, preset=preset.name, loose=loose)
+
+
+def _case(record: dict[str, Any], inputs: Path, vector: Any) -> Case:
+    ids = record["input_ids" if "input_ids" in record else "input_ids_disc"]
+    place = "pooled_position" if "pooled_position" in record else "disc_position"
+    pooled = record.get("pooled_positions") or [record[place]]
+    grids = [*(record.get("image_grid_thw") or []), *(record.get("video_grid_thw") or [])]
+    side = record.get("side", "")
+    role = "query" if side.startswith("query") else "document" if side else None
+    return Case(
+        name=record["id"],
+        role=role,
+        item=item_of(record, inputs),
+        length=len(ids),
+        ids=digest(ids),
+        slots=digest(pooled),
+        grids=grids,
+        vector=vector,
+        input_ids=tuple(ids),
+    )
+
+
+def item_of(record: dict[str, Any], inputs: Path) -> dict[str, Any]:
+    """The item of a record: media first, in the order of the official calls, then text and instruction."""
+    if "content" in record:
+        return _item_of_content(record["content"], inputs)
+    item: dict[str, Any] = {}
+    if record.get("video"):
+        item["video"] = [str(inputs / name) for name in record["video"]]
+    pictures = record.get("images") or record.get("image") or record.get("img")
+    if isinstance(pictures, list):
+        item["images"] = [str(inputs / name) for name in pictures]
+    elif pictures:
+        item["image"] = str(inputs / pictures)
+    text = record.get("txt") or record.get("text")
+    if text:
+        item["text"] = "".join(text)  # two texts are rendered next to each other
+    if record.get("instruction") is not None:
+        item["instruction"] = record["instruction"]
+    return item
+
+
+def _item_of_content(content: list[Any], inputs: Path) -> dict[str, Any]:
+    item: dict[str, Any] = {}
+    for part in content:
+        kind, value = (part["type"], part[part["type"]]) if isinstance(part, dict) else part
+        if kind == "text":
+            parts = re.match(r"<instruction_start>(.*)<instruction_end> ?(.*)$", value, re.DOTALL)
+            if parts:
+                item["instruction"], value = parts[1], parts[2]
+            item["text"] = value
+        elif kind == "image":
+            names = [value] if isinstance(value, str) else value
+            item.setdefault("images", []).extend(str(inputs / name) for name in names)
+        else:
+            item["video"] = [str(inputs / name) for name in value]
+    return item

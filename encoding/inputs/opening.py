@@ -1,0 +1,178 @@
+"""Find out what a path holds and open it as a source."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...processing.media_ume import MediaLimits
+from ..files import kind_of
+from .folder import FolderSource
+from .lines import JsonlSource
+from .rooted import Columns
+from .tables import DatasetSource, ParquetSource
+from .tars import TarSource
+from .unit import InputError, Source
+
+FORMATS = ("folder", "jsonl", "parquet", "tar", "dataset")
+ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".parquet": "parquet",
+    ".tar": "tar",
+    ".tar.gz": "tar",
+    ".tgz": "tar",
+    ".tar.xz": "tar",
+    ".tar.bz2": "tar",
+}
+HUB = "hf://datasets/"
+
+
+def open_source(
+    where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    limits: MediaLimits | None = None,
+) -> Source:
+    """Open what is to be encoded.
+
+    Args:
+        where: a folder of media; a jsonl, parquet or tar file, several of one kind, or a folder of them; a folder
+            that ``Dataset.save_to_disk`` wrote; or ``hf://datasets/owner/name``.
+        format: one of ``FORMATS``; told by the files when None.
+        columns: key of an item, ``item`` or ``id`` -> column of a table.
+        split: of a data set with several.
+        limits: what one member of an archive may cost.
+
+    Raises:
+        InputError: nothing there that can be encoded, or its kind cannot be told.
+        FileNotFoundError: there is no such file or folder.
+        ImportError: parquet without pyarrow, or a data set without ``datasets``.
+    """
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"format is {format!r}; use one of {FORMATS}")
+    given = [where] if isinstance(where, (str, os.PathLike)) else list(where)
+    if not given:
+        raise InputError("nothing to read")
+    chosen = Columns(dict(columns or {}))
+    if len(given) == 1 and str(given[0]).startswith(HUB):
+        return _from_hub(str(given[0]).removeprefix(HUB), split, chosen)
+    paths = [Path(one) for one in given]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"there is no {path}")
+    if len(paths) == 1 and paths[0].is_dir():
+        kind = format or kind_of_folder(paths[0])
+        if kind == "folder":
+            return FolderSource(paths[0])
+        if kind == "dataset":
+            return _from_disk(paths[0], split, chosen)
+        files = _files_of(paths[0], kind)
+        if not files:
+            raise InputError(f"{paths[0]} holds no {kind} file")
+    else:
+        kind = format or _kind_of_files(paths)
+        files = list(zip(_short_names(paths), paths, strict=True))
+    if kind == "jsonl":
+        return JsonlSource(files, chosen)
+    if kind == "parquet":
+        return ParquetSource(files, chosen)
+    if kind == "tar":
+        return TarSource(files, chosen, limits)
+    raise InputError(f"{paths[0]} is not a folder")
+
+
+def kind_of_folder(folder: Path) -> str:
+    """One of ``FORMATS``. Pictures, clips and PDFs win over tables; texts (a README of a data set) do not.
+
+    Raises:
+        InputError: tables of several kinds, or nothing that can be encoded.
+    """
+    if (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    ):
+        return "dataset"
+    tables = {kind for kind in ("jsonl", "parquet", "tar") if _files_of(folder, kind)}
+    if not tables:
+        return "folder"
+    for _, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        if any(kind_of(name) not in (None, "text") for name in names if not name.startswith(".")):
+            return "folder"
+    if len(tables) > 1:
+        raise InputError(f"{folder} holds files of {' and '.join(sorted(tables))}: name the format")
+    return tables.pop()
+
+
+def _ending_kind(name: str) -> str | None:
+    lower = name.lower()
+    return next((kind for ending, kind in ENDINGS.items() if lower.endswith(ending)), None)
+
+
+def _files_of(folder: Path, kind: str) -> list[tuple[str, Path]]:
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return [(name, folder / name) for name in names if _ending_kind(name) == kind and (folder / name).is_file()]
+
+
+def _kind_of_files(paths: Sequence[Path]) -> str:
+    kinds = {_ending_kind(path.name) for path in paths}
+    if len(kinds) > 1 or None in kinds:
+        odd = next(path for path in paths if _ending_kind(path.name) != _ending_kind(paths[0].name) or None in kinds)
+        raise InputError(f"can't read {odd} as a source: give a folder, or jsonl, parquet or tar files of one kind")
+    return str(kinds.pop())
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """File names, or whole paths where two have the same name."""
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError("data sets need the library datasets: pip install umekit[scale]") from None
+    return datasets
+
+
+def _from_disk(folder: Path, split: str | None, columns: Columns) -> Source:
+    """A saved data set; its data files may not be links or lie elsewhere."""
+    part = folder
+    if (folder / "dataset_dict.json").is_file():
+        splits = _read_json(folder / "dataset_dict.json").get("splits")
+        if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
+            raise InputError(f"{folder / 'dataset_dict.json'} lists no splits")
+        if split is None and len(splits) == 1:
+            split = splits[0]
+        if split not in splits:
+            raise InputError(f"{folder} has the splits {', '.join(splits)}: name one")
+        part = folder / str(split)
+    listed = _read_json(part / "state.json").get("_data_files")
+    for entry in listed if isinstance(listed, list) else [None]:
+        name = entry.get("filename") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or Path(name).name != name or (part / name).is_symlink():
+            raise InputError(f"{part / 'state.json'} names data files outside of its folder")
+    dataset = _datasets().load_from_disk(os.fspath(part))
+    return DatasetSource(dataset, folder.resolve().name, columns, part)
+
+
+def _from_hub(name: str, split: str | None, columns: Columns) -> Source:
+    dataset = _datasets().load_dataset(name, split=split or "train")
+    return DatasetSource(dataset, name, columns)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} can't be read: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not an object of JSON")
+    return found

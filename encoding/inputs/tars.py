@@ -1,0 +1,216 @@
+"""webdataset tars: a unit is a sample, the members with one key. Nothing is extracted, nothing is unpickled."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from ...processing.documents_ume import count_pages
+from ...processing.media_ume import MediaLimits
+from ..files import PDF_PAGES, TEXT_BYTES, kind_of
+from .rooted import Columns
+from .unit import Row, Unit, failed_unit, hash_of_files
+
+JSON_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class _Member:
+    ending: str
+    size: int
+    read: Callable[[], bytes]
+
+
+class TarSource:
+    """Samples of webdataset tars, in the order of the archives; an id is ``name.tar/key``.
+
+    Members of kinds that we know become parts in their order; ``.json`` may hold ``text``, ``instruction``, ``page``
+    and URLs. A sample that is one PDF has a row per page. How many samples there are is not known before the end.
+
+    Args:
+        files: names, as they stand in ids, and paths; plain or compressed.
+        columns: where the text and the instruction stand in a ``.json``.
+        limits: no member may be larger than ``file_bytes``.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[tuple[str, Path]],
+        columns: Columns | None = None,
+        limits: MediaLimits | None = None,
+    ) -> None:
+        self.files = list(files)
+        self.columns = columns or Columns()
+        self.limits = limits or MediaLimits()
+
+    def count(self) -> None:
+        return None
+
+    def units(self) -> Iterator[Unit]:
+        for name, path in self.files:
+            try:
+                yield from self._units(name, path)
+            except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+                yield failed_unit(name, error)
+
+    def fingerprint(self) -> str:
+        return hash_of_files(self.files)
+
+    def _units(self, name: str, path: Path) -> Iterator[Unit]:
+        seen: set[str] = set()
+        for key, members in _samples(path, self.limits):
+            place = f"{name}/{key}"
+            if key in seen:
+                yield failed_unit(place, "the archive has this key in two places")
+            elif isinstance(members, str):
+                yield failed_unit(place, members)
+            else:
+                yield Unit(place, partial(self._rows, place, members))
+            seen.add(key)
+
+    def _rows(self, place: str, members: list[_Member]) -> list[Row]:
+        item: dict[str, Any] = {}
+        images: list[bytes] = []
+        for member in members:
+            kind = kind_of(f"x{member.ending}")
+            if member.size > self.limits.file_bytes:
+                raise ValueError(f"a member of {member.size} bytes; the limit is {self.limits.file_bytes}")
+            if kind == "text":
+                text = _text(member)
+                if text:
+                    item["text"] = text
+            elif member.ending == ".json":
+                item |= self._said(member)
+            elif kind == "image":
+                data = member.read()
+                if member.ending in (".gif", ".webp") and _moves(data):
+                    item["video"] = data
+                else:
+                    images.append(data)
+                    item["images"] = images
+            elif kind is not None:
+                item[kind] = member.read()
+        if not item:
+            raise ValueError("no image, video, PDF or text in the sample")
+        if set(item) == {"document"}:
+            return self._pages(place, item["document"])
+        if len(images) == 1:
+            item = {("image" if k == "images" else k): (v[0] if k == "images" else v) for k, v in item.items()}
+        return [Row(place, item)]
+
+    def _said(self, member: _Member) -> dict[str, Any]:
+        """Parts of an item in a ``.json``; other things there are not ours."""
+        if member.size > JSON_BYTES:
+            raise ValueError(f"a .json of {member.size} bytes; the limit is {JSON_BYTES}")
+        try:
+            record = json.loads(member.read().decode("utf-8-sig"))
+        except RecursionError:
+            raise ValueError("the .json is nested too deeply") from None
+        except ValueError as error:
+            raise ValueError(f"the .json is not JSON: {error}") from None
+        if not isinstance(record, dict) or not self.columns.wanted(list(record)):
+            return {}
+        row = self.columns.row(record, "", None)
+        if row.error is not None:
+            raise ValueError(row.error)
+        return {"text": row.item} if isinstance(row.item, str) else dict(row.item)
+
+    def _pages(self, place: str, data: bytes) -> list[Row]:
+        count = count_pages(data, self.limits)
+        if count > PDF_PAGES:
+            raise ValueError(f"a PDF of {count} pages; the limit is {PDF_PAGES}")
+        return [
+            Row(f"{place}#page={page}", {"document": data, "page": page}) for page in range(1, count + 1)
+        ]
+
+
+def _samples(path: Path, limits: MediaLimits) -> Iterator[tuple[str, list[_Member] | str]]:
+    """Neighbouring members with one key; a reason instead of members that cannot be taken."""
+    key, found = None, []  # type: str | None, list[_Member]
+    wrong: str | None = None
+    for member in _members(path, limits):
+        inner = PurePosixPath(member.name)
+        if inner.name.startswith(".") or not inner.name:
+            continue
+        stem, dot, ending = inner.name.partition(".")
+        own = (inner.parent / stem).as_posix().encode("utf-8", "backslashreplace").decode()
+        if own != key:
+            if key is not None:
+                yield key, wrong or found
+            key, found, wrong = own, [], None
+        if not member.plain:
+            wrong = "a link or special file; an archive holds its own data"
+        found.append(_Member("." + ending.rpartition(".")[2].lower() if dot else "", member.size, member.read))
+    if key is not None:
+        yield key, wrong or found
+
+
+@dataclass(frozen=True)
+class _Found:
+    name: str
+    size: int
+    plain: bool
+    read: Callable[[], bytes]
+
+
+def _members(path: Path, limits: MediaLimits) -> Iterator[_Found]:
+    """Headers of a tar. A plain one is read at its offsets later, a compressed one at once."""
+    try:
+        archive = tarfile.open(path, "r:")
+        streamed = False
+    except tarfile.ReadError:
+        archive = tarfile.open(path, "r:*")
+        streamed = True
+    with archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+            if member.isdir():
+                continue
+            plain = member.isreg() and not member.issparse()
+            if not plain:
+                read: Callable[[], bytes] = bytes
+            elif streamed:
+                if member.size > limits.file_bytes:  # also to leave it out, all of it would be decompressed
+                    raise ValueError(
+                        f"{member.name}: a member of {member.size} bytes; the limit is {limits.file_bytes}"
+                    )
+                handle = archive.extractfile(member)
+                read = partial(bytes, handle.read() if handle is not None else b"")
+            else:
+                read = partial(_read_at, path, member.offset_data, member.size)
+            yield _Found(member.name, member.size, plain, read)
+
+
+def _read_at(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as handle:
+        handle.seek(offset)
+        data = handle.read(size)
+    if len(data) != size:
+        raise ValueError("the archive is truncated")
+    return data
+
+
+def _text(member: _Member) -> str:
+    try:
+        text = member.read()[:TEXT_BYTES].decode("utf-8-sig", "ignore" if member.size > TEXT_BYTES else "strict")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text: {error}") from None
+    if "\0" in text:
+        raise ValueError("not a text: it holds NUL bytes")
+    return text.strip()
+
+
+def _moves(data: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not an image that can be opened: {error}") from None

@@ -1,0 +1,173 @@
+"""One batch through the model in the mode that the caller asked for; what comes back is NumPy and text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..modeling.decoding_ume import Decoding
+from ..modeling.generative_ume import decoding_of, details_of, streams_of
+from ..modeling.pooling_ume import DegenerateVectorError, check_vectors
+from ..processing.collating_ume import Prepared
+
+if TYPE_CHECKING:
+    from ..modeling.composed_ume import UmePreTrainedModel
+    from ..processing.processing_ume import UmeProcessor
+
+MODES = ("discriminative", "generative", "adaptive", "both")
+MODES_OF_ROLE: dict[str, tuple[str, ...]] = {  # the default first
+    "discriminative": ("discriminative",),
+    "generative": ("generative", "discriminative", "both"),
+}
+ROOM_FOR_THOUGHT = 256  # tokens that a thought is taken to have while batches are planned
+THINKING_BUDGET = 4  # a step costs little per row: batches that think are this much larger
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a call of ``encode`` embeds.
+
+    Attributes:
+        mode: a mode of the model's role.
+        dim: keep the first ``dim`` numbers.
+        decoding, num_samples, reduce, seed: of thoughts; see ``UmeForGenerativeEmbedding.encode``.
+    """
+
+    mode: str
+    dim: int | None = None
+    decoding: Decoding = field(default_factory=Decoding)
+    num_samples: int = 1
+    reduce: Literal["mean", "first"] | None = "mean"
+    seed: int = 0
+
+    @property
+    def thinks(self) -> bool:
+        return self.mode != "discriminative"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the arrays that come out."""
+        return ("discriminative", "generative") if self.mode == "both" else (self.mode,)
+
+    def shape(self, part: str, rows: int, dim: int) -> tuple[int, ...]:
+        """Shape of one of them."""
+        several = part == "generative" and self.reduce is None
+        return (rows, self.num_samples, dim) if several else (rows, dim)
+
+    def tokens(self, row: Prepared) -> int:
+        """Tokens that an item takes up, its thoughts included."""
+        if not self.thinks:
+            return row.length
+        return (row.length + min(self.decoding.max_new_tokens, ROOM_FOR_THOUGHT)) * self.num_samples
+
+
+@dataclass
+class Outcome:
+    """A batch's vectors per part, degenerate ones as NaN with the error that says so, and its thoughts."""
+
+    vectors: dict[str, NDArray[np.float32]]
+    failure: DegenerateVectorError | None
+    thoughts: list[Any]
+    thought_tokens: list[Any]
+    forced: list[Any]
+
+
+def plan_pass(
+    model: Any,
+    mode: str | None,
+    dim: int | None,
+    *,
+    max_new_tokens: int | None,
+    num_samples: int,
+    reduce: Literal["mean", "first"] | None,
+    temperature: float | None,
+    top_p: float | None,
+    seed: int | None,
+) -> Pass:
+    """Check a caller's wishes against the model's role.
+
+    Raises:
+        ValueError: no such mode, or a wish that only a mode that thinks can fulfil.
+    """
+    role = model.settings.role
+    known = MODES_OF_ROLE[role]
+    mode = mode or known[0]
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; use one of {MODES}")
+    if mode not in known:
+        needed = "a generative" if role == "discriminative" else f"another ({mode})"
+        raise ValueError(f"mode={mode!r} needs {needed} checkpoint; this one is {role}")
+    if reduce not in ("mean", "first", None):
+        raise ValueError(f"reduce is {reduce!r}; use 'mean', 'first' or None")
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; give at least 1")
+    if mode == "discriminative":
+        given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        wishes = [name for name, value in given.items() if value is not None]
+        if num_samples > 1 or wishes:
+            raise ValueError(
+                f"{', '.join(wishes) or 'num_samples'} needs a mode that thinks; this one does not"
+            )
+        return Pass(mode, dim)
+    if seed is None:
+        seed = int(torch.randint(2**62, ()))  # follows torch.manual_seed
+    decoding = decoding_of(model.settings, num_samples, max_new_tokens, temperature, top_p)
+    return Pass(mode, dim, decoding, num_samples, reduce, seed)
+
+
+@torch.inference_mode()
+def run_pass(
+    model: UmePreTrainedModel,
+    processor: UmeProcessor,
+    rows: Sequence[Prepared],
+    indices: Sequence[int],
+    plan: Pass,
+) -> Outcome:
+    """Embed prepared items; ``indices`` are their places among all, to which drawn thoughts belong."""
+    if not plan.thinks:
+        batch = processor.collate(rows).to(model.device)
+        vectors, failure = _checked(model(**batch, dim=plan.dim).embeddings)
+        n = len(rows)
+        return Outcome({plan.mode: vectors}, failure, [None] * n, [0] * n, [False] * n)
+    batch = processor.collate(rows, padding_side="left").to(model.device)
+    found = model.embed(
+        batch,
+        plan.mode,
+        decoding=plan.decoding,
+        num_samples=plan.num_samples,
+        reduce=plan.reduce,
+        dim=plan.dim,
+        streams=streams_of(plan.seed, indices, plan.num_samples),
+        vocabulary=len(processor.tokenizer),
+    )
+    arrays: dict[str, NDArray[np.float32]] = {}
+    failure = None
+    for part, values in (("discriminative", found.direct), ("generative", found.generated)):
+        if values is not None:
+            arrays[part], error = _checked(values)
+            failure = failure or error
+    details = details_of(found.rollouts, processor.tokenizer, several=plan.num_samples > 1)
+    return Outcome(arrays, failure, *details)
+
+
+def _checked(vectors: Tensor) -> tuple[NDArray[np.float32], DegenerateVectorError | None]:
+    """Vectors ``[n, d]`` or ``[n, k, d]`` as NumPy; items with a degenerate one are NaN."""
+    try:
+        check_vectors(vectors.reshape(-1, vectors.shape[-1]))
+        return vectors.cpu().numpy(), None
+    except DegenerateVectorError as error:
+        return np.stack([_or_nan(item) for item in vectors]), error
+
+
+def _or_nan(vectors: Tensor) -> NDArray[np.float32]:
+    try:
+        check_vectors(vectors.reshape(-1, vectors.shape[-1]))
+    except DegenerateVectorError:
+        return np.full(vectors.shape, np.nan, dtype=np.float32)
+    return vectors.cpu().numpy()

@@ -1,0 +1,173 @@
+"""UME-R1: the vectors of its published code, in both modes and by every door."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+import umekit
+from umekit.encoding.presets import find_preset
+
+FIXTURE = Path(__file__).parent.parent / "golden" / "ume_r1"
+RECORDS: list[dict[str, Any]] = json.loads((FIXTURE / "manifest.json").read_text(encoding="utf-8"))["items"]
+TOLERANCE = 1e-5
+MODES = {"discriminative": "disc", "generative": "gen"}
+
+
+def _item(record: dict[str, Any]) -> dict[str, Any]:
+    item: dict[str, Any] = {}
+    pictures = [_picture(part["image"]) for part in record["content"] if part["type"] == "image"]
+    if pictures:
+        item["images"] = pictures
+    for part in record["content"]:
+        if part["type"] == "video":
+            item["video"] = [_picture(name) for name in part["video"]]
+        if part["type"] == "text":
+            item["text"] = part["text"]
+    return item
+
+
+def _picture(name: str) -> Image.Image:
+    return Image.open(FIXTURE / "inputs" / name)
+
+
+ITEMS = [_item(record) for record in RECORDS]
+
+
+@pytest.fixture(scope="module")
+def official() -> dict[str, np.ndarray]:
+    with np.load(FIXTURE / "vectors.npz") as stored:
+        return dict(stored)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> umekit.Encoder:
+    return umekit.load(FIXTURE / "checkpoint", preset="ume-r1")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return umekit.export(FIXTURE / "checkpoint", tmp_path_factory.mktemp("ume_r1") / "out", preset="ume-r1")
+
+
+def _close(actual: Any, expected: Any) -> None:
+    np.testing.assert_allclose(np.asarray(actual), expected, atol=TOLERANCE, rtol=0)
+
+
+def test_the_preset_is_found_by_repository() -> None:
+    for repo in ("zhibinlan/UME-R1-2B", "zhibinlan/UME-R1-7B"):
+        preset = find_preset(repo)
+        assert preset is not None
+        assert preset.name == "ume-r1"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_prompts_ids_and_grids(mode: str, encoder: umekit.Encoder) -> None:
+    key = MODES[mode]
+    for record, item in zip(RECORDS, ITEMS, strict=True):
+        row = encoder.processor.prepare(item, mode=mode)
+        assert row.rendered == record[f"prompt_text_{key}"], record["id"]
+        assert row.input_ids.tolist() == record[f"input_ids_{key}"], record["id"]
+        assert np.flatnonzero(row.slots).tolist() == [record["disc_position"]]
+        grids = [list(one.grid) for one in (*row.images, *row.videos)]
+        assert grids == (record["image_grid_thw"] or record["video_grid_thw"] or [])
+
+
+@pytest.mark.parametrize("batch_tokens", [1, None], ids=["alone", "batch"])
+def test_vectors_through_load(
+    batch_tokens: int | None, encoder: umekit.Encoder, official: dict[str, np.ndarray]
+) -> None:
+    array = "alone" if batch_tokens else "batch"
+    both = encoder.encode(ITEMS, mode="both", batch_tokens=batch_tokens)
+    for mode, key in MODES.items():
+        expected = official[f"{key}_{array}"]
+        _close(both[mode], expected)
+        _close(encoder.encode(ITEMS, mode=mode, batch_tokens=batch_tokens), expected)
+    _close(encoder.encode(ITEMS, batch_tokens=batch_tokens), official[f"gen_{array}"])  # it thinks by default
+
+
+def test_thoughts(encoder: umekit.Encoder) -> None:
+    details = encoder.encode(ITEMS, return_details=True)
+    for record, thought, length in zip(RECORDS, details.thoughts, details.thought_tokens, strict=True):
+        assert record["generated_text"] == f"{thought}<gen_emb><|im_end|>"
+        assert length == record["gen_emb_index_in_generated"]
+    assert details.forced == [False] * len(ITEMS)
+
+
+def test_a_thought_that_is_cut(encoder: umekit.Encoder, official: dict[str, np.ndarray]) -> None:
+    items, expected = [ITEMS[0], ITEMS[3]], official["gen_cut_at_5_new_tokens_rows_0_3"]
+    options: dict[str, Any] = {"max_new_tokens": 5, "return_details": True}
+    forced = encoder.encode(items, **options)
+    assert forced.forced == [True, True]
+    assert np.abs(forced.embeddings - expected).max() > 0.1
+    # By default it is <gen_emb>'s own state after the five tokens, as a forward over the whole text has it.
+    processor = encoder.processor
+    for item, vector, thought in zip(items, forced.embeddings, forced.thoughts, strict=True):
+        row = processor.prepare(item, mode="generative")
+        text = processor.tokenizer.encode(f"{thought}<gen_emb>", add_special_tokens=False)
+        assert len(text) == 6
+        row.input_ids = np.concatenate([row.input_ids, text])
+        row.token_types = np.concatenate([row.token_types, np.zeros(6, dtype=np.int64)])
+        row.slots = np.concatenate([row.slots, np.array([0, 0, 0, 0, 0, 2], dtype=np.int8)])
+        with torch.no_grad():
+            _close(encoder.model(**processor.collate([row])).generated_embeddings[0], vector)
+    compatible = umekit.load(FIXTURE / "checkpoint", preset="ume-r1", compat="official")
+    _close(compatible.encode(items, **options).embeddings, expected)
+    assert compatible.encode(items, **options).forced == [True, True]
+    _close(compatible.encode(ITEMS), official["gen_batch"])
+
+
+def test_auto_model_after_export(exported: Path, official: dict[str, np.ndarray]) -> None:
+    model = AutoModel.from_pretrained(exported, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(exported, trust_remote_code=True)
+    for batch_size, array in ((1, "alone"), (len(ITEMS), "batch")):
+        both = model.encode(ITEMS, processor=processor, mode="both", batch_size=batch_size)
+        for mode, key in MODES.items():
+            _close(both[mode], official[f"{key}_{array}"])
+    _close(umekit.load(exported).encode(ITEMS), official["gen_batch"])
+
+
+def test_sentence_transformer_after_export(exported: Path, official: dict[str, np.ndarray]) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    st = sentence_transformers.SentenceTransformer(str(exported), trust_remote_code=True, device="cpu")
+    for mode, key in MODES.items():
+        _close(st.encode(ITEMS, mode=mode), official[f"{key}_batch"])
+        _close(st.encode(ITEMS, mode=mode, batch_size=1), official[f"{key}_alone"])
+    _close(st.encode(ITEMS, max_new_tokens=64), official["gen_batch"])
+    with pytest.raises(ValueError, match="needs a mode that thinks"):
+        st.encode(ITEMS[:1], mode="discriminative", max_new_tokens=4)
+
+
+@pytest.fixture
+def flipped(encoder: umekit.Encoder) -> Callable[..., umekit.Encoder]:
+    def flip(old: str, new: str) -> umekit.Encoder:
+        processor = encoder.processor
+        prompt = processor.settings.prompt
+        assert old in prompt.template
+        changed = type(prompt)(template=prompt.template.replace(old, new, 1))
+        return umekit.Encoder(encoder.model, processor.with_settings(prompt=changed))
+
+    return flip
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("embeddings. \\n", "embeddings.\\n"),
+        ("sentence. \\n", "sentence.\\n"),
+        ("\\n<disc_emb>\\n", "<disc_emb>\\n"),
+    ],
+)
+def test_a_space_in_the_request_to_think_matters(
+    old: str, new: str, flipped: Callable[..., umekit.Encoder], official: dict[str, np.ndarray]
+) -> None:
+    vectors = flipped(old, new).encode(ITEMS)
+    assert np.abs(vectors - official["gen_batch"]).max() > 10 * TOLERANCE

@@ -1,0 +1,199 @@
+"""``verify``: any quirk of a published system that is off by one thing is found and named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import umekit
+from umekit.cli.main import main
+from umekit.encoding.golden import GoldenError, make_golden, read_golden
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def u_marvel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("u_marvel") / "exported"
+    return umekit.export(GOLDEN / "umarvel_qwen2vl" / "checkpoint", out, preset="u-marvel")
+
+
+@pytest.fixture(scope="module")
+def rzenembed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rzenembed") / "exported"
+    return umekit.export(GOLDEN / "rzenembed" / "checkpoint", out, preset="rzenembed")
+
+
+def edit_json(path: Path, keys: str, value: Any) -> None:
+    content = json.loads(path.read_text())
+    place = content
+    *parents, last = keys.split(".")
+    for key in parents:
+        place = place[key]
+    assert last in place, f"{keys} is no entry of {path.name}"
+    place[last] = value
+    path.write_text(json.dumps(content))
+
+
+def model_entry(name: str, value: Any) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / "config.json", f"ume.{name}", value)
+
+
+def processor_entry(name: str, value: Any) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / "processor_config.json", f"ume.{name}", value)
+
+
+def template_edit(old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "chat_template.jinja"
+        text = path.read_text()
+        assert text.count(old) == 1, old
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+U_MARVEL_FLIPS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "positions": (model_entry("positions", "mrope"), "vector"),
+    "attention": (model_entry("attention", "causal"), "vector"),
+    "one space in the prompt": (template_edit("<instruction_end> ' ~", "<instruction_end>' ~"), "token ids"),
+    "no final full stop": (template_edit("else '.')", "else '')"), "token ids"),
+    "generation prompt": (template_edit("<emb>.<|im_end|>\\n<|im_start|>assistant\\n", "<emb>.<|im_end|>\\n"), "token ids"),
+    "system turn": (template_edit("You are a helpful assistant.", "You are helpful."), "token ids"),
+    "pooled span": (
+        lambda folder: (
+            processor_entry("pooling.span_start", "")(folder),
+            processor_entry("pooling.span_end", "")(folder),
+        )[0],
+        "pooled positions",
+    ),
+    "pixel budget": (processor_entry("budget.first_image.most", 200 * 28**2), "grids"),
+    "candidates' limit": (processor_entry("limits", {}), "token ids"),
+    "what is cut": (processor_entry("truncation", "text"), "token ids"),
+}
+
+RZENEMBED_FLIPS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "positions": (model_entry("positions", "mrope"), "vector"),
+    "attention": (model_entry("attention", "bidirectional"), "vector"),
+    "separator": (template_edit("ns.instruction ~ ns.text", "ns.instruction ~ ' ' ~ ns.text"), "token ids"),
+    "appended token": (template_edit("<|endoftext|>", ""), "token ids"),
+    "pixel budget": (processor_entry("budget.image", [4 * 28**2, 1280 * 28**2]), "grids"),
+    "budget of lists": (processor_entry("budget.listed", None), "grids"),
+    "first resize": (processor_entry("budget.first_image", None), "vector"),
+}
+
+
+@pytest.mark.parametrize("flip", U_MARVEL_FLIPS)
+def test_a_flipped_quirk_of_u_marvel_is_found(flip: str, u_marvel: Path, tmp_path: Path) -> None:
+    change, prop = U_MARVEL_FLIPS[flip]
+    check_flip(u_marvel, GOLDEN / "umarvel_qwen2vl", change, prop, tmp_path)
+
+
+@pytest.mark.parametrize("flip", RZENEMBED_FLIPS)
+def test_a_flipped_quirk_of_rzenembed_is_found(flip: str, rzenembed: Path, tmp_path: Path) -> None:
+    change, prop = RZENEMBED_FLIPS[flip]
+    check_flip(rzenembed, GOLDEN / "rzenembed", change, prop, tmp_path)
+
+
+def check_flip(
+    exported: Path, published: Path, change: Callable[[Path], None], prop: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "flipped"
+    shutil.copytree(exported, folder)
+    change(folder)
+    # A published fixture knows nothing of our settings: ids, grids and vectors alone must show it.
+    outcome = umekit.verify(folder, published)
+    assert prop in {problem.prop for problem in outcome.problems if problem.item}
+    # And so must the folder that was exported along.
+    assert not umekit.verify(folder).ok
+
+
+def test_settings_that_changed_are_named(u_marvel: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "flipped"
+    shutil.copytree(u_marvel, folder)
+    edit_json(folder / "config.json", "ume.positions", "mrope")
+    found = {problem.prop: problem.message for problem in umekit.verify(folder).problems if not problem.item}
+    assert found == {"settings model.positions": "'mrope', golden has '1d'"}
+
+
+def test_changed_weights_are_found(u_marvel: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(u_marvel, folder)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(key for key in weights if "layers.0.mlp.up_proj" in key)
+    weights[name] = weights[name] * np.float32(1.05)
+    save_file(weights, file, metadata={"format": "pt"})
+    outcome = umekit.verify(folder)
+    assert {problem.prop for problem in outcome.problems} == {"vector", "vector in a batch"}
+    assert outcome.items == 20
+
+
+def test_missing_and_leftover_weights_are_found(u_marvel: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(u_marvel, folder)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(key for key in weights if "layers.0.mlp.up_proj" in key)
+    kept = {key: value for key, value in weights.items() if key != name}
+    save_file(kept, file, metadata={"format": "pt"})
+    missing = umekit.verify(folder)
+    assert [problem.prop for problem in missing.problems] == ["load"]
+    assert "missing" in missing.problems[0].message
+    extra = {**weights, name.replace("up_proj", "up_proj.lora_A"): weights[name]}
+    save_file(extra, file, metadata={"format": "pt"})
+    assert [problem.prop for problem in umekit.verify(folder).problems] == ["weights"]
+
+
+def test_the_verb(u_marvel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, fixture = str(GOLDEN / "umarvel_qwen2vl" / "checkpoint"), str(GOLDEN / "umarvel_qwen2vl")
+    assert main(["verify", source, "--golden", fixture]) == 0
+    assert "19 golden items" in capsys.readouterr().out
+    assert main(["verify", source, "--golden", fixture, "--preset", "lamra-ret"]) == 1
+    assert "wrong: q_text: token ids" in capsys.readouterr().out
+    made = tmp_path / "made"
+    assert main(["verify", source, "--preset", "u-marvel", "--make", str(made)]) == 0
+    assert main(["verify", str(u_marvel), "--golden", str(made)]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(u_marvel), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["ok"]
+    assert shown["items"] == 20
+    assert shown["facts"]["dtype"] == "float32"
+    assert main(["verify", str(u_marvel), "--golden", str(tmp_path / "none")]) == 2
+    assert main(["verify", str(u_marvel), "--golden", str(made), "--make", str(made)]) == 2
+
+
+def test_without_a_golden_folder_only_the_audit_runs(tiny_checkpoint: Callable[..., Path]) -> None:
+    outcome = umekit.verify(tiny_checkpoint("qwen2_vl"))
+    assert outcome.ok
+    assert outcome.golden is None
+    assert outcome.items == 0
+    assert outcome.facts["family"] == "qwen2_vl"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16"])
+def test_a_golden_folder_remembers_the_dtype(
+    dtype: str, family: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint(family)
+    make_golden(umekit.load(folder, dtype=dtype), tmp_path / "golden")
+    outcome = umekit.verify(folder, tmp_path / "golden")
+    assert [str(problem) for problem in outcome.problems] == []
+    assert outcome.facts["dtype"] == dtype
+
+
+def test_what_is_no_golden_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GoldenError, match="neither"):
+        read_golden(tmp_path)
+    with pytest.raises(GoldenError, match="it has"):
+        read_golden(GOLDEN / "rzenembed", "nonsense")
