@@ -37,6 +37,6 @@ def export(
     encoder = load(src, preset=preset, role=role, device="cpu", dtype="auto", compat=compat)
     encoder.model.save_pretrained(folder)
     encoder.processor.save_pretrained(folder)
-    if golden and hasattr(encoder, "encode"):
+    if golden:
         make_golden(encoder, folder / GOLDEN_FOLDER)
     return folder

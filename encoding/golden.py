@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..processing.collating_ume import Prepared
-from .golden_items import golden_items
+from .golden_items import golden_items, golden_pairs
 
 SCHEMA = 1
 GOLDEN_FOLDER = "golden"  # inside a checkpoint
@@ -41,10 +41,12 @@ class Case:
 
     Attributes:
         name, role, item: the item.
-        length, ids, slots: number of tokens, hash of the ids, hash of the pooled positions.
+        length, ids, slots: number of tokens, hash of the ids, hash of the pooled positions ("" where not known).
         grids: ``[t, h, w]`` of pictures, then of videos.
         pixels: mean of all pixels (uint8), None where it is not known.
-        vector: float32 ``[d]``, perhaps only its beginning.
+        vector: float32 ``[d]``, perhaps only its beginning; of a pair its score.
+        candidate: for rerankers, the item that ``item`` as a query is paired with.
+        mode: of ``encode``; None for the role's direct embedding.
         input_ids: the ids themselves, where the folder has them.
     """
 
@@ -57,6 +59,8 @@ class Case:
     grids: list[list[int]]
     vector: NDArray[np.float32]
     pixels: float | None = None
+    candidate: Any = None
+    mode: str | None = None
     input_ids: tuple[int, ...] = ()
 
 
@@ -105,28 +109,38 @@ def flat_settings(model: Any, processor: Any) -> dict[str, Any]:
     return {**found, **_flat("processor", block)}
 
 
-def options_of(model: Any) -> dict[str, Any]:
-    """Arguments of ``encode`` with which golden vectors are made: a thought has no place in them."""
-    return {} if model.settings.role == "discriminative" else {"mode": "discriminative"}
+def prepare_one(
+    processor: Any, item: Any, role: str | None, candidate: Any = None, mode: str | None = None
+) -> Prepared:
+    """An item, or where there is a candidate a pair, ready for the model."""
+    if candidate is not None:
+        return processor.prepare_pair(item, candidate)
+    return processor.prepare(item, role=role, mode=mode)
+
+
+def vector_of(
+    encoder: Any, item: Any, role: str | None, candidate: Any = None, mode: str | None = None
+) -> NDArray[np.float32]:
+    """Vector of one item alone, or the score of one pair, float32 ``[d]`` or ``[1]``."""
+    if candidate is not None:
+        return encoder.rerank(item, [candidate])
+    return encoder.encode([item], role=role, **options_of(encoder.model, mode))[0]
+
+
+def options_of(model: Any, mode: str | None = None) -> dict[str, Any]:
+    """Arguments of ``encode``; our own golden vectors are direct ones, since a thought may differ by device."""
+    return {} if model.settings.role == "discriminative" else {"mode": mode or "discriminative"}
 
 
 def make_golden(encoder: Any, folder: str | Path) -> Path:
-    """Write a golden folder of an encoder.
-
-    Raises:
-        GoldenError: a reranker, which has no vectors.
-    """
-    if not hasattr(encoder, "encode"):
-        raise GoldenError("a reranker has scores and no vectors: there is no golden folder of it yet")
+    """Write a golden folder of an encoder or a reranker."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    items = golden_items()
-    vectors = np.stack(
-        [encoder.encode([item], role=role, **options_of(encoder.model))[0] for _, role, item in items]
-    )
+    inputs = _inputs(pairs=encoder.model.settings.role == "reranker")
+    vectors = np.stack([vector_of(encoder, *one) for one in inputs.values()])
     cases = [
-        {"name": name, "role": role, **measured(encoder.processor.prepare(item, role=role))}
-        for name, role, item in items
+        {"name": name, "role": one[1], **measured(prepare_one(encoder.processor, *one))}
+        for name, one in inputs.items()
     ]
     dtype = str(encoder.model.dtype).removeprefix("torch.")
     content = {
@@ -166,11 +180,11 @@ def read_golden(folder: str | Path, array: str | None = None) -> Golden:
         )
     with np.load(source / "vectors.npz") as stored:
         vectors = stored["vectors"]
-    items = {name: item for name, _, item in golden_items()}
-    cases = [
-        Case(item=items[record["name"]], vector=vector, **record)
-        for record, vector in zip(content["cases"], vectors, strict=True)
-    ]
+    inputs = _inputs(pairs=content["settings"]["model.role"] == "reranker")
+    cases = []
+    for record, vector in zip(content["cases"], vectors, strict=True):
+        item, _, candidate = inputs[record["name"]]
+        cases.append(Case(item=item, candidate=candidate, vector=vector, **record))
     return Golden(cases, content["tolerance"], content["dtype"], content["settings"])
 
 
@@ -185,6 +199,13 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
+
+
+def _inputs(pairs: bool) -> dict[str, tuple[Any, str | None, Any]]:
+    """Items, roles and candidates by name."""
+    if pairs:
+        return {name: (query, None, candidate) for name, query, candidate in golden_pairs()}
+    return {name: (item, role, None) for name, role, item in golden_items()}
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:

@@ -12,7 +12,10 @@ import numpy as np
 from PIL import Image
 
 SEED = 20250
-WORDS = "bright window carries old engine garden kettle lantern map museum quiet river rocket teapot valley violin".split()
+WORDS = (
+    *("bright", "window", "carries", "old", "engine", "garden", "kettle", "lantern", "map", "museum"),
+    *("quiet", "river", "rocket", "teapot", "valley", "violin"),
+)
 
 
 def picture(width: int, height: int, seed: int, block: int = 7) -> Image.Image:
@@ -28,6 +31,14 @@ def words(count: int, seed: int) -> str:
     """A text of so many words."""
     random = np.random.RandomState(seed)
     return " ".join(WORDS[i] for i in random.randint(0, len(WORDS), count)) + "."
+
+
+def golden_pairs() -> list[tuple[str, Any, Any]]:
+    """``(name, query, candidate)`` of every pair, for rerankers."""
+    items = {name: item for name, _, item in golden_items()}
+    queries = ("text_query", "text_question", "picture_query", "picture_and_text")
+    candidates = ("text", "text_unicode", "picture_wide", "document_page", "video")
+    return [(f"{q} / {c}", items[q], items[c]) for q in queries for c in candidates]
 
 
 def golden_items() -> list[tuple[str, str | None, Any]]:

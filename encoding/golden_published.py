@@ -33,40 +33,54 @@ def read_published(folder: Path, array: str | None = None) -> Golden:
         name = array or preset.fixture[1]
         if name not in stored:
             raise GoldenError(f"{folder} has no array {name!r}; it has {', '.join(stored)}")
+        if "rows_" in name:
+            raise GoldenError(f"{name} has rows of some items only, or of tokens: it cannot be compared")
         vectors = stored[name]
     records = [record for record in manifest["items"] if record["row"] < len(vectors)]
-    if any("query" in record for record in records):
-        raise GoldenError(f"{folder} has scores of pairs, not vectors of items")
     tolerance = float(manifest.get("suggested_tolerance", {}).get("vectors_abs", 1e-5))
-    cases = [_case(record, folder / "inputs", vectors[record["row"]]) for record in records]
+    mode = "generative" if name.startswith("gen") else None
+    cases = [_case(record, folder / "inputs", vectors[record["row"]], mode) for record in records]
     loose = {
         case.name: RESIZED_ELSEWHERE
         for case in cases
-        if "video" in case.item and "no_resize" not in case.name and preset.name == "qwen3-vl-embedding"
+        if "video" in {**case.item, **(case.candidate or {})}
+        and "no_resize" not in case.name
+        and preset.name in ("qwen3-vl-embedding", "qwen3-vl-reranker")
     }
     if system == "umarvel_qwen3vl":
         loose = {case.name: DRAWN_ROWS for case in cases if "instruction" in case.item}
     return Golden(cases, tolerance, preset=preset.name, loose=loose)
 
 
-def _case(record: dict[str, Any], inputs: Path, vector: Any) -> Case:
-    ids = record["input_ids" if "input_ids" in record else "input_ids_disc"]
-    place = "pooled_position" if "pooled_position" in record else "disc_position"
-    pooled = record.get("pooled_positions") or [record[place]]
+def _case(record: dict[str, Any], inputs: Path, vector: Any, mode: str | None = None) -> Case:
+    ids = record.get("input_ids") or record["input_ids_gen" if mode else "input_ids_disc"]
+    place = record.get("pooled_position", record.get("disc_position"))
+    pooled = record.get("pooled_positions") or ([] if place is None else [place])
     grids = [*(record.get("image_grid_thw") or []), *(record.get("video_grid_thw") or [])]
     side = record.get("side", "")
     role = "query" if side.startswith("query") else "document" if side else None
     return Case(
         name=record["id"],
         role=role,
-        item=item_of(record, inputs),
+        item=item_of(record, inputs) if "query" not in record else _query_of(record, inputs),
+        mode=mode,
+        candidate=None if "query" not in record else item_of(_candidate_of(record), inputs),
         length=len(ids),
         ids=digest(ids),
-        slots=digest(pooled),
+        slots=digest(pooled) if pooled else "",
         grids=grids,
-        vector=vector,
+        vector=np.atleast_1d(vector),
         input_ids=tuple(ids),
     )
+
+
+def _query_of(record: dict[str, Any], inputs: Path) -> dict[str, Any]:
+    own = item_of(record["query"], inputs)
+    return own if record.get("instruction") is None else {**own, "instruction": record["instruction"]}
+
+
+def _candidate_of(record: dict[str, Any]) -> dict[str, Any]:
+    return record["document"] if "document" in record else record["candidate"]
 
 
 def item_of(record: dict[str, Any], inputs: Path) -> dict[str, Any]:

@@ -238,6 +238,13 @@ class Index:
         sweep(root, former, generation)
 
     @classmethod
+    def from_shards(cls, folder: str | os.PathLike[str]) -> Index:
+        """All rows of a finished folder of shards. Raises ShardFormatError (an IndexFormatError)."""
+        from .shard_reading import exact_index
+
+        return exact_index(folder)
+
+    @classmethod
     def load(cls, folder: str | os.PathLike[str], fingerprint: Mapping[str, Any] | None = None) -> Index:
         """Read an index and check all of it.
 

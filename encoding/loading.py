@@ -12,15 +12,18 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ..modeling.generative_ume import UmeForGenerativeEmbedding
 from ..modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from ..modeling.reranker_ume import UmeForReranking
 from ..modeling.settings_ume import ROLES, UmeSettings
 from ..processing.processing_ume import UmeProcessor
 from .adapters import add_adapter
 from .encoder import Encoder
 from .presets import Preset, PresetError, fill_rows, find_preset, get_preset
+from .reranker import Reranker
 
 CLASSES: dict[str, Any] = {
     "discriminative": UmeForDiscriminativeEmbedding,
     "generative": UmeForGenerativeEmbedding,
+    "reranker": UmeForReranking,
 }
 DEFAULT_MODEL = "ume-tiny"
 
@@ -39,8 +42,8 @@ def load(
     revision: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
     **model_kwargs: Any,
-) -> Encoder:
-    """Load a checkpoint.
+) -> Any:
+    """Load a checkpoint: an :class:`Encoder`, or a :class:`Reranker` where that is its role.
 
     Args:
         path: folder or Hub repository; None is ume-tiny, which comes with the package.
@@ -97,7 +100,7 @@ def load(
     check_pair(model, processor)
     if adapter is not None:
         add_adapter(model, os.fspath(adapter))
-    return Encoder(model, processor)
+    return Reranker(model, processor) if role == "reranker" else Encoder(model, processor)
 
 
 def choose_preset(
@@ -133,6 +136,11 @@ def check_pair(model: Any, processor: UmeProcessor) -> None:
     if processor.settings.family != model_type:
         raise ProcessorMismatchError(
             f"the processor is for {processor.settings.family}, the model is {model_type}"
+        )
+    if processor.settings.pairs != (model.role == "reranker"):
+        raise ProcessorMismatchError(
+            f"the model is a {model.role} one, and the processor's prompts are "
+            f"{'of pairs' if processor.settings.pairs else 'not of pairs'}: a reranker needs its own template"
         )
     if processor.settings.pooling.kind != model.settings.pooling:
         raise ProcessorMismatchError(

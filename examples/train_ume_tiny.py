@@ -23,7 +23,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from umekit.evaluation.digit_world import DigitWorld
-from umekit.examples.ume_tiny_captions import LETTERS, SENTENCES, CaptionReader, caption_rows
+from umekit.examples.ume_tiny_captions import (
+    BESIDE,
+    LETTERS,
+    SENTENCES,
+    CaptionReader,
+    caption_rows,
+    question_rows,
+)
 from umekit.examples.ume_tiny_curriculum import Curriculum
 from umekit.examples.ume_tiny_model import build_model, build_processor, build_tokenizer
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
@@ -87,7 +94,7 @@ def report(**values: Any) -> None:
 
 
 class CaptionedCollator(ContrastiveCollator):
-    """Adds captions to every contrastive batch."""
+    """Adds captions, and as many questions, to every contrastive batch."""
 
     def __init__(self, reader: CaptionReader, count: int, seed: int) -> None:
         super().__init__(reader.processor)
@@ -97,8 +104,9 @@ class CaptionedCollator(ContrastiveCollator):
     def __call__(self, rows: Any) -> dict[str, Any]:
         # The first row's index is the step's: the captions, too, are a function of the step alone.
         start = rows[0].get("__row__", 0) if rows else 0
-        captions = caption_rows(self.world, SENTENCES.kinds, int(start), self.count)
-        return {**super().__call__(rows), "auxiliary": self.reader.batch(captions)}
+        captions = caption_rows(self.world, BESIDE, int(start), self.count)
+        questions = question_rows(self.world, int(start), self.count)
+        return {**super().__call__(rows), "auxiliary": self.reader.batch([*captions, *questions])}
 
 
 class TinyTrainer(ContrastiveTrainer):
@@ -168,7 +176,9 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/ume-tiny"))
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--captions", type=int, default=20, help="captions beside every contrastive batch")
+    parser.add_argument(
+        "--captions", type=int, default=16, help="captions, and questions, beside every batch"
+    )
     parser.add_argument("--reading-steps", type=int, default=1500, help="most steps of a lesson of stage 1")
     parser.add_argument(
         "--warmup", type=int, default=200, help="warm-up of stage 1; a short one never learns digits"

@@ -55,6 +55,33 @@ def caption_rows(
     return [world.caption(kinds[index % len(kinds)], index) for index in range(start, start + count)]
 
 
+# Beside a contrastive batch: pages most, since printed words and written numbers are learned last.
+BESIDE: tuple[CaptionKind, ...] = ("page", "scene", "page", "clip")
+QUESTIONS = (
+    "qa_what",
+    "ask_page",
+    "clip_mover",
+    "qa_where",
+    "ask_page",
+    "clip_end",
+    "sum",
+    "ground_cell",
+    "clip_motion",
+    "classify_count",
+    "classify_colour",
+    "classify_digit",
+)
+
+
+def question_rows(world: DigitWorld, start: int, count: int) -> list[dict[str, Any]]:
+    """Questions with their answer as the caption, the tasks in turn.
+
+    The first word of the answer is predicted from the state at ``<disc_emb>``: the state that is the embedding.
+    """
+    rows = [world.row(QUESTIONS[index % len(QUESTIONS)], index) for index in range(start, start + count)]
+    return [{"item": row["query"], "text": row["answer"]} for row in rows]
+
+
 class CaptionReader:
     """Makes batches of captions and scores a model on them."""
 

@@ -47,9 +47,11 @@ class UmePreTrainedModel(PreTrainedModel):
         self.backbone: Any = (
             backbone if backbone is not None else AutoModelForImageTextToText.from_config(config)
         )
-        text = self.backbone.config.get_text_config()
+        text = config.get_text_config()
         if self.settings.attention != "bidirectional" and getattr(text, "is_causal", True) is False:
-            text.is_causal = True  # that flag is for stock classes; here the settings hold, and they say otherwise
+            text.is_causal = (
+                True  # that flag is for stock classes; here the settings hold, and they say otherwise
+            )
 
     # ---- loading -------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from .backbone_ume import base_of, positions_of, vision_features
 from .settings_ume import UmeSettings
@@ -42,6 +43,39 @@ class Decoding:
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; give a number over 0 and up to 1")
+
+
+class GrowingLayer(DynamicLayer):
+    """A cache layer with room for tokens to come: the stock one copies all that it has for every token."""
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.__dict__.update(layer.__dict__)
+        self._rooms: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write new tokens ``[B, heads, new, D]`` behind the others; all of them, as views."""
+        old = self.keys.shape[2]
+        new = old + key_states.shape[2]
+        if self._rooms is None or new > self._rooms[0].shape[2]:
+            self._rooms = (_with_room(self.keys, new), _with_room(self.values, new))
+        keys, values = self._rooms
+        keys[:, :, old:new], values[:, :, old:new] = key_states, value_states
+        self.keys, self.values = keys[:, :, :new], values[:, :, :new]
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._rooms = None
+
+
+def _with_room(stored: Tensor, tokens: int) -> Tensor:
+    batch, heads, old, width = stored.shape
+    room = stored.new_empty(batch, heads, tokens + tokens // 4 + 64, width)
+    room[:, :, :old] = stored
+    return room
 
 
 class CachedRows:
@@ -116,9 +150,11 @@ def prefill(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -> 
         return_dict=True,
     )
     states = output.last_hidden_state
+    cache = output.past_key_values
+    cache.layers = [GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     # After a picture the axes differ, and the largest may lie before the last token.
     following = positions.masked_fill(mask.unsqueeze(0) == 0, 0).amax(dim=(0, 2)) + 1
-    return CachedRows(base, output.past_key_values, mask, following, states[:, -1].clone()), states
+    return CachedRows(base, cache, mask, following, states[:, -1].clone()), states
 
 
 def choose(logits: Tensor, decoding: Decoding, streams: Sequence[np.random.Generator]) -> list[int]:

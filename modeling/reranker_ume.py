@@ -76,7 +76,8 @@ class UmeForReranking(UmePreTrainedModel):
         head = self.backbone.get_output_embeddings()
         if not head.weight.is_floating_point():  # a quantised matrix has no rows to take
             return head(states.to(self.dtype))[..., self.answer_ids].float()
-        return states.float() @ head.weight[self.answer_ids].float().T
+        # Row by row, so that equal pairs have equal scores wherever they stand in a batch.
+        return (states.float().unsqueeze(-2) * head.weight[self.answer_ids].float()).sum(dim=-1)
 
     def forward(
         self,

@@ -29,6 +29,7 @@ CODE_FILES = (
     "patching_ume.py",
     "placeholders_ume.py",
     "pooled_ume.py",
+    "preparing_ume.py",
     "processing_ume.py",
     "prompts_ume.py",
     "rendering_ume.py",

@@ -25,7 +25,8 @@ class ProcessorSettings:
         budget: pixels of pictures and videos.
         sampling: frames of videos.
         max_length: most tokens of an item, media included.
-        limits: lower limits of some items: of the ``query`` or ``document`` role, or that are ``text`` alone.
+        limits: lower limits of some items: of the ``query`` or ``document`` role, that are ``text`` alone, or that
+            are ``plain``: no query, and without an instruction (what some systems encode candidates as).
         truncation: what is cut of an item over its limit: ``"text"``, so that media and the prompt's end stay; or
             ``"right"``, the end of the whole prompt, as some systems' vectors were made.
         video_as_images: whether frames of a video are pictures of their own (RzenEmbed).
@@ -54,13 +55,19 @@ class ProcessorSettings:
     def __post_init__(self) -> None:
         if self.truncation not in ("text", "right"):
             raise ValueError(f"truncation is {self.truncation!r}; use 'text' or 'right'")
-        unknown = set(self.limits) - {"query", "document", "text"}
+        unknown = set(self.limits) - {"query", "document", "text", "plain"}
         if unknown:
-            raise ValueError(f"limits for unknown items {sorted(unknown)}; use 'query', 'document' and 'text'")
+            raise ValueError(
+                f"limits for unknown items {sorted(unknown)}; use 'query', 'document', 'text' and 'plain'"
+            )
 
-    def limit_of(self, role: str | None, has_media: bool) -> int:
+    def limit_of(self, role: str | None, has_media: bool, has_instruction: bool) -> int:
         """Most tokens of an item."""
-        kinds = [role or "", "" if has_media else "text"]
+        kinds = [
+            role or "",
+            "" if has_media else "text",
+            "" if has_instruction or role == "query" else "plain",
+        ]
         return min(self.max_length, *(self.limits.get(kind, self.max_length) for kind in kinds))
 
     def to_dict(self) -> dict[str, Any]:

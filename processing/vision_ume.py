@@ -150,9 +150,7 @@ def image_patches(image: Image.Image, layout: PatchLayout, budget: PixelBudget) 
         image = budget.first_image.apply(image)
     rows, columns = fit(image.height, image.width, layout.factor, *budget.image)
     pixels = _resize(image, rows, columns)[None]
-    return Patches(
-        _cut(pixels, layout, temporal=1), (1, rows // layout.patch, columns // layout.patch), size
-    )
+    return Patches(_cut(pixels, layout, temporal=1), (1, rows // layout.patch, columns // layout.patch), size)
 
 
 def video_patches(

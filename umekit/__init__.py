@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .encoding.export import export
     from .encoding.index import Index
     from .encoding.loading import load
+    from .encoding.reranker import Reranker
     from .encoding.verify import Verification, verify
     from .modeling.modeling_ume import UmeForDiscriminativeEmbedding
     from .processing.processing_ume import UmeProcessor
@@ -31,6 +32,7 @@ _PUBLIC = {
     "Encoded": ".encoding.encoder",
     "Encoder": ".encoding.encoder",
     "Index": ".encoding.index",
+    "Reranker": ".encoding.reranker",
     "UmeForDiscriminativeEmbedding": ".modeling.modeling_ume",
     "UmeProcessor": ".processing.processing_ume",
     "export": ".encoding.export",
@@ -43,6 +45,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "Index",
+    "Reranker",
     "UmeForDiscriminativeEmbedding",
     "UmeProcessor",
     "Verification",

@@ -19,8 +19,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from .encoding.presets import qwen3_vl_reranker
 from .modeling.generative_ume import UmeForGenerativeEmbedding
 from .modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from .modeling.reranker_ume import UmeForReranking
 from .modeling.settings_ume import UmeSettings
 from .processing.pooled_ume import PoolingRule
 from .processing.processing_ume import UmeProcessor
@@ -182,6 +184,17 @@ def save_tiny_checkpoint(folder: Path, backbone: Path, **settings: Any) -> Path:
         rule = PoolingRule("mean", span_start="<instruction_start>", span_end="<instruction_end>")
         processor = processor.with_settings(pooling=rule)
     model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_reranker(folder: Path, backbone: Path, **settings: Any) -> Path:
+    """Save a reranker from a backbone's folder: Qwen3-VL-Reranker's prompt, two letters as the answers."""
+    processor = UmeProcessor.from_pretrained(backbone)
+    prompt = PromptSettings(template=qwen3_vl_reranker.template())
+    processor = processor.with_settings(prompt=prompt, pairs=True, empty_items=True)
+    settings = {"role": "reranker", "tokens": processor.answer_tokens("y", "n"), **settings}
+    UmeForReranking.from_pretrained(backbone, settings=UmeSettings(**settings)).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 

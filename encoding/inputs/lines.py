@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 from .rooted import Columns
 from .unit import Row, Unit, failed_unit, hash_of_files
@@ -64,8 +63,8 @@ class JsonlSource:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
     """Line numbers from 1 and lines; None for one that is too long."""
-    opened: IO[bytes] = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[assignment]
-    with opened as handle:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rb") as handle:
         number = 0
         while line := handle.readline(LINE_BYTES + 1):
             number += 1

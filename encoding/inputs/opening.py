@@ -117,14 +117,20 @@ def _ending_kind(name: str) -> str | None:
 
 def _files_of(folder: Path, kind: str) -> list[tuple[str, Path]]:
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return [(name, folder / name) for name in names if _ending_kind(name) == kind and (folder / name).is_file()]
+    return [
+        (name, folder / name) for name in names if _ending_kind(name) == kind and (folder / name).is_file()
+    ]
 
 
 def _kind_of_files(paths: Sequence[Path]) -> str:
     kinds = {_ending_kind(path.name) for path in paths}
     if len(kinds) > 1 or None in kinds:
-        odd = next(path for path in paths if _ending_kind(path.name) != _ending_kind(paths[0].name) or None in kinds)
-        raise InputError(f"can't read {odd} as a source: give a folder, or jsonl, parquet or tar files of one kind")
+        odd = next(
+            path for path in paths if _ending_kind(path.name) != _ending_kind(paths[0].name) or None in kinds
+        )
+        raise InputError(
+            f"can't read {odd} as a source: give a folder, or jsonl, parquet or tar files of one kind"
+        )
     return str(kinds.pop())
 
 
@@ -151,7 +157,7 @@ def _from_disk(folder: Path, split: str | None, columns: Columns) -> Source:
             raise InputError(f"{folder / 'dataset_dict.json'} lists no splits")
         if split is None and len(splits) == 1:
             split = splits[0]
-        if split not in splits:
+        if split not in splits or Path(str(split)).name != split:
             raise InputError(f"{folder} has the splits {', '.join(splits)}: name one")
         part = folder / str(split)
     listed = _read_json(part / "state.json").get("_data_files")

@@ -103,7 +103,9 @@ class TarSource:
         if set(item) == {"document"}:
             return self._pages(place, item["document"])
         if len(images) == 1:
-            item = {("image" if k == "images" else k): (v[0] if k == "images" else v) for k, v in item.items()}
+            item = {
+                ("image" if k == "images" else k): (v[0] if k == "images" else v) for k, v in item.items()
+            }
         return [Row(place, item)]
 
     def _said(self, member: _Member) -> dict[str, Any]:
@@ -127,9 +129,7 @@ class TarSource:
         count = count_pages(data, self.limits)
         if count > PDF_PAGES:
             raise ValueError(f"a PDF of {count} pages; the limit is {PDF_PAGES}")
-        return [
-            Row(f"{place}#page={page}", {"document": data, "page": page}) for page in range(1, count + 1)
-        ]
+        return [Row(f"{place}#page={page}", {"document": data, "page": page}) for page in range(1, count + 1)]
 
 
 def _samples(path: Path, limits: MediaLimits) -> Iterator[tuple[str, list[_Member] | str]]:
@@ -148,7 +148,9 @@ def _samples(path: Path, limits: MediaLimits) -> Iterator[tuple[str, list[_Membe
             key, found, wrong = own, [], None
         if not member.plain:
             wrong = "a link or special file; an archive holds its own data"
-        found.append(_Member("." + ending.rpartition(".")[2].lower() if dot else "", member.size, member.read))
+        found.append(
+            _Member("." + ending.rpartition(".")[2].lower() if dot else "", member.size, member.read)
+        )
     if key is not None:
         yield key, wrong or found
 
@@ -163,13 +165,8 @@ class _Found:
 
 def _members(path: Path, limits: MediaLimits) -> Iterator[_Found]:
     """Headers of a tar. A plain one is read at its offsets later, a compressed one at once."""
-    try:
-        archive = tarfile.open(path, "r:")
-        streamed = False
-    except tarfile.ReadError:
-        archive = tarfile.open(path, "r:*")
-        streamed = True
-    with archive:
+    streamed = _is_compressed(path)
+    with tarfile.open(path, "r:*" if streamed else "r:") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
             if member.isdir():
@@ -189,6 +186,11 @@ def _members(path: Path, limits: MediaLimits) -> Iterator[_Found]:
             yield _Found(member.name, member.size, plain, read)
 
 
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"))
+
+
 def _read_at(path: Path, offset: int, size: int) -> bytes:
     with path.open("rb") as handle:
         handle.seek(offset)
@@ -200,7 +202,9 @@ def _read_at(path: Path, offset: int, size: int) -> bytes:
 
 def _text(member: _Member) -> str:
     try:
-        text = member.read()[:TEXT_BYTES].decode("utf-8-sig", "ignore" if member.size > TEXT_BYTES else "strict")
+        text = member.read()[:TEXT_BYTES].decode(
+            "utf-8-sig", "ignore" if member.size > TEXT_BYTES else "strict"
+        )
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text: {error}") from None
     if "\0" in text:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from .lamra_ret import LAMRA_RET
 from .preset import AddedToken, Difference, Preset, PresetError, fill_rows, repo_of
 from .qwen3_vl_embedding import QWEN3_VL_EMBEDDING
+from .qwen3_vl_reranker import QWEN3_VL_RERANKER
 from .rzenembed import RZENEMBED
 from .u_marvel import U_MARVEL, U_MARVEL_QWEN3VL
+from .u_marvel_reranker import U_MARVEL_RERANKER
 from .ume_r1 import UME_R1
 from .vlm2vec_v2 import VLM2VEC_V2
 
@@ -19,6 +21,8 @@ _RECORDS: tuple[Preset, ...] = (
     LAMRA_RET,
     VLM2VEC_V2,
     UME_R1,
+    U_MARVEL_RERANKER,
+    QWEN3_VL_RERANKER,
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _RECORDS}
@@ -41,12 +45,25 @@ def find_preset(source: str) -> Preset | None:
     return next((p for p in PRESETS.values() if repo in (name.lower() for name in p.repos)), None)
 
 
+def differences_table() -> str:
+    """Markdown table of where official code has defects; ``README.md`` here holds it."""
+    lines = ['| system | `compat="official"` | default | why |', "|---|---|---|---|"]
+    for preset in PRESETS.values():
+        for one in preset.differences:
+            cells = [
+                text.replace("|", "\\|").replace("<", "&lt;") for text in (one.official, one.default, one.why)
+            ]
+            lines.append(f"| `{preset.name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 __all__ = [
     "PRESETS",
     "AddedToken",
     "Difference",
     "Preset",
     "PresetError",
+    "differences_table",
     "fill_rows",
     "find_preset",
     "get_preset",

@@ -40,21 +40,21 @@ def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
             list_frame=(4 * TOKEN, 300 * TOKEN),
         ),
         sampling=Sampling(fps=2.0, min_frames=4, max_frames=64, list_frames=768),
-        limits={"document": 1024},
+        limits={"plain": 1024},
     )
 
 
 LAMRA_RET = Preset(
     name="lamra-ret",
     fixture=("lamra_ret", "alone"),
-    repos=("code-kunkun/LamRA-Ret", "code-kunkun/LamRA-Ret-Pretrained"),
+    repos=("code-kunkun/LamRA-Ret",),
     families=("qwen2_vl",),
     model=UmeSettings(role="discriminative", attention="causal", positions="1d", pooling="token"),
     processor=processor,
     tokens=(AddedToken("<emb>", "spare"),),
     differences=(
         Difference(
-            official="demo.py has M-RoPE on the first call and 1-D positions later with transformers 4.47, 1-D with 4.46",
+            official="with transformers 4.47 demo.py has M-RoPE on its first call, 1-D positions on later ones",
             default="1-D positions, as in training and evaluation",
             why="the evaluation path made the published scores; compat='official' is the same",
         ),

@@ -118,13 +118,17 @@ def fill_rows(model: Any, tokenizer: Any, tokens: tuple[AddedToken, ...]) -> Non
     """Set the rows of tokens that a preset has added, in order; the matrix grows where it has no spare rows."""
     if not tokens:
         return
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    published = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > published:
         model.backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     rows = model.get_input_embeddings().weight
     for token in tokens:
         number = tokenizer.convert_tokens_to_ids(token.text)
-        if token.row == "mean":
-            rows[number] = rows[:number].float().mean(dim=0).to(rows.dtype)
+        if token.row == "mean" or number >= published:  # never a random row
+            total = sum(
+                part.float().sum(dim=0) for part in rows[:number].split(8192)
+            )  # no copy of the matrix
+            rows[number] = (total / number).to(rows.dtype)
 
 
 def repo_of(source: str) -> str:

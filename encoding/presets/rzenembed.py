@@ -61,7 +61,7 @@ RZENEMBED = Preset(
             why="the vector of a picture would depend on its neighbours (by up to 0.28)",
         ),
         Difference(
-            official="over 2000 tokens the end of the prompt is cut, <|endoftext|> with it, and a text token is pooled; "
+            official="over 2000 tokens the prompt loses its end, <|endoftext|> with it, and a text token is pooled; "
             "with pictures it may crash",
             default="the item's text is shortened; <|endoftext|> stays and is pooled",
             why="the pooled state would not be the one that was trained",

@@ -24,7 +24,7 @@ SYSTEM_TURN = (
 )
 USER, END, ASSISTANT = "<|im_start|>user\\n", "<|im_end|>\\n", "<|im_start|>assistant\\n"
 
-_SENTENCE = """\
+SENTENCE = """\
 {%- macro sentence(raw) -%}
 {%- set text = raw.replace('\\r', '').strip().strip('"') -%}
 {%- if text -%}{{- text[0].upper() ~ text[1:] ~ ('' if text[-1] in '.?!' else '.') -}}{%- endif -%}
@@ -34,7 +34,8 @@ _SENTENCE = """\
 _GATHER = """\
 {%- set ns = namespace(instruction='', media='', videos='', text='') -%}
 {%- for message in messages -%}
-{%- set content = [{'type': 'text', 'text': message['content']}] if message['content'] is string else message['content'] -%}
+{%- set content = message['content'] -%}
+{%- if content is string -%}{%- set content = [{'type': 'text', 'text': content}] -%}{%- endif -%}
 {%- for part in content -%}
 {%- if message['role'] == 'system' -%}{%- set ns.instruction = ns.instruction ~ part['text'] -%}
 {%- elif part['type'] == 'text' -%}{%- set ns.text = ns.text ~ part['text'] -%}
@@ -55,7 +56,7 @@ def gather(image: str = IMAGE, video: str = VIDEO, *, videos_first: bool = False
     text = _GATHER.replace("ns.VIDEOS", "ns.videos" if videos_first else "ns.media")
     if videos_first:
         text += "{%- set ns.media = ns.videos ~ ns.media -%}\n"
-    return _SENTENCE + text.replace("'IMAGE'", f"'{image}'").replace("'VIDEO'", f"'{video}'")
+    return SENTENCE + text.replace("'IMAGE'", f"'{image}'").replace("'VIDEO'", f"'{video}'")
 
 
 @cache

@@ -47,7 +47,7 @@ def _settings(model_type: str, budget: PixelBudget, system: str) -> ProcessorSet
         pooling=PoolingRule("mean", span_start=START, span_end=STOP),
         budget=budget,
         sampling=Sampling(fps=2.0, min_frames=4, max_frames=64, list_frames=768),
-        limits={"document": 1024},
+        limits={"plain": 1024},
         truncation="right",
     )
 
@@ -95,7 +95,7 @@ _SOURCES = {
     "tokens": "eval scripts: <emb>, <instruction_start>, <instruction_end>, the matrix resized after each",
     "limits": "collators/mbeir_eval.py: candidates truncation=True, max_length=1024; queries are not cut",
     "budget.first_image": "collators/qwen2_vision_process.py: MAX_PIXELS = 300 * 28 * 28, MIN_PIXELS = 4 * 28 * 28",
-    "budget.frame": "collators/qwen2_vision_process.py: VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS; frames of a list are images",
+    "budget.frame": "collators/qwen2_vision_process.py: VIDEO_*_PIXELS; frames of a list are images",
 }
 
 U_MARVEL = Preset(

@@ -57,7 +57,7 @@ def official(model: UmeSettings, settings: ProcessorSettings) -> tuple[UmeSettin
 
 UME_R1 = Preset(
     name="ume-r1",
-    fixture=("ume_r1", "disc_alone"),
+    fixture=("ume_r1", "gen_alone"),
     repos=("zhibinlan/UME-R1-2B", "zhibinlan/UME-R1-7B"),
     families=("qwen2_vl",),
     model=UmeSettings(

@@ -47,7 +47,7 @@ def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
 VLM2VEC_V2 = Preset(
     name="vlm2vec-v2",
     fixture=("vlm2vec_v2", "alone"),
-    repos=("VLM2Vec/VLM2Vec-V2.0", "TIGER-Lab/VLM2Vec-V2.0"),
+    repos=("VLM2Vec/VLM2Vec-V2.0",),
     families=("qwen2_vl",),
     model=UmeSettings(role="discriminative", attention="causal", positions="1d", pooling="last"),
     processor=processor,
@@ -55,7 +55,7 @@ VLM2VEC_V2 = Preset(
         "positions": "the repository's own modeling file finds pictures by <|vision_start|>, which the prompts lack",
         "template": "process_input_text: placeholder, space, instruction, space, text",
         "pooling": "MMEBModel: last token, L2",
-        "budget": "resize_min_pixels=3136, resize_max_pixels=1003520; Qwen2_VL_process_fn: a side under 28 becomes 56 x 56",
+        "budget": "resize_min_pixels=3136, resize_max_pixels=1003520; a side under 28 becomes 56 x 56",
         "limits": "Qwen2_VL_process_fn: max_length applies to texts without media",
     },
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoModel, AutoProcessor
 
 import umekit
+import umekit.encoding.presets
 from umekit.encoding.golden import Case, Golden, read_golden
-from umekit.encoding.presets import PRESETS, PresetError, find_preset
+from umekit.encoding.presets import PRESETS, PresetError, differences_table, find_preset
 from umekit.encoding.presets.u_marvel import with_compression_prompt
 from umekit.processing.items_ume import ItemError
 
@@ -188,8 +192,8 @@ def test_u_marvel_is_causal_without_padding_in_official_mode(
 
 def test_u_marvel_compression_prompt(load_system: Callable[..., umekit.Encoder]) -> None:
     encoder = load_system("umarvel_qwen2vl")
-    settings = with_compression_prompt(encoder.processor.settings)
-    processor = encoder.processor.with_settings(prompt=settings.prompt)
+    prompt = with_compression_prompt(encoder.processor.settings).prompt
+    processor = encoder.processor.with_settings(prompt=prompt)
     other = umekit.Encoder(encoder.model, processor)
     golden = read_golden(GOLDEN / "umarvel_qwen2vl", "compression_prompt_alone_eager")
     records = json.loads((GOLDEN / "umarvel_qwen2vl" / "manifest.json").read_text())["items"]
@@ -313,7 +317,48 @@ def test_media_limits_are_never_met_by_cutting_a_picture(load_system: Callable[.
         official.prepare({"image": image})
 
 
+def format_string(text: str) -> str:
+    """Sentence form, as the specification words it."""
+    text = text.replace("\r", "").strip().strip('"')
+    if not text:
+        return ""
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".?!" else ".")
+
+
+ANY_TEXT = st.text(st.sampled_from(list("ab Zß.?!\"\r\n\t<>|'\\{}%#é猫\u00a0\u3000。")), max_size=12)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ANY_TEXT, ANY_TEXT)
+def test_sentence_form_of_any_text(
+    load_system: Callable[..., umekit.Encoder], text: str, instruction: str
+) -> None:
+    answer = "<|im_end|>\n<|im_start|>assistant\n<emb>.<|im_end|>\n<|im_start|>assistant\n"
+    processor = load_system("umarvel_qwen3vl").processor
+    rendered = processor.prepare({"text": text}).rendered
+    assert rendered == f"<|im_start|>user\n{format_string(text)}{answer}"
+    if instruction:
+        rendered = processor.prepare({"text": text, "instruction": instruction}).rendered
+        wrapped = f"<instruction_start>{format_string(instruction)}<instruction_end> {text}"
+        assert rendered == f"<|im_start|>user\n{format_string(wrapped)}{answer}"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=6))
+def test_punctuation_of_any_instruction(load_system: Callable[..., umekit.Encoder], instruction: str) -> None:
+    wanted = (instruction or "Represent the user's input.").strip()
+    if wanted and not unicodedata.category(wanted[-1]).startswith("P"):
+        wanted += "."
+    row = load_system("qwen3vl_embedding").processor.prepare({"text": "a", "instruction": instruction})
+    assert row.rendered.startswith(f"<|im_start|>system\n{wanted}<|im_end|>\n")
+
+
 # ---- finding and refusing -------------------------------------------------------------------------------------------
+
+
+def test_the_readme_has_the_table_of_differences() -> None:
+    folder = Path(umekit.encoding.presets.__file__).parent
+    assert differences_table() in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_presets_are_found_by_repository() -> None:

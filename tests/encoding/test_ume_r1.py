@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 import umekit
-from umekit.encoding.presets import find_preset
+from umekit.encoding.presets import PRESETS, find_preset
 
 FIXTURE = Path(__file__).parent.parent / "golden" / "ume_r1"
 RECORDS: list[dict[str, Any]] = json.loads((FIXTURE / "manifest.json").read_text(encoding="utf-8"))["items"]
@@ -125,6 +125,15 @@ def test_a_thought_that_is_cut(encoder: umekit.Encoder, official: dict[str, np.n
     _close(compatible.encode(ITEMS), official["gen_batch"])
 
 
+@pytest.mark.parametrize("array", ["disc_alone", "gen_alone", None])
+def test_verify(array: str | None, exported: Path) -> None:
+    for source, options in ((FIXTURE / "checkpoint", {"preset": "ume-r1"}), (exported, {})):
+        result = umekit.verify(source, FIXTURE, array=array, **options)
+        assert [str(problem) for problem in result.problems] == []
+        assert result.items == len(ITEMS)
+    assert umekit.verify(exported).ok
+
+
 def test_auto_model_after_export(exported: Path, official: dict[str, np.ndarray]) -> None:
     model = AutoModel.from_pretrained(exported, trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(exported, trust_remote_code=True)
@@ -146,28 +155,42 @@ def test_sentence_transformer_after_export(exported: Path, official: dict[str, n
         st.encode(ITEMS[:1], mode="discriminative", max_new_tokens=4)
 
 
-@pytest.fixture
-def flipped(encoder: umekit.Encoder) -> Callable[..., umekit.Encoder]:
-    def flip(old: str, new: str) -> umekit.Encoder:
-        processor = encoder.processor
-        prompt = processor.settings.prompt
-        assert old in prompt.template
-        changed = type(prompt)(template=prompt.template.replace(old, new, 1))
-        return umekit.Encoder(encoder.model, processor.with_settings(prompt=changed))
-
-    return flip
+QUIRKS = [
+    ("\\n<disc_emb>\\n", "<disc_emb>\\n"),
+    ("embeddings. \\n", "embeddings.\\n"),
+    ("sentence. \\n", "sentence.\\n"),
+    ("<|im_start|>assistant\\n", ""),
+]
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("embeddings. \\n", "embeddings.\\n"),
-        ("sentence. \\n", "sentence.\\n"),
-        ("\\n<disc_emb>\\n", "<disc_emb>\\n"),
-    ],
-)
-def test_a_space_in_the_request_to_think_matters(
-    old: str, new: str, flipped: Callable[..., umekit.Encoder], official: dict[str, np.ndarray]
+@pytest.mark.parametrize(("old", "new"), QUIRKS)
+def test_verify_sees_a_changed_prompt(
+    old: str, new: str, official: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vectors = flipped(old, new).encode(ITEMS)
+    preset = PRESETS["ume-r1"]
+
+    def processor(model_type: str, image_processor: Any) -> Any:
+        settings = preset.processor(model_type, image_processor)
+        template = settings.prompt.template
+        assert old in template
+        return replace(settings, prompt=replace(settings.prompt, template=template.replace(old, new, 1)))
+
+    model = replace(preset.model, max_new_tokens=32)  # a changed prompt may lead a thought astray
+    monkeypatch.setitem(PRESETS, "ume-r1", replace(preset, processor=processor, model=model))
+    result = umekit.verify(FIXTURE / "checkpoint", FIXTURE, preset="ume-r1")
+    assert {problem.prop for problem in result.problems} >= {"vector"}
+    vectors = umekit.load(FIXTURE / "checkpoint", preset="ume-r1").encode(ITEMS)
     assert np.abs(vectors - official["gen_batch"]).max() > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("change", [{"positions": "1d"}, {"tokens": "swapped"}])
+def test_verify_sees_a_changed_model(change: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = PRESETS["ume-r1"]
+    model = replace(preset.model, max_new_tokens=32)
+    if "tokens" in change:
+        names = {"disc_emb": "<gen_emb>", "gen_emb": "<disc_emb>", "im_end": "<|im_end|>"}
+        flipped = replace(preset, model_tokens=names, model=model)
+    else:
+        flipped = replace(preset, model=replace(model, positions="1d"))
+    monkeypatch.setitem(PRESETS, "ume-r1", flipped)
+    assert not umekit.verify(FIXTURE / "checkpoint", FIXTURE, preset="ume-r1").ok

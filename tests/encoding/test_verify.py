@@ -22,15 +22,21 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture(scope="module")
-def u_marvel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("u_marvel") / "exported"
-    return umekit.export(GOLDEN / "umarvel_qwen2vl" / "checkpoint", out, preset="u-marvel")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    made: dict[str, Path] = {}
+
+    def get(system: str, preset: str) -> Path:
+        if system not in made:
+            out = tmp_path_factory.mktemp(system) / "exported"
+            made[system] = umekit.export(GOLDEN / system / "checkpoint", out, preset=preset)
+        return made[system]
+
+    return get
 
 
-@pytest.fixture(scope="module")
-def rzenembed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("rzenembed") / "exported"
-    return umekit.export(GOLDEN / "rzenembed" / "checkpoint", out, preset="rzenembed")
+@pytest.fixture
+def u_marvel(exported: Callable[[str, str], Path]) -> Path:
+    return exported("umarvel_qwen2vl", "u-marvel")
 
 
 def edit_json(path: Path, keys: str, value: Any) -> None:
@@ -67,7 +73,10 @@ U_MARVEL_FLIPS: dict[str, tuple[Callable[[Path], None], str]] = {
     "attention": (model_entry("attention", "causal"), "vector"),
     "one space in the prompt": (template_edit("<instruction_end> ' ~", "<instruction_end>' ~"), "token ids"),
     "no final full stop": (template_edit("else '.')", "else '')"), "token ids"),
-    "generation prompt": (template_edit("<emb>.<|im_end|>\\n<|im_start|>assistant\\n", "<emb>.<|im_end|>\\n"), "token ids"),
+    "generation prompt": (
+        template_edit("<emb>.<|im_end|>\\n<|im_start|>assistant\\n", "<emb>.<|im_end|>\\n"),
+        "token ids",
+    ),
     "system turn": (template_edit("You are a helpful assistant.", "You are helpful."), "token ids"),
     "pooled span": (
         lambda folder: (
@@ -92,16 +101,57 @@ RZENEMBED_FLIPS: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("flip", U_MARVEL_FLIPS)
-def test_a_flipped_quirk_of_u_marvel_is_found(flip: str, u_marvel: Path, tmp_path: Path) -> None:
-    change, prop = U_MARVEL_FLIPS[flip]
-    check_flip(u_marvel, GOLDEN / "umarvel_qwen2vl", change, prop, tmp_path)
+U_MARVEL_QWEN3_FLIPS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "DeepStack": (model_entry("deepstack", True), "vector"),
+    "positions": (model_entry("positions", "mrope"), "vector"),
+    "first resize": (processor_entry("budget.first_image", None), "grids"),
+    "second resize": (processor_entry("budget.image", [1024, 16777216]), "grids"),
+}
+QWEN3_VL_EMBEDDING_FLIPS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "DeepStack": (model_entry("deepstack", False), "vector"),
+    "positions": (model_entry("positions", "1d"), "vector"),
+    "attention": (model_entry("attention", "bidirectional"), "vector"),
+    "generation prompt": (
+        template_edit("<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>\\n"),
+        "token ids",
+    ),
+    "punctuation rule": (template_edit("instruction ~ '.'", "instruction"), "token ids"),
+    "NULL": (template_edit("'NULL'", "''"), "token ids"),
+    "pixel budget": (processor_entry("budget.image", [16 * 1024, 1800 * 1024]), "grids"),
+    "frames' first resize": (processor_entry("budget.first_frame", None), "vector"),
+    "times of listed frames": (processor_entry("sampling.list_fps", 1.0), "token ids"),
+    "last frame again": (processor_entry("sampling.list_pad", False), "token ids"),
+}
+LAMRA_FLIPS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "pooled token": (processor_entry("pooling.offset", 0), "pooled positions"),
+    "positions": (model_entry("positions", "mrope"), "vector"),
+    "last space": (template_edit("in one word: ", "in one word:"), "token ids"),
+}
+VLM2VEC_FLIPS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "positions": (model_entry("positions", "mrope"), "vector"),
+    "separator": (template_edit("else '') ~ body -", "else '') ~ ' ' ~ body -"), "token ids"),
+    "small pictures": (processor_entry("budget.first_image", None), "grids"),
+    "limit of texts": (processor_entry("limits", {}), "token ids"),
+}
+SYSTEMS = {
+    "u-marvel": ("umarvel_qwen2vl", U_MARVEL_FLIPS),
+    "rzenembed": ("rzenembed", RZENEMBED_FLIPS),
+    "u-marvel-qwen3vl": ("umarvel_qwen3vl", U_MARVEL_QWEN3_FLIPS),
+    "qwen3-vl-embedding": ("qwen3vl_embedding", QWEN3_VL_EMBEDDING_FLIPS),
+    "lamra-ret": ("lamra_ret", LAMRA_FLIPS),
+    "vlm2vec-v2": ("vlm2vec_v2", VLM2VEC_FLIPS),
+}
 
 
-@pytest.mark.parametrize("flip", RZENEMBED_FLIPS)
-def test_a_flipped_quirk_of_rzenembed_is_found(flip: str, rzenembed: Path, tmp_path: Path) -> None:
-    change, prop = RZENEMBED_FLIPS[flip]
-    check_flip(rzenembed, GOLDEN / "rzenembed", change, prop, tmp_path)
+@pytest.mark.parametrize(
+    ("preset", "flip"), [(preset, flip) for preset, (_, flips) in SYSTEMS.items() for flip in flips]
+)
+def test_a_flipped_quirk_is_found(
+    preset: str, flip: str, exported: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    system, flips = SYSTEMS[preset]
+    change, prop = flips[flip]
+    check_flip(exported(system, preset), GOLDEN / system, change, prop, tmp_path)
 
 
 def check_flip(
@@ -171,6 +221,14 @@ def test_the_verb(u_marvel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert shown["facts"]["dtype"] == "float32"
     assert main(["verify", str(u_marvel), "--golden", str(tmp_path / "none")]) == 2
     assert main(["verify", str(u_marvel), "--golden", str(made), "--make", str(made)]) == 2
+
+
+def test_official_defects_can_be_exported(tmp_path: Path) -> None:
+    source = GOLDEN / "umarvel_qwen2vl" / "checkpoint"
+    folder = umekit.export(source, tmp_path / "official", preset="u-marvel", compat="official")
+    assert umekit.load(folder).model.settings.attention == "bidirectional_if_padded"
+    assert umekit.verify(folder).ok
+    assert not umekit.verify(folder, GOLDEN / "umarvel_qwen2vl").ok
 
 
 def test_without_a_golden_folder_only_the_audit_runs(tiny_checkpoint: Callable[..., Path]) -> None:

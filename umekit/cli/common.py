@@ -25,6 +25,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: what is there)")
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: by device")
     group.add_argument("--mode", choices=MODES, help="how to embed (default: the checkpoint's)")
+    group.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="most tokens of a thought, for modes that think"
+    )
 
 
 def add_item_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +95,8 @@ def load_encoder(args: argparse.Namespace, model: str | None = None) -> Any:
 
 
 def mode_options(args: argparse.Namespace) -> dict[str, Any]:
-    return {"mode": args.mode} if args.mode else {}
+    given = {"mode": args.mode, "max_new_tokens": getattr(args, "max_new_tokens", None)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""``umekit encode F... --out vectors.npz``: files and texts to vectors."""
+"""``umekit encode F... --out vectors.npz``: files and texts to vectors. With --shard-size: see encode_shards.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .common import UsageError, add_model_arguments, load_encoder, mode_options, print_json, report_failures
+from .encode_shards import add_shard_arguments, refuse_without_shards, run_shards
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,7 +17,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "encode",
         help="encode files and texts into an npz file",
         description="Write an npz with `ids` [n], `embeddings` float32 [n, d] (unit rows), `manifest` "
-        "(JSON). A PDF gives a row per page. Files that can't be read are left out; exit code 1.",
+        "(JSON). A PDF gives a row per page. Files that can't be read are left out; exit code 1. With "
+        "--shard-size, F is a folder, jsonl, parquet, webdataset tars or a data set, and --out a folder of parts.",
     )
     parser.add_argument(
         "files", nargs="*", type=Path, metavar="F", help="images, clips, PDFs, texts (.txt, .md)"
@@ -24,7 +26,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--text", action="append", default=[], metavar="TEXT", help="a text (may be repeated)"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the file to write")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.npz",
+        help="the file (or, with --shard-size, folder) to write",
+    )
     parser.add_argument(
         "--role", choices=("query", "document"), help="which side of a search the items are on"
     )
@@ -32,9 +40,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_model_arguments(parser)
+    add_shard_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.shard_size is not None:
+        return run_shards(args)
+    refuse_without_shards(args)
     import numpy as np
 
     from ..encoding.files import file_items
@@ -43,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.files and not args.text:
         raise UsageError("nothing to encode: give files or --text")
     if args.out.suffix != ".npz":
-        raise UsageError(f"--out must end in .npz: {args.out}")
+        raise UsageError(f"--out must end in .npz: {args.out} (for a folder of parts, give --shard-size)")
     if not args.out.parent.is_dir():
         raise UsageError(f"--out: there is no folder {args.out.parent}")
     rows: list[tuple[str, dict[str, Any]]] = []

@@ -35,7 +35,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     item = _item(args)
-    facts: dict[str, Any] = load_encoder(args).processor.explain(item, role=args.role)
+    mode = {"mode": args.mode} if args.mode else {}
+    facts: dict[str, Any] = load_encoder(args).processor.explain(item, role=args.role, **mode)
     facts = {name: _plain(value) for name, value in facts.items()}
     if args.json:
         print_json({"item": item, **facts})

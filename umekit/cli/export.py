@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from .common import UsageError, print_json
 
@@ -19,7 +20,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     parser.add_argument("--preset", help="name of a published system, for checkpoints without our settings")
     parser.add_argument("--compat", choices=("official",), help="keep the official code's defects")
-    parser.add_argument("--no-golden", action="store_true", help="leave out the golden vectors for umekit verify")
+    parser.add_argument(
+        "--no-golden", action="store_true", help="leave out the golden vectors for umekit verify"
+    )
     parser.add_argument("--role", help="the role to export, where the checkpoint allows several")
     parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
@@ -32,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.out} is not empty; give --force to write into it")
     import umekit
 
-    options = {"compat": args.compat, "golden": not args.no_golden}
+    options: dict[str, Any] = {"compat": args.compat} if args.compat else {}
+    if args.no_golden:
+        options["golden"] = False
     umekit.export(args.src, args.out, preset=args.preset, role=args.role, **options)
     files = sorted(path.relative_to(args.out).as_posix() for path in args.out.rglob("*") if path.is_file())
     if args.json:

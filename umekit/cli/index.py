@@ -1,4 +1,4 @@
-"""``umekit index PATH``: make or update the index of a folder."""
+"""``umekit index PATH``: make or update the index of a folder, or make one from shards."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "index",
         help="index a folder of images, clips, PDFs and texts",
         description="Encode every image, video, PDF page and text of a folder. A second run encodes only "
-        "what is new or changed, and rows of deleted files leave. Exit code 1: some files could not be read.",
+        "what is new or changed, and rows of deleted files leave. Exit code 1: some files could not be read. "
+        "With --from-shards, the index of what `umekit encode --shard-size` wrote; no model is needed.",
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="the folder")
+    parser.add_argument("path", type=Path, nargs="?", metavar="PATH", help="the folder")
     parser.add_argument(
         "--index", type=Path, metavar="DIR", help="where the index lies (default: PATH/.umekit-index)"
+    )
+    parser.add_argument(
+        "--from-shards", type=Path, metavar="DIR", help="a finished folder of shards, instead of PATH"
+    )
+    parser.add_argument(
+        "--compressed",
+        action="store_true",
+        help="with --from-shards: faiss IVF-PQ, for more vectors than fit into memory",
     )
     parser.add_argument("--no-recursive", action="store_true", help="leave subfolders out")
     parser.add_argument("--rebuild", action="store_true", help="forget what is there and index anew")
@@ -28,6 +37,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.from_shards is not None:
+        return _from_shards(args)
+    if args.path is None:
+        raise UsageError("give a folder, or --from-shards DIR (see umekit index --help)")
+    if args.compressed:
+        raise UsageError("--compressed needs --from-shards DIR (see umekit index --help)")
     from ..encoding.crawl import DEFAULT_FOLDER, index_folder
     from ..encoding.manifest import MANIFEST, read_manifest
 
@@ -61,3 +76,28 @@ def run(args: argparse.Namespace) -> int:
         )
     report_failures(report.failed)
     return 1 if report.failed else 0
+
+
+def _from_shards(args: argparse.Namespace) -> int:
+    if args.path is not None:
+        raise UsageError("give PATH or --from-shards, not both")
+    from ..encoding.crawl import DEFAULT_FOLDER
+    from ..encoding.index import Index
+    from ..encoding.manifest import MANIFEST
+
+    target = args.index or args.from_shards / DEFAULT_FOLDER
+    if (target / MANIFEST).exists() and not args.rebuild:
+        raise UsageError(f"{target} already holds an index; give --rebuild to replace it")
+    if args.compressed:
+        from ..encoding.compressed_index import CompressedIndex
+
+        rows = len(CompressedIndex.build(args.from_shards, target, rebuild=args.rebuild))
+    else:
+        index = Index.from_shards(args.from_shards)
+        index.save(target)
+        rows = len(index)
+    if args.json:
+        print_json({"index": str(target), "rows": rows, "compressed": args.compressed})
+    else:
+        print(f"{target}: {rows} rows{', compressed' if args.compressed else ''}")
+    return 0

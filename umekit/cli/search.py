@@ -47,8 +47,7 @@ def find_index(folder: Path) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..encoding.index import Index
-    from ..encoding.manifest import read_manifest
+    from ..encoding.index_opening import index_settings, open_index
 
     if args.query is not None and args.text is not None:
         raise UsageError("give the text once: as TEXT or as --text")
@@ -56,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"-k is {args.k}; need at least 1")
     item = item_from(args, args.query if args.query is not None else args.text)
     folder = find_index(args.index)
-    settings = read_manifest(folder).settings
+    settings = index_settings(folder)
     encoder = load_encoder(args, settings.get("model"))
-    index = Index.load(folder, encoder.fingerprint())
+    index = open_index(folder, encoder.fingerprint())
     if len(index) == 0:
         raise UsageError(f"the index {folder} is empty")
     if args.mode is None:
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     ranked = [
         (name, float(score)) for name, score in zip(found[0], scores[0], strict=True) if name is not None
     ]
-    metadata = dict(zip(index.ids, index.metadata, strict=True))
+    metadata = {name: index.get(name) for name, _ in ranked}
     if args.json:
         rows = [
             {"rank": rank, "score": score, "id": name, "metadata": metadata[name]}

@@ -20,11 +20,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("path", metavar="PATH", help="checkpoint folder or Hub id")
     parser.add_argument("--golden", type=Path, metavar="FOLDER", help="golden folder (default: PATH/golden)")
-    parser.add_argument("--make", type=Path, metavar="FOLDER", help="write a golden folder of 20 items instead")
+    parser.add_argument(
+        "--make", type=Path, metavar="FOLDER", help="write a golden folder of 20 items instead"
+    )
     parser.add_argument("--preset", help="name of a published system, for checkpoints without our settings")
     parser.add_argument("--compat", choices=("official",), help="reproduce the official code's defects")
-    parser.add_argument("--array", help="which vectors of a published fixture (default: the one its README names)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the golden folder's")
+    parser.add_argument(
+        "--array", help="which vectors of a published fixture (default: the one its README names)"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="default: the golden folder's"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: what is there)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 

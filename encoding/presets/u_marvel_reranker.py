@@ -1,0 +1,72 @@
+"""U-MARVEL's pointwise reranker (Tencent BAC) on Qwen2-VL, as its M-BEIR evaluation scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ...modeling.settings_ume import UmeSettings
+from ...processing.pooled_ume import PoolingRule
+from ...processing.prompts_ume import PromptSettings
+from ...processing.settings_processor_ume import ProcessorSettings
+from . import u_marvel
+from .pair_templates import gather_pair
+from .preset import Difference, Preset
+from .templates import ASSISTANT, END, SYSTEM_TURN, USER
+
+# A line continuation inside the string left 24 spaces, and "responed" is theirs: it was trained so.
+JUDGE = (
+    "I will provide you with a query and a candidate. Please evaluate whether the candidate"
+    + " " * 24
+    + "meets the requirements of the query. If it does, respond with \\'Yes\\'; "
+    "if it doesn\\'t, responed with \\'No\\'."
+)
+
+
+def template() -> str:
+    """One user turn: the request, the query with its instruction, the candidate; pictures before texts."""
+    query = "sentence((sentence(ns.instruction) ~ ' ' ~ ns.query_text) if ns.instruction else ns.query_text)"
+    return (
+        gather_pair()
+        + f"{{{{- '{SYSTEM_TURN}{USER}{JUDGE}Query:' ~ ns.query_media ~ {query} -}}}}\n"
+        + f"{{{{- 'Candidate:' ~ ns.document_media ~ sentence(ns.document_text) ~ '{END}{ASSISTANT}' -}}}}"
+    )
+
+
+def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
+    return replace(
+        u_marvel.qwen2_processor(model_type, image_processor),
+        prompt=PromptSettings(template=template()),
+        pooling=PoolingRule("last"),
+        limits={},
+        truncation="text",
+        empty_items=True,
+        pairs=True,
+    )
+
+
+U_MARVEL_RERANKER = Preset(
+    name="u-marvel-reranker",
+    fixture=("umarvel_reranker", "scores_alone"),
+    repos=("TencentBAC/U-MARVEL-Reranker-Qwen2VL-7B-Instruct",),
+    families=("qwen2_vl",),
+    model=UmeSettings(role="reranker", attention="causal", positions="mrope", pooling="last"),
+    processor=processor,
+    model_tokens={"yes": "Yes", "no": "No"},
+    differences=(
+        Difference(
+            official="128 tokens are generated, and the first position's logits are read",
+            default="one forward, two rows of the output matrix, in float32",
+            why="the same number at a fraction of the work",
+        ),
+    ),
+    sources={
+        "template": "dataset/datasets_mbeir_eval_rerank.py: construct_rerank_messages, format_string; "
+        "collators/eval_rerank.py: add_generation_prompt=True",
+        "positions": "eval/eval_mbeir_rerank_pointwise.py: stock class and generate, so M-RoPE",
+        "tokens": "the same: tokenizer('Yes').input_ids[0], tokenizer('No').input_ids[0]",
+        "score": "the same: softmax over the two logits of the first generated position, taken for Yes",
+        "max_length": "nothing is cut at evaluation; training cut texts at 256 tokens",
+        "budget": "collators/qwen2_vision_process.py, as of the embedder",
+    },
+)

@@ -1,0 +1,172 @@
+"""Pairs to scores: candidates prepared ahead in threads, the query read once, order kept, faults named."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from ..modeling.reranker_ume import scores_of
+from ..modeling.vision_store_ume import VisionStore
+from ..processing.collating_ume import Prepared
+from .batching import prepare_ahead
+from .encoder import PROGRESS_FROM, WINDOW, as_items
+
+if TYPE_CHECKING:
+    from ..modeling.reranker_ume import UmeForReranking
+    from ..processing.processing_ume import UmeProcessor
+
+KEEP_BYTES = 2**28  # features of media kept for later pairs of the same call
+
+
+class Reranker:
+    """A reranking model and its processor, ready to score; see :func:`umekit.load`.
+
+    Args:
+        model: a reranking model of ours, in evaluation mode.
+        processor: the checkpoint's processor.
+        batch_tokens: padded tokens of one forward, the shared ones not counted; chosen by device when None.
+        workers: threads that read, resize and tokenise ahead of the model; chosen by cores when None.
+    """
+
+    def __init__(
+        self,
+        model: UmeForReranking,
+        processor: UmeProcessor,
+        *,
+        batch_tokens: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.batch_tokens = batch_tokens
+        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
+
+    def __repr__(self) -> str:
+        return f"Reranker({self.model.config.model_type}, {self.model.dtype}, {self.model.device})"
+
+    def rerank(
+        self,
+        query: Any,
+        candidates: Any,
+        *,
+        instruction: str | None = None,
+        batch_tokens: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        show_progress: bool | None = None,
+    ) -> NDArray[np.float32]:
+        """Score candidates for a query.
+
+        Args:
+            query: an item: ``str`` (always text), a PIL image, or a dict with any of ``text, image, images, video,
+                document, page, instruction``.
+            candidates: an iterable of items.
+            instruction: what to look for; the query's own wins over it, the checkpoint's default is used for None.
+            batch_tokens: padded tokens of one forward.
+            on_error: ``"raise"`` stops at the first bad candidate; ``"skip"`` scores it NaN. A bad query raises.
+            show_progress: None shows a bar on a terminal from 200 candidates on.
+
+        Returns:
+            float32 ``[n]`` in 0..1, in the candidates' order.
+
+        Raises:
+            ItemError: which item is wrong, and how.
+            DegenerateVectorError: a score is not finite.
+        """
+        scores, errors = self._rerank(
+            query, as_items(candidates), self._store(), instruction, batch_tokens, on_error, show_progress
+        )
+        _warn(errors, len(scores), stacklevel=2)
+        return scores
+
+    def rerank_many(
+        self,
+        queries: Any,
+        candidate_lists: Sequence[Any],
+        *,
+        instruction: str | None = None,
+        batch_tokens: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        show_progress: bool | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """:meth:`rerank` for several queries, each with its own candidates.
+
+        Raises:
+            ValueError: there are not as many lists as queries.
+        """
+        listed = as_items(queries)
+        if len(listed) != len(candidate_lists):
+            raise ValueError(f"{len(listed)} queries, but {len(candidate_lists)} lists of candidates")
+        store = self._store()
+        found, errors, count = [], [], 0
+        show = len(listed) > 1 and sys.stderr.isatty() if show_progress is None else show_progress
+        for query, candidates in zip(
+            tqdm(listed, unit="query", disable=not show, desc="rerank"), candidate_lists, strict=True
+        ):
+            scores, failed = self._rerank(
+                query, as_items(candidates), store, instruction, batch_tokens, on_error, False
+            )
+            found.append(scores)
+            errors += failed
+            count += len(scores)
+        _warn(errors, count, stacklevel=2)
+        return found
+
+    def _store(self) -> VisionStore:
+        return self.model.vision_store(self.processor, KEEP_BYTES)
+
+    def _rerank(
+        self,
+        query: Any,
+        candidates: Sequence[Any],
+        store: VisionStore,
+        instruction: str | None,
+        batch_tokens: int | None,
+        on_error: str,
+        show_progress: bool | None,
+    ) -> tuple[NDArray[np.float32], list[tuple[int, Exception]]]:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error is {on_error!r}; use 'raise' or 'skip'")
+        pairs = self.processor.pairs_with(query, instruction)
+        scores = np.full(len(candidates), np.nan, dtype=np.float32)
+        errors: list[tuple[int, Exception]] = []
+
+        def prepare(index: int) -> Prepared:
+            return pairs.prepare(candidates[index], index)
+
+        if show_progress is None:
+            show_progress = len(candidates) >= PROGRESS_FROM and sys.stderr.isatty()
+        workers = self.workers if len(candidates) > 1 else 0
+        with tqdm(total=len(candidates), unit="pair", disable=not show_progress, desc="rerank") as bar:
+            for window in prepare_ahead(candidates, prepare, WINDOW, workers):
+                good: list[tuple[int, Prepared]] = []
+                for index, outcome in window:
+                    if isinstance(outcome, Prepared):
+                        good.append((index, outcome))
+                    elif on_error == "raise":
+                        raise outcome
+                    else:
+                        errors.append((index, outcome))
+                logits = self.model.pair_logits(
+                    [row for _, row in good],
+                    processor=self.processor,
+                    batch_tokens=batch_tokens or self.batch_tokens,
+                    store=store,
+                )
+                scores[[index for index, _ in good]] = scores_of(logits).cpu().numpy()
+                bar.update(len(window))
+        return scores, errors
+
+
+def _warn(errors: Sequence[tuple[int, Exception]], count: int, stacklevel: int) -> None:
+    if errors:
+        warnings.warn(
+            f"{len(errors)} of {count} candidates could not be scored and are NaN; the first: {errors[0][1]}",
+            stacklevel=stacklevel + 1,
+        )

@@ -1,0 +1,288 @@
+"""What a folder of shards holds, and the checks that it must pass.
+
+::
+
+    run.json                          what is being made: model, processor, options, source, shard size; written first
+    part-00000-of-00012.npy           [rows, d], or .parquet with the columns id and embedding
+    part-00000-of-00012.ids.json      their ids (npy only)
+    part-00000-of-00012.done.json     sizes, hashes, failed items of this part; written after its data
+    errors.jsonl  manifest.json       written last, when every part is there
+
+Without a known number of units, parts are called ``part-00000``. Nothing in these files depends on the time, on the
+number of processes or on how often the run was stopped, so two runs of the same source are equal byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .manifest import IndexFormatError, IndexMismatchError, file_sha256
+
+SCHEMA = 1
+RUN, MANIFEST, ERRORS = "run.json", "manifest.json", "errors.jsonl"
+FORMATS = ("npy", "parquet")
+DTYPES = ("float32", "float16")
+PART = re.compile(r"part-\d{5,}(-of-\d{5,})?")
+_SCRATCH = re.compile(r"\.tmp-(?P<host>.+)-(?P<pid>\d+)")
+
+
+class ShardFormatError(IndexFormatError):
+    """A folder of shards is damaged, incomplete, or not one."""
+
+
+class ShardMismatchError(IndexMismatchError):
+    """A folder of shards was begun with another model, source or setting."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The contents of ``run.json``.
+
+    Attributes:
+        fingerprint: ``Encoder.fingerprint()``.
+        source: hash of what is read. units: how many it has; None if only its end tells.
+        shard_size: units of a shard.
+        dim, format, dtype: of the vectors.
+        options: role, instruction, mode, batch_tokens, threads: whatever has a say in a vector.
+        model: path or name that the model was loaded by; not compared.
+        versions: of libraries; not compared.
+    """
+
+    fingerprint: dict[str, Any]
+    source: str
+    units: int | None
+    shard_size: int
+    dim: int
+    format: str
+    dtype: str
+    options: dict[str, Any]
+    model: str | None
+    versions: dict[str, str]
+
+    @property
+    def parts(self) -> int | None:
+        return None if self.units is None else -(-self.units // self.shard_size)
+
+    def to_json(self) -> bytes:
+        return _json({"kind": "umekit-shard-run", "schema": SCHEMA, **asdict(self)})
+
+    def differences(self, other: Run) -> list[str]:
+        """``name here, name there`` for everything that has a say in the output."""
+        mine, theirs = asdict(self), asdict(other)
+        found = []
+        for name in sorted(set(mine) - {"model", "versions", "options"}):
+            if mine[name] != theirs[name]:
+                found.append(f"{name} {_short(mine[name])}, not {_short(theirs[name])}")
+        for name in sorted(set(self.options) | set(other.options)):
+            if self.options.get(name) != other.options.get(name):
+                found.append(f"{name} {self.options.get(name)!r}, not {other.options.get(name)!r}")
+        return found
+
+
+def read_run(folder: Path) -> tuple[Run, str] | None:
+    """``run.json`` and its sha256; None where there is none. Raises ShardFormatError for a damaged one."""
+    path = folder / RUN
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return run_of(parse(path, data, "umekit-shard-run"), path), hashlib.sha256(data).hexdigest()
+
+
+def run_of(raw: Mapping[str, Any], path: Path) -> Run:
+    """The fields of a run, their types checked."""
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "fingerprint": dict,
+        "source": str,
+        "units": (int, type(None)),
+        "shard_size": int,
+        "dim": int,
+        "format": str,
+        "dtype": str,
+        "options": dict,
+        "model": (str, type(None)),
+        "versions": dict,
+    }
+    for name, kind in kinds.items():
+        if name not in raw or not isinstance(raw[name], kind) or isinstance(raw[name], bool):
+            raise ShardFormatError(f"{path}: {name!r} is missing or of a wrong type")
+    run = Run(**{name: raw[name] for name in kinds})
+    if run.shard_size < 1 or run.dim < 1 or (run.units or 0) < 0:
+        raise ShardFormatError(f"{path}: shard size {run.shard_size}, dim {run.dim}, units {run.units}")
+    if run.format not in FORMATS or run.dtype not in DTYPES:
+        raise ShardFormatError(f"{path}: format {run.format!r}, dtype {run.dtype!r}")
+    return run
+
+
+@dataclass(frozen=True)
+class Done:
+    """``part-….done.json``: a finished part.
+
+    Attributes:
+        run: sha256 of the ``run.json`` that it belongs to.
+        units, rows: how many were read, and how many vectors came of it.
+        files: name -> ``{"bytes", "sha256"}``.
+        errors: ``{"id", "reason"}`` of every item that has no vector.
+    """
+
+    run: str
+    units: int
+    rows: int
+    files: dict[str, dict[str, Any]]
+    errors: list[dict[str, str]]
+
+    def to_json(self) -> bytes:
+        return _json({"kind": "umekit-shard", "schema": SCHEMA, **asdict(self)})
+
+
+def part_name(number: int, parts: int | None) -> str:
+    return f"part-{number:05d}" + ("" if parts is None else f"-of-{parts:05d}")
+
+
+def data_names(part: str, format: str) -> tuple[str, ...]:
+    return (f"{part}.npy", f"{part}.ids.json") if format == "npy" else (f"{part}.parquet",)
+
+
+def read_done(folder: Path, part: str, run: Run, digest: str, *, hashes: bool) -> Done | None:
+    """The record of a part whose files are all there and whole; None otherwise: then it is to be made.
+
+    Args:
+        folder: of the shards.
+        part: name.
+        run, digest: what is being made, and the sha256 of its ``run.json``.
+        hashes: compare contents too, and not only sizes.
+
+    Raises:
+        ShardMismatchError: the part was made by another run.
+    """
+    path = folder / f"{part}.done.json"
+    try:
+        raw = parse(path, path.read_bytes(), "umekit-shard")
+        done = Done(**{name: raw[name] for name in Done.__dataclass_fields__})
+        whole = set(done.files) == set(data_names(part, run.format))
+        for name, facts in done.files.items():
+            file = folder / name
+            whole = whole and not file.is_symlink() and file.stat().st_size == facts["bytes"]
+            whole = whole and (not hashes or file_sha256(file) == facts["sha256"])
+    except (OSError, ShardFormatError, KeyError, TypeError, AttributeError):
+        return None
+    if whole and done.run != digest:
+        raise ShardMismatchError(f"{path} belongs to another run than {folder / RUN}: use an empty folder")
+    return done if whole else None
+
+
+class Scratch:
+    """Where files are written before they are moved to their names; remains of killed processes are removed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.target = folder
+        self.folder = folder / f".tmp-{socket.gethostname()}-{os.getpid()}"
+
+    def __enter__(self) -> Scratch:
+        self.sweep()
+        self.folder.mkdir(exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.sweep()
+
+    def sweep(self) -> None:
+        for path in self.target.iterdir():
+            found = _SCRATCH.fullmatch(path.name)
+            if found and found["host"] == socket.gethostname() and not _alive(int(found["pid"])):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def put(self, name: str, data: bytes) -> dict[str, Any]:
+        """Write a file of the target folder in one step; returns its size and sha256."""
+        return self.move(self.write(name, data), name)
+
+    def write(self, name: str, data: bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(data)
+        return path
+
+    def move(self, path: Path, name: str) -> dict[str, Any]:
+        """Give a finished file its name, once it is on the disk."""
+        facts = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        _sync(path)
+        os.replace(path, self.target / name)
+        _sync(self.target)
+        return facts
+
+
+def write_part(
+    scratch: Scratch, part: str, run: Run, ids: list[str], vectors: NDArray[Any]
+) -> dict[str, dict[str, Any]]:
+    """Write the data of a part, vectors [rows, d]; returns size and sha256 by file name."""
+    names = data_names(part, run.format)
+    path = scratch.folder / names[0]
+    if run.format == "npy":
+        np.save(path, vectors, allow_pickle=False)
+        listed = json.dumps(ids, ensure_ascii=False, indent=0).encode()
+        return {names[0]: scratch.move(path, names[0]), names[1]: scratch.put(names[1], listed)}
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, run.dim)
+    pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "embedding": column}), path)
+    return {names[0]: scratch.move(path, names[0])}
+
+
+def parse(path: Path, data: bytes, kind: str) -> dict[str, Any]:
+    """An object of ours in JSON. Raises ShardFormatError."""
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ShardFormatError(f"{path} is not JSON: {error}") from None
+    if not isinstance(raw, dict) or raw.get("kind") != kind:
+        raise ShardFormatError(f"{path} is not a file of {kind}")
+    if raw.get("schema") != SCHEMA:
+        raise ShardFormatError(f"{path} has schema {raw.get('schema')!r}; this umekit reads {SCHEMA}")
+    return raw
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _sync(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # a folder can't be opened on every system
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

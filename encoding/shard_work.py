@@ -1,0 +1,190 @@
+"""One process's pass over a source: parts that are its own and not finished are made, the others passed over."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from .inputs import InputError, Row, Source, Unit
+from .inputs.unit import reason_of
+from .shard_files import Done, Run, Scratch, part_name, read_done, write_part
+from .shard_manifest import finish
+
+CHUNK_ROWS = 1024  # items that the encoder is given at a time
+CHUNK_BYTES = 1 << 28  # and bytes of those that are in memory
+
+
+class ShardEncoder(Protocol):
+    """What is needed of an ``umekit.Encoder``; ``batch_tokens`` is taken from it where it has one."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def fingerprint(self) -> dict[str, Any]: ...
+
+    def encode(self, items: Sequence[Any], **options: Any) -> Any: ...
+
+
+@dataclass
+class ShardReport:
+    """What one call did.
+
+    Attributes:
+        made, kept: parts that it wrote, and that it found finished.
+        rows, failed: vectors and failed items of these parts.
+        manifest: of the whole folder; None while another process still works on its share.
+    """
+
+    made: int = 0
+    kept: int = 0
+    rows: int = 0
+    failed: int = 0
+    manifest: dict[str, Any] | None = None
+
+
+class ShardWork:
+    """One process's pass over the source."""
+
+    def __init__(
+        self, encoder: ShardEncoder, source: Source, folder: Path, scratch: Scratch, run: Run, digest: str
+    ) -> None:
+        self.encoder, self.source, self.folder, self.scratch = encoder, source, folder, scratch
+        self.run, self.digest = run, digest
+        self.report = ShardReport()
+
+    def do(self, rank: int, world: int, show_progress: bool | None) -> ShardReport:
+        units, size, parts = self.source.units(), self.run.shard_size, self.run.parts
+        visible = rank == 0 and (sys.stderr.isatty() if show_progress is None else show_progress)
+        number = seen = 0
+        with tqdm(total=self.run.units, unit="item", desc="encode", disable=not visible) as bar:
+            while parts is None or number < parts:
+                share = islice(units, size)
+                if number % world == rank:
+                    count = self._part(number, share, bar)
+                else:
+                    count = sum(1 for _ in share)
+                bar.update(count - min(count, bar.n - seen))
+                seen += count
+                if count < size and parts is None:
+                    number += 1 if count else 0
+                    break
+                number += 1
+        if self.run.units is not None and (seen != self.run.units or next(units, None) is not None):
+            raise InputError(f"the source changed: it had {self.run.units} units and now has another number")
+        self.report.manifest = finish(self.folder, self.scratch, self.run, self.digest, number)
+        return self.report
+
+    def _part(self, number: int, units: Iterator[Unit], bar: Any) -> int:
+        """Make one part, unless it is there; returns how many units it has."""
+        part = part_name(number, self.run.parts)
+        done = read_done(self.folder, part, self.run, self.digest, hashes=True)
+        if done is None:
+            done = self._make(part, units, bar)
+            if done is None:
+                return 0  # the end of a stream, on the edge of a shard
+            self.report.made += 1
+            count = done.units
+        else:
+            count = sum(1 for _ in units)
+            if count != done.units:
+                raise InputError(
+                    f"{part} was made of {done.units} units, and the source has {count} there now"
+                )
+            self.report.kept += 1
+        self.report.rows += done.rows
+        self.report.failed += len(done.errors)
+        bar.set_postfix({"failed": self.report.failed}, refresh=False)
+        return count
+
+    def _make(self, part: str, units: Iterator[Unit], bar: Any) -> Done | None:
+        counted = _Counted(units)
+        ids: list[str] = []
+        seen: set[str] = set()
+        blocks: list[NDArray[Any]] = [np.zeros((0, self.run.dim), self.run.dtype)]
+        errors: list[dict[str, str]] = []
+        for rows in _chunks(counted.rows()):
+            vectors, reasons = self._encode(rows)
+            keep = []
+            for position, row in enumerate(rows):
+                reason = reasons.get(position) or ("the id is there twice" if row.id in seen else None)
+                if reason is None:
+                    keep.append(position)
+                    seen.add(row.id)
+                    ids.append(row.id)
+                else:
+                    errors.append({"id": row.id, "reason": reason})
+            blocks.append(vectors[keep].astype(self.run.dtype))
+            bar.update(counted.since())
+        if counted.units == 0:
+            return None
+        files = write_part(self.scratch, part, self.run, ids, np.concatenate(blocks))
+        done = Done(self.digest, counted.units, len(ids), files, errors)
+        self.scratch.put(f"{part}.done.json", done.to_json())
+        return done
+
+    def _encode(self, rows: list[Row]) -> tuple[NDArray[np.float32], dict[int, str]]:
+        """Vectors [rows, d] and the reasons of those that have none."""
+        reasons = {position: row.error for position, row in enumerate(rows) if row.error is not None}
+        asked = [position for position in range(len(rows)) if position not in reasons]
+        vectors = np.full((len(rows), self.run.dim), np.nan, dtype=np.float32)
+        if asked:
+            options = {name: value for name, value in self.run.options.items() if name != "threads"}
+            encoded = self.encoder.encode(
+                [rows[position].item for position in asked],
+                dim=self.run.dim if self.run.dim != self.encoder.dim else None,
+                on_error="skip",
+                show_progress=False,
+                return_details=True,
+                **options,
+            )
+            vectors[asked] = encoded.embeddings
+            reasons |= {asked[index]: reason_of(error) for index, error in encoded.errors}
+        for position in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
+            reasons.setdefault(int(position), "its vector is not finite")
+        return vectors, reasons
+
+
+class _Counted:
+    """Rows of units, read one after the other, with a count of the units."""
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._units = units
+        self.units = self._told = 0
+
+    def rows(self) -> Iterator[Row]:
+        for unit in self._units:
+            self.units += 1
+            yield from unit.rows()
+
+    def since(self) -> int:
+        told, self._told = self._told, self.units
+        return self._told - told
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows for one call of the encoder, bounded in number and in bytes, by nothing but the rows themselves."""
+    chunk: list[Row] = []
+    held = 0
+    for row in rows:
+        chunk.append(row)
+        held += _bytes_of(row.item)
+        if len(chunk) == CHUNK_ROWS or held >= CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _bytes_of(item: Any) -> int:
+    if isinstance(item, (bytes, str)):
+        return len(item)
+    values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    return sum(_bytes_of(value) for value in values)

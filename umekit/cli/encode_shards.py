@@ -1,0 +1,217 @@
+"""``umekit encode IN --out DIR --shard-size N --resume``: a million items to parts, by one process or many."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from .common import UsageError, print_json, report_failures
+
+SHOWN = 20  # failed items that are printed
+NEEDS_SHARDS = ("resume", "processes", "threads", "format", "vectors", "input_format", "column", "split")
+
+
+class LoadOn:
+    """``umekit.load`` with the options of the command line, for whatever device a process is given."""
+
+    def __init__(self, model: str | None, options: dict[str, Any]) -> None:
+        self.model, self.options = model, options
+
+    def __call__(self, device: str | None) -> Any:
+        import umekit
+
+        encoder = umekit.load(self.model, **self.options, **({"device": device} if device else {}))
+        if not hasattr(encoder, "encode"):
+            raise UsageError(f"{self.model} is a reranker: it scores pairs and has no vectors")
+        return encoder
+
+
+def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "shards",
+        "many items in parts that survive a stop; several machines or GPUs: torchrun --no-python "
+        "--nproc-per-node N umekit encode ..., or --device cuda:0,cuda:1; the vectors are the same",
+    )
+    group.add_argument("--shard-size", type=int, metavar="N", help="files, lines, rows or samples of a part")
+    group.add_argument("--resume", action="store_true", help="go on with what --out holds")
+    group.add_argument(
+        "--format", choices=("npy", "parquet"), help="of the parts (default npy, with ids in JSON)"
+    )
+    group.add_argument("--vectors", choices=("float32", "float16"), help="numbers on disk (default float32)")
+    group.add_argument(
+        "--input-format",
+        choices=("folder", "jsonl", "parquet", "tar", "dataset"),
+        help="of IN (default: told by its files)",
+    )
+    group.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="KEY=NAME",
+        help="column of a table for text, image, video, document, page, instruction, item or id (repeatable)",
+    )
+    group.add_argument("--split", metavar="NAME", help="of a data set")
+    group.add_argument("--processes", type=int, metavar="N", help="processes on --device (default 1)")
+    group.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of a process on a CPU (default 1, or as the run began; another number changes the last digits)",
+    )
+
+
+def refuse_without_shards(args: argparse.Namespace) -> None:
+    for name in NEEDS_SHARDS:
+        if getattr(args, name):
+            raise UsageError(f"--{name.replace('_', '-')} needs --shard-size N")
+
+
+def run_shards(args: argparse.Namespace) -> int:
+    rank, world = _rank()
+    devices = _devices(args, rank, world)
+    if args.text or not args.files:
+        raise UsageError("with --shard-size give a folder, jsonl, parquet, tars or a data set, and no --text")
+    if args.shard_size < 1 or (args.threads is not None and args.threads < 1):
+        raise UsageError("--shard-size and --threads must be at least 1")
+    if args.out.suffix == ".npz" or args.out.is_file():
+        raise UsageError(f"--out is a folder with --shard-size, not {args.out}")
+    columns = _columns(args.column)
+    from ..encoding.inputs import InputError, open_source
+    from ..encoding.shard_files import read_run
+    from ..encoding.shard_processes import encode_shards_in_processes
+    from ..encoding.shards import encode_shards
+
+    where = [_hub_or_path(file) for file in args.files]
+    try:
+        source = open_source(where, format=args.input_format, columns=columns, split=args.split)
+    except InputError as error:
+        raise UsageError(str(error)) from None
+    if not args.resume and world == 1 and read_run(args.out) is not None:
+        raise UsageError(f"{args.out} holds a run already; give --resume to go on, or another --out")
+    load = LoadOn(args.model, {name: value for name in ("preset", "dtype") if (value := getattr(args, name))})
+    options: dict[str, Any] = {
+        "shard_size": args.shard_size,
+        "role": args.role,
+        "instruction": args.instruction,
+        "mode": args.mode,
+        "format": args.format or "npy",
+        "dtype": args.vectors or "float32",
+        "threads": _threads(args, devices[0]),
+        "model": args.model,
+        "show_progress": False if args.quiet else None,
+    }
+    if len(devices) > 1:
+        report = encode_shards_in_processes(load, source, args.out, devices, **options)
+    else:
+        encoder = load(devices[0])
+        report = encode_shards(encoder, source, args.out, rank=rank, world=world, **options)
+    return _tell(args, report, rank, world)
+
+
+def _tell(args: argparse.Namespace, report: Any, rank: int, world: int) -> int:
+    if report.manifest is None:
+        share = f"{report.made} parts made, {report.kept} there already"
+        print(f"process {rank} of {world}: {share}; another process ends the run", file=sys.stderr)
+        return 0
+    manifest = report.manifest
+    failed = manifest["failed"] + manifest["double_ids"]
+    parts = len(manifest["parts"])
+    if args.json:
+        summary = {"out": str(args.out), "rows": manifest["rows"], "failed": manifest["failed"]}
+        summary |= {"double_ids": manifest["double_ids"], "dim": manifest["dim"], "parts": parts}
+        print_json(summary | {"made": report.made, "kept": report.kept})
+    else:
+        print(
+            f"{args.out}: {manifest['rows']} vectors of {manifest['dim']} numbers in {parts} parts, "
+            f"{manifest['failed']} not readable"
+        )
+    if manifest["failed"]:
+        report_failures(_first_errors(args.out), SHOWN)
+        print(f"all {manifest['failed']} are in {args.out / 'errors.jsonl'}", file=sys.stderr)
+    if manifest["double_ids"]:
+        named = ", ".join(manifest["double_ids_named"][:5])
+        print(f"{manifest['double_ids']} ids stand in two parts: {named}", file=sys.stderr)
+    # To torchrun a code other than 0 is a crash, and it would end the other ranks.
+    return 1 if failed and world == 1 else 0
+
+
+def _first_errors(out: Path) -> list[tuple[str, str]]:
+    import json
+    from itertools import islice
+
+    with (out / "errors.jsonl").open(encoding="utf-8") as lines:
+        found = [json.loads(line) for line in islice(lines, SHOWN)]
+    return [(error["id"], error["reason"]) for error in found]
+
+
+def _rank() -> tuple[int, int]:
+    """Rank and number of processes, as torchrun and its like say them."""
+    try:
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        raise UsageError("RANK and WORLD_SIZE in the environment are not numbers") from None
+    if not 0 <= rank < world:
+        raise UsageError(f"RANK is {rank} and WORLD_SIZE {world} in the environment")
+    return rank, world
+
+
+def _devices(args: argparse.Namespace, rank: int, world: int) -> list[str | None]:
+    """A device for each process of this command."""
+    named: list[str | None] = list(args.device.split(",")) if args.device else [None]
+    if not all(name is None or name.strip() for name in named):
+        raise UsageError(f"--device is {args.device!r}: an empty name stands there")
+    if args.processes is not None and args.processes < 1:
+        raise UsageError(f"--processes is {args.processes}; need at least 1")
+    count = args.processes or len(named)
+    if count % len(named):
+        raise UsageError(f"--processes {count} can't be shared among {len(named)} devices evenly")
+    devices = named * (count // len(named))
+    if world == 1:
+        return devices
+    if len(devices) > 1:
+        raise UsageError("torchrun starts the processes: leave --processes and several devices out")
+    if named[0] is None and "LOCAL_RANK" in os.environ:
+        import torch
+
+        if torch.cuda.is_available():
+            return [f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"]
+    return devices
+
+
+def _threads(args: argparse.Namespace, device: str | None) -> int | None:
+    """Threads of torch: one on a CPU, so that the output does not depend on how many processes share it."""
+    from ..encoding.shard_files import read_run
+
+    if args.threads is not None:
+        return int(args.threads)
+    if read_run(args.out) is not None:
+        return None
+    import torch
+
+    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    if not on_cpu:
+        return None
+    cores = os.cpu_count() or 1
+    used = args.processes or 1
+    if cores > used and "RANK" not in os.environ and not args.quiet:
+        print(f"{used} of {cores} cores encode; --processes or --threads take more", file=sys.stderr)
+    return 1
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    columns = {}
+    for pair in pairs:
+        key, equals, name = pair.partition("=")
+        if not equals or not key or not name:
+            raise UsageError(f"--column takes KEY=NAME, not {pair!r}")
+        columns[key] = name
+    return columns
+
+
+def _hub_or_path(file: Path) -> str:
+    """``Path`` makes one slash of two."""
+    text = file.as_posix()
+    return text.replace("hf:/", "hf://", 1) if text.startswith("hf:/") else str(file)
