@@ -226,7 +226,7 @@ def measure(size: str, quick: bool) -> dict[str, Any]:
     """All arms on one size of model."""
     model, processor = build(size)
     text, vision = model.config.get_text_config(), model.config.vision_config
-    items, new_tokens, repeats = (4, 8, 2) if quick else (32, 64, 5 if size == "ume-tiny" else 2)
+    items, new_tokens, repeats = (4, 8, 2) if quick else (32, 64, 5 if size == "ume-tiny" else 4)
     result = {
         "model": {
             "family": "qwen2_vl, random weights, float32",

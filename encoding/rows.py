@@ -56,10 +56,13 @@ class EncodeRows:
         media_root: str | os.PathLike[str] | None = None,
         load_options: Mapping[str, Any] | None = None,
     ) -> None:
-        if column is not None and columns is not None:
+        named = dict(columns or {})
+        column = named.pop("item", None) if column is None else column
+        id_column = named.pop("id", id_column)
+        if column is not None and named:
             raise ValueError("give column for whole items, or columns for parts of them, not both")
         self.model = None if model is None else os.fspath(model)
-        self.columns = Columns(dict(columns or {}))
+        self.columns = Columns({**named, "id": id_column})
         self.column, self.id_column = column, id_column
         self.options: dict[str, Any] = {"role": role, "instruction": instruction, "mode": mode, "dim": dim}
         self.options["batch_tokens"] = batch_tokens
@@ -100,7 +103,7 @@ class EncodeRows:
     def rows(self, batch: Mapping[str, Sequence[Any]]) -> list[Row]:
         """Ids and items of a batch."""
         names = [self.column] if self.column is not None else self.columns.wanted(list(batch))
-        missing = [name for name in {*names, *self.columns.names.values()} if name not in batch]
+        missing = [name for name in {*names, *self.columns.content.values()} if name not in batch]
         if missing or not set(names) - {self.id_column}:
             wanted = ", ".join(sorted(missing)) or "of an item"
             raise KeyError(f"no column {wanted}; the batch has {', '.join(map(str, batch))}")
@@ -134,7 +137,7 @@ class EncodeRows:
             record.pop(self.id_column, None)
         if self.media_root is None:
             return self._as_it_stands(own, record)
-        return Row(own, *_item_and_error(Columns().row(record, own, Path(self.media_root))))
+        return Columns().row(record, own, Path(self.media_root))
 
     def _as_it_stands(self, name: str, record: dict[str, Any]) -> Row:
         item = record.get("item", record)
@@ -145,10 +148,6 @@ class EncodeRows:
             if item
             else Row(name, error="nothing to embed: no text, image, video or document")
         )
-
-
-def _item_and_error(row: Row) -> tuple[Any, str | None]:
-    return row.item, row.error
 
 
 def _plain(value: Any) -> Any:

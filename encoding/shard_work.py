@@ -87,7 +87,7 @@ class ShardWork:
         part = part_name(number, self.run.parts)
         done = read_done(self.folder, part, self.run, self.digest, hashes=True)
         if done is None:
-            done = self._make(part, units, bar)
+            done = self._make(part, self._expected(number), units, bar)
             if done is None:
                 return 0  # the end of a stream, on the edge of a shard
             self.report.made += 1
@@ -104,7 +104,13 @@ class ShardWork:
         bar.set_postfix({"failed": self.report.failed}, refresh=False)
         return count
 
-    def _make(self, part: str, units: Iterator[Unit], bar: Any) -> Done | None:
+    def _expected(self, number: int) -> int | None:
+        """Units that a part is to have; None in a stream."""
+        if self.run.units is None:
+            return None
+        return min(self.run.shard_size, self.run.units - number * self.run.shard_size)
+
+    def _make(self, part: str, expected: int | None, units: Iterator[Unit], bar: Any) -> Done | None:
         counted = _Counted(units)
         ids: list[str] = []
         seen: set[str] = set()
@@ -123,8 +129,10 @@ class ShardWork:
                     errors.append({"id": row.id, "reason": reason})
             blocks.append(vectors[keep].astype(self.run.dtype))
             bar.update(counted.since())
-        if counted.units == 0:
+        if counted.units == 0 and self.run.units is None:
             return None
+        if expected is not None and counted.units != expected:
+            raise InputError(f"the source changed: {part} has {counted.units} units, {expected} were there")
         files = write_part(self.scratch, part, self.run, ids, np.concatenate(blocks))
         done = Done(self.digest, counted.units, len(ids), files, errors)
         self.scratch.put(f"{part}.done.json", done.to_json())

@@ -76,6 +76,8 @@ def encode_shards(
         raise ValueError(f"shard_size is {shard_size}, rank {rank} of {world}")
     if format not in FORMATS or dtype not in DTYPES:
         raise ValueError(f"format is {format!r} of {FORMATS}, dtype {dtype!r} of {DTYPES}")
+    if mode == "both":
+        raise ValueError("mode 'both' gives two vectors an item: make two runs")
     if format == "parquet":
         _need_pyarrow()
     folder = Path(out)

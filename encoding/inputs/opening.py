@@ -123,15 +123,14 @@ def _files_of(folder: Path, kind: str) -> list[tuple[str, Path]]:
 
 
 def _kind_of_files(paths: Sequence[Path]) -> str:
-    kinds = {_ending_kind(path.name) for path in paths}
-    if len(kinds) > 1 or None in kinds:
-        odd = next(
-            path for path in paths if _ending_kind(path.name) != _ending_kind(paths[0].name) or None in kinds
-        )
-        raise InputError(
-            f"can't read {odd} as a source: give a folder, or jsonl, parquet or tar files of one kind"
-        )
-    return str(kinds.pop())
+    first = _ending_kind(paths[0].name)
+    for path in paths:
+        kind = _ending_kind(path.name)
+        if kind is None or kind != first or not path.is_file():
+            raise InputError(
+                f"can't read {path} as a source: give a folder, or jsonl, parquet or tar files of one kind"
+            )
+    return str(first)
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

@@ -1,4 +1,7 @@
-"""U-MARVEL's pointwise reranker (Tencent BAC) on Qwen2-VL, as its M-BEIR evaluation scores."""
+"""U-MARVEL's pointwise reranker (Tencent BAC) on Qwen2-VL, as its M-BEIR evaluation scores.
+
+Its weights are not published: the preset is for checkpoints that the authors' scripts have trained, given by name.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
 U_MARVEL_RERANKER = Preset(
     name="u-marvel-reranker",
     fixture=("umarvel_reranker", "scores_alone"),
-    repos=("TencentBAC/U-MARVEL-Reranker-Qwen2VL-7B-Instruct",),
+    repos=(),
     families=("qwen2_vl",),
     model=UmeSettings(role="reranker", attention="causal", positions="mrope", pooling="last"),
     processor=processor,

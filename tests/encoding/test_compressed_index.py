@@ -207,6 +207,11 @@ def test_command_line(
         assert found[0]["id"] == "é17"
         assert found[0]["score"] == pytest.approx(1, abs=2e-3)
     assert loaded == ["a-model", "a-model"]
+    inside = Path(shutil.copytree(shards, tmp_path / "shards"))
+    assert main(["index", "--from-shards", str(inside)]) == 0
+    capsys.readouterr()
+    assert main(["search", "17", "--index", str(inside), "-k", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["id"] == "é17"
     assert main(["index", str(tmp_path), "--compressed"]) == 2
     assert main(["index", "--from-shards", str(tmp_path), "--index", str(tmp_path / "x")]) == 2
     assert "not a folder of shards" in capsys.readouterr().err

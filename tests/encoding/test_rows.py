@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -54,14 +55,14 @@ def test_columns_in_and_out(model: Path, pictures: list[Image.Image]) -> None:
 
 def test_pickled_before_and_after_use_and_loaded_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
+    from umekit.encoding import loading
+
+    really_load = loading.load
 
     def load(*arguments: Any, **options: Any) -> Any:
         loads.append(arguments)
-        return umekit.encoding.loading_of_tests(*arguments, **options)
+        return really_load(*arguments, **options)
 
-    from umekit.encoding import loading
-
-    monkeypatch.setattr(umekit.encoding, "loading_of_tests", loading.load, raising=False)
     monkeypatch.setattr(loading, "load", load)
     encode = EncodeRows(model, column="caption")
     before = pickle.dumps(encode)
@@ -89,6 +90,15 @@ def test_media_root_confines(model: Path, tmp_path: Path, pictures: list[Image.I
     done = encode({"file": ["in.png", "../out.png", str(tmp_path / "out.png")]})
     assert done["embedding_error"][0] == ""
     assert all("only name files below" in error for error in done["embedding_error"][1:])
+
+
+def test_columns_may_name_the_item_and_the_id(model: Path) -> None:
+    batch = {"key": ["k", ""], "caption": ["c", {"text": "d"}], "text": ["not this"] * 2, "id": [1, 2]}
+    rows = EncodeRows(model, columns={"item": "caption", "id": "key"}).rows(batch)
+    assert [row.item for row in rows] == ["c", {"text": "d"}]
+    assert rows[0].id == "k"
+    assert len(rows[1].id) == 32
+    assert EncodeRows(model, id_column="key").rows(batch)[0].item == {"text": "not this"}
 
 
 def test_missing_columns_are_named(model: Path) -> None:
@@ -144,10 +154,9 @@ print("the same vectors")
 """
 
 
+@pytest.mark.slow
 def test_the_example_on_a_local_ray_cluster(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    import os
-
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

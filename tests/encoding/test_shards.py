@@ -165,13 +165,40 @@ def test_another_model_source_or_setting_is_refused(rows: Path, tmp_path: Path) 
         run(rows, out)
 
 
+def test_a_run_goes_on_with_the_threads_that_it_began_with(rows: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    seen: list[int] = []
+
+    class Sees(ProbeEncoder):  # type: ignore[misc, valid-type]
+        batch_tokens = 512
+
+        def encode(self, items: Any, **options: Any) -> Any:
+            seen.append(torch.get_num_threads())
+            assert options["batch_tokens"] == 512
+            return super().encode(items, **options)
+
+    run(rows, tmp_path / "out", Sees(), threads=2, world=2)
+    encoder = Sees()
+    encoder.batch_tokens = 9999  # another machine's
+    run(rows, tmp_path / "out", encoder, world=2, rank=1)
+    assert seen == [2] * 7
+    assert torch.get_num_threads() == 1
+    with pytest.raises(ShardMismatchError, match="threads"):
+        run(rows, tmp_path / "out", Sees(), threads=3)
+
+
 def test_a_source_that_shrinks_meanwhile_is_noticed(rows: Path, tmp_path: Path) -> None:
     source = open_source(rows)
     assert source.count() == 64
-    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:50]))
+    whole = rows.read_text()
+    rows.write_text("".join(whole.splitlines(keepends=True)[:47]))
+    source.fingerprint = lambda: "as it was"  # type: ignore[method-assign]
     with pytest.raises(InputError, match="changed"):
         encode_shards(ProbeEncoder(), source, tmp_path / "out", 10)
     assert not (tmp_path / "out" / "manifest.json").exists()
+    rows.write_text(whole)  # put right, the run goes on: no short part was kept
+    report = encode_shards(ProbeEncoder(), source, tmp_path / "out", 10)
+    assert (report.made, report.kept) == (3, 4)
 
 
 @pytest.mark.parametrize("count", [40, 43, 3])

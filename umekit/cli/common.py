@@ -16,15 +16,18 @@ class UsageError(Exception):
     """The call can't be carried out as it stands; exit code 2."""
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, *, embedder: bool = True) -> None:
+    """Which checkpoint, where and how; ``embedder=False`` for rerankers, of which none comes with the package."""
     group = parser.add_argument_group("model")
+    default = " (default: the packaged ume-tiny)" if embedder else ""
     group.add_argument(
-        "--model", metavar="PATH", help="checkpoint folder or Hub id (default: the packaged ume-tiny)"
+        "--model", metavar="PATH", required=not embedder, help=f"checkpoint folder or Hub id{default}"
     )
     group.add_argument("--preset", help="name of a published system, for checkpoints without our settings")
     group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: what is there)")
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: by device")
-    group.add_argument("--mode", choices=MODES, help="how to embed (default: the checkpoint's)")
+    if embedder:
+        group.add_argument("--mode", choices=MODES, help="how to embed (default: the checkpoint's)")
     group.add_argument(
         "--max-new-tokens", type=int, metavar="N", help="most tokens of a thought, for modes that think"
     )
@@ -83,15 +86,31 @@ def load_encoder(args: argparse.Namespace, model: str | None = None) -> Any:
     Raises:
         UsageError: the checkpoint is a reranker, which has no vectors.
     """
+    encoder = _load(args, args.model or model)
+    if not hasattr(encoder, "encode"):
+        raise UsageError(f"{args.model or model} is a reranker: it scores pairs and has no vectors")
+    return encoder
+
+
+def load_reranker(args: argparse.Namespace) -> Any:
+    """The reranker of the model arguments.
+
+    Raises:
+        UsageError: the checkpoint is an embedder, which cannot score pairs.
+    """
+    reranker = _load(args, args.model)
+    if not hasattr(reranker, "rerank"):
+        raise UsageError(f"{args.model} is an embedder: it has vectors and scores no pairs (umekit search)")
+    return reranker
+
+
+def _load(args: argparse.Namespace, model: str | None) -> Any:
     import umekit
 
     options = {
         name: value for name in ("preset", "device", "dtype") if (value := getattr(args, name)) is not None
     }
-    encoder = umekit.load(args.model or model, **options)
-    if not hasattr(encoder, "encode"):
-        raise UsageError(f"{args.model or model} is a reranker: it scores pairs and has no vectors")
-    return encoder
+    return umekit.load(model, **options)
 
 
 def mode_options(args: argparse.Namespace) -> dict[str, Any]:

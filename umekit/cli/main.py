@@ -21,6 +21,7 @@ VERBS: tuple[str, ...] = (
     "demo",
     "index",
     "search",
+    "rerank",
     "encode",
     "explain",
     "evaluate",

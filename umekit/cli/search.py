@@ -40,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def find_index(folder: Path) -> Path:
     """The index folder that ``folder`` is, or holds as ``.umekit-index``. Raises UsageError for neither."""
-    for candidate in (folder, folder / ".umekit-index"):
+    for candidate in (folder / ".umekit-index", folder):  # a folder of shards has a manifest too
         if (candidate / "manifest.json").is_file():
             return candidate
     raise UsageError(f"no index in {folder}: run `umekit index {folder}` first, or give --index DIR")
