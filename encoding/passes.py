@@ -17,7 +17,6 @@ from ..modeling.pooling_ume import DegenerateVectorError, check_vectors
 from ..processing.collating_ume import Prepared
 
 if TYPE_CHECKING:
-    from ..modeling.composed_ume import UmePreTrainedModel
     from ..processing.processing_ume import UmeProcessor
 
 MODES = ("discriminative", "generative", "adaptive", "both")
@@ -123,7 +122,7 @@ def plan_pass(
 
 @torch.inference_mode()
 def run_pass(
-    model: UmePreTrainedModel,
+    model: Any,
     processor: UmeProcessor,
     rows: Sequence[Prepared],
     indices: Sequence[int],

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
     from ..processing.processing_ume import UmeProcessor
 
 KEEP_BYTES = 2**28  # features of media kept for later pairs of the same call
+
+
+@dataclass
+class Reranked:
+    """Result of ``rerank(..., return_details=True)``.
+
+    Attributes:
+        scores: float32 ``[n]`` in 0..1; NaN where a candidate could not be scored.
+        errors: ``(index, exception)`` of every candidate that was skipped.
+    """
+
+    scores: NDArray[np.float32]
+    errors: list[tuple[int, Exception]] = field(default_factory=list)
 
 
 class Reranker:
@@ -60,7 +74,8 @@ class Reranker:
         batch_tokens: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         show_progress: bool | None = None,
-    ) -> NDArray[np.float32]:
+        return_details: bool = False,
+    ) -> Any:
         """Score candidates for a query.
 
         Args:
@@ -71,6 +86,7 @@ class Reranker:
             batch_tokens: padded tokens of one forward.
             on_error: ``"raise"`` stops at the first bad candidate; ``"skip"`` scores it NaN. A bad query raises.
             show_progress: None shows a bar on a terminal from 200 candidates on.
+            return_details: a :class:`Reranked` instead of the array.
 
         Returns:
             float32 ``[n]`` in 0..1, in the candidates' order.
@@ -82,6 +98,8 @@ class Reranker:
         scores, errors = self._rerank(
             query, as_items(candidates), self._store(), instruction, batch_tokens, on_error, show_progress
         )
+        if return_details:
+            return Reranked(scores, errors)
         _warn(errors, len(scores), stacklevel=2)
         return scores
 

@@ -48,6 +48,9 @@ class Decoding:
 class GrowingLayer(DynamicLayer):
     """A cache layer with room for tokens to come: the stock one copies all that it has for every token."""
 
+    keys: Any  # [B, heads, tokens so far, D], views of the rooms
+    values: Any
+
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
         self.__dict__.update(layer.__dict__)
@@ -66,7 +69,7 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :new], values[:, :, :new]
         return self.keys, self.values
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Any) -> None:
         super().reorder_cache(beam_idx)
         self._rooms = None
 

@@ -216,10 +216,10 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
             name: torch.stack(rows) if rows else torch.empty(shape, dtype=torch.float32, device=self.device)
             for name, rows in parts.items()
         }
-        vectors = arrays if mode == "both" else arrays[mode]
+        embeddings: Any = arrays if mode == "both" else arrays[mode]
         if not return_details:
-            return vectors
-        return UmeEncoded(vectors, *details_of(rollouts, processor.tokenizer, several=num_samples > 1))
+            return embeddings
+        return UmeEncoded(embeddings, *details_of(rollouts, processor.tokenizer, several=num_samples > 1))
 
     # ---- inside -------------------------------------------------------------------------------------------------
 

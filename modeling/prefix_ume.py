@@ -21,6 +21,8 @@ from .pooling_ume import DIRECT_SLOT, pool
 from .settings_ume import LINEAR_ATTENTION_FAMILIES, UmeSettings
 from .vision_store_ume import VisionStore
 
+MediaLists = tuple[list[Any], list[Any]]  # images, videos
+
 SHORTEST_PREFIX = 16  # fewer tokens than this are not worth a forward of their own
 PREFIX_SHARE = 8  # a token of the prefix costs a row this much less than one of its own: only keys are copied
 
@@ -28,10 +30,13 @@ PREFIX_SHARE = 8  # a token of the prefix costs a row this much less than one of
 class SharedLayer(DynamicLayer):
     """Keys and values ``[1, heads, n, d]`` of one layer that every row of a batch sees."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, read: Any) -> None:
         super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        self.lazy_initialization(read.keys, read.values)
+        self.keys, self.values = read.keys, read.values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -44,9 +49,10 @@ class SharedLayer(DynamicLayer):
 def shared_cache(cache: Cache, rows: int) -> Cache:
     """A cache for ``rows`` rows that all begin with the one row in ``cache``, which stays as it is."""
     layers: list[Any] = []
-    for layer in cache.layers:
+    read: list[Any] = cache.layers
+    for layer in read:
         if type(layer) is DynamicLayer:
-            layers.append(SharedLayer(layer.keys, layer.values))
+            layers.append(SharedLayer(layer))
         else:  # recurrent states and windows are written in place: every batch has its own
             own = copy.deepcopy(layer)
             own.reorder_cache(torch.zeros(rows, dtype=torch.long))
@@ -92,12 +98,9 @@ def shared_length(rows: Sequence[Any], patches_per_token: int, store: VisionStor
     for span in spans_of(first, patches_per_token):
         if span.start >= length:
             break
-        same = span.end <= length and all(
-            len(_media(row, span.kind)) > span.number
-            and store.key(_media(row, span.kind)[span.number]) == store.key(_media(first, span.kind)[span.number])
-            for row in rows[1:]
-        )
-        if not same:
+        key = store.key(_media(first, span.kind)[span.number])
+        others = [_media(row, span.kind)[span.number : span.number + 1] for row in rows[1:]]
+        if span.end > length or any([store.key(one) for one in other] != [key] for other in others):
             return span.start
     return length
 
@@ -138,7 +141,7 @@ class PrefixReader:
         """The pooled state of every row, float32 ``[n, H]``; equal rows are read once."""
         places: dict[Any, int] = {}
         inverse = [places.setdefault(self._key(row), len(places)) for row in rows]
-        unique = list({place: row for place, row in zip(inverse, rows, strict=True)}.values())
+        unique = list(dict(zip(inverse, rows, strict=True)).values())
         length = 0
         if share and self.can_share and len(unique) > 1:
             length = shared_length(unique, self.patches_per_token, self.store)
@@ -186,12 +189,13 @@ class PrefixReader:
         # Padding stands on the right, after the tokens that are read, and no pixels are made: see the store.
         return self.processor.collate(rows, "right", pixels=False).to(self.base.device)
 
-    def _split(self, row: Any, length: int) -> tuple[tuple[list[Any], list[Any]], tuple[list[Any], list[Any]]]:
-        """Images and videos of a row before ``length`` and from there on."""
-        before: tuple[list[Any], list[Any]] = ([], [])
-        after: tuple[list[Any], list[Any]] = ([], [])
+    def _split(self, row: Any, length: int) -> tuple[MediaLists, MediaLists]:
+        """Images and videos of a row before ``length``, and from there on."""
+        before: MediaLists = ([], [])
+        after: MediaLists = ([], [])
         for span in spans_of(row, self.patches_per_token):
-            (before if span.start < length else after)[span.kind - 1].append(_media(row, span.kind)[span.number])
+            where = before if span.start < length else after
+            where[span.kind - 1].append(_media(row, span.kind)[span.number])
         return before, after
 
     def _expect(self, rows: Sequence[Any], length: int) -> None:

@@ -129,7 +129,13 @@ class PairCalls:
     def prepare_pairs(
         self: Any, query: Any, candidates: Sequence[Any], *, instruction: str | None = None
     ) -> list[Prepared]:
-        """:meth:`prepare_pair` for every candidate; the query is read once."""
+        """:meth:`prepare_pair` for every candidate; the query is read once.
+
+        Raises:
+            TypeError: one candidate where a list of them belongs; its letters would be scored one by one.
+        """
+        if isinstance(candidates, (str, Mapping)):
+            raise TypeError(f"cannot score a {type(candidates).__name__}: give candidates in a list")
         pairs = self.pairs_with(query, instruction)
         return [pairs.prepare(candidate, index) for index, candidate in enumerate(candidates)]
 
@@ -157,6 +163,8 @@ class PairCalls:
         for name, text in (("yes", yes), ("no", no)):
             ids = self.tokenizer.encode(text, add_special_tokens=False)
             if len(ids) != 1:
-                raise ValueError(f"the answer {text!r} is {len(ids)} tokens of this tokenizer, and must be one")
+                raise ValueError(
+                    f"the answer {text!r} is {len(ids)} tokens of this tokenizer, and must be one"
+                )
             found[name] = int(ids[0])
         return found

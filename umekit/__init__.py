@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .encoding.export import export
     from .encoding.index import Index
     from .encoding.loading import load
-    from .encoding.reranker import Reranker
+    from .encoding.reranker import Reranked, Reranker
     from .encoding.verify import Verification, verify
     from .modeling.modeling_ume import UmeForDiscriminativeEmbedding
     from .processing.processing_ume import UmeProcessor
@@ -32,6 +32,7 @@ _PUBLIC = {
     "Encoded": ".encoding.encoder",
     "Encoder": ".encoding.encoder",
     "Index": ".encoding.index",
+    "Reranked": ".encoding.reranker",
     "Reranker": ".encoding.reranker",
     "UmeForDiscriminativeEmbedding": ".modeling.modeling_ume",
     "UmeProcessor": ".processing.processing_ume",
@@ -45,6 +46,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "Index",
+    "Reranked",
     "Reranker",
     "UmeForDiscriminativeEmbedding",
     "UmeProcessor",

@@ -13,7 +13,8 @@ _GATHER = """\
 {%- set ns = namespace(instruction='', query_films='', query_media='', query_text='',
                        document_films='', document_media='', document_text='') -%}
 {%- for message in messages -%}
-{%- set content = [{'type': 'text', 'text': message['content']}] if message['content'] is string else message['content'] -%}
+{%- set content = message['content'] -%}
+{%- if content is string -%}{%- set content = [{'type': 'text', 'text': content}] -%}{%- endif -%}
 {%- for part in content -%}
 {%- set kind = part['type'] -%}
 {%- if kind not in ('text', 'image', 'video') -%}

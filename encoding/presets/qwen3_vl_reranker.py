@@ -64,6 +64,6 @@ QWEN3_VL_RERANKER = Preset(
         "tokens": "__init__: ids of 'yes' and 'no'; get_binary_linear: their rows' difference",
         "score": "compute_scores: sigmoid((w_yes - w_no) . last state)",
         "budget": "MIN_PIXELS, MAX_PIXELS and frames as of Qwen3-VL-Embedding; do_resize=False",
-        "max_length": "MAX_LENGTH = 10240 without the 5 tokens of the generation prompt; text is cut, special tokens stay",
+        "max_length": "MAX_LENGTH = 10240 beside the 5 tokens of the generation prompt; only text is cut",
     },
 )

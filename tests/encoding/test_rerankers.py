@@ -24,7 +24,7 @@ from umekit.processing.items_ume import ItemError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SYSTEMS = {"qwen3vl_reranker": "qwen3-vl-reranker", "umarvel_reranker": "u-marvel-reranker"}
-ARRAYS = {name: ("scores_alone", "scores_batch") for name in SYSTEMS}
+ARRAYS = dict.fromkeys(SYSTEMS, ("scores_alone", "scores_batch"))
 
 
 @pytest.fixture(params=SYSTEMS)
@@ -98,9 +98,7 @@ def test_behind_a_shared_prefix_and_in_any_batch(
     golden = read_golden(GOLDEN / system)
     for cases in lists(golden):
         for budget in (None, 200):
-            scores = reranker.rerank(
-                cases[0].item, (case.candidate for case in cases), batch_tokens=budget
-            )
+            scores = reranker.rerank(cases[0].item, (case.candidate for case in cases), batch_tokens=budget)
             assert scores.dtype == np.float32
             assert_close(cases, scores, golden)
     together = reranker.rerank_many(
@@ -145,9 +143,7 @@ def test_the_same_through_auto_model(system: str, exported: Callable[[str], Path
         assert_close(cases, scores, golden)
 
 
-def test_the_same_through_cross_encoder(
-    system: str, exported: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_the_same_through_cross_encoder(system: str, exported: Callable[[str], Path], tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers")
     model = library.CrossEncoder(str(exported(system)), trust_remote_code=True, device="cpu")
     golden = read_golden(GOLDEN / system)
@@ -250,6 +246,8 @@ def test_an_instruction_changes_the_score_and_the_querys_own_wins(
     reranker = load_system(system)
     plain = reranker.rerank("which", ["a text"])
     told = reranker.rerank("which", ["a text"], instruction="Find the picture.")
-    own = reranker.rerank({"text": "which", "instruction": "Find the picture."}, ["a text"], instruction="No.")
+    own = reranker.rerank(
+        {"text": "which", "instruction": "Find the picture."}, ["a text"], instruction="No."
+    )
     assert plain != told
     assert told == own

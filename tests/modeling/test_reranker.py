@@ -143,7 +143,14 @@ def test_equal_pairs_and_equal_media_are_read_once(
     model, processor = tiny_reranker("qwen2_vl")
     query = {"image": pictures[5], "text": "which is it"}
     same = {"image": pictures[0].copy(), "text": "another text"}
-    candidates = [{"image": pictures[0]}, "a text", {"image": pictures[0].copy()}, same, "a text", pictures[5]]
+    candidates = [
+        {"image": pictures[0]},
+        "a text",
+        {"image": pictures[0].copy()},
+        same,
+        "a text",
+        pictures[5],
+    ]
     tokens: list[int] = []
     inner = model.backbone.model.language_model.forward
     monkeypatch.setattr(
@@ -295,6 +302,8 @@ def test_pairs_are_data(tiny_reranker: Callable[..., Loaded], pictures: list[Ima
         processor.prepare_pairs("which", ["a text", {"text": "a", "instruction": "find it"}])
     with pytest.raises(ItemError, match="item 0: no such file"):
         processor.prepare_pairs("which", [{"image": "/nowhere.png"}])
+    with pytest.raises(TypeError, match="in a list"):
+        processor.prepare_pairs("which", "a text")
     with pytest.raises(ItemError, match="the query: no such file"):
         processor.prepare_pairs({"image": "/nowhere.png"}, ["a"])
 

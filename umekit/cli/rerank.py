@@ -51,11 +51,12 @@ def run(args: argparse.Namespace) -> int:
         report_failures(failed)
         raise UsageError("no candidate that can be read: give files or --candidate")
     reranker = load_reranker(args)
-    scores = reranker.rerank(query, [item for _, _, item in candidates], on_error="skip")
+    items = [item for _, _, item in candidates]
+    found = reranker.rerank(query, items, on_error="skip", return_details=True)
     rows = [
-        (float(score), name, what) for score, (name, what, _) in zip(scores, candidates, strict=True)
+        (float(score), name, what) for score, (name, what, _) in zip(found.scores, candidates, strict=True)
     ]
-    failed += [(name, "it could not be prepared or scored") for score, name, _ in rows if math.isnan(score)]
+    failed += [(candidates[number][0], str(error)) for number, error in found.errors]
     best = sorted((row for row in rows if not math.isnan(row[0])), key=lambda row: -row[0])[: args.k]
     report_failures(failed)
     ranked = [(rank, *row) for rank, row in enumerate(best, start=1)]

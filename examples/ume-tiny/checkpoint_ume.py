@@ -1,0 +1,179 @@
+"""The processor's files in a checkpoint folder: ours, the native ones beside them, and our code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+from transformers.utils import cached_file
+
+from .families_ume import family_of
+from .settings_processor_ume import ProcessorSettings
+from .vision_ume import PixelBudget
+
+# Written out, so that what ships is reviewed and not whatever lies in the folder.
+CODE_FILES = (
+    "checkpoint_ume.py",
+    "collating_ume.py",
+    "explaining_ume.py",
+    "documents_ume.py",
+    "families_ume.py",
+    "first_resize_ume.py",
+    "items_ume.py",
+    "media_ume.py",
+    "native_ume.py",
+    "pairs_ume.py",
+    "patching_ume.py",
+    "placeholders_ume.py",
+    "pooled_ume.py",
+    "preparing_ume.py",
+    "processing_ume.py",
+    "prompts_ume.py",
+    "rendering_ume.py",
+    "settings_processor_ume.py",
+    "truncating_ume.py",
+    "video_ume.py",
+    "vision_ume.py",
+)
+
+
+def read_processor_settings(
+    source: str, image_processor: Any, hub: dict[str, Any]
+) -> tuple[ProcessorSettings, str | None]:
+    """A checkpoint's settings and its chat template.
+
+    Returns:
+        The stored settings and template; or, for a published checkpoint without ours, defaults for its family (with
+        its own pixel limits, at most 1280 tokens a picture) and None, since its template is a chat's.
+    """
+    path = cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False, **hub)
+    stored = json.loads(Path(path).read_text(encoding="utf-8")).get("ume") if path else None
+    if stored is None:
+        config = AutoConfig.from_pretrained(source, **hub)
+        if getattr(config, "ume", None) is not None and path:
+            raise ValueError(
+                f"{source}: config.json has umekit's settings, processor_config.json has lost them (saved by a native "
+                "processor?); copy processor_config.json and chat_template.jinja from the checkpoint it came from"
+            )
+        return default_settings(config.model_type, image_processor), None
+    template = cached_file(source, "chat_template.jinja", **hub)
+    text = Path(str(template)).read_text(encoding="utf-8")
+    if stored.get("prompt", {}).get("template"):
+        stored["prompt"]["template"] = text  # the file is the truth, its name stands for it in the settings
+    return ProcessorSettings.from_dict(stored), text
+
+
+def default_settings(model_type: str, image_processor: Any) -> ProcessorSettings:
+    """Settings for a backbone that nobody has trained with umekit yet."""
+    family = family_of(model_type)
+    token = (image_processor.patch_size * image_processor.merge_size) ** 2
+    least = image_processor.size["shortest_edge"]
+    most = max(min(image_processor.size["longest_edge"], 1280 * token), least)
+    budget = PixelBudget(
+        image=(least, most),
+        frame=(4 * token, 256 * token),
+        video=(4 * token, 16384 * token),
+        rule=family.video_rule,
+    )
+    return ProcessorSettings(family=model_type, budget=budget)
+
+
+def write_processor_files(processor: Any, folder_name: str) -> list[str]:
+    """Write every file of the processor; the names of the files written by name here."""
+    folder = Path(folder_name)
+    folder.mkdir(parents=True, exist_ok=True)
+    processor.tokenizer.save_pretrained(folder)
+    native = processor.family.processor
+    _update_json(folder / "tokenizer_config.json", {"processor_class": native})
+    image = _image_block(processor)
+    config = {
+        "processor_class": native,
+        "auto_map": {"AutoProcessor": "processing_ume.UmeProcessor"},
+        "image_processor": image,
+        "video_processor": _video_block(processor),
+        "ume": processor.settings.to_dict(),
+    }
+    if processor.settings.prompt.template:
+        config["ume"]["prompt"]["template"] = "chat_template.jinja"
+    written = {
+        "processor_config.json": config,
+        "preprocessor_config.json": {**image, "processor_class": native},
+        "config_sentence_transformers.json": _sentence_transformers_block(processor, folder),
+    }
+    for name, content in written.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
+    here = Path(__file__).parent
+    for name in CODE_FILES:
+        if (here / name).resolve() != (folder / name).resolve():
+            shutil.copyfile(here / name, folder / name)
+    return [*written, "chat_template.jinja", *CODE_FILES]
+
+
+def _image_block(processor: Any) -> dict[str, Any]:
+    block = dict(processor.image_processor.to_dict())
+    kind = str(block.get("image_processor_type", "Qwen2VLImageProcessor"))
+    block["image_processor_type"] = kind.removesuffix("Pil").removesuffix("Fast")
+    least, most = processor.settings.budget.image
+    block["size"] = {"shortest_edge": least, "longest_edge": most}
+    for name in ("processor_class", "min_pixels", "max_pixels"):
+        block.pop(name, None)
+    return block
+
+
+def _video_block(processor: Any) -> dict[str, Any]:
+    budget, sampling = processor.settings.budget, processor.settings.sampling
+    least, most = budget.video if budget.rule == "volume" else budget.frame
+    return {
+        "video_processor_type": processor.family.video_processor,
+        "size": {"shortest_edge": least, "longest_edge": most},
+        "patch_size": processor.layout.patch,
+        "merge_size": processor.layout.merge,
+        "temporal_patch_size": processor.layout.temporal,
+        "image_mean": list(processor.scale.mean),
+        "image_std": list(processor.scale.std),
+        "fps": sampling.fps,
+        "min_frames": sampling.min_frames,
+        "max_frames": sampling.max_frames,
+        "cap_pixels_per_frame": False,
+    }
+
+
+def _sentence_transformers_block(processor: Any, folder: Path) -> dict[str, Any]:
+    """Prompts from the instructions; or sentence-transformers' own file, if it is the one that is just saving.
+
+    That library writes its file first and then has the processor saved into the same folder: ``__version__`` tells
+    it, and goes away here, so that a later save by us does not keep prompts of long ago.
+    """
+    instructions = processor.settings.prompt.instructions
+    block: dict[str, Any]
+    if processor.settings.pairs:
+        block = {
+            "model_type": "CrossEncoder",
+            "prompts": {"query": instructions["query"]} if instructions.get("query") else {},
+            "default_prompt_name": "query" if instructions.get("query") else None,
+            "activation_fn": "torch.nn.modules.activation.Sigmoid",
+        }
+    else:
+        block = {
+            "model_type": "SentenceTransformer",
+            "prompts": {role: instructions.get(role, "") for role in ("query", "document")},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        }
+    path = folder / "config_sentence_transformers.json"
+    if path.is_file():
+        existing = json.loads(path.read_text(encoding="utf-8"))
+        if existing.pop("__version__", None) is not None:
+            block.update(existing)
+    block["requirements"] = {"sentence-transformers": ">=6.2", "transformers": ">=5.17"}
+    return block
+
+
+def _update_json(path: Path, changes: dict[str, Any]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.update(changes)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,135 @@
+"""One prepared item, and many of them as a padded batch.
+
+``tokenizer.pad`` drops keys that it does not know, and with them the slots: the collation is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchFeature
+
+from .vision_ume import Patches
+
+
+@dataclass
+class Prepared:
+    """An item ready for the model; NumPy only, so that it crosses process borders cheaply.
+
+    Attributes:
+        input_ids: int64 ``[L]``, media placeholders expanded.
+        token_types: int64 ``[L]``: 0 text, 1 image, 2 video.
+        slots: int8 ``[L]``: 0 nothing, 1 the direct embedding.
+        images, videos: patches in the order of their placeholders.
+        cut_tokens: tokens of text left out to stay within the limit.
+        rendered: the prompt before media placeholders are expanded.
+    """
+
+    input_ids: np.ndarray
+    token_types: np.ndarray
+    slots: np.ndarray
+    images: list[Patches] = field(default_factory=list)
+    videos: list[Patches] = field(default_factory=list)
+    cut_tokens: int = 0
+    rendered: str = ""
+
+    @property
+    def length(self) -> int:
+        """Tokens, visual ones included."""
+        return len(self.input_ids)
+
+    @property
+    def patches(self) -> int:
+        """Patches that the vision tower has to encode."""
+        return sum(len(media.values) for media in (*self.images, *self.videos))
+
+
+@dataclass(frozen=True)
+class PixelScale:
+    """Normalisation of uint8 pixels: ``(x / 255 - mean) / std`` per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, media: Sequence[Patches], temporal: int) -> Tensor:
+        """Patches of several media as the tower reads them: float32 ``[patches, C*T*P*P]``."""
+        mean = torch.tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1, 1)
+        scaled = []
+        for one in media:
+            values = torch.from_numpy(one.values)
+            flat = (values.to(torch.float32) * (1 / 255) - mean) / std
+            scaled.append(flat.expand(-1, -1, temporal, -1, -1).flatten(1))
+        return torch.cat(scaled)
+
+
+def collate(
+    rows: Sequence[Prepared],
+    *,
+    pad_id: int,
+    scale: PixelScale,
+    temporal: int,
+    padding_side: str = "right",
+    seconds_per_grid: float | None = None,
+    pixels: bool = True,
+) -> BatchFeature:
+    """A padded batch.
+
+    Args:
+        rows: at least one.
+        pad_id: id under padding.
+        scale, temporal: of the vision tower.
+        padding_side: ``"left"`` or ``"right"``; the vectors do not depend on it.
+        seconds_per_grid: default time between temporal steps, for families whose positions use it; None otherwise.
+        pixels: False leaves them out, for callers that have the media's features already.
+
+    Returns:
+        ``input_ids``, ``attention_mask``, ``mm_token_type_ids`` (int64) and ``pooling_slots`` (int8) ``[B, L]``;
+        ``pixel_values`` with ``image_grid_thw`` and ``pixel_values_videos`` with ``video_grid_thw`` where there are
+        such media.
+    """
+    if not rows:
+        raise ValueError("an empty batch cannot be collated")
+    if padding_side not in ("left", "right"):
+        raise ValueError(f"padding_side is {padding_side!r}; use 'left' or 'right'")
+    longest = max(row.length for row in rows)
+    shape = (len(rows), longest)
+    ids = np.full(shape, pad_id, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    types = np.zeros(shape, dtype=np.int64)
+    slots = np.zeros(shape, dtype=np.int8)
+    for number, row in enumerate(rows):
+        place = slice(longest - row.length, longest) if padding_side == "left" else slice(0, row.length)
+        ids[number, place] = row.input_ids
+        mask[number, place] = 1
+        types[number, place] = row.token_types
+        slots[number, place] = row.slots
+    batch = {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "mm_token_type_ids": torch.from_numpy(types),
+        "pooling_slots": torch.from_numpy(slots),
+    }
+    images = [media for row in rows for media in row.images]
+    videos = [media for row in rows for media in row.videos]
+    if images:
+        if pixels:
+            batch["pixel_values"] = scale.apply(images, temporal)
+        batch["image_grid_thw"] = torch.tensor([media.grid for media in images], dtype=torch.long)
+    if videos:
+        if pixels:
+            batch["pixel_values_videos"] = scale.apply(videos, temporal)
+        batch["video_grid_thw"] = torch.tensor([media.grid for media in videos], dtype=torch.long)
+        if seconds_per_grid is not None:
+            batch["second_per_grid_ts"] = torch.tensor(
+                [_interval(media, seconds_per_grid) for media in videos]
+            )
+    return BatchFeature(batch)
+
+
+def _interval(video: Patches, default: float) -> float:
+    return default if video.interval is None else video.interval

@@ -1,0 +1,135 @@
+"""What a user may hand in: an *item* becomes a tuple of typed parts, in the order in which it was written.
+
+A ``str`` is always text and never guessed to be a path; a list is a sequence of items, never one item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image as PILImage
+
+KEYS = ("text", "image", "images", "video", "document", "page", "instruction")
+
+
+class ItemError(ValueError):
+    """An item cannot be embedded; the message says which one, what is wrong and what to do."""
+
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message if index is None else f"item {index}: {message}")
+        self.index = index
+
+
+class ItemTypeError(ItemError, TypeError):
+    """An item, or a value in it, is of a type that cannot be embedded."""
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True)
+class Image:
+    source: Any
+
+
+@dataclass(frozen=True)
+class Video:
+    source: Any
+
+
+@dataclass(frozen=True)
+class Document:
+    """A PDF (or an image of a page); ``page`` counts from 1, None means every page."""
+
+    source: Any
+    page: int | None = None
+
+
+Part = Text | Image | Video | Document
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to embed: its parts in order, its own instruction if it brings one, whether pictures were a list."""
+
+    parts: tuple[Part, ...]
+    instruction: str | None = None
+    listed: bool = False
+
+
+def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> Item:
+    """Turn what a user wrote into an :class:`Item`.
+
+    Args:
+        raw: ``str``, PIL image, or dict with any of ``text, image, images, video, document, page, instruction``.
+            Values that are None are left out (rows of a data set have such).
+        index: position among the items, for messages.
+        empty: whether a dict without content is an item, too.
+
+    Raises:
+        ItemTypeError: anything else, an unknown key, or a value of the wrong type.
+        ItemError: nothing to embed, or a text that is no valid Unicode.
+    """
+    if isinstance(raw, Item):
+        return raw
+    if isinstance(raw, str):
+        return Item((Text(_text(raw, "text", index)),))
+    if isinstance(raw, PILImage.Image):
+        return Item((Image(raw),))
+    if not isinstance(raw, Mapping):
+        raise ItemTypeError(
+            f"cannot embed a {type(raw).__name__}; give a str, a PIL image or a dict with any of {', '.join(KEYS)}",
+            index,
+        )
+    unknown = [key for key in raw if key not in KEYS]
+    if unknown:
+        raise ItemTypeError(f"unknown key {unknown[0]!r}; known are {', '.join(KEYS)}", index)
+    parts: list[Part] = []
+    for key, value in raw.items():
+        if value is None or key in ("page", "instruction"):
+            continue
+        if key == "text":
+            parts.append(Text(_text(value, key, index)))
+        elif key == "image":
+            parts.append(Image(value))
+        elif key == "images":
+            if not isinstance(value, (list, tuple)):
+                raise ItemTypeError(
+                    f"'images' takes a list, not a {type(value).__name__}; use 'image' for one", index
+                )
+            parts.extend(Image(one) for one in value)
+        elif key == "video":
+            parts.append(Video(value))
+        else:
+            parts.append(Document(value, _page(raw.get("page"), index)))
+    if raw.get("page") is not None and raw.get("document") is None:
+        raise ItemError("'page' needs a 'document'", index)
+    if not parts and not empty:
+        raise ItemError("nothing to embed: no text, image, video or document", index)
+    instruction = raw.get("instruction")
+    own = None if instruction is None else _text(instruction, "instruction", index)
+    return Item(tuple(parts), own, listed=raw.get("images") is not None)
+
+
+def _text(value: Any, key: str, index: int | None) -> str:
+    if not isinstance(value, str):
+        raise ItemTypeError(f"{key!r} takes a str, not a {type(value).__name__}", index)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ItemError(f"{key!r} is no valid Unicode (a lone surrogate at {error.start})", index) from None
+    return value
+
+
+def _page(value: Any, index: int | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ItemTypeError(f"'page' takes an int (from 1), not a {type(value).__name__}", index)
+    if value < 1:
+        raise ItemError(f"'page' counts from 1, not {value}", index)
+    return value

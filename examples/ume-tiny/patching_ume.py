@@ -1,0 +1,75 @@
+"""Parts of an item to patches: read, sized by the checkpoint's budget, cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from .documents_ume import load_document
+from .items_ume import Document, Image, Item, ItemError, Text, Video, parse_item
+from .media_ume import MediaLimits, load_image
+from .settings_processor_ume import ProcessorSettings
+from .video_ume import load_video
+from .vision_ume import Patches, PatchLayout, image_patches, video_patches
+
+
+def is_listed(item: Item) -> bool:
+    """Whether an item's pictures are a list: several, given under ``images``, or a video."""
+    pictures = sum(isinstance(part, (Image, Document)) for part in item.parts)
+    return item.listed or pictures > 1 or any(isinstance(part, Video) for part in item.parts)
+
+
+def gives_list(raw: Any) -> bool:
+    """:func:`is_listed` of what a user wrote; False of what is no item."""
+    try:
+        return is_listed(parse_item(raw, empty=True))
+    except ItemError:
+        return False  # reported where it is prepared
+
+
+def content_of(
+    item: Item, settings: ProcessorSettings, layout: PatchLayout, limits: MediaLimits
+) -> tuple[list[dict[str, Any]], list[Patches], list[Patches]]:
+    """An item as content of a chat message, its pictures, and its videos."""
+    content: list[dict[str, Any]] = []
+    images: list[Patches] = []
+    videos: list[Patches] = []
+    listed = is_listed(item)
+    for part in item.parts:
+        if isinstance(part, Text):
+            content.append({"type": "text", "text": part.text})
+            continue
+        for kind, patches in patches_of(part, settings, layout, limits, listed):
+            content.append({"type": kind})
+            (images if kind == "image" else videos).append(patches)
+    return content, images, videos
+
+
+def patches_of(
+    part: Image | Video | Document,
+    settings: ProcessorSettings,
+    layout: PatchLayout,
+    limits: MediaLimits,
+    listed: bool = False,
+) -> list[tuple[str, Patches]]:
+    """What a part puts into the prompt: ``("image", patches)`` or ``("video", patches)``, in order.
+
+    Args:
+        part: what to read.
+        settings: pixel budget, frame sampling, and whether a video is frames or pictures.
+        layout: geometry of the vision tower.
+        limits: what one file may cost.
+        listed: whether the item's pictures are a list, see :func:`is_listed`.
+    """
+    budget = settings.budget
+    if budget.listed is not None and listed and not isinstance(part, Document):
+        budget = replace(budget, image=budget.listed)
+    if isinstance(part, Image):
+        return [("image", image_patches(load_image(part.source, limits), layout, budget))]
+    if isinstance(part, Document):
+        pages = load_document(part.source, part.page, budget.image[1], limits)
+        return [("image", image_patches(page, layout, budget)) for page in pages]
+    frames = load_video(part.source, settings.sampling, limits)
+    if settings.video_as_images:
+        return [("image", image_patches(frame, layout, budget)) for frame in frames.images]
+    return [("video", video_patches(frames.images, frames.seconds, layout, budget, frames.from_list))]

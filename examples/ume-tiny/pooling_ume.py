@@ -1,0 +1,76 @@
+"""The only pooling there is: the mean of the states that a slot names.
+
+Last token, a special token and a masked mean are all the same operation; which tokens carry the embedding is the
+processor's knowledge and arrives as ``pooling_slots``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NO_SLOT = 0
+DIRECT_SLOT = 1
+GENERATED_SLOT = 2
+
+
+class DegenerateVectorError(ValueError):
+    """A vector is zero, not finite or constant: the model, the checkpoint or the dtype is broken."""
+
+
+def pool(states: Tensor, slots: Tensor, slot: int = DIRECT_SLOT) -> Tensor:
+    """Average the states whose slot is ``slot``, in float32.
+
+    Args:
+        states: ``[B, L, d]``, any float dtype, after the final norm.
+        slots: int8 ``[B, L]``.
+        slot: 1 for the direct embedding, 2 for the generated one.
+
+    Returns:
+        float32 ``[B, d]``, not normalised.
+
+    Raises:
+        ValueError: shapes differ, or a row has no such slot (which never means a fallback).
+    """
+    if slots.shape != states.shape[:2]:
+        raise ValueError(f"pooling_slots {tuple(slots.shape)} do not fit states {tuple(states.shape[:2])}")
+    weights = (slots == slot).to(torch.float32)
+    count = weights.sum(dim=1, keepdim=True)
+    if not bool((count > 0).all()):
+        rows = torch.nonzero(count.squeeze(1) == 0).flatten().tolist()
+        raise ValueError(f"rows {rows} have no token in pooling slot {slot}")
+    # Unpooled states may be padding's: a product would carry their NaN into the mean, a selection does not.
+    chosen = torch.where(weights.unsqueeze(-1) > 0, states.float(), 0.0)
+    return chosen.sum(dim=1) / count
+
+
+def finish(pooled: Tensor, *, normalize: bool = True, dim: int | None = None) -> Tensor:
+    """Truncate to ``dim`` numbers, then scale to length one, in float32.
+
+    Args:
+        pooled: float32 ``[B, d]``.
+        normalize: scale rows to length one.
+        dim: keep the first ``dim`` numbers; None keeps all.
+
+    Raises:
+        ValueError: ``dim`` is larger than d.
+    """
+    if dim is not None:
+        if not 1 <= dim <= pooled.shape[-1]:
+            raise ValueError(f"dim={dim} is not in 1..{pooled.shape[-1]}")
+        pooled = pooled[..., :dim]
+    return torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled
+
+
+def check_vectors(vectors: Tensor) -> None:
+    """Raise ``DegenerateVectorError`` if a row of ``[B, d]`` is zero, not finite or constant."""
+    finite = torch.isfinite(vectors).all(dim=-1)
+    spread = vectors.amax(dim=-1) - vectors.amin(dim=-1)
+    flat = (spread <= 1e-12) if vectors.shape[-1] > 1 else (vectors.abs().squeeze(-1) <= 1e-12)
+    bad = ~finite | flat
+    if bool(bad.any()):
+        rows = torch.nonzero(bad).flatten().tolist()
+        raise DegenerateVectorError(
+            f"rows {rows[:10]} of the vectors are zero, constant or not finite; "
+            "the weights, the dtype or the attention kernel of this model are broken"
+        )

@@ -1,0 +1,147 @@
+"""What a checkpoint folder holds beside the weights: our code, so that ``trust_remote_code`` needs no umekit,
+and the sentence-transformers files.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from .settings_ume import UmeSettings, expressible
+
+# Written out, so that what ships is reviewed and not whatever lies in the folder.
+CODE_FILES = (
+    "settings_ume.py",
+    "pooling_ume.py",
+    "backbone_ume.py",
+    "composed_ume.py",
+    "saving_ume.py",
+    "modeling_ume.py",
+    "decoding_ume.py",
+    "reasoning_ume.py",
+    "generative_ume.py",
+    "vision_store_ume.py",
+    "prefix_ume.py",
+    "reranker_ume.py",
+    "sentence_transformer_ume.py",
+)
+
+
+def copy_code(folder: Path, source: str | None, revision: str | None = None) -> None:
+    """Copy our modeling files flat into ``folder``.
+
+    Args:
+        folder: the checkpoint.
+        source: the checkpoint that this model came from: a class loaded as remote code has only the files that it
+            imports beside it, the rest are taken from there.
+        revision: of a ``source`` on the Hub.
+
+    Raises:
+        FileNotFoundError: a file is neither beside this one nor in ``source``.
+    """
+    here = Path(__file__).parent
+    for name in CODE_FILES:
+        origin = here / name
+        if not origin.is_file():
+            found = None
+            if source:
+                found = cached_file(
+                    source, name, revision=revision, _raise_exceptions_for_missing_entries=False
+                )
+            if found is None:
+                raise FileNotFoundError(
+                    f"cannot save a complete checkpoint: {name} is neither in {here} nor in {source}"
+                )
+            origin = Path(found)
+        if origin.resolve() != (folder / name).resolve():
+            shutil.copyfile(origin, folder / name)
+
+
+def write_sentence_transformers_files(folder: Path, settings: UmeSettings, model_type: str, dim: int) -> None:
+    """Write ``modules.json`` and friends: stock modules where the settings allow it, ours otherwise.
+
+    The prompts (``config_sentence_transformers.json``) are the processor's knowledge and written by it.
+    """
+    native, _ = expressible(settings, "sentence-transformers", model_type)
+    if settings.role == "reranker":
+        _write_cross_encoder_files(folder, settings, native)
+        return
+    modules = [_module(0, "", "sentence_transformers.base.modules.transformer.Transformer")]
+    if native:
+        modules.append(
+            _module(1, "1_Pooling", "sentence_transformers.sentence_transformer.modules.pooling.Pooling")
+        )
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        pooling = {"embedding_dimension": dim, "pooling_mode": "lasttoken", "include_prompt": True}
+        _write(folder / "1_Pooling" / "config.json", pooling)
+        if settings.normalize:
+            modules.append(
+                _module(2, "2_Normalize", "sentence_transformers.base.modules.normalize.Normalize")
+            )
+            (folder / "2_Normalize").mkdir(exist_ok=True)
+            _write(folder / "2_Normalize" / "config.json", {})
+        _write(folder / "sentence_bert_config.json", native_transformer_config())
+    else:
+        modules = [_module(0, "", "sentence_transformer_ume.UmeTransformer")]
+        modules[0]["kwargs"] = ["mode", "max_new_tokens", "instruction"]
+        for name in ("1_Pooling", "2_Normalize"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "sentence_bert_config.json").unlink(missing_ok=True)
+    _write(folder / "modules.json", modules)
+
+
+def _write_cross_encoder_files(folder: Path, settings: UmeSettings, native: bool) -> None:
+    """Stock modules of a ``CrossEncoder``; no module of any kind where it would give other scores."""
+    score = folder / "1_LogitScore"
+    if not native:
+        shutil.rmtree(score, ignore_errors=True)
+        for name in ("modules.json", "sentence_bert_config.json"):
+            (folder / name).unlink(missing_ok=True)
+        return
+    modules = [
+        _module(0, "", "sentence_transformers.base.modules.transformer.Transformer"),
+        _module(1, score.name, "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"),
+    ]
+    score.mkdir(exist_ok=True)
+    answers = {"true_token_id": settings.tokens["yes"], "false_token_id": settings.tokens["no"]}
+    _write(score / "config.json", {**answers, "module_input_name": "causal_logits"})
+    _write(folder / "sentence_bert_config.json", native_reranker_config())
+    _write(folder / "modules.json", modules)
+
+
+def native_reranker_config() -> dict[str, Any]:
+    """``sentence_bert_config.json`` of a stock multimodal ``Transformer`` that gives logits."""
+    return {
+        **native_transformer_config("logits"),
+        "transformer_task": "any-to-any",
+        "module_output_name": "causal_logits",
+    }
+
+
+def native_transformer_config(output: str = "last_hidden_state") -> dict[str, Any]:
+    """``sentence_bert_config.json`` of a stock multimodal ``Transformer``."""
+    modality = {"method": "forward", "method_output_name": output}
+    return {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": modality,
+            "image": modality,
+            "video": modality,
+            "message": {**modality, "format": "structured"},
+        },
+        "module_output_name": "token_embeddings",
+        "unpad_inputs": False,
+        "processing_kwargs": {"chat_template": {"add_generation_prompt": True}},
+    }
+
+
+def _module(index: int, path: str, kind: str) -> dict[str, Any]:
+    return {"idx": index, "name": str(index), "path": path, "type": kind}
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,185 @@
+"""Read videos: a file through PyAV (gif and webp through Pillow) or a list of frames, sampled evenly in time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from .media_ume import MediaError, MediaLimits, describe, load_image, read_bytes, to_rgb
+
+try:
+    import av
+except ImportError:  # an optional extra: the error is raised where a video file is asked for
+    av = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many frames of a video are read.
+
+    Attributes:
+        fps: frames per second of film that are kept.
+        min_frames: fewest frames of a file that has as many.
+        max_frames: most frames.
+        multiple: the number of frames is a multiple of this (the vision tower's temporal patch).
+        list_fps: frames per second that a list of frames is taken to have; 0 for ``fps``.
+        list_frames: most frames of a list; 0 for ``max_frames``.
+        list_pad: whether a list is filled up to the ``multiple`` by its last frame, shown again at the next times
+            (qwen_vl_utils), instead of at the same time.
+    """
+
+    fps: float = 2.0
+    min_frames: int = 4
+    max_frames: int = 64
+    multiple: int = 2
+    list_fps: float = 0.0
+    list_frames: int = 0
+    list_pad: bool = False
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames in order, the second at which each was shown, and whether the user gave a list of them."""
+
+    images: list[Image.Image]
+    seconds: list[float]
+    from_list: bool = False
+
+
+def sample_indices(total: int, seconds: float | None, sampling: Sampling) -> list[int]:
+    """Indices of the frames to keep, evenly spread over the whole film, first and last included.
+
+    Args:
+        total: frames of the film, at least 1.
+        seconds: its duration; None if unknown (then as many as ``max_frames`` allows).
+        sampling: rate and limits.
+    """
+    wanted = sampling.max_frames if seconds is None else int(seconds * sampling.fps)
+    wanted = min(max(wanted, sampling.min_frames), sampling.max_frames, total)
+    wanted = max(wanted - wanted % sampling.multiple, min(sampling.multiple, total))
+    return np.linspace(0, total - 1, wanted).round().astype(int).tolist()
+
+
+def load_video(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames:
+    """Frames of a video.
+
+    Args:
+        source: path, URL or bytes of mp4, webm, gif, webp, ...; a sequence of frames (each what ``load_image``
+            takes; evenly spaced, see :class:`Sampling`); or an array ``[T, H, W, 3]``.
+
+    Raises:
+        MediaError: unreadable, without frames, or over a limit.
+        ImportError: a video file without PyAV installed.
+    """
+    if isinstance(source, (np.ndarray, Sequence)) and not isinstance(source, (str, bytes, bytearray)):
+        return _from_frames(source, sampling, limits)
+    data = read_bytes(source, limits)
+    if data[:6] in (b"GIF87a", b"GIF89a") or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+        return _from_animation(data, describe(source), sampling, limits)
+    if av is None:
+        raise ImportError("video files need PyAV: pip install umekit[media]")
+    try:
+        return _from_film(data, describe(source), sampling, limits)
+    except av.FFmpegError as error:
+        raise MediaError(f"{describe(source)}: cannot read the video ({error})") from None
+
+
+def _from_frames(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames:
+    total = len(source)
+    if total == 0:
+        raise MediaError("a video needs at least one frame")
+    if total > limits.video_frames:
+        raise MediaError(f"a list of {total} frames is over the limit of {limits.video_frames}")
+    # A list was chosen by the user: all of it is kept, up to the limit.
+    most = replace(sampling, max_frames=sampling.list_frames or sampling.max_frames)
+    keep = list(range(total)) if total <= most.max_frames else sample_indices(total, None, most)
+    rate = sampling.list_fps or sampling.fps
+    images, seconds = [load_image(source[i], limits) for i in keep], [i / rate for i in keep]
+    while sampling.list_pad and len(images) % sampling.multiple:
+        images.append(images[-1])
+        seconds.append(seconds[-1] + 1 / rate)
+    return Frames(images, seconds, from_list=True)
+
+
+def _from_animation(data: bytes, name: str, sampling: Sampling, limits: MediaLimits) -> Frames:
+    try:
+        film = Image.open(io.BytesIO(data))
+        if film.width * film.height > limits.image_pixels:
+            raise MediaError(f"{name} has frames of {film.width} x {film.height} pixels, over the limit")
+        total = getattr(film, "n_frames", 1)
+        if total > limits.video_frames:
+            raise MediaError(f"{name} has {total} frames, more than the limit of {limits.video_frames}")
+        starts, clock = [], 0.0
+        for frame in ImageSequence.Iterator(film):
+            frame.load()  # WebP tells a frame's duration only then
+            starts.append(clock)
+            clock += (frame.info.get("duration") or 100) / 1000
+        keep = sample_indices(len(starts), clock, sampling)
+        wanted = set(keep)
+        images = [to_rgb(f.copy()) for i, f in enumerate(ImageSequence.Iterator(film)) if i in wanted]
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(f"{name}: {error}") from None
+    return Frames(images, [starts[i] for i in keep])
+
+
+def _from_film(data: bytes, name: str, sampling: Sampling, limits: MediaLimits) -> Frames:
+    total, seconds = _measure(data, name, limits)
+    keep = sample_indices(total, seconds, sampling)
+    rate = total / seconds if seconds else sampling.fps
+    images = _decode(data, set(keep), limits)
+    if len(images) < len(keep):  # the header promised more frames than there are
+        total = _count_decoded(data, limits)
+        if total == 0:
+            raise MediaError(f"{name} has no frame that can be decoded")
+        keep = sample_indices(total, total / rate, sampling)
+        images = _decode(data, set(keep), limits)
+    return Frames(images, [i / rate for i in keep])
+
+
+def _measure(data: bytes, name: str, limits: MediaLimits) -> tuple[int, float | None]:
+    """Number of frames and duration in seconds, from the packets and not from the header, which may lie."""
+    with av.open(io.BytesIO(data), "r") as film:
+        if not film.streams.video:
+            raise MediaError(f"{name} has no video stream")
+        stream = film.streams.video[0]
+        if stream.codec_context.width * stream.codec_context.height > limits.image_pixels:
+            raise MediaError(f"{name} has frames over the limit of {limits.image_pixels} pixels")
+        total = 0
+        for packet in film.demux(stream):
+            total += packet.size > 0
+            if total > limits.video_frames:
+                raise MediaError(f"{name} has more than {limits.video_frames} frames")
+        rate = stream.average_rate
+    if total == 0:
+        raise MediaError(f"{name} has no frames")
+    return total, (total / float(rate) if rate else None)
+
+
+def _decode(data: bytes, keep: set[int], limits: MediaLimits) -> list[Image.Image]:
+    images = []
+    last = max(keep)
+    with av.open(io.BytesIO(data), "r") as film:
+        film.streams.video[0].thread_type = "AUTO"
+        for index, frame in enumerate(film.decode(video=0)):
+            if index in keep:
+                images.append(to_rgb(frame.to_image()))
+            if index >= min(last, limits.video_frames):
+                break
+    return images
+
+
+def _count_decoded(data: bytes, limits: MediaLimits) -> int:
+    total = 0
+    with av.open(io.BytesIO(data), "r") as film:
+        for _ in film.decode(video=0):
+            total += 1
+            if total >= limits.video_frames:
+                break
+    return total
