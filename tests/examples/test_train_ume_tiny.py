@@ -58,7 +58,13 @@ def test_curriculum_is_deterministic_and_keeps_hops_low_at_first() -> None:
 
 @pytest.mark.slow
 def test_a_few_steps_of_everything(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "examples" / "train_ume_tiny.py"), "--quick", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "examples" / "train_ume_tiny.py"),
+        "--quick",
+        "--out",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=_environment())
     assert done.returncode == 0, done.stderr
     encoder = umekit.load(tmp_path / "ume-tiny")
