@@ -14,8 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import Tokenizer
-
 _GUARDS = [chr(code) for code in range(0xE000, 0xF8FF)]
 
 
@@ -40,7 +38,7 @@ class PromptTokenizer:
         state["post_processor"] = None
         state["truncation"] = None
         state["padding"] = None
-        self._bare = Tokenizer.from_str(json.dumps(state))
+        self._bare = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
         longest_first = sorted(self.added, key=len, reverse=True)
         self._special = (
             re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
