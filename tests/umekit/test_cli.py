@@ -297,7 +297,6 @@ def test_export_calls_the_package(
     assert json.loads(out)["files"] == ["config.json"]
     assert json.loads((target / "config.json").read_text()) == ["src", "ume-r1", None]
     assert call(capsys, "export", "src", target)[0] == 2
-    assert call(capsys, "export", "src", target, "--force")[0] == 0
 
 
 def test_doctor_reads_this_environment(capsys: pytest.CaptureFixture[str]) -> None:

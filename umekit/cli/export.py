@@ -17,22 +17,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "weights, processor, settings, code files and the sentence-transformers files.",
     )
     parser.add_argument("src", metavar="SRC", help="checkpoint folder or Hub id")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; new or empty")
     parser.add_argument("--preset", help="name of a published system, for checkpoints without our settings")
     parser.add_argument("--compat", choices=("official",), help="keep the official code's defects")
     parser.add_argument(
         "--no-golden", action="store_true", help="leave out the golden vectors for umekit verify"
     )
     parser.add_argument("--role", help="the role to export, where the checkpoint allows several")
-    parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.out.is_file():
         raise UsageError(f"{args.out} is a file")
-    if args.out.is_dir() and any(args.out.iterdir()) and not args.force:
-        raise UsageError(f"{args.out} is not empty; give --force to write into it")
+    if args.out.is_dir() and any(args.out.iterdir()):
+        raise UsageError(
+            f"{args.out} is not empty; name a new folder, so that no old file stays among the new"
+        )
     import umekit
 
     options: dict[str, Any] = {"compat": args.compat} if args.compat else {}
