@@ -1,10 +1,12 @@
 """Train ume-tiny from random weights on CPU: reading lessons first, then contrastive training on every task.
 
     python examples/train_ume_tiny.py --out runs/ume-tiny            # what is committed; hours on two cores
+    python examples/train_ume_tiny.py --out runs/more --start examples/ume-tiny    # go on from trained weights
     python examples/train_ume_tiny.py --out runs/try --quick         # a minute: shows that everything runs
 
-Stage 1 teaches letters, then sentences; each lesson ends when digits of unseen handwriting are read, never at a
-step count. Stage 2 mixes InfoNCE, one task per batch, with captions as an auxiliary loss.
+Stage 1 teaches letters, then sentences, then answers; each lesson ends when unseen handwriting
+is read, never at a step count. Stage 2 mixes InfoNCE, one task per batch, with captions and answers as an
+auxiliary loss.
 A killed run goes on with ``--resume``.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,12 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from umekit.evaluation.digit_world import DigitWorld
 from umekit.examples.ume_tiny_captions import (
+    ANSWERS,
     BESIDE,
-    LETTERS,
-    SENTENCES,
+    LESSONS,
     CaptionReader,
-    caption_rows,
-    question_rows,
+    Lesson,
+    lesson_rows,
 )
 from umekit.examples.ume_tiny_curriculum import Curriculum
 from umekit.examples.ume_tiny_model import build_model, build_processor, build_tokenizer
@@ -58,16 +61,19 @@ def speed_up(model: UmeForDiscriminativeEmbedding) -> None:
 
 
 def learn_to_read(
-    model: UmeForDiscriminativeEmbedding, reader: CaptionReader, args: argparse.Namespace
+    model: UmeForDiscriminativeEmbedding,
+    reader: CaptionReader,
+    lessons: Sequence[Lesson],
+    args: argparse.Namespace,
 ) -> None:
-    """Stage 1: letters, then sentences, with a slow warm-up, until unseen handwriting is read."""
+    """Stage 1: the lessons, with a slow warm-up, each until unseen handwriting is read."""
     world, unseen = DigitWorld("train", args.seed), DigitWorld("validation", args.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = get_constant_schedule_with_warmup(optimizer, args.warmup)
     model.train()
-    for lesson in (LETTERS, SENTENCES):
+    for lesson in lessons:
         for step in range(args.reading_steps):
-            batch = reader.batch(caption_rows(world, lesson.kinds, step * lesson.batch, lesson.batch))
+            batch = reader.batch(lesson_rows(world, lesson.sources, step * lesson.batch, lesson.batch))
             with torch.autocast("cpu", torch.bfloat16):
                 loss, accuracy = reader.loss(model, batch)
             loss.backward()
@@ -79,9 +85,9 @@ def learn_to_read(
                 shown = {name: float(value) for name, value in accuracy.items() if not torch.isnan(value)}
                 report(stage=lesson.name, step=step + 1, loss=float(loss.detach()), **shown)
             if step % 50 == 49:
-                seen = reader.accuracy(model, unseen, lesson.gate_kind)
-                report(stage=lesson.name, step=step + 1, unseen=lesson.gate_kind, **seen)
-                if seen["digit"] >= lesson.gate:
+                seen = reader.accuracy(model, unseen, lesson.gate_source)
+                report(stage=lesson.name, step=step + 1, unseen=lesson.gate_source, **seen)
+                if min(seen.values()) >= lesson.gate:
                     break
         else:
             if not args.quick:
@@ -94,7 +100,7 @@ def report(**values: Any) -> None:
 
 
 class CaptionedCollator(ContrastiveCollator):
-    """Adds captions, and as many questions, to every contrastive batch."""
+    """Adds captions and answers to every contrastive batch."""
 
     def __init__(self, reader: CaptionReader, count: int, seed: int) -> None:
         super().__init__(reader.processor)
@@ -104,9 +110,8 @@ class CaptionedCollator(ContrastiveCollator):
     def __call__(self, rows: Any) -> dict[str, Any]:
         # The first row's index is the step's: the captions, too, are a function of the step alone.
         start = rows[0].get("__row__", 0) if rows else 0
-        captions = caption_rows(self.world, BESIDE, int(start), self.count)
-        questions = question_rows(self.world, int(start), self.count)
-        return {**super().__call__(rows), "auxiliary": self.reader.batch([*captions, *questions])}
+        beside = lesson_rows(self.world, BESIDE, int(start), self.count)
+        return {**super().__call__(rows), "auxiliary": self.reader.batch(beside)}
 
 
 class TinyTrainer(ContrastiveTrainer):
@@ -176,15 +181,14 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/ume-tiny"))
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument(
-        "--captions", type=int, default=16, help="captions, and questions, beside every batch"
-    )
+    parser.add_argument("--captions", type=int, default=48, help="captions and answers beside every batch")
     parser.add_argument("--reading-steps", type=int, default=1500, help="most steps of a lesson of stage 1")
     parser.add_argument(
         "--warmup", type=int, default=200, help="warm-up of stage 1; a short one never learns digits"
     )
     parser.add_argument("--steps", type=int, default=6000, help="steps of stage 2")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--start", type=Path, help="weights to go on from; their reading is taken as learned")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of stage 2")
@@ -194,18 +198,16 @@ def main() -> int:
         args.batch, args.captions, args.reading_steps, args.steps = 16, 8, 4, 6
     torch.set_num_threads(args.threads)
     read = args.out / "read"
-    if args.resume and read.is_dir():
-        processor = UmeProcessor.from_pretrained(read)
-        model = build_model(processor.tokenizer, args.seed)
-        model.load_native_weights(read)
-        reader = CaptionReader(processor)
-        speed_up(model)
-    else:
-        tokenizer = build_tokenizer()
-        model = build_model(tokenizer, args.seed)
-        reader = CaptionReader(build_processor(tokenizer))
-        speed_up(model)
-        learn_to_read(model, reader, args)
+    resumed = args.resume and read.is_dir()
+    start = read if resumed else args.start
+    processor = build_processor(build_tokenizer()) if start is None else UmeProcessor.from_pretrained(start)
+    model = build_model(processor.tokenizer, args.seed)
+    if start is not None:
+        model.load_native_weights(start)
+    reader = CaptionReader(processor)
+    speed_up(model)
+    if not resumed:
+        learn_to_read(model, reader, LESSONS if start is None else (ANSWERS,), args)
         model.save_pretrained(read)
         reader.processor.save_pretrained(read)
     learn_tasks(model, reader, args)

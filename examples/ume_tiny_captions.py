@@ -1,4 +1,4 @@
-"""Reading lessons: next-token loss on dense captions, which is what teaches the vision tower to see.
+"""Reading lessons: next-token loss on dense captions and short answers, which is what teaches the model to see.
 
 Contrastive loss alone finds a shortcut (colours identify a scene) and looks perfect while digits are never learned;
 therefore the accuracy of digits, colours and positions is logged apart.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from umekit.evaluation.digit_world import DigitWorld, word_kind
+from umekit.evaluation.digit_world import TASKS, DigitWorld, word_kind
 from umekit.evaluation.digit_world.world import CaptionKind
 from umekit.modeling.backbone_ume import states_of
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
@@ -31,14 +31,14 @@ class Lesson:
 
     Attributes:
         name: for the log.
-        kinds: of pictures, in turn.
-        gate_kind, gate: the lesson ends when this accuracy of digits is reached on unseen pictures of this kind.
-        batch: captions per step.
+        sources: kinds of captions and tasks whose answer is to be given, in turn.
+        gate_source, gate: the lesson ends when every kind of word is read so well on unseen rows of this source.
+        batch: rows per step.
     """
 
     name: str
-    kinds: tuple[CaptionKind, ...]
-    gate_kind: CaptionKind
+    sources: tuple[str, ...]
+    gate_source: str
     gate: float
     batch: int
 
@@ -46,40 +46,70 @@ class Lesson:
 # Single cells come first: digits are learned there in 250 steps, and not at all in 600 steps of whole scenes.
 LETTERS = Lesson("letters", ("cell",), "cell", 0.90, batch=192)
 SENTENCES = Lesson("sentences", ("scene", "scene", "clip", "page", "cell"), "scene", 0.95, batch=64)
-
-
-def caption_rows(
-    world: DigitWorld, kinds: Sequence[CaptionKind], start: int, count: int
-) -> list[dict[str, Any]]:
-    """Captions ``start .. start+count-1``, the kinds in turn."""
-    return [world.caption(kinds[index % len(kinds)], index) for index in range(start, start + count)]
-
-
-# Beside a contrastive batch: pages most, since printed words and written numbers are learned last.
-BESIDE: tuple[CaptionKind, ...] = ("page", "scene", "page", "clip")
-QUESTIONS = (
+# A model that reads a whole scene without a fault still cannot say what is at p3: that is a lesson of its own.
+ANSWERS = Lesson(
+    "answers",
+    (
+        "qa_what",
+        "page",
+        "qa_where",
+        "classify_digit",
+        "scene",
+        "ask_page",
+        "qa_what",
+        "page",
+        "clip_end",
+        "clip",
+    ),
     "qa_what",
-    "ask_page",
-    "clip_mover",
-    "qa_where",
-    "ask_page",
-    "clip_end",
-    "sum",
-    "ground_cell",
-    "clip_motion",
-    "classify_count",
-    "classify_colour",
-    "classify_digit",
+    0.90,
+    batch=100,
+)
+LESSONS = (LETTERS, SENTENCES, ANSWERS)
+
+# Beside a contrastive batch: captions of pages most, since printed words and written numbers are learned last.
+BESIDE = (
+    *(
+        "page",
+        "qa_what",
+        "scene",
+        "ask_page",
+        "qa_where",
+        "page",
+        "clip",
+        "classify_digit",
+        "clip_end",
+        "walk",
+    ),
+    *(
+        "page",
+        "clip_motion",
+        "ask_page",
+        "sum",
+        "classify_count",
+        "qa_what",
+        "page",
+        "until_gold",
+        "clip_mover",
+    ),
+    *("ground_cell", "scene", "classify_colour", "classify_parity", "page"),
 )
 
 
-def question_rows(world: DigitWorld, start: int, count: int) -> list[dict[str, Any]]:
-    """Questions with their answer as the caption, the tasks in turn.
+def lesson_rows(world: DigitWorld, sources: Sequence[str], start: int, count: int) -> list[dict[str, Any]]:
+    """Rows ``start .. start+count-1``, the sources in turn: ``{"item", "text"}``.
 
-    The first word of the answer is predicted from the state at ``<disc_emb>``: the state that is the embedding.
+    The first word of a task's answer is predicted from the state at ``<disc_emb>``: the state that is the embedding.
     """
-    rows = [world.row(QUESTIONS[index % len(QUESTIONS)], index) for index in range(start, start + count)]
-    return [{"item": row["query"], "text": row["answer"]} for row in rows]
+    rows = []
+    for index in range(start, start + count):
+        source = sources[index % len(sources)]
+        if source in TASKS:
+            row = world.row(source, index)
+            rows.append({"item": row["query"], "text": row["answer"]})
+        else:
+            rows.append(world.caption(cast(CaptionKind, source), index))
+    return rows
 
 
 class CaptionReader:
@@ -111,13 +141,17 @@ class CaptionReader:
         return batch
 
     def loss(self, model: UmeForDiscriminativeEmbedding, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy over caption tokens, and the accuracy of each kind of word."""
+        """Cross-entropy, and the accuracy of each kind of word.
+
+        The loss is the mean of the rows' means: an answer of one word weighs as much as a caption of thirty.
+        """
         inputs = {key: value for key, value in batch.items() if key not in ("labels", "pooling_slots")}
         states = states_of(model.backbone, inputs, model.settings)
         asked = batch["labels"] != IGNORED
         labels = batch["labels"][asked]
         logits = model.backbone.get_output_embeddings()(states[asked]).float()
-        loss = torch.nn.functional.cross_entropy(logits, labels)
+        weights = (asked / asked.sum(-1, keepdim=True))[asked] / len(asked)
+        loss = (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * weights).sum()
         right = (logits.argmax(-1) == labels).float()
         kinds = self.kind_of[labels]
         accuracy = {name: right[kinds == number].mean() for number, name in enumerate(KINDS[:3])}
@@ -125,11 +159,11 @@ class CaptionReader:
 
     @torch.inference_mode()
     def accuracy(
-        self, model: UmeForDiscriminativeEmbedding, world: DigitWorld, kind: CaptionKind, count: int = 192
+        self, model: UmeForDiscriminativeEmbedding, world: DigitWorld, source: str, count: int = 192
     ) -> dict[str, float]:
-        """Accuracy per kind of word on ``count`` captions of one kind, in evaluation mode."""
+        """Accuracy per kind of word on ``count`` rows of one source, in evaluation mode."""
         was_training = model.training
         model.eval()
-        _, accuracy = self.loss(model, self.batch(caption_rows(world, (kind,), 0, count)))
+        _, accuracy = self.loss(model, self.batch(lesson_rows(world, (source,), 0, count)))
         model.train(was_training)
         return {name: float(value) for name, value in accuracy.items() if not torch.isnan(value)}

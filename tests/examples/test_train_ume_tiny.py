@@ -12,7 +12,7 @@ import torch
 
 import umekit
 from umekit.evaluation.digit_world import TASKS, DigitWorld
-from umekit.examples.ume_tiny_captions import IGNORED, SENTENCES, CaptionReader, caption_rows
+from umekit.examples.ume_tiny_captions import IGNORED, SENTENCES, CaptionReader, lesson_rows
 from umekit.examples.ume_tiny_curriculum import MAX_HOPS, Curriculum
 from umekit.examples.ume_tiny_model import build_model, build_processor, build_tokenizer
 
@@ -31,7 +31,7 @@ def test_model_is_of_the_stated_size(reader: CaptionReader) -> None:
 
 
 def test_captions_are_labelled_one_step_ahead(reader: CaptionReader) -> None:
-    rows = caption_rows(DigitWorld("train"), SENTENCES.kinds, 0, 5)
+    rows = lesson_rows(DigitWorld("train"), SENTENCES.sources, 0, 5)
     batch = reader.batch(rows)
     for number, row in enumerate(rows):
         labels = batch["labels"][number]
