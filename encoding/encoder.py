@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..modeling.pooling_ume import DegenerateVectorError
 from ..processing.collating_ume import Prepared
-from ..processing.items_ume import Item
-from .batching import plan_batches, prepare_ahead
+from ..processing.items_ume import Item, ItemError
+from .batching import prepare_ahead
 from .fingerprint import model_hash, processor_hash
 from .manifest import check_fingerprint
-from .passes import THINKING_BUDGET, Pass, plan_pass, run_pass
+from .passes import THINKING_BUDGET, Budget, Pass, plan_pass, run_batches, run_pass
 
 if TYPE_CHECKING:
     from ..modeling.composed_ume import UmePreTrainedModel
@@ -32,6 +33,10 @@ WINDOW = 1024  # items that are prepared and sorted together
 PROGRESS_FROM = 200  # items from which a terminal gets a progress bar
 TOKENS_ON_CPU = 4096
 TOKENS_ON_GPU = 32768
+DEGENERATE = (
+    "its vector is zero, constant or not finite; "
+    "the weights, the dtype or the attention kernel of this model are broken"
+)
 
 
 @dataclass
@@ -47,6 +52,8 @@ class Encoded:
         thought_tokens: tokens of every thought, 0 without one; likewise.
         forced: whether a thought did not get to ``<gen_emb>`` within its limit; likewise.
         errors: ``(index, exception)`` of every item that was skipped.
+        batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them. Other
+            batches change the last digits of vectors.
     """
 
     embeddings: Any
@@ -55,6 +62,7 @@ class Encoded:
     thought_tokens: list[Any]
     forced: list[Any]
     errors: list[tuple[int, Exception]] = field(default_factory=list)
+    batch_tokens: int = 0
 
 
 class Encoder:
@@ -132,7 +140,8 @@ class Encoder:
             mode: None for the checkpoint's. ``"discriminative"`` embeds at once, ``"generative"`` thinks first,
                 ``"both"`` gives both from one prefill; the last two need a generative checkpoint.
             dim: keep the first ``dim`` numbers, normalised again.
-            batch_tokens: padded tokens of one forward, those of thoughts counted as far as they can be known.
+            batch_tokens: padded tokens of one forward, those of thoughts counted as far as they can be known. Halved,
+                with a warning, for the rest of the call when memory runs out.
             on_error: ``"raise"`` stops at the first bad item; ``"skip"`` gives it a row of NaN.
             show_progress: None shows a bar on a terminal from 200 items on.
             return_details: an :class:`Encoded` instead of the array.
@@ -167,10 +176,19 @@ class Encoder:
         result = self._empty(plan, len(listed))
         errors = result.errors
         processor = self.processor.for_call(listed).for_mode(plan.mode)
-        budget = batch_tokens or self.batch_tokens * (THINKING_BUDGET if plan.thinks else 1)
+        tokens = batch_tokens or self.batch_tokens * (THINKING_BUDGET if plan.thinks else 1)
+        budget = Budget(tokens, self.model.device)
 
         def prepare(index: int) -> Prepared:
-            return processor.prepare(listed[index], role=role, instruction=instruction, index=index)
+            try:
+                return processor.prepare(listed[index], role=role, instruction=instruction, index=index)
+            except (ItemError, ImportError):
+                raise
+            except Exception as error:  # no item may end the run by an error that does not name it
+                raise ItemError(f"{type(error).__name__}: {error}"[:500], index) from error
+
+        def run(batch: list[tuple[int, Prepared]]) -> None:
+            self._run(batch, plan, result, on_error)
 
         if show_progress is None:
             show_progress = len(listed) >= PROGRESS_FROM and sys.stderr.isatty()
@@ -186,10 +204,14 @@ class Encoder:
                     else:
                         errors.append((index, outcome))
                         bar.update()
-                for batch in plan_batches([plan.tokens(row) for _, row in good], budget):
-                    self._run([good[number] for number in batch], plan, result, on_error)
+                for batch, fits in run_batches(good, plan, budget, run):
+                    if not fits and on_error == "raise":
+                        raise self._too_large(*batch[0])
+                    if not fits:
+                        errors.append((batch[0][0], self._too_large(*batch[0])))
                     bar.update(len(batch))
         errors.sort(key=lambda error: error[0])
+        result.batch_tokens = budget.tokens
         if plan.mode != "both":
             result.embeddings = result.embeddings[plan.mode]
         if return_details:
@@ -209,18 +231,29 @@ class Encoder:
         }
         return Encoded(arrays, [plan.mode] * n, [None] * n, [0] * n, [False] * n)
 
+    def _too_large(self, index: int, row: Prepared) -> ItemError:
+        return ItemError(
+            f"its {row.length} tokens do not fit into the memory of {self.model.device} even alone: give smaller or "
+            "fewer media, or a smaller max_length or pixel budget",
+            index,
+        )
+
     def _run(self, rows: list[tuple[int, Prepared]], plan: Pass, result: Encoded, on_error: str) -> None:
         """One batch of items with their indices into the result."""
         indices = [index for index, _ in rows]
         done = run_pass(self.model, self.processor, [row for _, row in rows], indices, plan)
-        if done.failure is not None and on_error == "raise":
-            raise done.failure
         broken = np.zeros(len(rows), dtype=bool)
+        for vectors in done.vectors.values():
+            broken |= ~np.isfinite(vectors).reshape(len(rows), -1).all(axis=1)
+        failures: list[tuple[int, Exception]] = [
+            (indices[number], DegenerateVectorError(f"item {indices[number]}: {DEGENERATE}"))
+            for number in np.flatnonzero(broken)
+        ]
+        if failures and on_error == "raise":
+            raise failures[0][1]
+        result.errors += failures
         for part, vectors in done.vectors.items():
             result.embeddings[part][indices] = vectors
-            broken |= ~np.isfinite(vectors).reshape(len(rows), -1).all(axis=1)
-        if done.failure is not None:
-            result.errors += [(indices[number], done.failure) for number in np.flatnonzero(broken)]
         for place, index in enumerate(indices):
             result.thoughts[index] = done.thoughts[place]
             result.thought_tokens[index] = done.thought_tokens[place]

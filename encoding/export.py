@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .adapters import merge_adapter
 from .golden import GOLDEN_FOLDER, make_golden
 from .loading import load
 
@@ -20,7 +21,7 @@ def export(
     """Load and save: weights in native layout, settings, processor, code and sentence-transformers files.
 
     Args:
-        src: folder or Hub repository.
+        src: folder or Hub repository; an adapter is merged into its base.
         out: folder to write; must be missing or empty.
         preset: a published system, for checkpoints without our settings.
         role: what to export it as; its own role when None.
@@ -35,6 +36,8 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder; name another")
     encoder = load(src, preset=preset, role=role, device="cpu", dtype="auto", compat=compat)
+    if getattr(encoder.model, "_hf_peft_config_loaded", False):
+        merge_adapter(encoder.model.backbone)
     encoder.model.save_pretrained(folder)
     encoder.processor.save_pretrained(folder)
     if golden:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
+from ..modeling.adapters_ume import CONFIG_FILE, AdapterSource, adapter_of
 from ..modeling.generative_ume import UmeForGenerativeEmbedding
 from ..modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from ..modeling.reranker_ume import UmeForReranking
@@ -46,7 +47,8 @@ def load(
     """Load a checkpoint: an :class:`Encoder`, or a :class:`Reranker` where that is its role.
 
     Args:
-        path: folder or Hub repository; None is ume-tiny, which comes with the package.
+        path: folder or Hub repository; None is ume-tiny, which comes with the package. An adapter goes onto the base
+            that it names; settings and processor are the adapter folder's, where it has them.
         preset: a published system (``umekit.encoding.presets``), for checkpoints without our settings; found by
             itself where the repository is known.
         role: what to load the checkpoint as; its own role when None.
@@ -65,6 +67,8 @@ def load(
     """
     source = os.fspath(path) if path is not None else str(packaged_model())
     hub: dict[str, Any] = {"revision": revision} if revision is not None else {}
+    if adapter is None and (bare := bare_adapter(source)) is not None:
+        source, adapter = bare.base, source
     config = AutoConfig.from_pretrained(source, **hub)
     record = choose_preset(source, config, preset, compat, hub)
     added: tuple[Any, ...] = ()
@@ -101,6 +105,16 @@ def load(
     if adapter is not None:
         add_adapter(model, os.fspath(adapter))
     return Reranker(model, processor) if role == "reranker" else Encoder(model, processor)
+
+
+def bare_adapter(source: str) -> AdapterSource | None:
+    """The adapter in a folder without settings of ours, as peft saves it; None for any other source."""
+    folder = Path(source)
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    if (folder / "config.json").is_file() and AutoConfig.from_pretrained(source).to_dict().get("ume"):
+        return None
+    return adapter_of(source, {})
 
 
 def choose_preset(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from ..modeling.decoding_ume import Decoding
 from ..modeling.generative_ume import decoding_of, details_of, streams_of
 from ..modeling.pooling_ume import DegenerateVectorError, check_vectors
 from ..processing.collating_ume import Prepared
+from .batching import plan_batches
 
 if TYPE_CHECKING:
     from ..processing.processing_ume import UmeProcessor
@@ -25,6 +27,12 @@ MODES_OF_ROLE: dict[str, tuple[str, ...]] = {  # the default first
     "generative": ("generative", "discriminative", "both"),
 }
 ROOM_FOR_THOUGHT = 256  # tokens that a thought is taken to have while batches are planned
+MEMORY_WORDS = (  # of allocators without an error of their own
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "alloc_failed",
+)
 THINKING_BUDGET = 4  # a step costs little per row: batches that think are this much larger
 
 
@@ -68,10 +76,9 @@ class Pass:
 
 @dataclass
 class Outcome:
-    """A batch's vectors per part, degenerate ones as NaN with the error that says so, and its thoughts."""
+    """A batch's vectors per part, degenerate ones as NaN, and its thoughts."""
 
     vectors: dict[str, NDArray[np.float32]]
-    failure: DegenerateVectorError | None
     thoughts: list[Any]
     thought_tokens: list[Any]
     forced: list[Any]
@@ -131,9 +138,9 @@ def run_pass(
     """Embed prepared items; ``indices`` are their places among all, to which drawn thoughts belong."""
     if not plan.thinks:
         batch = processor.collate(rows).to(model.device)
-        vectors, failure = _checked(model(**batch, dim=plan.dim).embeddings)
+        vectors = _checked(model(**batch, dim=plan.dim).embeddings)
         n = len(rows)
-        return Outcome({plan.mode: vectors}, failure, [None] * n, [0] * n, [False] * n)
+        return Outcome({plan.mode: vectors}, [None] * n, [0] * n, [False] * n)
     batch = processor.collate(rows, padding_side="left").to(model.device)
     found = model.embed(
         batch,
@@ -145,23 +152,94 @@ def run_pass(
         streams=streams_of(plan.seed, indices, plan.num_samples),
         vocabulary=len(processor.tokenizer),
     )
-    arrays: dict[str, NDArray[np.float32]] = {}
-    failure = None
-    for part, values in (("discriminative", found.direct), ("generative", found.generated)):
-        if values is not None:
-            arrays[part], error = _checked(values)
-            failure = failure or error
+    arrays = {
+        part: _checked(values)
+        for part, values in (("discriminative", found.direct), ("generative", found.generated))
+        if values is not None
+    }
     details = details_of(found.rollouts, processor.tokenizer, several=plan.num_samples > 1)
-    return Outcome(arrays, failure, *details)
+    return Outcome(arrays, *details)
 
 
-def _checked(vectors: Tensor) -> tuple[NDArray[np.float32], DegenerateVectorError | None]:
+@dataclass
+class Budget:
+    """Padded tokens of one forward on a device; half as many each time that memory did not hold them."""
+
+    tokens: int
+    device: torch.device
+    halved: bool = False
+
+    def halve(self, too_many: int) -> None:
+        """At most half of what was too much; the first time, it is said."""
+        former = self.tokens
+        self.tokens = max(1, min(former, too_many) // 2)
+        if not self.halved:
+            warnings.warn(
+                f"out of memory on {self.device}: batch_tokens is now {self.tokens} instead of {former}, and becomes "
+                "less if need be; give batch_tokens to begin with less",
+                stacklevel=4,
+            )
+        self.halved = True
+
+
+def run_batches(
+    rows: list[tuple[int, Prepared]],
+    plan: Pass,
+    budget: Budget,
+    run: Callable[[list[tuple[int, Prepared]]], None],
+) -> Iterator[tuple[list[tuple[int, Prepared]], bool]]:
+    """Run items in batches of the budget; what memory does not hold is planned again with half of it.
+
+    Yields:
+        Each batch after it was run, and True; or an item that memory does not hold even alone, and False.
+    """
+    left = rows
+    while left:
+        batches = plan_batches([plan.tokens(row) for _, row in left], budget.tokens)
+        planned = [[left[number] for number in batch] for batch in batches]
+        left = []
+        for place, batch in enumerate(planned):
+            fits = _fits(batch, budget.device, run)
+            if not fits and len(batch) > 1:
+                budget.halve(len(batch) * max(plan.tokens(row) for _, row in batch))
+                left = [row for later in planned[place:] for row in later]
+                break
+            yield batch, fits
+
+
+def _fits(
+    batch: list[tuple[int, Prepared]],
+    device: torch.device,
+    run: Callable[[list[tuple[int, Prepared]]], None],
+) -> bool:
+    try:
+        run(batch)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+    else:
+        return True
+    # Only here: the error is gone, and with it the frames that hold tensors.
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return False
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of a forward says that its batch was too large for the device (or for the host)."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in MEMORY_WORDS)
+
+
+def _checked(vectors: Tensor) -> NDArray[np.float32]:
     """Vectors ``[n, d]`` or ``[n, k, d]`` as NumPy; items with a degenerate one are NaN."""
     try:
         check_vectors(vectors.reshape(-1, vectors.shape[-1]))
-        return vectors.cpu().numpy(), None
-    except DegenerateVectorError as error:
-        return np.stack([_or_nan(item) for item in vectors]), error
+        return vectors.cpu().numpy()
+    except DegenerateVectorError:
+        return np.stack([_or_nan(item) for item in vectors])
 
 
 def _or_nan(vectors: Tensor) -> NDArray[np.float32]:

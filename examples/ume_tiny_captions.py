@@ -68,31 +68,12 @@ ANSWERS = Lesson(
 LESSONS = (LETTERS, SENTENCES, ANSWERS)
 
 # Beside a contrastive batch: captions of pages most, since printed words and written numbers are learned last.
+_PAGES = ("page", "ask_page", "page")
+_PLACES = ("qa_what", "qa_where", "classify_digit", "clip_end")
 BESIDE = (
-    *(
-        "page",
-        "qa_what",
-        "scene",
-        "ask_page",
-        "qa_where",
-        "page",
-        "clip",
-        "classify_digit",
-        "clip_end",
-        "walk",
-    ),
-    *(
-        "page",
-        "clip_motion",
-        "ask_page",
-        "sum",
-        "classify_count",
-        "qa_what",
-        "page",
-        "until_gold",
-        "clip_mover",
-    ),
-    *("ground_cell", "scene", "classify_colour", "classify_parity", "page"),
+    *(*_PAGES, "scene", *_PLACES, "walk", "clip", "clip_motion"),
+    *(*_PAGES, "sum", *_PLACES, "until_gold", "classify_count", "classify_parity"),
+    *("ground_cell", "classify_colour"),
 )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from .adapters_ume import adapter_of, add_adapter
 from .backbone_ume import audit_loading, load_backbone
 from .saving_ume import copy_code, write_sentence_transformers_files
 from .settings_ume import UmeSettings, UmeSettingsError
@@ -68,7 +69,8 @@ class UmePreTrainedModel(PreTrainedModel):
         """Load the backbone natively and wrap it.
 
         Args:
-            pretrained_model_name_or_path: folder or Hub repository in the backbone's native layout.
+            pretrained_model_name_or_path: folder or Hub repository in the backbone's native layout; or of a LoRA
+                adapter, which then goes onto the base that it names.
             config: a native config; read from the repository when None.
             settings: replaces the checkpoint's ``ume`` block (a published checkpoint has none).
             output_loading_info: also return transformers' loading info.
@@ -79,15 +81,22 @@ class UmePreTrainedModel(PreTrainedModel):
         Raises:
             LoadAuditError: a weight is missing or has another shape; nothing is ever left random.
             UmeSettingsError: the ``ume`` block cannot be used by this class.
+            AdapterError: a tensor of the adapter found no place, or it changes nothing.
+            FileNotFoundError: the adapter's base is not there.
         """
         source = os.fspath(pretrained_model_name_or_path)
         kwargs.pop("_from_auto", None)
         kwargs.pop("trust_remote_code", None)
-        if config is not None:
+        adapter = adapter_of(source, kwargs)
+        if adapter is not None:
+            source, kwargs = adapter.base, adapter.base_arguments(config, kwargs)
+        elif config is not None:
             kwargs["config"] = config
         auto: Any = AutoModelForImageTextToText
         backbone, info = auto.from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         audit_loading(info, source)
+        if adapter is not None:
+            add_adapter(backbone, adapter.folder, adapter.hub)
         model = cls(backbone.config, backbone, settings)
         model.eval()
         return (model, info) if output_loading_info else model
@@ -136,7 +145,9 @@ class UmePreTrainedModel(PreTrainedModel):
         if not (folder / "config.json").is_file():  # an adapter alone is saved without its base's config
             config.save_pretrained(folder)
         copy_code(folder, source, getattr(self.config, "_commit_hash", None))
-        write_sentence_transformers_files(folder, self.settings, config.model_type, self.dim)
+        write_sentence_transformers_files(
+            folder, self.settings, config.model_type, self.dim, adapter=self._hf_peft_config_loaded
+        )
 
     # ---- what trainers and loaders ask of a native model --------------------------------------------------------
 

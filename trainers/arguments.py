@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from .objectives.task_groups import group_names
+
 
 @dataclass
 class ContrastiveTrainingArguments(TrainingArguments):
@@ -32,6 +34,16 @@ class ContrastiveTrainingArguments(TrainingArguments):
     tasks: list[str] | None = field(
         default=None, metadata={"help": "Names of tasks with a temperature each; rows then need a `task`."}
     )
+    task_column: str = field(
+        default="task", metadata={"help": "Column that names a row's task: `task`, `dataset` or any other."}
+    )
+    task_groups: str | None = field(
+        default=None,
+        metadata={
+            "help": "Turn the names in `task_column` into groups: `rzenembed` has seven tasks for the data sets of "
+            "MMEB. `tasks` are then these groups unless given."
+        },
+    )
     directions: list[str] = field(
         default_factory=lambda: ["q2p"], metadata={"help": "Any of q2p, p2q, q2q, p2p; see info_nce."}
     )
@@ -39,6 +51,18 @@ class ContrastiveTrainingArguments(TrainingArguments):
     detach_hardness: bool = field(default=True, metadata={"help": "No gradient through that weight."})
     false_negative_delta: float | None = field(
         default=None, metadata={"help": "Drop a negative whose cosine to the positive is above this."}
+    )
+    false_negative_margin: float | None = field(
+        default=None,
+        metadata={
+            "help": "Drop a negative whose cosine is above this share (0.95) of the positive's cosine."
+        },
+    )
+    matryoshka_dims: list[int] | None = field(
+        default=None, metadata={"help": "Mean of the loss over these prefixes of the vectors."}
+    )
+    matryoshka_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of each of matryoshka_dims; equal if not given."}
     )
     negatives_shared: bool = field(
         default=False, metadata={"help": "Hard negatives of a row are negatives of all rows."}
@@ -60,6 +84,20 @@ class ContrastiveTrainingArguments(TrainingArguments):
             "for the whole batch."
         },
     )
+    scale_by_world_size: bool = field(
+        default=True,
+        metadata={
+            "help": "Gradients of several ranks are those of one process with the whole batch. False: the "
+            "backbone's are divided by the number of ranks, as U-MARVEL's code has it (Adam hides it, clipping "
+            "does not)."
+        },
+    )
+    max_bad_rows: int = field(
+        default=0,
+        metadata={
+            "help": "Leave out and log up to this many rows that cannot be prepared, then raise. 0: raise at once."
+        },
+    )
     train_lm_head: bool = field(
         default=False,
         metadata={"help": "Leave an untied lm_head trainable (an auxiliary loss needs its logits)."},
@@ -76,11 +114,21 @@ class ContrastiveTrainingArguments(TrainingArguments):
             raise ValueError(f"chunk_tokens must be positive, got {self.chunk_tokens}")
         if self.max_negatives is not None and self.max_negatives < 0:
             raise ValueError(f"max_negatives must not be negative, got {self.max_negatives}")
+        if self.max_bad_rows < 0:
+            raise ValueError(f"max_bad_rows must not be negative, got {self.max_bad_rows}")
+        if self.tasks is None and self.task_groups is not None:
+            self.tasks = group_names(self.task_groups)
         if self.accelerator_config is None:
             self.accelerator_config = {"dispatch_batches": False}
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "eval_recall@1"
         super().__post_init__()
+        checkpointing = self.activation_checkpointing_kwargs
+        if isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
+            raise ValueError(
+                "activation_checkpointing_kwargs: use_reentrant must be False. Reentrant checkpointing finds no "
+                "input with a gradient in the vision tower and leaves an adapter there untrained, silently."
+            )
 
     def objective_settings(self) -> dict[str, Any]:
         """Keyword arguments of the :class:`ContrastiveObjective` that these arguments describe."""
@@ -94,5 +142,13 @@ class ContrastiveTrainingArguments(TrainingArguments):
             "detach_hardness",
             "false_negative_delta",
             "negatives_shared",
+            "false_negative_margin",
+            "matryoshka_dims",
+            "matryoshka_weights",
         ]
         return {name: getattr(self, name) for name in names}
+
+    def collator_settings(self) -> dict[str, Any]:
+        """Keyword arguments of the :class:`ContrastiveCollator` that these arguments describe."""
+        names = ["max_negatives", "mask_duplicate_positives", "task_column", "task_groups"]
+        return {**{name: getattr(self, name) for name in names}, "skip_bad_rows": self.max_bad_rows > 0}

@@ -5,35 +5,33 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
-from transformers import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import ContrastiveTrainingArguments
+from .bad_rows import BadRows
 from .base import NativeTrainer
+from .clamping import ClampTemperature
 from .data import ContrastiveCollator, IndexedRows, RowBatch, Sides
-from .distributed import gather_sides, max_over_ranks, scale_gradient, world_size
-from .gradient_cache import Metrics, cached_backward, encode_chunks, plan_chunks, plan_groups
+from .distributed import (
+    gather_sides,
+    max_over_ranks,
+    needs_vision_in_every_forward,
+    no_sync,
+    without_padding,
+    world_size,
+)
+from .gradient_cache import Metrics, cached_backward, encode_chunks, one_forward, plan_chunks, plan_groups
 from .objectives.module import ContrastiveObjective
 from .validation import validate
 from .wrapping import freeze_lm_head
 
 logger = logging.getLogger(__name__)
-
-
-class _ClampTemperature(TrainerCallback):
-    """Projects the learned temperature into its bounds after each optimiser step."""
-
-    def __init__(self, objective: ContrastiveObjective) -> None:
-        self.objective = objective
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.objective.temperature.clamp_()
 
 
 class ContrastiveTrainer(NativeTrainer):
@@ -82,9 +80,9 @@ class ContrastiveTrainer(NativeTrainer):
         if not args.train_lm_head:
             freeze_lm_head(model)
         if data_collator is None:
-            data_collator = ContrastiveCollator(
-                processing_class, args.max_negatives, args.mask_duplicate_positives
-            )
+            data_collator = ContrastiveCollator(processing_class, **args.collator_settings())
+        elif args.max_bad_rows and not getattr(data_collator, "skip_bad_rows", False):
+            raise ValueError("max_bad_rows needs a data_collator that was made with skip_bad_rows=True")
         super().__init__(
             model,
             args,
@@ -93,7 +91,9 @@ class ContrastiveTrainer(NativeTrainer):
             data_collator=data_collator,
             **kwargs,
         )
-        self.add_callback(_ClampTemperature(objective))
+        self.add_callback(ClampTemperature(objective))
+        self.bad_rows = BadRows(args.max_bad_rows)
+        self.add_callback(self.bad_rows)
 
     # ---- seams -----------------------------------------------------------------------------------
 
@@ -108,9 +108,20 @@ class ContrastiveTrainer(NativeTrainer):
         """
         return None
 
+    def media_placeholder(self) -> Any:
+        """A prepared item with a small picture, for forwards that must run the vision tower and have no media."""
+        picture = Image.new("RGB", (32, 32), "grey")
+        return self.processing_class.prepare({"image": picture}, role="document")  # type: ignore[union-attr]
+
     def representation_loss(self, embeddings: Tensor, rows: RowBatch) -> tuple[Tensor, Metrics]:
-        """Loss over all ranks' rows, and metrics. embeddings: this rank's [items, d], with gradient."""
+        """Loss over all ranks' rows, and metrics. embeddings: this rank's [items, d], with gradient.
+
+        A batch of which every row was left out has a loss of zero and no metrics.
+        """
         sides = gather_sides(rows.split(embeddings, self.objective_module.temperature.index(rows.tasks)))
+        if len(sides.query) == 0:
+            learned = [p.sum() for p in self.objective_module.parameters()]
+            return sum(learned, embeddings.sum()) * 0.0, {}
         loss, metrics = self.objective_module(
             sides.query, sides.positive, sides.negatives, sides.tasks, sides.positive_ids, sides.negative_mask
         )
@@ -127,6 +138,8 @@ class ContrastiveTrainer(NativeTrainer):
         if callable(start := getattr(self.optimizer, "train", None)):
             start()  # schedule-free optimisers
         inputs = self._prepare_inputs(inputs)
+        if self.args.max_bad_rows:
+            self.bad_rows.add(inputs["bad_rows"], self.state.global_step, self.args.device)
         scale = 1.0 / getattr(self, "current_gradient_accumulation_steps", 1)
         kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         backward = functools.partial(self.accelerator.backward, **kwargs)
@@ -157,23 +170,21 @@ class ContrastiveTrainer(NativeTrainer):
         return (loss, metrics) if return_outputs else loss
 
     def _whole_batch(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Metrics]:
-        rows = RowBatch.from_inputs(inputs)
+        rows = self._rows(inputs)
         groups = plan_groups(rows.lengths)
-        back = torch.argsort(torch.tensor([index for group in groups for index in group]))
-
-        def then(embeddings: Tensor, _module: Any) -> tuple[Tensor, Metrics]:
-            ordered = embeddings[back.to(embeddings.device)]
-            return self.representation_loss(scale_gradient(ordered, world_size()), rows)
-
-        # One call, so that DDP sees one forward; one padded batch per group, because queries and positives
-        # are rarely of one length.
-        loss, metrics = model([self._collate(rows, group) for group in groups], then)
-        return loss, metrics
+        return one_forward(
+            model,
+            groups,
+            functools.partial(self._collate, rows),
+            lambda embeddings: self.representation_loss(embeddings, rows),
+            representation_scale=self._representation_scale,
+            group_count=max_over_ranks(len(groups), self.args.device),
+        )
 
     def _cached(
         self, model: nn.Module, inputs: dict[str, Any], backward: Callable[[Tensor], None], scale: float
     ) -> tuple[Tensor, Metrics]:
-        rows = RowBatch.from_inputs(inputs)
+        rows = self._rows(inputs)
         assert self.args.chunk_tokens is not None
         chunks = plan_chunks(rows.lengths, self.args.chunk_tokens)
         return cached_backward(
@@ -184,7 +195,7 @@ class ContrastiveTrainer(NativeTrainer):
             backward=backward,
             objective_parameters=list(self.objective_module.parameters()),
             no_sync=functools.partial(self._no_sync, model),
-            representation_scale=world_size(),
+            representation_scale=self._representation_scale,
             scale=scale,
             chunk_count=max_over_ranks(len(chunks), self.args.device),
         )
@@ -201,21 +212,35 @@ class ContrastiveTrainer(NativeTrainer):
             backward(loss * scale)
         return loss.detach()  # type: ignore[no-any-return]
 
-    @contextlib.contextmanager
-    def _no_sync(self, model: nn.Module) -> Iterator[None]:
-        """No gradient synchronisation (DDP, FSDP), no optimiser step inside backward (DeepSpeed)."""
-        state = self.accelerator.gradient_state
-        before = state.sync_gradients
-        with contextlib.nullcontext() if self.is_deepspeed_enabled else self.accelerator.no_sync(model):
-            state._set_sync_gradients(False)
-            try:
-                yield
-            finally:
-                state._set_sync_gradients(before)
+    def _no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        return no_sync(self.accelerator, model, self.is_deepspeed_enabled)
+
+    def _rows(self, inputs: Mapping[str, Any]) -> RowBatch:
+        processor: Any = self.processing_class
+        return RowBatch.from_inputs(inputs).filled(lambda: processor.prepare("no row", role="document"))
 
     def _collate(self, rows: RowBatch, indices: Sequence[int]) -> dict[str, Any]:
-        batch = self.processing_class.collate([rows.items[index] for index in indices])  # type: ignore[union-attr]
+        items = [rows.items[index] for index in indices]
+        batch = self.processing_class.collate(items)  # type: ignore[union-attr]
+        if self._placeholder is not None and not any(key.startswith("pixel_values") for key in batch):
+            batch = self.processing_class.collate([*items, self._placeholder])  # type: ignore[union-attr]
         return {key: self._prepare_input(value) for key, value in batch.items()}
+
+    @functools.cached_property
+    def _placeholder(self) -> Any:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        needed = needs_vision_in_every_forward(self.native_model, sharded)
+        return self.media_placeholder() if needed else None
+
+    @property
+    def _representation_scale(self) -> int:
+        return world_size() if self.args.scale_by_world_size else 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the training metrics, and the number of bad rows so far where some are let pass."""
+        if self.args.max_bad_rows and "loss" in logs:
+            logs = {**logs, "bad_rows": self.bad_rows.count}
+        super().log(logs, start_time)
 
     # ---- data ------------------------------------------------------------------------------------
 
@@ -230,7 +255,7 @@ class ContrastiveTrainer(NativeTrainer):
     ) -> Any:
         rows = dataset
         if not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__"):
-            rows = IndexedRows(dataset)
+            rows = IndexedRows(dataset, getattr(self.data_collator, "skip_bad_rows", False))
         sampler = None if sampler_fn is None else lambda _rows: sampler_fn(dataset)  # it may read a column
         return super()._get_dataloader(rows, description, batch_size, sampler, *args, **kwargs)
 
@@ -252,23 +277,20 @@ class ContrastiveTrainer(NativeTrainer):
         model.eval()
 
         def encode(inputs: dict[str, Any]) -> Sides:
+            if inputs.get("bad_rows"):  # scores over fewer rows could not be compared
+                bad = inputs["bad_rows"][0]
+                raise ValueError(f"{description}: {bad.name} cannot be prepared: {bad.reason}")
             rows = RowBatch.from_inputs(inputs)
             chunks = [list(range(len(rows.items)))]
             if self.args.chunk_tokens is not None:
                 chunks = plan_chunks(rows.lengths, self.args.chunk_tokens)
-            embeddings = encode_chunks(model, chunks, functools.partial(self._collate, rows))
-            return self._without_padding(
-                gather_sides(rows.split(embeddings, self.objective_module.temperature.index(rows.tasks)))
+            count = max_over_ranks(len(chunks), self.args.device)
+            embeddings = encode_chunks(model, chunks, functools.partial(self._collate, rows), count)
+            tasks = self.objective_module.temperature.index(rows.tasks)
+            return without_padding(
+                gather_sides(rows.split(embeddings, tasks)), self.accelerator.gradient_state
             )
 
         metrics, count = validate(dataloader, encode, self.objective_module)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=count)  # type: ignore[arg-type]
-
-    def _without_padding(self, sides: Sides) -> Sides:
-        """Drop the rows that accelerate repeated to fill the last batch of all ranks."""
-        state = self.accelerator.gradient_state
-        if world_size() == 1 or not state.end_of_dataloader or state.remainder <= 0:
-            return sides
-        fields: dict[str, Any] = {k: v if v is None else v[: state.remainder] for k, v in vars(sides).items()}
-        return Sides(**fields)

@@ -8,14 +8,20 @@ ranks, and what flows into the objective (which is complete on every rank) is no
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .data import Sides
+if TYPE_CHECKING:
+    from .data import Sides
+
+_VISION_NAMES = {"visual", "vision", "vision_tower", "vision_model"}
 
 
 def world_size() -> int:
@@ -30,6 +36,27 @@ def max_over_ranks(value: int, device: torch.device) -> int:
     tensor = torch.tensor(value, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return int(tensor.item())
+
+
+def gather_lists(values: list[Any], device: torch.device) -> list[Any]:
+    """The ranks' lists one after the other, on every rank; costs one number where all are empty."""
+    if world_size() == 1:
+        return values
+    if max_over_ranks(len(values), device) == 0:
+        return []
+    parts: list[list[Any]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, values)
+    return [value for part in parts for value in part]
+
+
+def needs_vision_in_every_forward(model: nn.Module, sharded: bool) -> bool:
+    """Whether a forward without media has to run the vision tower all the same.
+
+    model: the whole model. sharded: its parameters or gradients are split over ranks (FSDP, ZeRO): ranks then wait
+    for each other in every module, trained or not. DDP waits for the gradient of every trained parameter.
+    """
+    vision = [p for name, p in model.named_parameters() if _VISION_NAMES.intersection(name.split("."))]
+    return world_size() > 1 and bool(vision) and (sharded or any(p.requires_grad for p in vision))
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -66,7 +93,8 @@ def gather_sides(sides: Sides) -> Sides:
             negatives, mask = sides.query.new_zeros(n, 0, d), sides.query.new_zeros(n, 0, dtype=torch.bool)
         negatives = gather_rows(F.pad(negatives, (0, 0, 0, width - own)))
         mask = gather_rows(F.pad(mask, (0, width - own)))
-    return Sides(
+    return replace(
+        sides,
         query=gather_rows(sides.query),
         positive=gather_rows(sides.positive),
         negatives=negatives,
@@ -74,6 +102,27 @@ def gather_sides(sides: Sides) -> Sides:
         tasks=gather_rows(sides.tasks),
         positive_ids=None if sides.positive_ids is None else gather_rows(sides.positive_ids),
     )
+
+
+@contextlib.contextmanager
+def no_sync(accelerator: Any, model: nn.Module, deepspeed: bool) -> Iterator[None]:
+    """No gradient synchronisation (DDP, FSDP), no optimiser step inside backward (DeepSpeed)."""
+    state = accelerator.gradient_state
+    before = state.sync_gradients
+    with contextlib.nullcontext() if deepspeed else accelerator.no_sync(model):
+        state._set_sync_gradients(False)
+        try:
+            yield
+        finally:
+            state._set_sync_gradients(before)
+
+
+def without_padding(sides: Sides, state: Any) -> Sides:
+    """Drop the rows that accelerate repeated to fill the last batch of all ranks. state: its gradient state."""
+    if world_size() == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        return sides
+    kept: dict[str, Any] = {k: v if v is None else v[: state.remainder] for k, v in vars(sides).items()}
+    return replace(sides, **kept)
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .distributed import scale_gradient
+
 Metrics = dict[str, Tensor]
 
 
@@ -76,17 +78,57 @@ class RandomState:
 
 
 def encode_chunks(
-    model: nn.Module, chunks: Sequence[Sequence[int]], collate: Callable[[Sequence[int]], Mapping[str, Any]]
+    model: nn.Module,
+    chunks: Sequence[Sequence[int]],
+    collate: Callable[[Sequence[int]], Mapping[str, Any]],
+    chunk_count: int | None = None,
 ) -> Tensor:
-    """Embeddings [items, d] in the order of the items, without a graph. Chunks must cover each item once."""
+    """Embeddings [items, d] in the order of the items, without a graph. Chunks must cover each item once.
+
+    collate, chunk_count: as in :func:`cached_backward`.
+    """
     with torch.no_grad():
-        parts = torch.cat([model(collate(chunk)) for chunk in chunks])
+        parts = torch.cat([model(collate(chunk))[: len(chunk)] for chunk in chunks])
+        for _ in range((chunk_count or 0) - len(chunks)):
+            model(collate(chunks[-1][-1:]))
     return _restore_order(parts, chunks)
 
 
 def _restore_order(parts: Tensor, chunks: Sequence[Sequence[int]]) -> Tensor:
     order = torch.tensor([index for chunk in chunks for index in chunk], device=parts.device)
     return torch.empty_like(parts).index_copy(0, order, parts)
+
+
+def one_forward(
+    model: nn.Module,
+    groups: Sequence[Sequence[int]],
+    collate: Callable[[Sequence[int]], Mapping[str, Any]],
+    objective_fn: Callable[[Tensor], tuple[Tensor, Metrics]],
+    *,
+    representation_scale: float = 1.0,
+    group_count: int | None = None,
+) -> tuple[Tensor, Metrics]:
+    """The loss of a whole batch with its graph, and the metrics; nothing is cached.
+
+    groups: item indices, each item once; one padded batch per group, because queries and positives are rarely of
+        one length. All go through one call of ``model``, so that DDP sees one forward. group_count: encode at
+        least this many, the same number on every rank. The rest as in :func:`cached_backward`.
+    """
+    surplus = [groups[-1][-1:]] * max(0, (group_count or 0) - len(groups))
+    batches = [collate(group) for group in (*groups, *surplus)]
+    places = [0] * sum(len(group) for group in groups)
+    start = 0
+    for group, batch in zip(groups, batches, strict=False):  # the surplus is encoded and not looked at
+        for offset, index in enumerate(group):
+            places[index] = start + offset
+        start += len(batch["input_ids"])
+
+    def then(embeddings: Tensor, _module: Any) -> tuple[Tensor, Metrics]:
+        ordered = embeddings[torch.tensor(places, device=embeddings.device)]
+        return objective_fn(scale_gradient(ordered, representation_scale))
+
+    loss, metrics = model(batches, then)
+    return loss, metrics
 
 
 def cached_backward(
@@ -105,7 +147,8 @@ def cached_backward(
     """Accumulate the gradient of ``scale * loss`` into the parameters, one chunk in memory at a time.
 
     model: a :class:`ModelWithObjective`, wrapped by DDP or FSDP or not. chunks: item indices, each item once.
-    collate: indices -> model inputs on the device; called twice per chunk. objective_fn: embeddings [items,
+    collate: indices -> model inputs on the device; called twice per chunk. It may add rows of its own after those
+        of the indices; they are encoded and have no weight. objective_fn: embeddings [items,
     d] -> (loss, metrics); it gathers over ranks if there are several. objective_parameters: what it learns.
     backward: for example ``accelerator.backward``; called once per chunk. no_sync: entered for all but the
         last.
@@ -125,7 +168,7 @@ def cached_backward(
         states.append(RandomState())
         with torch.no_grad():
             embeddings: Tensor = model(collate(indices))
-        return embeddings
+        return embeddings[: len(indices)]
 
     for _ in range(surplus):
         first_pass(shortest)
@@ -143,7 +186,9 @@ def cached_backward(
 
     def surrogate(weights: Tensor | None, last: bool) -> Callable[[Tensor, Any], Tensor]:
         def then(embeddings: Tensor, _module: Any) -> Tensor:
-            total = embeddings.sum() * 0.0 if weights is None else (embeddings * weights).sum()
+            total = (
+                embeddings.sum() * 0.0 if weights is None else (embeddings[: len(weights)] * weights).sum()
+            )
             if last:
                 for parameter, value in learned:
                     total = total + (parameter * (value * scale)).sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ class JsonlSource:
                         yield failed_unit(place, f"a line of more than {LINE_BYTES} bytes")
                     else:
                         yield Unit(place, partial(self._rows, line, place, path.parent))
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 yield failed_unit(name, error)
 
     def fingerprint(self) -> str:

@@ -82,7 +82,7 @@ class Columns:
         else:
             found = {key: value for key, value in record.items() if key in KEYS}
         item = {
-            key: confined(value, root) if key in MEDIA else value
+            key: confined(value, root) if key in MEDIA else _one(key, value)
             for key, value in found.items()
             if value is not None
         }
@@ -101,8 +101,12 @@ def confined(value: Any, root: Path | None) -> Any:
 
     Raises:
         OutsideRootError: an absolute path, one with ``..``, or a link that leads out.
+        TypeError: an object without a source, or lists within a list.
     """
     if isinstance(value, (list, tuple)):
+        # One level and no recursion: JSON may be nested more deeply than Python's stack goes.
+        if any(isinstance(one, (list, tuple)) for one in value):
+            raise TypeError("a medium is no list of lists")
         return [confined(one, root) for one in value]
     if isinstance(value, Mapping):
         data = value.get("bytes")
@@ -119,6 +123,12 @@ def confined(value: Any, root: Path | None) -> Any:
     if root is None:
         raise OutsideRootError(f"{text}: this source cannot name files")
     return str(inside(text, root))
+
+
+def _one(key: Any, value: Any) -> Any:
+    if isinstance(value, (list, tuple, Mapping)):
+        raise TypeError(f"{str(key)[:50]!r} takes one value, not a {type(value).__name__}")
+    return value
 
 
 def inside(text: str, root: Path) -> Path:

@@ -30,8 +30,8 @@ class ParquetSource:
         total = 0
         for _, path in self.files:
             try:
-                total += _pyarrow().ParquetFile(path).metadata.num_rows
-            except (OSError, ValueError):
+                total += sum(_Groups(path, self.columns).sizes)
+            except Exception:  # pyarrow raises what it likes, as in units()
                 total += 1  # a file that cannot be opened is one failed unit
         return total
 
@@ -39,7 +39,7 @@ class ParquetSource:
         for name, path in self.files:
             try:
                 table = _Groups(path, self.columns)
-            except (OSError, ValueError) as error:
+            except Exception as error:
                 yield failed_unit(name, error)
                 continue
             row = 0
@@ -72,10 +72,15 @@ class _Groups:
     def record(self, group: int, offset: int) -> dict[str, Any]:
         if group != self._group or offset < self._first:
             self._batches = self.file.iter_batches(BATCH_ROWS, row_groups=[group], columns=self.wanted)
-            self._group, self._first, self._batch = group, 0, next(self._batches)
-        while offset >= self._first + len(self._batch):
-            self._first += len(self._batch)
-            self._batch = next(self._batches)
+            self._first, self._batch = 0, None
+        # No group is in hand while it is read on: after an error it begins anew, and no row is taken for another.
+        self._group = -1
+        while self._batch is None or offset >= self._first + len(self._batch):
+            self._first += 0 if self._batch is None else len(self._batch)
+            self._batch = next(self._batches, None)
+            if self._batch is None:
+                raise InputError("the file has fewer rows than it says")
+        self._group = group
         return self._batch.slice(offset - self._first, 1).to_pylist()[0]
 
 

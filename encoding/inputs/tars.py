@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from ...processing.documents_ume import count_pages
-from ...processing.media_ume import MediaLimits
+from ...processing.media_ume import MediaLimits, reason
 from ..files import PDF_PAGES, TEXT_BYTES, kind_of
 from .rooted import Columns
 from .unit import Row, Unit, failed_unit, hash_of_files
@@ -58,7 +60,7 @@ class TarSource:
         for name, path in self.files:
             try:
                 yield from self._units(name, path)
-            except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+            except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
                 yield failed_unit(name, error)
 
     def fingerprint(self) -> str:
@@ -214,7 +216,7 @@ def _text(member: _Member) -> str:
 
 def _moves(data: bytes) -> bool:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=["GIF", "WEBP"]) as image:
             return getattr(image, "n_frames", 1) > 1
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not an image that can be opened: {error}") from None
+    except Exception as error:  # a damaged file can make Pillow raise anything
+        raise ValueError(f"not an image that can be opened: {reason(error)}") from None

@@ -31,6 +31,7 @@ TEMPLATE = gather() + (
     f"{{{{- '{END}{ASSISTANT}' -}}}}"
 )
 FIRST = FirstResize(factor=28, least=4 * TOKEN, most=16384 * TOKEN)
+ENLARGED = FirstResize(factor=56, least=4 * 56**2, most=16384 * 56**2)
 
 
 def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
@@ -42,13 +43,23 @@ def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
         budget=PixelBudget(
             image=pixels,
             frame=(128 * TOKEN, 768 * TOKEN),
-            video=(128 * TOKEN, 24576 * TOKEN * 9 // 10),
+            video=(128 * TOKEN, 128000 * TOKEN * 9 // 10),
             first_image=FIRST,
             first_frame=FIRST,
             list_frame=pixels,
         ),
         sampling=Sampling(fps=2.0, min_frames=4, max_frames=768, list_frames=768),
     )
+
+
+def with_enlarged_frames(settings: ProcessorSettings) -> ProcessorSettings:
+    """Settings that size a list of frames as qwen_vl_utils 0.0.14 does.
+
+    Since that version frames of a list pass a grid of 56 pixels (the factor where the patch size is expected) and
+    then the rule of a video file, which enlarges each to at least 128 tokens. The README names no version; 0.0.11,
+    the preset's, keeps small frames small. The choice moves a vector by up to 0.5, so index and queries must share it.
+    """
+    return replace(settings, budget=replace(settings.budget, first_frame=ENLARGED, list_frame=None))
 
 
 def official(model: UmeSettings, settings: ProcessorSettings) -> tuple[UmeSettings, ProcessorSettings]:
@@ -92,6 +103,8 @@ UME_R1 = Preset(
         "budget.image": "README, AutoProcessor: max_pixels 2359296; eval_twomode.py: 784..2359296",
         "budget.first_image": "qwen_vl_utils 0.0.11, fetch_image: 28-pixel grid, 4..16384 tokens, before the processor",
         "budget.frame": "qwen_vl_utils 0.0.11: VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS, VIDEO_TOTAL_PIXELS",
+        "budget.first_frame": "qwen_vl_utils 0.0.11, fetch_video: frames of a list are pictures; 0.0.14 differs, see "
+        "with_enlarged_frames",
         "sampling": "qwen_vl_utils 0.0.11: FPS = 2, FPS_MIN_FRAMES = 4, FPS_MAX_FRAMES = 768",
         "max_new_tokens": "README: 8192",
     },

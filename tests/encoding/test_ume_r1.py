@@ -15,10 +15,13 @@ from transformers import AutoModel, AutoProcessor
 
 import umekit
 from umekit.encoding.presets import PRESETS, find_preset
+from umekit.encoding.presets.ume_r1 import with_enlarged_frames
+from umekit.processing.vision_ume import frame_size
 
 FIXTURE = Path(__file__).parent.parent / "golden" / "ume_r1"
 RECORDS: list[dict[str, Any]] = json.loads((FIXTURE / "manifest.json").read_text(encoding="utf-8"))["items"]
 TOLERANCE = 1e-5
+RESIZED_ELSEWHERE = 1e-3  # official frames were resized by torchvision, which rounds otherwise than Pillow
 MODES = {"discriminative": "disc", "generative": "gen"}
 
 
@@ -153,6 +156,49 @@ def test_sentence_transformer_after_export(exported: Path, official: dict[str, n
     _close(st.encode(ITEMS, max_new_tokens=64), official["gen_batch"])
     with pytest.raises(ValueError, match="needs a mode that thinks"):
         st.encode(ITEMS[:1], mode="discriminative", max_new_tokens=4)
+
+
+def enlarged(encoder: umekit.Encoder) -> umekit.Encoder:
+    """The same checkpoint with frames of lists as qwen_vl_utils 0.0.14 sizes them."""
+    budget = with_enlarged_frames(encoder.processor.settings).budget
+    return umekit.Encoder(encoder.model, encoder.processor.with_settings(budget=budget))
+
+
+def test_frames_as_qwen_vl_utils_0014_sizes_them(
+    encoder: umekit.Encoder, official: dict[str, np.ndarray]
+) -> None:
+    about = json.loads((FIXTURE / "manifest.json").read_text(encoding="utf-8"))["qwen_vl_utils_0014_video"]
+    items, other = [ITEMS[row] for row in about["rows"]], enlarged(encoder)
+    rows = [other.processor.prepare(item) for item in items]
+    assert [[list(video.grid) for video in row.videos] for row in rows] == about["video_grid_thw"]
+    assert [row.length for row in rows] == about["n_tokens"]
+    both = other.encode(items, mode="both")
+    for mode, key in MODES.items():
+        expected = official[f"{key}_video_rows_qwen_vl_utils_0014"]
+        assert np.abs(both[mode] - expected).max() <= RESIZED_ELSEWHERE
+        assert np.abs(both[mode] - official[f"{key}_alone"][about["rows"]]).max() > 0.1
+    # Pictures and texts do not know of it.
+    others = [item for item in ITEMS if "video" not in item]
+    assert np.array_equal(other.encode(others), encoder.encode(others))
+
+
+def test_enlarged_frames_are_saved_with_the_checkpoint(encoder: umekit.Encoder, tmp_path: Path) -> None:
+    other = enlarged(encoder)
+    other.model.save_pretrained(tmp_path / "out")
+    other.processor.save_pretrained(tmp_path / "out")
+    again = umekit.load(tmp_path / "out")
+    assert again.processor.settings == other.processor.settings
+    assert again.fingerprint() == other.fingerprint() != encoder.fingerprint()
+    video = next(item for item in ITEMS if "video" in item)
+    assert np.array_equal(again.encode([video]), other.encode([video]))
+
+
+def test_frames_of_a_long_film_share_the_tokens_of_qwen_vl_utils_0011(encoder: umekit.Encoder) -> None:
+    processor = encoder.processor
+    layout, budget = processor.layout, processor.settings.budget
+    # max(min(768 * 784, 128000 * 784 * 0.9 / frames * 2), 128 * 784 * 1.05), then the grid of 28 pixels
+    for frames, wanted in ((64, (756, 756)), (768, (476, 476))):
+        assert frame_size(frames, 1000, 1000, layout, budget) == wanted
 
 
 QUIRKS = [

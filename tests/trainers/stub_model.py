@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ class StubPrepared:
 
 
 class StubProcessor:
-    """Words to ids by checksum; a dict item may hold ``image`` as an array [P, 4]."""
+    """Words to ids by checksum; a dict item may hold ``image`` as an array [P, 4], or a picture (one patch)."""
 
     def prepare(self, item: Any, role: str | None = None, instruction: str | None = None) -> StubPrepared:
         if not isinstance(item, (str, dict)):
@@ -40,6 +41,8 @@ class StubProcessor:
         text = item if isinstance(item, str) else item.get("text", "")
         ids = [zlib.crc32(word.encode()) % 97 + 1 for word in [str(role), *text.split()]]
         image = None if isinstance(item, str) else item.get("image")
+        if isinstance(image, Image.Image):
+            image = np.ones((1, 4))
         return StubPrepared(np.array(ids), None if image is None else np.asarray(image, dtype=np.float32))
 
     def collate(self, prepared: list[StubPrepared], padding_side: str | None = None) -> dict[str, Tensor]:

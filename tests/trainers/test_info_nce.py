@@ -14,6 +14,56 @@ from hypothesis import strategies as st
 
 from umekit.trainers.objectives import info_nce
 
+Term = tuple[float, float, bool]  # similarity, similarity to the target, the same id
+
+
+def terms(
+    q: np.ndarray,
+    p: np.ndarray,
+    h: np.ndarray | None,
+    directions: tuple[str, ...],
+    ids: np.ndarray | None,
+    mask: np.ndarray | None,
+    shared: bool,
+    offset: int,
+) -> list[list[tuple[float, list[Term]]]]:
+    """Of each direction and row: the positive's similarity, and the negatives."""
+    q, p = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, p))
+    if h is not None:
+        h = h / np.linalg.norm(h, axis=-1, keepdims=True)
+    n, m = len(q), len(p)
+
+    def same(column: int, row: int) -> bool:
+        return ids is not None and ids[column] == ids[row + offset]
+
+    result = []
+    both = "q2p" in directions and "p2q" in directions
+    for kind in ("q2p", "p2q"):
+        if kind not in directions:
+            continue
+        rows = []
+        for i in range(n):
+            own = p[i + offset]
+            target = own if kind == "q2p" else q[i]
+            anchor = q[i] if kind == "q2p" else own
+            found: list[Term] = []
+            if kind == "q2p":
+                found += [(anchor @ p[j], p[j] @ target, same(j, i)) for j in range(m) if j != i + offset]
+                if h is not None:
+                    for row in range(n) if shared else [i]:
+                        for j in range(h.shape[1]):
+                            if mask is None or mask[row, j]:
+                                found.append((anchor @ h[row, j], h[row, j] @ target, False))
+            else:
+                found += [(anchor @ q[j], q[j] @ target, same(j + offset, i)) for j in range(n) if j != i]
+            if "q2q" in directions and (kind == "q2p" or not both):
+                found += [(q[i] @ q[j], q[j] @ target, same(j + offset, i)) for j in range(n) if j != i]
+            if "p2p" in directions and (kind == "p2q" or not both):
+                found += [(own @ p[j], p[j] @ target, same(j, i)) for j in range(m) if j != i + offset]
+            rows.append((float(q[i] @ own), found))
+        result.append(rows)
+    return result
+
 
 def twin(
     q: np.ndarray,
@@ -27,51 +77,34 @@ def twin(
     mask: np.ndarray | None,
     shared: bool,
     offset: int,
+    margin: float | None = None,
+    dims: list[int] | None = None,
+    weights: list[float] | None = None,
 ) -> float:
-    """The loss, term by term. Every negative is a triple (similarity, similarity to the target, same id)."""
-    q, p = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, p))
-    if h is not None:
-        h = h / np.linalg.norm(h, axis=-1, keepdims=True)
-    n, m = len(q), len(p)
+    """The loss, term by term; what is dropped is decided on the whole vectors."""
+    others = (directions, ids, mask, shared, offset)
+    whole = terms(q, p, h, *others)
 
-    def same(column: int, row: int) -> bool:
-        return ids is not None and ids[column] == ids[row + offset]
+    def dropped(positive: float, term: Term) -> bool:
+        similarity, to_target, duplicate = term
+        above = margin is not None and positive > 0 and similarity > margin * positive
+        return duplicate or above or (delta is not None and to_target > delta)
 
-    def row_loss(i: int, positive: float, negatives: list[tuple[float, float, bool]]) -> float:
-        total = np.exp(positive / tau[i])
-        for s, to_target, duplicate in negatives:
-            if duplicate or (delta is not None and to_target > delta):
-                continue
-            total += np.exp(alpha * s) * np.exp(s / tau[i])
-        return -float(np.log(np.exp(positive / tau[i]) / total))
-
-    losses: list[list[float]] = []
-    both = "q2p" in directions and "p2q" in directions
-    for kind in ("q2p", "p2q"):
-        if kind not in directions:
-            continue
-        per_row = []
-        for i in range(n):
-            own = p[i + offset]
-            target = own if kind == "q2p" else q[i]
-            anchor = q[i] if kind == "q2p" else own
-            terms: list[tuple[float, float, bool]] = []
-            if kind == "q2p":
-                terms += [(anchor @ p[j], p[j] @ target, same(j, i)) for j in range(m) if j != i + offset]
-                if h is not None:
-                    for row in range(n) if shared else [i]:
-                        for j in range(h.shape[1]):
-                            if mask is None or mask[row, j]:
-                                terms.append((anchor @ h[row, j], h[row, j] @ target, False))
-            else:
-                terms += [(anchor @ q[j], q[j] @ target, same(j + offset, i)) for j in range(n) if j != i]
-            if "q2q" in directions and (kind == "q2p" or not both):
-                terms += [(q[i] @ q[j], q[j] @ target, same(j + offset, i)) for j in range(n) if j != i]
-            if "p2p" in directions and (kind == "p2q" or not both):
-                terms += [(own @ p[j], p[j] @ target, same(j, i)) for j in range(m) if j != i + offset]
-            per_row.append(row_loss(i, float(q[i] @ own), terms))
-        losses.append(per_row)
-    return float(np.mean([np.mean(rows) for rows in losses]))
+    losses = []
+    for dim in dims or [q.shape[1]]:
+        prefix = terms(q[:, :dim], p[:, :dim], None if h is None else h[..., :dim], *others)
+        per_direction = []
+        for decided, rows in zip(whole, prefix, strict=True):
+            per_row = []
+            for i, ((full, judged), (positive, found)) in enumerate(zip(decided, rows, strict=True)):
+                total = np.exp(positive / tau[i])
+                for term, (s, _, _) in zip(judged, found, strict=True):
+                    if not dropped(full, term):
+                        total += np.exp(alpha * s) * np.exp(s / tau[i])
+                per_row.append(-float(np.log(np.exp(positive / tau[i]) / total)))
+            per_direction.append(np.mean(per_row))
+        losses.append(np.mean(per_direction))
+    return float(np.average(losses, weights=weights))
 
 
 ALL_DIRECTIONS = [
@@ -93,8 +126,11 @@ ALL_DIRECTIONS = [
     with_mask=st.booleans(),
     shared=st.booleans(),
     per_row=st.booleans(),
+    margin=st.sampled_from([None, 0.5, 0.95, 1.1]),
+    dims=st.sampled_from([None, [4], [1, 3], [2, 4, 3]]),
+    weighted=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_option_equals_the_twin(
     seed: int,
     n: int,
@@ -107,6 +143,9 @@ def test_every_option_equals_the_twin(
     with_mask: bool,
     shared: bool,
     per_row: bool,
+    margin: float | None,
+    dims: list[int] | None,
+    weighted: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     q, p = rng.normal(size=(n, 4)), rng.normal(size=(n + extra, 4))
@@ -115,7 +154,9 @@ def test_every_option_equals_the_twin(
     mask = rng.random((n, k)) < 0.6 if with_mask and k else None
     tau = rng.uniform(0.05, 1.0, size=n) if per_row else np.full(n, 0.1)
     offset = int(rng.integers(0, extra + 1))
-    expected = twin(q, p, h, tau, directions, alpha, delta, ids, mask, shared, offset)
+    weights = [float(w) for w in rng.uniform(0.2, 2, size=len(dims))] if dims and weighted else None
+    shape = (ids, mask, shared, offset)
+    expected = twin(q, p, h, tau, directions, alpha, delta, *shape, margin, dims, weights)
     options: dict[str, Any] = {
         "temperature": torch.tensor(tau) if per_row else 0.1,
         "directions": directions,
@@ -125,15 +166,19 @@ def test_every_option_equals_the_twin(
         "negative_mask": None if mask is None else torch.tensor(mask),
         "negatives_shared": shared,
         "targets_offset": offset,
+        "false_negative_margin": margin,
+        "matryoshka_dims": dims,
+        "matryoshka_weights": weights,
     }
     vectors = [None if x is None else torch.tensor(x) for x in (q, p, h)]
     loss = info_nce(*vectors, **options)  # type: ignore[arg-type]
     assert loss.dtype == torch.float64
     assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
     single = [None if x is None else x.float() for x in vectors]
-    low = info_nce(*single, **{**options, "false_negative_delta": None})  # type: ignore[arg-type]
+    plain = {**options, "false_negative_delta": None, "false_negative_margin": None}  # a threshold is a cliff
+    low = info_nce(*single, **plain)  # type: ignore[arg-type]
     assert low.dtype == torch.float32
-    without = twin(q, p, h, tau, directions, alpha, None, ids, mask, shared, offset)
+    without = twin(q, p, h, tau, directions, alpha, None, *shape, None, dims, weights)
     assert low.item() == pytest.approx(without, rel=1e-4, abs=1e-5)
 
 
@@ -141,17 +186,26 @@ def vectors(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> t
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+EVERYTHING: dict[str, Any] = {
+    "false_negative_delta": 0.6,
+    "false_negative_margin": 0.9,
+    "matryoshka_dims": [2, 4],
+    "matryoshka_weights": [1.0, 3.0],
+}
+
+
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize(
     ("detach", "directions"), list(itertools.product([True, False], [("q2p",), ALL_DIRECTIONS[-1]]))
 )
-def test_gradcheck(detach: bool, directions: tuple[str, ...]) -> None:
+def test_gradcheck(detach: bool, directions: tuple[str, ...], options: dict[str, Any]) -> None:
     q, p, h = (vectors(*s, seed=i).requires_grad_() for i, s in enumerate([(3, 4), (4, 4), (3, 2, 4)]))
     tau = torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64, requires_grad=True)
 
     def loss(q: torch.Tensor, p: torch.Tensor, h: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         return info_nce(
             q, p, h, temperature=tau, directions=directions, hardness_alpha=0.0 if detach else 2.0,
-            detach_hardness=detach, targets_offset=1, positive_ids=torch.tensor([7, 5, 7, 5]),
+            detach_hardness=detach, targets_offset=1, positive_ids=torch.tensor([7, 5, 7, 5]), **options,
         )  # fmt: skip
 
     assert torch.autograd.gradcheck(loss, (q, p, h, tau))
@@ -195,11 +249,52 @@ def test_a_duplicate_target_contributes_nothing() -> None:
     assert by_id < info_nce(q, p, temperature=0.1)
 
 
+def unit(degrees: float) -> list[float]:
+    return [float(np.cos(np.radians(degrees))), float(np.sin(np.radians(degrees)))]
+
+
+def test_the_margin_drops_what_is_nearly_as_similar_as_the_positive() -> None:
+    q = torch.tensor([unit(0)], dtype=torch.float64)
+    p = torch.tensor([unit(40)], dtype=torch.float64)  # cosine 0.766; 95 % of it is 0.728
+    near, far = unit(-43), unit(-44)  # 0.731 and 0.719
+    both = torch.tensor([[near, far]], dtype=torch.float64)
+    only_far = torch.tensor([[far]], dtype=torch.float64)
+    loss = info_nce(q, p, both, temperature=0.1, false_negative_margin=0.95)
+    torch.testing.assert_close(loss, info_nce(q, p, only_far, temperature=0.1))
+    combined = info_nce(q, p, both, temperature=0.1, false_negative_margin=0.95, false_negative_delta=0.0)
+    assert combined < loss, "delta takes the other one (its cosine to the positive is 0.10)"
+
+
+def test_the_margin_leaves_a_row_alone_whose_positive_is_not_similar() -> None:
+    q = torch.tensor([unit(0)], dtype=torch.float64)
+    p = torch.tensor([unit(120)], dtype=torch.float64)
+    h = torch.tensor([[unit(10), unit(130)]], dtype=torch.float64)
+    plain = info_nce(q, p, h, temperature=0.1)
+    assert torch.equal(info_nce(q, p, h, temperature=0.1, false_negative_margin=0.95), plain)
+    assert plain > 1
+
+
+def test_one_prefix_is_the_loss_of_the_cut_vectors() -> None:
+    q, p, h = vectors(4, 8), vectors(4, 8, seed=1), vectors(4, 2, 8, seed=2)
+    cut = info_nce(q[:, :3], p[:, :3], h[..., :3], temperature=0.1, hardness_alpha=2.0)
+    one = info_nce(q, p, h, temperature=0.1, hardness_alpha=2.0, matryoshka_dims=[3])
+    torch.testing.assert_close(one, cut)
+    whole = info_nce(q, p, h, temperature=0.1)
+    assert torch.equal(info_nce(q, p, h, temperature=0.1, matryoshka_dims=[8]), whole)
+
+
+def test_what_is_dropped_is_decided_on_the_whole_vectors() -> None:
+    q, p = vectors(4, 8), vectors(4, 8, seed=1)
+    p[:, 0] = 5.0  # the first number alone makes all positives equal
+    loss = info_nce(q, p, temperature=0.1, false_negative_delta=0.99, matryoshka_dims=[1])
+    torch.testing.assert_close(loss, info_nce(q[:, :1], p[:, :1], temperature=0.1))
+
+
 def test_the_positive_is_never_dropped() -> None:
     q = vectors(3, 8)
     loss = info_nce(
         q, q.clone(), q[:, None].clone(), temperature=0.1, directions=ALL_DIRECTIONS[-1],
-        false_negative_delta=-1.0, positive_ids=torch.zeros(3, dtype=torch.int64),
+        false_negative_delta=-1.0, false_negative_margin=0.01, positive_ids=torch.zeros(3, dtype=torch.int64),
     )  # fmt: skip
     assert loss.item() == 0.0
 
@@ -238,6 +333,15 @@ def test_a_zero_vector_that_is_masked_leaves_finite_gradients(shared: bool) -> N
         ({"targets_offset": 1}, "do not fit"),
         ({"positive_ids": torch.zeros(3)}, "positive_ids"),
         ({"negative_mask": torch.ones(2, 1)}, "negative_mask"),
+        ({"false_negative_margin": 0.0}, "false_negative_margin"),
+        ({"false_negative_margin": float("nan")}, "false_negative_margin"),
+        ({"matryoshka_dims": []}, "matryoshka_dims"),
+        ({"matryoshka_dims": [2, 2]}, "matryoshka_dims"),
+        ({"matryoshka_dims": [0, 2]}, "matryoshka_dims"),
+        ({"matryoshka_dims": [2, 5]}, "exceed the vectors' 4"),
+        ({"matryoshka_weights": [1.0]}, "without matryoshka_dims"),
+        ({"matryoshka_dims": [2, 4], "matryoshka_weights": [1.0]}, "1 matryoshka_weights for 2"),
+        ({"matryoshka_dims": [2], "matryoshka_weights": [-1.0]}, "positive"),
         ({"negatives": torch.ones(2, 1, 5)}, "negatives"),
         ({"negatives": torch.ones(2, 1, 4), "negative_mask": torch.ones(2, 3)}, "negative_mask"),
     ],

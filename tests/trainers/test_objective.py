@@ -9,7 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from umekit.trainers.objectives import ContrastiveObjective, LearnableTemperature, info_nce
+from umekit.trainers.objectives import (
+    RZENEMBED_TASKS,
+    ContrastiveObjective,
+    LearnableTemperature,
+    info_nce,
+)
+from umekit.trainers.objectives.task_groups import group_names, group_of
 
 
 def test_tasks_have_their_own_temperature() -> None:
@@ -56,6 +62,7 @@ def test_objective_is_info_nce_with_metrics() -> None:
     torch.manual_seed(0)
     q, p, h = torch.randn(4, 8), torch.randn(4, 8), torch.randn(4, 2, 8)
     options = {"hardness_alpha": 2.0, "false_negative_delta": 0.9, "directions": ("q2p", "p2q")}
+    options |= {"matryoshka_dims": [4, 8], "matryoshka_weights": [1.0, 2.0], "false_negative_margin": 5.0}
     objective = ContrastiveObjective(temperature=0.05, **options)  # type: ignore[arg-type]
     ids = torch.tensor([1, 2, 1, 3])
     loss, metrics = objective(q, p, h, positive_ids=ids)
@@ -65,6 +72,14 @@ def test_objective_is_info_nce_with_metrics() -> None:
     assert metrics["false_negatives_dropped"].item() == 2
     cosines = torch.cosine_similarity(q, p)
     torch.testing.assert_close(metrics["positive_similarity"], cosines.mean())
+    counted = ~torch.eye(4, dtype=torch.bool)
+    counted[0, 2] = counted[2, 0] = False
+    scores = torch.cosine_similarity(q[:, None], p[None], dim=-1)
+    hard = torch.cosine_similarity(q[:, None], h, dim=-1)
+    hardest = torch.maximum(scores.masked_fill(~counted, -1).amax(1), hard.amax(1))
+    torch.testing.assert_close(metrics["hardest_negative_similarity"], hardest.mean())
+    weight = torch.cat([scores[counted], hard.flatten()]).mul(2.0).exp().mean()
+    torch.testing.assert_close(metrics["mean_hardness_weight"], weight)
     assert all(not value.requires_grad and value.ndim == 0 for value in metrics.values())
 
 
@@ -76,11 +91,20 @@ def test_a_tie_is_no_hit_and_no_negatives_are_no_nan() -> None:
     loss, metrics = objective(torch.ones(1, 3), torch.ones(1, 3))
     assert loss.item() == 0
     assert metrics["negative_similarity"].item() == 0
+    assert metrics["hardest_negative_similarity"].item() == 0
+    assert "mean_hardness_weight" not in metrics
+    _, metrics = ContrastiveObjective(hardness_alpha=9.0)(torch.ones(1, 3), torch.ones(1, 3))
+    assert metrics["mean_hardness_weight"].item() == 1
 
 
 def test_save_and_load(tmp_path: Path) -> None:
     objective = ContrastiveObjective(
-        temperature=0.05, learnable_temperature=True, tasks=["a", "b"], hardness_alpha=9.0
+        temperature=0.05,
+        learnable_temperature=True,
+        tasks=["a", "b"],
+        hardness_alpha=9.0,
+        false_negative_margin=0.95,
+        matryoshka_dims=(4, 8),
     )
     with torch.no_grad():
         objective.temperature.log_temperature[1] += 0.3
@@ -102,3 +126,23 @@ def test_save_and_load(tmp_path: Path) -> None:
     (tmp_path / "objective.json").write_text(json.dumps({**settings, "objective": "Other"}))
     with pytest.raises(ValueError, match="Other"):
         ContrastiveObjective.from_pretrained(tmp_path)
+
+
+def test_every_data_set_of_the_benchmark_has_one_of_seven_groups() -> None:
+    assert len(group_names("rzenembed")) == 7
+    assert set(RZENEMBED_TASKS.values()) == set(group_names("rzenembed"))
+    assert group_of("Visual7W", "rzenembed") == "image_qa"
+    assert group_of("vidore/colpali_train_set", "rzenembed") == "document_retrieval"
+    assert group_of("video_qa", "rzenembed") == "video_qa"
+    with pytest.raises(ValueError, match="'DigitWorld' belongs to no group"):
+        group_of("DigitWorld", "rzenembed")
+    with pytest.raises(ValueError, match="known are"):
+        group_names("other")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"false_negative_margin": -1.0}, {"matryoshka_dims": []}, {"matryoshka_weights": [1.0]}]
+)
+def test_an_objective_that_makes_no_sense_raises_when_it_is_made(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"margin|matryoshka"):
+        ContrastiveObjective(**bad)  # type: ignore[arg-type]

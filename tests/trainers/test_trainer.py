@@ -16,6 +16,7 @@ from torch import Tensor
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer, ContrastiveTrainingArguments
 from umekit.trainers.data import RowBatch
 from umekit.trainers.objectives import ContrastiveObjective
+from umekit.trainers.objectives.task_groups import group_names
 
 
 def test_it_learns_and_logs(tmp_path: Path) -> None:
@@ -73,6 +74,49 @@ def test_tasks_have_temperatures_of_their_own(tmp_path: Path) -> None:
     assert {"temperature_a", "temperature_b"} <= trainer.state.log_history[0].keys()
     with pytest.raises(ValueError, match="default"):
         stub_trainer(tmp_path, tasks=["a", "b"]).train()
+
+
+def test_the_task_stands_in_any_column_and_may_be_a_group(tmp_path: Path) -> None:
+    rows = [{**row, "dataset": ("MSR-VTT", "CIRR")[i % 2]} for i, row in enumerate(stub_rows(16))]
+    named = stub_trainer(tmp_path, rows=rows, tasks=["CIRR", "MSR-VTT"], task_column="dataset", max_steps=1)
+    named.train()
+    assert {"temperature_CIRR", "temperature_MSR-VTT"} <= named.state.log_history[0].keys()
+    grouped = stub_trainer(tmp_path, rows=rows, task_column="dataset", task_groups="rzenembed", max_steps=2)
+    assert grouped.objective_module.temperature.tasks == group_names("rzenembed")
+    before = grouped.objective_module.temperature.log_temperature.detach().clone()
+    grouped.train()
+    moved = grouped.objective_module.temperature.log_temperature.detach() != before
+    names = [n for n, m in zip(group_names("rzenembed"), moved.tolist(), strict=True) if m]
+    assert names == ["image_retrieval", "video_retrieval"]
+    with pytest.raises(ValueError, match=r"row \d+ .*: no 'kind'"):
+        stub_trainer(tmp_path, rows=rows, task_column="kind").train()
+    rows[3]["dataset"] = "unheard of"
+    with pytest.raises(ValueError, match=r"row 3 .*'unheard of' belongs to no group"):
+        stub_trainer(tmp_path, rows=rows, task_column="dataset", task_groups="rzenembed").train()
+
+
+def test_warm_up_cosine_clipping_and_decay(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"learning_rate": 1e-2, "lr_scheduler_type": "cosine", "warmup_steps": 2}
+    settings |= {"max_steps": 8, "optim": "sgd", "weight_decay": 0.0, "dropout": 0.0}
+    trainer = stub_trainer(tmp_path, max_grad_norm=0.05, **dict(settings))
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    rates = [entry["learning_rate"] for entry in logs]
+    expected = [0, 0.5, *(0.5 * (1 + np.cos(np.pi * i / 6)) for i in range(6))]
+    np.testing.assert_allclose(rates, np.array(expected) * 1e-2, rtol=1e-5, atol=1e-9)
+    assert min(entry["grad_norm"] for entry in logs) > 0.05
+    after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    assert 0 < (after - before).norm().item() <= 0.05 * sum(rates) * 1.001
+    decayed = stub_trainer(tmp_path, max_steps=1, learning_rate=0.1, weight_decay=0.5, optim="adamw_torch")
+    unused = (
+        decayed.native_model.backbone.vision.weight
+    )  # no gradient, but weight decay only follows gradients
+    row = decayed.native_model.backbone.embed.weight[0].detach().clone()  # padding: its gradient is zero
+    kept = unused.detach().clone()
+    decayed.train()
+    torch.testing.assert_close(decayed.native_model.backbone.embed.weight[0].detach(), row * (1 - 0.1 * 0.5))
+    assert torch.equal(unused.detach(), kept)
 
 
 class WithAuxiliary(ContrastiveTrainer):
@@ -164,6 +208,13 @@ def test_split_puts_each_embedding_in_its_place() -> None:
 def test_arguments_that_make_no_sense_raise(tmp_path: Path) -> None:
     for bad in ({"remove_unused_columns": True}, {"chunk_tokens": 0}, {"max_negatives": -1}):
         with pytest.raises(ValueError, match=next(iter(bad))):
+            ContrastiveTrainingArguments(output_dir=str(tmp_path), **bad)  # type: ignore[arg-type]
+    for bad in (
+        {"max_bad_rows": -1},
+        {"task_groups": "other"},
+        {"activation_checkpointing_kwargs": {"use_reentrant": True}},
+    ):
+        with pytest.raises(ValueError, match=r"max_bad_rows|task grouping|use_reentrant"):
             ContrastiveTrainingArguments(output_dir=str(tmp_path), **bad)  # type: ignore[arg-type]
     args = ContrastiveTrainingArguments(output_dir=str(tmp_path), chunk_tokens=100)
     assert json.loads(args.to_json_string())["chunk_tokens"] == 100

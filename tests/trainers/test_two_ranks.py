@@ -1,4 +1,5 @@
-"""Two ranks are one process: losses, gradients, metrics, evaluation, accumulation, auxiliary loss, resume."""
+"""Two ranks are one process: losses, gradients, metrics, evaluation, accumulation, auxiliary loss, resume,
+text on one and images on the other, bad rows."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     return two_ranks.run(folder / "one", 1), ranks
 
 
-@pytest.mark.parametrize("name", ["whole", "cached", "accumulated", "auxiliary", "auxiliary_cached"])
+@pytest.mark.parametrize("name", [*two_ranks.SCENARIOS, "auxiliary", "auxiliary_cached"])
 def test_weights_after_training_are_those_of_one_process(outcomes: Any, name: str) -> None:
     one, ranks = outcomes
     for key, value in one[name].items():
@@ -41,7 +42,7 @@ def test_weights_after_training_are_those_of_one_process(outcomes: Any, name: st
         torch.testing.assert_close(ranks[0][name][key], value, rtol=1e-4, atol=1e-5, msg=f"{name}: {key}")
 
 
-@pytest.mark.parametrize("name", ["whole", "cached", "accumulated"])
+@pytest.mark.parametrize("name", two_ranks.SCENARIOS)
 def test_logs_are_those_of_one_process(outcomes: Any, name: str) -> None:
     one, ranks = outcomes
     expected, logged = one[f"{name}_logs"], ranks[0][f"{name}_logs"]
@@ -54,6 +55,14 @@ def test_evaluation_counts_each_row_once(outcomes: Any) -> None:
     one, ranks = outcomes
     for rank in ranks:
         assert rank["evaluation"] == pytest.approx(one["evaluation"], rel=1e-5)
+
+
+def test_bad_rows_raise_on_every_rank_and_are_named(outcomes: Any) -> None:
+    one, ranks = outcomes
+    assert "row 2: " in one["too_many"]
+    assert "row 13: " in one["too_many"]
+    for rank in ranks:
+        assert rank["too_many"] == one["too_many"]
 
 
 def test_resume_on_two_ranks_is_exact(outcomes: Any) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from stub_model import StubModel, StubProcessor, stub_rows, stub_trainer
 from torch import Tensor
 
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer
+from umekit.trainers.bad_rows import TooManyBadRows
 
 ROWS = 8  # of one contrastive batch, over all ranks
 OPTIONS: dict[str, Any] = {
@@ -56,6 +59,41 @@ def uneven_rows(count: int = 24) -> list[dict[str, Any]]:
     return rows
 
 
+def one_sided_rows(count: int = 24) -> list[dict[str, Any]]:
+    """Text only in rows that the first of two ranks gets, images in those of the second."""
+    rows = stub_rows(count, negatives=1)
+    for i, row in enumerate(rows):
+        if i % ROWS >= ROWS // 2:
+            row["positive"] = {"text": row["positive"], "image": np.full((2, 4), float(i), dtype=np.float32)}
+    return rows
+
+
+def broken_rows(count: int = 24) -> list[dict[str, Any]]:
+    """Bad rows here and there, and for once all rows of the second of two ranks."""
+    rows = one_sided_rows(count)
+    for i in (2, ROWS + 4, ROWS + 5, ROWS + 6, ROWS + 7, 2 * ROWS + 6):
+        rows[i] = {"query": 3, "positive": "b"}
+    return rows
+
+
+# Every trained parameter must get a gradient in every step: DDP waits for it.
+STRICT: dict[str, Any] = {"ddp_find_unused_parameters": False, "weight_decay": 0.0, "num_train_epochs": 2}
+SCENARIOS: dict[str, tuple[Callable[[], list[dict[str, Any]]], dict[str, Any]]] = {
+    "whole": (uneven_rows, {}),
+    "cached": (uneven_rows, {"chunk_tokens": 60}),
+    "accumulated": (
+        uneven_rows,
+        {"chunk_tokens": 60, "gradient_accumulation_steps": 3, "num_train_epochs": 3},
+    ),
+    "one_sided": (one_sided_rows, STRICT),
+    "one_sided_cached": (one_sided_rows, {**STRICT, "chunk_tokens": 20}),
+    "text_only": (stub_rows, STRICT),
+    "text_only_cached": (stub_rows, {**STRICT, "chunk_tokens": 60}),
+    "broken": (broken_rows, {**STRICT, "max_bad_rows": 6}),
+    "broken_cached": (broken_rows, {**STRICT, "max_bad_rows": 6, "chunk_tokens": 60}),
+}
+
+
 def run(folder: Path, world: int) -> dict[str, Any]:
     """All scenarios; the result is the same whatever ``world`` is."""
     size = ROWS // world
@@ -64,20 +102,16 @@ def run(folder: Path, world: int) -> dict[str, Any]:
     def weights(trainer: ContrastiveTrainer) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in trainer.model.state_dict().items()}
 
-    for name, extra in {
-        "whole": {},
-        "cached": {"chunk_tokens": 60},
-        "accumulated": {"chunk_tokens": 60, "gradient_accumulation_steps": 3, "num_train_epochs": 3},
-    }.items():
+    for name, (rows, extra) in SCENARIOS.items():
         options = {**OPTIONS, "num_train_epochs": 1, "per_device_train_batch_size": size, **extra}
-        trainer = stub_trainer(folder / name, rows=uneven_rows(), **options)
+        trainer = stub_trainer(folder / name, rows=rows(), **options)
         trainer.train()
         result[name] = weights(trainer)
         result[f"{name}_logs"] = [
             {
                 k: v
                 for k, v in entry.items()
-                if k in ("loss", "accuracy", "temperature", "negative_similarity")
+                if k in ("loss", "accuracy", "temperature", "negative_similarity", "bad_rows")
             }
             for entry in trainer.state.log_history
         ]
@@ -96,6 +130,15 @@ def run(folder: Path, world: int) -> dict[str, Any]:
         )
         trainer.train()
         result[name] = weights(trainer)
+    over = stub_trainer(
+        folder / "over",
+        rows=broken_rows(),
+        **{**OPTIONS, "per_device_train_batch_size": size, "max_bad_rows": 4},
+    )
+    try:
+        over.train()
+    except TooManyBadRows as error:
+        result["too_many"] = str(error)
     evaluated = stub_trainer(folder / "eval", per_device_eval_batch_size=size)
     metrics = evaluated.evaluate(stub_rows(21, negatives=2))
     result["evaluation"] = {k: metrics[k] for k in ("eval_loss", "eval_recall@1")}

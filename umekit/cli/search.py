@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from .common import (
     UsageError,
@@ -14,6 +15,7 @@ from .common import (
     mode_options,
     print_json,
     print_table,
+    report_failures,
 )
 
 
@@ -21,7 +23,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "search",
         help="search an index by text, image, video, document or a mix",
-        description="Rank the rows of an index by cosine. Text and media together are one composed query.",
+        description="Rank the rows of an index by cosine. Text and media together are one composed query. With "
+        "--rerank the best of them are opened and scored again by a reranker; the score is then fusion * cosine + "
+        "(1 - fusion) * P(yes). Files that can't be opened are left out; exit code 1.",
     )
     parser.add_argument("query", nargs="?", metavar="TEXT", help="the text of the query")
     parser.add_argument("--text", dest="text", metavar="TEXT", help="the same, as an option")
@@ -36,6 +40,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     add_item_arguments(parser)
     add_model_arguments(parser)
+    group = parser.add_argument_group("reranking")
+    group.add_argument("--rerank", metavar="PATH", help="reranker: checkpoint folder or Hub id")
+    group.add_argument(
+        "--rerank-preset", metavar="NAME", help="its published system, if it lacks our settings"
+    )
+    group.add_argument(
+        "--rerank-depth",
+        type=int,
+        metavar="N",
+        help="how many rows are scored again (default 50, at least -k)",
+    )
+    group.add_argument("--fusion", type=float, metavar="A", help="share of the cosine, 0 to 1 (default 0.5)")
+    group.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="folder of the indexed files (default: the one around the index)",
+    )
 
 
 def find_index(folder: Path) -> Path:
@@ -53,8 +75,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give the text once: as TEXT or as --text")
     if args.k < 1:
         raise UsageError(f"-k is {args.k}; need at least 1")
+    depth = check_reranking(args)
     item = item_from(args, args.query if args.query is not None else args.text)
     folder = find_index(args.index)
+    root = files_root(args, folder) if args.rerank else None
     settings = index_settings(folder)
     encoder = load_encoder(args, settings.get("model"))
     index = open_index(folder, encoder.fingerprint())
@@ -62,23 +86,106 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"the index {folder} is empty")
     if args.mode is None:
         args.mode = settings.get("mode")
-    found, scores = index.search(encoder.encode([item], role="query", **mode_options(args)), args.k)
-    ranked = [
-        (name, float(score)) for name, score in zip(found[0], scores[0], strict=True) if name is not None
-    ]
+    found, scores = index.search(encoder.encode([item], role="query", **mode_options(args)), depth)
+    best = [(name, float(score)) for name, score in zip(found[0], scores[0], strict=True) if name is not None]
+    if root is None:
+        return show(args, folder, index, [(name, {"score": score}) for name, score in best])
+    del encoder  # two models need not be in memory at once
+    rows, failed = rerank(args, item, index, best, root)
+    report_failures(failed)
+    return show(args, folder, index, rows, failed)
+
+
+def check_reranking(args: argparse.Namespace) -> int:
+    """How many rows are asked of the index. Raises UsageError for options that don't go together."""
+    from ..encoding.rescoring import DEPTH
+
+    given = ("rerank_preset", "rerank_depth", "fusion", "root")
+    lonely = [name for name in given if getattr(args, name) is not None]
+    if args.rerank is None:
+        if lonely:
+            raise UsageError(f"--{lonely[0].replace('_', '-')} needs --rerank PATH")
+        return int(args.k)
+    if args.fusion is not None and not 0 <= args.fusion <= 1:
+        raise UsageError(f"--fusion is {args.fusion}; it is the share of the cosine, from 0 to 1")
+    depth = args.rerank_depth if args.rerank_depth is not None else max(DEPTH, args.k)
+    if depth < args.k:
+        raise UsageError(f"--rerank-depth is {depth}, fewer than the {args.k} results asked for with -k")
+    return int(depth)
+
+
+def files_root(args: argparse.Namespace, index: Path) -> Path:
+    """The folder that ids of an index are relative to. Raises UsageError where it can't be told."""
+    root: Path = args.root if args.root is not None else index.resolve().parent
+    if args.root is None and index.resolve().name != ".umekit-index":
+        raise UsageError(
+            f"{index} does not lie in the folder that was indexed: give that folder as --root DIR"
+        )
+    if not root.is_dir():
+        raise UsageError(f"--root: {root} is not a folder")
+    return root
+
+
+def rerank(
+    args: argparse.Namespace, item: dict[str, Any], index: Any, best: list[tuple[str, float]], root: Path
+) -> tuple[list[tuple[str, dict[str, float]]], list[tuple[str, str]]]:
+    """Ids with their three scores, best first, and what could not be opened.
+
+    Raises:
+        UsageError: the checkpoint is no reranker, or no row could be opened.
+    """
+    import umekit
+
+    from ..encoding.rescoring import FUSION, file_row, rescore
+
+    given = {"preset": args.rerank_preset, "device": args.device, "dtype": args.dtype}
+    reranker = umekit.load(args.rerank, **{name: value for name, value in given.items() if value is not None})
+    if not hasattr(reranker, "rerank"):
+        raise UsageError(f"{args.rerank} is an embedder: it scores no pairs, and can't be given as --rerank")
+    fused, failed = rescore(
+        reranker,
+        item,
+        best,
+        lambda name: file_row(name, root, index.get(name)),
+        fusion=FUSION if args.fusion is None else args.fusion,
+        on_error="skip",
+    )
+    if not fused:
+        report_failures(failed)
+        raise UsageError(f"none of the {len(best)} rows found can be opened below {root}: give --root DIR")
+    return [
+        (row.id, {"score": row.score, "recall": row.recall, "rerank": row.rerank}) for row in fused[: args.k]
+    ], failed
+
+
+def show(
+    args: argparse.Namespace,
+    folder: Path,
+    index: Any,
+    ranked: list[tuple[str, dict[str, float]]],
+    failed: list[tuple[str, str]] | None = None,
+) -> int:
+    """Print the results; the exit code. ``failed`` is None where nothing had to be opened."""
     metadata = {name: index.get(name) for name, _ in ranked}
     if args.json:
         rows = [
-            {"rank": rank, "score": score, "id": name, "metadata": metadata[name]}
-            for rank, (name, score) in enumerate(ranked, start=1)
+            {"rank": rank, **scores, "id": name, "metadata": metadata[name]}
+            for rank, (name, scores) in enumerate(ranked, start=1)
         ]
-        print_json({"index": str(folder), "results": rows})
+        more = {} if failed is None else {"failed": failed}
+        print_json({"index": str(folder), "results": rows, **more})
     else:
+        names = list(ranked[0][1])
         print_table(
-            ("rank", "score", "id", "what"),
+            ("rank", *names, "id", "what"),
             [
-                (rank, score, name, metadata[name].get("snippet") or metadata[name].get("kind", ""))
-                for rank, (name, score) in enumerate(ranked, start=1)
+                (
+                    rank,
+                    *scores.values(),
+                    name,
+                    metadata[name].get("snippet") or metadata[name].get("kind", ""),
+                )
+                for rank, (name, scores) in enumerate(ranked, start=1)
             ],
         )
-    return 0
+    return 1 if failed else 0

@@ -1,0 +1,149 @@
+"""Out of memory: half the tokens, the same vectors, and a word about it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import umekit
+from umekit.encoding.passes import out_of_memory
+from umekit.modeling.pooling_ume import DegenerateVectorError
+from umekit.processing.items_ume import ItemError
+
+TEXTS = [f"text {'word ' * (number % 13)}{number}" for number in range(40)]
+KINDS = {
+    "cuda": lambda: torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "cpu": lambda: RuntimeError(
+        "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    ),
+    "numpy": lambda: MemoryError("Unable to allocate 3.00 GiB"),
+}
+
+
+class Short:
+    """A model that raises for batches of more than ``room`` padded tokens; all else is the model's own."""
+
+    def __init__(self, model: Any, room: int, error: Callable[[], Exception]) -> None:
+        self._model, self._room, self._error = model, room, error
+        self.sizes: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, **batch: Any) -> Any:
+        size = batch["input_ids"].numel()
+        if size > self._room:
+            raise self._error()
+        self.sizes.append(size)
+        return self._model(**batch)
+
+
+@pytest.fixture
+def whole(tiny_checkpoint: Callable[..., Path]) -> umekit.Encoder:
+    return umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu")
+
+
+def short(whole: umekit.Encoder, room: int, kind: str = "cuda") -> tuple[umekit.Encoder, Short]:
+    model = Short(whole.model, room, KINDS[kind])
+    return umekit.Encoder(model, whole.processor, batch_tokens=2048), model  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_budget_is_halved_and_all_items_are_encoded(whole: umekit.Encoder, kind: str) -> None:
+    expected = whole.encode(TEXTS, batch_tokens=100_000)
+    encoder, model = short(whole, 300, kind)
+    with pytest.warns(
+        UserWarning, match=r"out of memory on cpu: batch_tokens is now \d+ instead of 2048"
+    ) as said:
+        found = encoder.encode(TEXTS, return_details=True)
+    assert len(said) == 1
+    np.testing.assert_allclose(found.embeddings, expected, atol=1e-5)
+    assert found.errors == []
+    assert 75 < found.batch_tokens <= 300
+    assert max(model.sizes) <= 300
+    assert len(model.sizes) < len(TEXTS), "items were encoded one by one"
+    assert encoder.batch_tokens == 2048  # of the encoder: another call may find more room
+
+
+def test_an_item_that_does_not_fit_alone_is_named(whole: umekit.Encoder) -> None:
+    texts = [*TEXTS[:5], "word " * 300, *TEXTS[5:8]]
+    encoder, _ = short(whole, 150)
+    with pytest.warns(UserWarning, match="out of memory"):
+        found = encoder.encode(texts, on_error="skip", return_details=True)
+    assert [index for index, _ in found.errors] == [5]
+    assert str(found.errors[0][1]).startswith("item 5: its ")
+    assert "tokens do not fit into the memory of cpu even alone" in str(found.errors[0][1])
+    assert np.isnan(found.embeddings[5]).all()
+    rest = [number for number in range(len(texts)) if number != 5]
+    np.testing.assert_allclose(found.embeddings[rest], whole.encode([texts[i] for i in rest]), atol=1e-5)
+    with pytest.raises(ItemError, match=r"item 5: .*even alone"):
+        encoder.encode(texts)
+
+
+def test_enough_memory_changes_nothing_and_says_nothing(whole: umekit.Encoder) -> None:
+    """A sharded run's bytes depend on its batches, and these on nothing but items and budget."""
+    encoder, _ = short(whole, 10_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = encoder.encode(TEXTS, batch_tokens=512, return_details=True)
+    assert found.batch_tokens == 512
+    np.testing.assert_array_equal(found.embeddings, whole.encode(TEXTS, batch_tokens=512))
+
+
+def test_halving_depends_on_the_items_alone(whole: umekit.Encoder) -> None:
+    """Where memory is short in the same way, a shard that is made again has the same bytes."""
+    runs = []
+    for _ in range(2):
+        encoder, _ = short(whole, 300)
+        with pytest.warns(UserWarning, match="out of memory"):
+            runs.append(encoder.encode(TEXTS, batch_tokens=1024))
+    np.testing.assert_array_equal(*runs)
+
+
+def test_other_errors_of_a_model_are_not_hidden(whole: umekit.Encoder) -> None:
+    encoder = umekit.Encoder(Short(whole.model, 0, lambda: RuntimeError("shapes differ")), whole.processor)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        encoder.encode(TEXTS, on_error="skip")
+    assert not out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), 0.25])
+def test_a_bad_vector_is_named_by_its_item(whole: umekit.Encoder, value: float) -> None:
+    """Zero, not finite, constant."""
+
+    class Breaks(Short):
+        def __call__(self, **batch: Any) -> Any:
+            output = self._model(**batch)
+            longest = batch["attention_mask"].sum(1) > 60
+            output.embeddings = torch.where(longest[:, None], value, output.embeddings)
+            return output
+
+    texts = ["one", "two", "word " * 40, "three"]
+    encoder = umekit.Encoder(Breaks(whole.model, 0, MemoryError), whole.processor)  # type: ignore[arg-type]
+    with pytest.raises(DegenerateVectorError, match=r"item 2: its vector is zero, constant or not finite"):
+        encoder.encode(texts)
+    found = encoder.encode(texts, on_error="skip", return_details=True)
+    assert [index for index, _ in found.errors] == [2]
+    assert np.isnan(found.embeddings[2]).all()
+    assert np.isfinite(found.embeddings[[0, 1, 3]]).all()
+
+
+def test_what_leaks_from_a_library_is_named_by_its_item(
+    whole: umekit.Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = whole.processor.prepare
+
+    def prepare(item: Any, **options: Any) -> Any:
+        if item == "bad":
+            raise RecursionError("too deep")
+        return real(item, **options)
+
+    monkeypatch.setattr(type(whole.processor), "prepare", staticmethod(prepare))
+    with pytest.raises(ItemError, match="item 1: RecursionError: too deep"):
+        whole.encode(["good", "bad"])

@@ -1,0 +1,74 @@
+"""How much memory a training needs, by arithmetic: before a GPU is rented, not instead of a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from .lora import linear_layers
+
+GIB = 2**30
+FOUR_BIT = 0.5 + 4.25 / 64  # NF4 with double quantisation: bytes a weight, its block's constant included
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """GiB by part: ``weights``, ``adapter``, ``gradients``, ``optimiser`` (AdamW), ``activations`` of one chunk."""
+
+    weights: float
+    adapter: float
+    gradients: float
+    optimiser: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """GiB, without the allocator's slack (count on a tenth more)."""
+        return self.weights + self.adapter + self.gradients + self.optimiser + self.activations
+
+
+def estimate_memory(
+    config: Any,
+    *,
+    method: Literal["full", "lora", "qlora"] = "lora",
+    rank: int = 64,
+    parts: Sequence[str] = ("language",),
+    chunk_tokens: int = 8192,
+) -> MemoryEstimate:
+    """Memory of contrastive training with bfloat16 weights, gradient checkpointing and gradient caching.
+
+    The contrastive batch does not appear: with ``chunk_tokens`` set, only a chunk's activations are held. Counted are
+    parameters of a model on the meta device; one checkpoint per layer (hidden states in bfloat16) and the widest
+    layer's working set are the activations.
+
+    Args:
+        config: of the backbone (``AutoConfig.from_pretrained(...)``).
+        method: ``full`` keeps float32 gradients and moments of every weight; ``qlora`` holds the adapted linear layers
+            in four bits.
+        rank: of the LoRA; parts: of the backbone that are adapted.
+        chunk_tokens: padded tokens of one forward.
+    """
+    with torch.device("meta"):
+        backbone = AutoModelForImageTextToText.from_config(config)
+    total = sum(p.numel() for p in backbone.parameters())
+    modules = dict(backbone.named_modules())
+    layers = [modules[name] for part in parts for name in linear_layers(backbone, part)]
+    adapted = sum(layer.weight.numel() for layer in layers)
+    extra = sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+    weights = 2.0 * total
+    if method == "qlora":
+        weights = 2.0 * (total - adapted) + FOUR_BIT * adapted
+    trained = total if method == "full" else extra
+    text = config.get_text_config()
+    width = 2 * text.hidden_size * text.num_hidden_layers + 2 * (3 * text.intermediate_size + 8 * text.hidden_size)
+    return MemoryEstimate(
+        weights=weights / GIB,
+        adapter=0.0 if method == "full" else 4.0 * extra / GIB,
+        gradients=4.0 * trained / GIB,
+        optimiser=8.0 * trained / GIB,
+        activations=chunk_tokens * width / GIB,
+    )

@@ -1,0 +1,218 @@
+"""The cross-entropies of a contrastive batch before temperature: which columns each row has and keeps.
+
+A column is struck out as a false negative by any of these rules; the row's own positive never is. Being struck
+out is a decision and has no gradient.
+
+* ``positive_ids``: it stands for the same target as the row's own positive.
+* ``false_negative_delta``: its cosine to the row's positive is above delta (RzenEmbed section 3.3.1, 0.95).
+* ``false_negative_margin``: its cosine in the loss is above ``margin`` times that of the row's positive (the
+  positive-aware rule of NV-Retriever, arXiv 2407.15831, 0.95). Where the positive's cosine is zero or below, the
+  rule drops nothing: such a row has not been learned yet, "better than its positive" would be almost every
+  column, and it would lose its gradient just where it needs one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DIRECTIONS = ("q2p", "p2q", "q2q", "p2p")
+
+
+@dataclass(frozen=True)
+class ContrastiveRows:
+    """One cross-entropy before the softmax.
+
+    similarity: cosines, float32 or float64 [n, c]. keep: bool [n, c], the columns that take part.
+    target: int64 [n], the column of the positive. dropped: bool [n, c], columns struck out as false negatives
+    (see the rules above).
+    """
+
+    similarity: Tensor
+    keep: Tensor
+    target: Tensor
+    dropped: Tensor
+
+    def positive_mask(self) -> Tensor:
+        """bool [n, c]: True at each row's own positive."""
+        columns = torch.arange(self.similarity.shape[1], device=self.target.device)
+        return columns[None, :] == self.target[:, None]
+
+    def loss(self, temperature: Tensor, alpha: float = 0.0, detach: bool = True) -> Tensor:
+        """Mean cross-entropy over rows, 0-d. temperature: 0-d or [n]."""
+        scale = temperature if temperature.ndim == 0 else temperature[:, None]
+        logits = self.similarity / scale
+        if alpha:
+            hardness = self.similarity.detach() if detach else self.similarity
+            logits = logits + alpha * hardness.masked_fill(self.positive_mask(), 0.0)
+        logits = logits.masked_fill(~self.keep, float("-inf"))
+        return F.cross_entropy(logits, self.target)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Columns of one kind: similarity [n, c], similarity to the row's target [n, c], allowed and duplicate
+    [n, c]."""
+
+    similarity: Tensor
+    to_target: Tensor
+    allowed: Tensor
+    duplicate: Tensor
+
+
+def check_margin(margin: float | None) -> None:
+    """Raise ValueError for a ``false_negative_margin`` that is not a positive number."""
+    if margin is not None and not (math.isfinite(margin) and margin > 0):
+        raise ValueError(f"false_negative_margin must be a positive number, for example 0.95, got {margin}")
+
+
+def _check(
+    query: Tensor,
+    positive: Tensor,
+    negatives: Tensor | None,
+    directions: Sequence[str],
+    positive_ids: Tensor | None,
+    negative_mask: Tensor | None,
+    offset: int,
+    margin: float | None,
+) -> None:
+    check_margin(margin)
+    if isinstance(directions, str):
+        raise TypeError(f"directions is a sequence of names, e.g. ('q2p',), not the string {directions!r}")
+    unknown = [name for name in directions if name not in DIRECTIONS]
+    if unknown:
+        raise ValueError(f"unknown directions {unknown}; known are {DIRECTIONS}")
+    if "q2p" not in directions and "p2q" not in directions:
+        raise ValueError("directions needs 'q2p' or 'p2q': 'q2q' and 'p2p' only add columns to one of them")
+    if query.ndim != 2 or positive.ndim != 2 or query.shape[1] != positive.shape[1]:
+        raise ValueError(
+            f"query [n, d] and positive [m, d] expected, got {[*query.shape]} and {[*positive.shape]}"
+        )
+    n, m = query.shape[0], positive.shape[0]
+    if n == 0:
+        raise ValueError("info_nce got no rows")
+    if offset < 0 or offset + n > m:
+        raise ValueError(f"positives of {n} queries from column {offset} do not fit into {m} columns")
+    if negatives is not None and (negatives.ndim != 3 or negatives.shape[::2] != query.shape):
+        raise ValueError(f"negatives [n, k, d] expected for query {[*query.shape]}, got {[*negatives.shape]}")
+    if negative_mask is not None:
+        if negatives is None:
+            raise ValueError("negative_mask without negatives")
+        if negative_mask.shape != negatives.shape[:2]:
+            raise ValueError(f"negative_mask {[*negative_mask.shape]} does not fit {[*negatives.shape]}")
+    if positive_ids is not None and positive_ids.shape != (m,):
+        raise ValueError(f"positive_ids [{m}] expected (one per positive), got {[*positive_ids.shape]}")
+
+
+def contrastive_rows(
+    query: Tensor,
+    positive: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    directions: Sequence[str] = ("q2p",),
+    false_negative_delta: float | None = None,
+    positive_ids: Tensor | None = None,
+    negative_mask: Tensor | None = None,
+    negatives_shared: bool = False,
+    targets_offset: int = 0,
+    false_negative_margin: float | None = None,
+) -> list[ContrastiveRows]:
+    """The cross-entropies of ``info_nce`` before temperature and hardness: one for q2p, one for p2q, as
+    asked.
+
+    Arguments as in :func:`info_nce`. Raises ValueError for shapes or names that do not fit.
+    """
+    _check(
+        query,
+        positive,
+        negatives,
+        directions,
+        positive_ids,
+        negative_mask,
+        targets_offset,
+        false_negative_margin,
+    )
+    n, m = query.shape[0], positive.shape[0]
+    dtype = torch.promote_types(torch.promote_types(query.dtype, positive.dtype), torch.float32)
+    q, p = F.normalize(query.to(dtype), dim=-1), F.normalize(positive.to(dtype), dim=-1)
+    own = p[targets_offset : targets_offset + n]
+    device = q.device
+    self_q = torch.eye(n, dtype=torch.bool, device=device)
+    self_p = torch.zeros(n, m, dtype=torch.bool, device=device)
+    self_p[:, targets_offset : targets_offset + n] = self_q
+    if positive_ids is None:
+        same_p, same_q = self_p, self_q
+    else:
+        own_ids = positive_ids[targets_offset : targets_offset + n]
+        same_p = own_ids[:, None] == positive_ids[None, :]
+        same_q = own_ids[:, None] == own_ids[None, :]
+    # candidates of the columns: vectors [c, d], which are the row's own, which are the same target
+    queries, positives = (q, self_q, same_q), (p, self_p, same_p)
+
+    def block(
+        anchor: Tensor, goal: Tensor, candidates: tuple[Tensor, Tensor, Tensor], keep_own: bool
+    ) -> _Block:
+        vectors, own_column, same = candidates
+        allowed = torch.ones_like(own_column) if keep_own else ~own_column
+        return _Block(anchor @ vectors.T, goal.detach() @ vectors.detach().T, allowed, same & ~own_column)
+
+    def hard(anchor: Tensor, goal: Tensor) -> _Block:
+        assert negatives is not None
+        h = F.normalize(negatives.to(dtype), dim=-1)
+        k = h.shape[1]
+        mask = (
+            torch.ones(n, k, dtype=torch.bool, device=device)
+            if negative_mask is None
+            else negative_mask.bool()
+        )
+        if negatives_shared:
+            flat = h.reshape(n * k, -1)
+            allowed = mask.reshape(1, n * k).expand(n, n * k)
+            pair = anchor @ flat.T, goal.detach() @ flat.detach().T
+        else:
+            allowed = mask
+            pair = (h @ anchor[:, :, None]).squeeze(-1), (h @ goal[:, :, None]).squeeze(-1).detach()
+        return _Block(*pair, allowed, torch.zeros_like(allowed))
+
+    def rows(blocks: list[_Block], target: Tensor) -> ContrastiveRows:
+        similarity = torch.cat([b.similarity for b in blocks], dim=1)
+        allowed = torch.cat([b.allowed for b in blocks], dim=1)
+        dropped = torch.cat([b.duplicate for b in blocks], dim=1)
+        if false_negative_delta is not None:
+            to_target = torch.cat([b.to_target for b in blocks], dim=1).clamp(
+                max=1.0
+            )  # rounding is not similarity
+            dropped = dropped | (to_target > false_negative_delta)
+        if false_negative_margin is not None:
+            own_similarity = similarity.detach().gather(1, target[:, None])
+            above = similarity.detach() > false_negative_margin * own_similarity
+            dropped = dropped | (above & (own_similarity > 0))
+        columns = torch.arange(similarity.shape[1], device=device)
+        dropped = dropped & allowed & (columns[None, :] != target[:, None])
+        return ContrastiveRows(similarity, allowed & ~dropped, target, dropped)
+
+    first = torch.arange(n, device=device)
+    both = "q2p" in directions and "p2q" in directions
+    result = []
+    if "q2p" in directions:
+        blocks = [block(q, own, positives, True)]
+        if negatives is not None and negatives.shape[1] > 0:
+            blocks.append(hard(q, own))
+        if "q2q" in directions:
+            blocks.append(block(q, own, queries, False))
+        if "p2p" in directions and not both:
+            blocks.append(block(own, own, positives, False))
+        result.append(rows(blocks, first + targets_offset))
+    if "p2q" in directions:
+        blocks = [block(own, q, queries, True)]
+        if "p2p" in directions:
+            blocks.append(block(own, q, positives, False))
+        if "q2q" in directions and not both:
+            blocks.append(block(q, q, queries, False))
+        result.append(rows(blocks, first))
+    return result

@@ -1,0 +1,254 @@
+"""What a recipe file may say. Every entry is checked before anything runs; an unknown one is an error.
+
+A recipe is a list of steps. A step starts from the result of another one (or from the recipe's model) and leaves a
+folder: a model, an adapter, mined rows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+START = "start"  # the name by which steps refer to the recipe's own model
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used; the message says which entry and why."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(_Strict):
+    """The checkpoint that a recipe begins with.
+
+    ``path``: folder or Hub id; None is the packaged ume-tiny. ``preset``: a published system, for plain backbones.
+    ``quantize``: bitsandbytes weights under a LoRA (QLoRA). ``train``: parts that are trained where there is no LoRA.
+    """
+
+    path: str | None = None
+    preset: str | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    quantize: Literal["4bit", "8bit"] | None = None
+    attn_implementation: str | None = None
+
+
+class PromptSpec(_Strict):
+    """How items are rendered and read: a training prompt by name, and changes of the model's settings."""
+
+    name: str | None = None
+    attention: Literal["causal", "bidirectional"] | None = None
+    positions: Literal["mrope", "1d"] | None = None
+    deepstack: bool | None = None
+
+
+class LoraSpec(_Strict):
+    """A LoRA on the linear layers of some parts of the backbone."""
+
+    rank: int = Field(gt=0)
+    alpha: int = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    parts: tuple[Literal["language", "vision", "merger"], ...] = ("language",)
+    dora: bool = False
+
+
+class SourceSpec(_Strict):
+    """One data set: rows with ``query``, ``positive`` and perhaps ``negatives``.
+
+    ``format`` is the name of a reader, ``options`` go to it. ``group``: sets of one group are batched as one
+    (RzenEmbed's classification sets). ``cap``: most rows of an epoch. ``step``: rows that a mining step wrote.
+    """
+
+    name: str
+    format: str = "rows"
+    path: str | None = None
+    step: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    weight: float = Field(default=1.0, gt=0)
+    cap: int | None = Field(default=None, gt=0)
+    task: str | None = None
+    group: str | None = None
+
+
+class DataSpec(_Strict):
+    """Data sets and how batches are made of them."""
+
+    sources: tuple[SourceSpec, ...] = Field(min_length=1)
+    batches: Literal["single_dataset", "single_task", "mixed"] = "mixed"
+    interleave: int | None = Field(default=None, gt=0)
+    no_duplicate_targets: bool = False
+
+    @model_validator(mode="after")
+    def _names(self) -> DataSpec:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources need different names, got {names}")
+        return self
+
+
+class LearningRateRule(_Strict):
+    """``learning_rate`` holds for ``batch`` rows; at another global batch it is scaled by the ratio to ``power``.
+
+    U-MARVEL table 4: (480, 1e-4), (1920, 2e-4), (3840, 4e-4), so roughly the square root.
+    """
+
+    batch: int = Field(gt=0)
+    power: float = 0.5
+
+
+class TrainStep(_Strict):
+    """Contrastive training. ``arguments`` are those of :class:`ContrastiveTrainingArguments`, by name."""
+
+    kind: Literal["train"]
+    name: str
+    source: str
+    start: str | None = None
+    prompt: PromptSpec | None = None
+    lora: LoraSpec | None = None
+    keep: Literal["merged", "adapter"] = "merged"
+    data: DataSpec
+    eval_data: DataSpec | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    learning_rate_rule: LearningRateRule | None = None
+    objective_from: str | None = None
+
+    @model_validator(mode="after")
+    def _adapter(self) -> TrainStep:
+        if self.keep == "adapter" and self.lora is None:
+            raise ValueError("keep: adapter needs a lora")
+        return self
+
+
+class MineStep(_Strict):
+    """Hard negatives for rows, found by the model of another step. ``options`` go to :func:`umekit.trainers.mine`."""
+
+    kind: Literal["mine"]
+    name: str
+    source: str
+    start: str | None = None
+    data: DataSpec
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class SoupStep(_Strict):
+    """The average of what several steps left: adapters of one start, or whole models."""
+
+    kind: Literal["soup"]
+    name: str
+    source: str
+    of: tuple[str, ...] = Field(min_length=2)
+    weights: tuple[float, ...] | None = None
+    mode: Literal["delta", "concat", "factors"] = "delta"
+
+
+Step = Annotated[TrainStep | MineStep | SoupStep, Field(discriminator="kind")]
+
+
+class Recipe(_Strict):
+    """A named training, step by step."""
+
+    name: str
+    source: str
+    description: str = ""
+    seed: int = 0
+    model: ModelSpec = ModelSpec()
+    steps: tuple[Step, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _references(self) -> Recipe:
+        known: dict[str, str] = {START: "train"}
+        for step in self.steps:
+            if step.name in known:
+                raise ValueError(f"two steps are called {step.name!r}")
+            if not step.name or Path(step.name).name != step.name:
+                raise ValueError(f"{step.name!r} cannot be the name of a step: it becomes a folder")
+            for name in _models_of(step):
+                if known.get(name) not in ("train", "soup"):
+                    raise ValueError(f"step {step.name!r} starts from {name!r}, which is no model before it")
+            for name in _rows_of(step):
+                if known.get(name) != "mine":
+                    raise ValueError(
+                        f"step {step.name!r} reads the rows of {name!r}, which is no mining step before it"
+                    )
+            known[step.name] = step.kind
+        return self
+
+    def shortened(self, steps: int) -> Recipe:
+        """The same recipe with at most ``steps`` optimiser steps in every training."""
+        raw = self.model_dump(mode="json")
+        for step in raw["steps"]:
+            if step["kind"] == "train":
+                given = step["arguments"].get("max_steps") or steps
+                step["arguments"]["max_steps"] = min(steps, given) if given > 0 else steps
+        return Recipe.model_validate(raw)
+
+
+def _models_of(step: Any) -> list[str]:
+    if isinstance(step, SoupStep):
+        return list(step.of)
+    names = [step.start] if step.start is not None else []
+    if isinstance(step, TrainStep) and step.objective_from is not None:
+        names.append(step.objective_from)
+    return names
+
+
+def _rows_of(step: Any) -> list[str]:
+    data = [part for name in ("data", "eval_data") if (part := getattr(step, name, None)) is not None]
+    return [source.step for part in data for source in part.sources if source.step is not None]
+
+
+def read_recipe(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
+    """Read and check a YAML recipe.
+
+    Args:
+        path: the file.
+        changes: entries to replace, by dotted path: ``{"steps.0.arguments.max_steps": 10}``. A step may be named
+            instead of numbered.
+
+    Raises:
+        RecipeError: it is no YAML, or an entry is unknown, missing or of the wrong type.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path} holds no recipe: name, source and steps are needed")
+    for place, value in (changes or {}).items():
+        _replace(raw, place, value)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise RecipeError(f"{path}: {found}") from None
+
+
+def _replace(raw: Any, place: str, value: Any) -> None:
+    """Set one entry; the last key may be new, all others must be there."""
+    *way, last = place.split(".")
+    at = raw
+    for key in way:
+        at = _child(at, key, place)
+    if isinstance(at, dict):
+        at[last] = value
+    elif isinstance(at, list) and last.isdigit() and int(last) < len(at):
+        at[int(last)] = value
+    else:
+        raise RecipeError(f"the recipe has no entry {place!r}")
+
+
+def _child(at: Any, key: str, place: str) -> Any:
+    if isinstance(at, list):
+        named = [part for part in at if isinstance(part, dict) and part.get("name") == key]
+        if named:
+            return named[0]
+        if key.isdigit() and int(key) < len(at):
+            return at[int(key)]
+    elif isinstance(at, dict):
+        return at.setdefault(key, {})
+    raise RecipeError(f"the recipe has no entry {place!r} (at {key!r})")

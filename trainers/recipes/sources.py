@@ -1,0 +1,120 @@
+"""Data of a recipe: readers by name, and batches planned over what they give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import ConcatDataset, Dataset
+
+from ..formats import read_mbeir, read_mmeb, read_pairs, read_rows, read_ume_r1
+from ..sampling import PlannedRows, Source, plan_batches
+from ..sampling.targets import UNKNOWN
+from .schema import DataSpec, RecipeError, SourceSpec
+
+# A reader: (path or None, options) -> rows, a map-style dataset with len() and [index].
+Opener = Callable[[str | None, Mapping[str, Any]], Any]
+
+
+def _with_path(reader: Callable[..., Any]) -> Opener:
+    def opened(path: str | None, options: Mapping[str, Any]) -> Any:
+        if path is None:
+            raise ValueError("this format needs a path")
+        return reader(path, **options)
+
+    return opened
+
+
+FORMATS: dict[str, Opener] = {
+    "rows": _with_path(read_rows),
+    "columns": _with_path(read_pairs),
+    "mmeb-train": _with_path(read_mmeb),
+    "m-beir": _with_path(read_mbeir),
+    "ume-r1-sft": _with_path(read_ume_r1),
+}
+
+
+def open_sources(
+    data: DataSpec, formats: Mapping[str, Opener], result_of: Callable[[str], Path]
+) -> list[Source]:
+    """The data sets of a recipe.
+
+    Raises:
+        RecipeError: a format is unknown, or a reader cannot read; the message names the source.
+    """
+    return [_open(spec, formats, result_of) for spec in data.sources]
+
+
+def _open(spec: SourceSpec, formats: Mapping[str, Opener], result_of: Callable[[str], Path]) -> Source:
+    try:
+        if spec.step is not None:
+            rows = open_mined(result_of(spec.step))
+        elif spec.format in formats:
+            rows = formats[spec.format](spec.path, spec.options)
+        else:
+            raise ValueError(f"no format {spec.format!r}; known are {', '.join(formats)}")
+        return Source(spec.name, rows, weight=spec.weight, cap=spec.cap, task=spec.task, group=spec.group)
+    except (TypeError, ValueError, OSError) as error:
+        raise RecipeError(f"source {spec.name!r}: {error}") from error
+
+
+def open_mined(folder: Path) -> Any:
+    """The rows that :func:`umekit.trainers.mining.mine` wrote."""
+    report = json.loads((folder / "mining.json").read_text(encoding="utf-8"))
+    file = next(file for name in ("mined.jsonl", "mined.parquet") if (file := folder / name).is_file())
+    return read_rows(file, media=report["media_root"], cache_dir=folder / "cache")
+
+
+def train_rows(
+    data: DataSpec, sources: Sequence[Source], batch: int, steps: int, epochs: float, seed: int
+) -> PlannedRows:
+    """Rows in the order of training.
+
+    Args:
+        data: how batches are made.
+        sources: from :func:`open_sources`.
+        batch: rows of a global batch.
+        steps: batches to plan, drawn by weight; not positive for ``epochs`` passes over everything.
+        epochs: passes; whole ones.
+        seed: of the plan.
+    """
+    if steps <= 0 and epochs != int(epochs):
+        raise RecipeError(
+            f"num_train_epochs is {epochs}; whole passes are planned: use max_steps for a part of one"
+        )
+    unknown = [np.full(len(source), UNKNOWN, dtype=np.int64) for source in sources]
+    plan = plan_batches(
+        sources,
+        batch,
+        seed=seed,
+        epochs=1 if steps > 0 else int(epochs),
+        kind=data.batches,
+        interleave=data.interleave,
+        no_duplicate_targets=data.no_duplicate_targets,
+        stop=steps if steps > 0 else "once",
+        # Telling targets apart reads every row: only where batches without duplicates are asked for.
+        targets=None if data.no_duplicate_targets else unknown,
+    )
+    return PlannedRows(sources, plan)
+
+
+class _Tagged(Dataset):  # type: ignore[type-arg]
+    """Rows of a source with its name and task."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = {**self.source.rows[index], "dataset": self.source.name}
+        return row if self.source.task is None else {**row, "task": self.source.task}
+
+
+def eval_rows(sources: Sequence[Source]) -> Any:
+    """All rows of all sources, one source after the other."""
+    return ConcatDataset([_Tagged(source) for source in sources])

@@ -1,0 +1,211 @@
+"""The three kinds of steps: training, mining, souping."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import HfArgumentParser
+
+from ...encoding.loading import load
+from ..arguments import ContrastiveTrainingArguments
+from ..checkpoints import last_complete_checkpoint
+from ..contrastive import ContrastiveTrainer
+from ..lora import add_lora
+from ..merging import merge
+from ..mining import mine
+from ..objectives.module import ContrastiveObjective
+from ..souping import soup
+from .prompts import get_prompt, with_prompt
+from .schema import START, MineStep, ModelSpec, PromptSpec, Recipe, RecipeError, SoupStep, TrainStep
+from .sources import Opener, eval_rows, open_sources, train_rows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Where a step runs: ``root`` holds the folders of all steps, ``folder`` is this one's."""
+
+    recipe: Recipe
+    root: Path
+    folder: Path
+    formats: Mapping[str, Opener]
+    resume: bool
+
+    def result_of(self, name: str) -> Path:
+        """What an earlier step left."""
+        done = json.loads((self.root / name / "done.json").read_text(encoding="utf-8"))
+        return self.root / name / str(done["result"])
+
+    def before(self, step: TrainStep | MineStep) -> str:
+        """The step that this one starts from: the one it names, or the last model before it."""
+        if step.start is not None:
+            return step.start
+        names = [START]
+        for other in self.recipe.steps:
+            if other.name == step.name:
+                break
+            if other.kind != "mine":
+                names.append(other.name)
+        return names[-1]
+
+
+def train_step(step: TrainStep, context: StepContext) -> dict[str, Any]:
+    """Train, save, merge; returns the metrics and where the result is."""
+    trainer = build_trainer(step, context)
+    output = trainer.train(resume_from_checkpoint=_checkpoint(context, trainer.args.world_size))
+    metrics = {name: value for name, value in output.metrics.items() if name.startswith("train_")}
+    if step.eval_data is not None:
+        metrics |= {k: v for k, v in trainer.evaluate().items() if k.startswith("eval_") and "_per_" not in k}
+    metrics["steps"] = trainer.state.global_step
+    metrics["temperature"] = {k: float(v) for k, v in trainer.objective_module.temperature.values().items()}
+    kept = context.folder / ("model" if step.lora is None else "adapter")
+    trainer.save_model(str(kept))
+    result = kept
+    if step.lora is not None and step.keep == "merged":
+        result = context.folder / "model"
+        if trainer.is_world_process_zero():
+            _fresh(result)
+            merge(kept, result)
+            ContrastiveObjective.from_pretrained(kept).save_pretrained(result)
+    return {"result": result.name, **metrics}
+
+
+def _checkpoint(context: StepContext, processes: int) -> str | None:
+    """Where a training that was broken off goes on; None for the beginning."""
+    if not context.resume:
+        return None
+    try:
+        return last_complete_checkpoint(context.folder / "trainer", processes)
+    except FileNotFoundError:
+        logger.info("%s has no complete checkpoint: from the beginning", context.folder)
+        return None
+
+
+def build_trainer(step: TrainStep, context: StepContext) -> ContrastiveTrainer:
+    """The trainer of a step, ready to run: model, prompt, adapter, data, arguments."""
+    model, processor = _start(context, context.before(step))
+    if step.prompt is not None:
+        model, processor = _prompted(model, processor, step.prompt)
+    if step.lora is not None:
+        add_lora(model, **step.lora.model_dump())
+    args = training_arguments(step, context)
+    batch = args.per_device_train_batch_size * args.world_size
+    sources = open_sources(step.data, context.formats, context.result_of)
+    rows = train_rows(step.data, sources, batch, args.max_steps, args.num_train_epochs, context.recipe.seed)
+    if args.max_steps <= 0:
+        args.max_steps = len(rows) // batch // args.gradient_accumulation_steps
+    held_out = None
+    if step.eval_data is not None:
+        held_out = eval_rows(open_sources(step.eval_data, context.formats, context.result_of))
+    objective = ContrastiveObjective(**args.objective_settings())
+    if step.objective_from is not None:
+        objective.load_weights(context.result_of(step.objective_from))
+    return ContrastiveTrainer(
+        model,
+        args,
+        processing_class=processor,
+        objective=objective,
+        train_dataset=rows,
+        eval_dataset=held_out,
+    )
+
+
+def training_arguments(step: TrainStep, context: StepContext) -> ContrastiveTrainingArguments:
+    """The arguments of a step; the learning rate follows its rule.
+
+    Raises:
+        RecipeError: an argument has no such name, or a value that it cannot have.
+    """
+    given = {
+        "seed": context.recipe.seed,
+        "train_sampling_strategy": "sequential",  # the plan is the order
+        "report_to": "none",
+        "use_cpu": not torch.cuda.is_available(),
+        "save_total_limit": 2,
+        **step.arguments,
+        "output_dir": str(context.folder / "trainer"),
+    }
+    try:
+        (args,) = HfArgumentParser(ContrastiveTrainingArguments).parse_dict(given, allow_extra_keys=False)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"step {step.name}: arguments: {error}") from None
+    rule = step.learning_rate_rule
+    if rule is not None:
+        batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        args.learning_rate *= (batch / rule.batch) ** rule.power
+    return args
+
+
+def mine_step(step: MineStep, context: StepContext) -> dict[str, Any]:
+    """Find hard negatives for the rows of all sources together."""
+    model, processor = _start(context, context.before(step))
+    from ...encoding.encoder import Encoder
+
+    rows = eval_rows(open_sources(step.data, context.formats, context.result_of))
+    report = mine(Encoder(model, processor), rows, out=context.folder / "rows", **step.options)
+    return {"result": "rows", **dataclasses.asdict(report)}
+
+
+def soup_step(step: SoupStep, context: StepContext) -> dict[str, Any]:
+    """Average what several steps left."""
+    result = context.folder / ("adapter" if step.mode == "concat" else "model")
+    _fresh(result)
+    weights = None if step.weights is None else list(step.weights)
+    soup([context.result_of(name) for name in step.of], result, weights=weights, mode=step.mode)
+    return {"result": result.name, "of": list(step.of)}
+
+
+def _start(context: StepContext, name: str) -> tuple[Any, Any]:
+    spec = context.recipe.model
+    if name == START:
+        encoder = load(spec.path, preset=spec.preset, revision=spec.revision, **_model_options(spec))
+    else:
+        encoder = load(context.result_of(name), **_model_options(spec))
+    return encoder.model, encoder.processor
+
+
+def _model_options(spec: ModelSpec) -> dict[str, Any]:
+    options: dict[str, Any] = {"device": "cpu", "dtype": spec.dtype}  # the Trainer moves it
+    if spec.attn_implementation is not None:
+        options["attn_implementation"] = spec.attn_implementation
+    if spec.quantize is not None:
+        from transformers import BitsAndBytesConfig
+
+        from ...modeling.backbone_ume import UNQUANTISED_MODULES
+
+        bits: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+        if spec.quantize == "8bit":
+            bits = {"load_in_8bit": True}
+        options["quantization_config"] = BitsAndBytesConfig(
+            **bits,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=list(UNQUANTISED_MODULES),
+        )
+    return options
+
+
+def _prompted(model: Any, processor: Any, spec: PromptSpec) -> tuple[Any, Any]:
+    changes = {
+        name: value
+        for name in ("attention", "positions", "deepstack")
+        if (value := getattr(spec, name)) is not None
+    }
+    if spec.name is not None:
+        return with_prompt(model, processor, get_prompt(spec.name), **changes)
+    settings = dataclasses.replace(model.settings, **changes)
+    return type(model)(model.config, model.backbone, settings), processor
+
+
+def _fresh(folder: Path) -> None:
+    """A half-written result of a killed run is written anew."""
+    if folder.exists():
+        shutil.rmtree(folder)
