@@ -96,18 +96,24 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
         raise ImportError(NO_PEFT) from None
     backbone.native_conversions = getattr(backbone, "_weight_conversions", None)
     backbone.load_adapter(source, adapter_kwargs=dict(hub or {}))
-    stored = load_peft_weights(source, device="cpu", **(hub or {}))
-    wanted = {key.removeprefix("base_model.model.") for key in stored}
-    name = backbone.active_adapters()[0]
-    placed = get_peft_model_state_dict(backbone, adapter_name=name)
-    found = {key.removeprefix("base_model.model.") for key in placed}
-    lost = sorted(wanted - found)
+    stored = _plain(load_peft_weights(source, device="cpu", **(hub or {})))
+    placed = _plain(get_peft_model_state_dict(backbone, adapter_name=backbone.active_adapters()[0]))
+    lost = sorted(stored.keys() - placed.keys())
     if lost:
         raise AdapterError(
-            f"{source}: {len(lost)} of {len(wanted)} adapter tensors match no module of this backbone ({lost[0]}, ...)"
+            f"{source}: {len(lost)} of {len(stored)} adapter tensors match no module of this backbone ({lost[0]}, ...)"
         )
+    for key, value in stored.items():
+        if placed[key].shape != value.shape:
+            raise AdapterError(f"{source}: {key} is {[*value.shape]}, the model's is {[*placed[key].shape]}")
+        with torch.no_grad():  # load_adapter leaves DoRA's magnitudes as they were made, with no more than a report
+            placed[key].copy_(value)
     if not any(bool(torch.count_nonzero(value)) for key, value in placed.items() if "lora_B" in key):
         raise AdapterError(f"{source}: the adapter is all zeros and changes nothing")
+
+
+def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
 
 
 def merge_adapter(backbone: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Data to checkpoint: objectives, collation, gradient caching and the Trainer subclasses."""
+"""Data to checkpoint: objectives, gradient caching, the Trainer subclasses, mining, souping, recipes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ if TYPE_CHECKING:
     from .arguments import ContrastiveTrainingArguments
     from .contrastive import ContrastiveTrainer
     from .data import ContrastiveCollator
+    from .lora import add_lora
+    from .memory import estimate_memory
+    from .merging import merge
+    from .mining import mine
     from .objectives.module import ContrastiveObjective
+    from .souping import soup
 
 _PUBLIC = {
     "ContrastiveCollator": ".data",
     "ContrastiveObjective": ".objectives.module",
     "ContrastiveTrainer": ".contrastive",
     "ContrastiveTrainingArguments": ".arguments",
+    "add_lora": ".lora",
+    "estimate_memory": ".memory",
+    "merge": ".merging",
+    "mine": ".mining",
+    "soup": ".souping",
 }
 
 __all__ = [
@@ -23,6 +33,11 @@ __all__ = [
     "ContrastiveObjective",
     "ContrastiveTrainer",
     "ContrastiveTrainingArguments",
+    "add_lora",
+    "estimate_memory",
+    "merge",
+    "mine",
+    "soup",
 ]
 
 

@@ -9,6 +9,7 @@ from .records import Arm, Claim, Lora, Phase
 _WORDED: dict[str, Any] = {
     "pool": "worded",
     "start": "paired",
+    "prompt": "bidirectional-mean",
     "batch": 128,
     "rows": 10240,
     "phases": (Phase("worded"),),
@@ -21,6 +22,7 @@ REMOVED = Arm(
 _HARDNESS: dict[str, Any] = {
     "pool": "captions_hard",
     "start": "paired",
+    "prompt": "bidirectional-mean",
     "phases": (Phase("near_duplicates"),),
 }
 EVEN_WEIGHTS = Arm("hardness-off", "alpha 0", **_HARDNESS)
@@ -29,6 +31,7 @@ HARD_WEIGHTS = Arm("hardness-on", "alpha 9", arguments={"hardness_alpha": 9.0}, 
 _TWO_TASKS: dict[str, Any] = {
     "pool": "labels_and_pictures",
     "start": "paired",
+    "prompt": "bidirectional-mean",
     "phases": (Phase("labels_and_retrieval"),),
 }
 ONE_TEMPERATURE = Arm(
@@ -53,7 +56,7 @@ SINGLE = Arm(
     batch=48,
 )
 
-_LABELS: dict[str, Any] = {"pool": "labels", "start": "paired", "rows": 7680}
+_LABELS: dict[str, Any] = {"pool": "labels", "start": "paired", "prompt": "bidirectional-mean", "rows": 7680}
 LABELS_APART = Arm("labels-apart", "one label set a batch", phases=(Phase("labels_apart"),), **_LABELS)
 LABELS_MERGED = Arm("labels-merged", "label sets merged", phases=(Phase("labels_merged"),), **_LABELS)
 

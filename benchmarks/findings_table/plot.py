@@ -26,7 +26,7 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(ordered)), [_label(row) for row in ordered], fontsize=9)
     axes.set_xlabel(
-        "points of the metric, claimed winner minus loser, with 95 % paired bootstrap interval (hollow: see the remark)",
+        "points of the metric, claimed winner minus loser, and 95 % paired bootstrap interval (hollow: see remark)",
         fontsize=8,
     )
     axes.spines[["top", "right"]].set_visible(False)

@@ -174,7 +174,7 @@ DATA: dict[str, Data] = {
     "paraphrases": by_batch("paraphrases"),
     "edits": by_batch("edits"),
     "text_and_picture": interleaved("pictures", "captions"),
-    "pairs": interleaved("pictures", "captions", "paraphrases"),
+    "first_stage": by_batch("pictures", "captions", "paraphrases", "digits", "colours"),
     "instructed": instructed,
     "worded": worded,
     "near_duplicates": near_families("captions", 4),

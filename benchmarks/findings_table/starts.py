@@ -5,7 +5,9 @@
 * ``causal``, ``bidirectional``: ``read``, after equally many further reading steps under the prompt of U-MARVEL with
   one attention or the other. A bidirectional model cannot be given the next word as its task, since it sees it; words
   of the caption are blanked and filled in (LLM2Vec, arXiv 2404.05961).
-* ``paired``: ``read``, after a first contrastive stage on texts and pictures: what claims about a second stage need.
+* ``paired``: ``bidirectional``, after a first contrastive stage on pictures, texts and two label sets, one task a
+  batch: what claims about a second stage need. Without it arms learn what is easy (which task, which instruction) and
+  nothing of the content in the steps that they have. It is saved under its prompt, so that it can be loaded to mine.
 """
 
 from __future__ import annotations
@@ -40,13 +42,22 @@ PROMPT_OF = {"causal": "causal-last", "bidirectional": "bidirectional-mean"}
 CONVERSION_STEPS = 100
 CONVERSION_RATE = 5e-4
 BLANK = "<reason>"  # a reserved token that nothing else here uses
-PAIRED = Arm(name="paired", what="stage 1", pool="captions_hard", phases=(Phase("pairs"),), rows=15360)
+PAIRED = Arm(
+    name="paired",
+    what="a first contrastive stage",
+    pool="captions_hard",
+    start="bidirectional",
+    prompt="bidirectional-mean",
+    phases=(Phase("first_stage"),),
+    rows=30720,
+)
 PAIRED_RATE = 1e-3
 
 
 def before(start: Start) -> Start | None:
     """The start that a start is made from."""
-    return None if start == "read" else "read"
+    earlier: dict[Start, Start] = {"causal": "read", "bidirectional": "read", "paired": "bidirectional"}
+    return earlier.get(start)
 
 
 def fingerprint(start: Start, seed: int, given: Path | None) -> str:

@@ -1,6 +1,6 @@
 """Strips: the first row of a scene alone. Three cells are learned in a minute of one core, nine are not.
 
-A whole scene has nine cells to press into one vector; from the reading start 80 steps bring it from 0.003 to 0.02 in a
+A whole scene has nine cells to press into one vector: 80 steps from the reading start reach a recall@1 of 0.02 in a
 hard pool, where no two arms can differ. A strip keeps what the claims need: coloured handwritten digits in places,
 near-duplicates that differ in one digit, one colour or one swap, two wordings, edits, and labels.
 """

@@ -48,6 +48,7 @@ def test_arm_can_be_made(arm: Arm) -> None:
     assert arm.pool in POOLS
     assert arm.prompt in {DIRECT, *PROMPTS}
     assert arm.soup != bool(arm.phases)
+    assert arm.start == "read" or arm.prompt != DIRECT  # the other starts have learned under a prompt
     if arm.soup:
         return
     assert sum(phase.share for phase in arm.phases) == 1

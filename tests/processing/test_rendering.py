@@ -265,3 +265,11 @@ def test_settings_lost_by_another_processor_are_not_guessed(
 def test_impossible_prompts_raise(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="use"):
         replace(PromptSettings(), **bad)
+
+
+def test_cutting_ends_where_a_character_is_several_tokens(tiny_checkpoint):
+    processor = UmeProcessor.from_pretrained(tiny_checkpoint("qwen2_vl")).with_max_length(64)
+    for unit in ("\N{SNOWMAN}", "中", "👩‍👩‍👧", "e\u0301", "aé中 ☃"):
+        row = processor.prepare(unit * 300)
+        assert row.length <= 64
+        assert row.cut_tokens > 0
