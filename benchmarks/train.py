@@ -30,7 +30,34 @@ from umekit.trainers.data import IndexedRows
 
 CHUNK_TOKENS = 1024  # what a batch of 32 rows fills
 MEMORY_BATCHES = (32, 1024)
-WORDS = ["p1", "red", "4", "p2", "gold", "7", "p3", "blue", "1", "p4", "pink", "9", "receipt", "with", "tea", "and", "rice", "the", "walk", "of", "a", "cyan", "digit", "to", "the", "right"]
+WORDS = [
+    "p1",
+    "red",
+    "4",
+    "p2",
+    "gold",
+    "7",
+    "p3",
+    "blue",
+    "1",
+    "p4",
+    "pink",
+    "9",
+    "receipt",
+    "with",
+    "tea",
+    "and",
+    "rice",
+    "the",
+    "walk",
+    "of",
+    "a",
+    "cyan",
+    "digit",
+    "to",
+    "the",
+    "right",
+]
 TARGETS = {
     "memory_1024_over_32": 1.25,
     "cached_over_uncached": 1.45,

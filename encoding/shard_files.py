@@ -135,6 +135,8 @@ class Done:
         units, rows: how many were read, and how many vectors came of it.
         files: name -> ``{"bytes", "sha256"}``.
         errors: ``{"id", "reason"}`` of every item that has no vector.
+        halved_to: tokens of a batch, where memory did not hold those that were asked for. Other batches round
+            otherwise: such a part is as right, but not byte for byte that of a machine with more memory.
     """
 
     run: str
@@ -142,6 +144,7 @@ class Done:
     rows: int
     files: dict[str, dict[str, Any]]
     errors: list[dict[str, str]]
+    halved_to: int | None = None
 
     def to_json(self) -> bytes:
         return _json({"kind": "umekit-shard", "schema": SCHEMA, **asdict(self)})

@@ -59,6 +59,7 @@ class ShardWork:
         self.encoder, self.source, self.folder, self.scratch = encoder, source, folder, scratch
         self.run, self.digest = run, digest
         self.report = ShardReport()
+        self.halved_to: int | None = None  # tokens of a batch, where the part in the making did not fit
 
     def do(self, rank: int, world: int, show_progress: bool | None) -> ShardReport:
         units, size, parts = self.source.units(), self.run.shard_size, self.run.parts
@@ -116,6 +117,7 @@ class ShardWork:
         seen: set[str] = set()
         blocks: list[NDArray[Any]] = [np.zeros((0, self.run.dim), self.run.dtype)]
         errors: list[dict[str, str]] = []
+        self.halved_to = None
         for rows in _chunks(counted.rows()):
             vectors, reasons = self._encode(rows)
             keep = []
@@ -134,7 +136,7 @@ class ShardWork:
         if expected is not None and counted.units != expected:
             raise InputError(f"the source changed: {part} has {counted.units} units, {expected} were there")
         files = write_part(self.scratch, part, self.run, ids, np.concatenate(blocks))
-        done = Done(self.digest, counted.units, len(ids), files, errors)
+        done = Done(self.digest, counted.units, len(ids), files, errors, self.halved_to)
         self.scratch.put(f"{part}.done.json", done.to_json())
         return done
 
@@ -154,6 +156,10 @@ class ShardWork:
                 **options,
             )
             vectors[asked] = encoded.embeddings
+            wanted = options.get("batch_tokens") or getattr(self.encoder, "batch_tokens", 0)
+            used = getattr(encoded, "batch_tokens", wanted)
+            if used < wanted:
+                self.halved_to = min(used, self.halved_to or wanted)
             reasons |= {asked[index]: reason_of(error) for index, error in encoded.errors}
         for position in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
             reasons.setdefault(int(position), "its vector is not finite")

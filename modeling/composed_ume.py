@@ -92,6 +92,7 @@ class UmePreTrainedModel(PreTrainedModel):
             source, kwargs = adapter.base, adapter.base_arguments(config, kwargs)
         elif config is not None:
             kwargs["config"] = config
+        kwargs.setdefault("use_safetensors", True)  # a .bin is a pickle
         auto: Any = AutoModelForImageTextToText
         backbone, info = auto.from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         audit_loading(info, source)

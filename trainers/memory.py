@@ -64,7 +64,9 @@ def estimate_memory(
         weights = 2.0 * (total - adapted) + FOUR_BIT * adapted
     trained = total if method == "full" else extra
     text = config.get_text_config()
-    width = 2 * text.hidden_size * text.num_hidden_layers + 2 * (3 * text.intermediate_size + 8 * text.hidden_size)
+    width = 2 * text.hidden_size * text.num_hidden_layers + 2 * (
+        3 * text.intermediate_size + 8 * text.hidden_size
+    )
     return MemoryEstimate(
         weights=weights / GIB,
         adapter=0.0 if method == "full" else 4.0 * extra / GIB,

@@ -16,7 +16,7 @@ from umekit.evaluation.digit_world.pools import PoolKind
 from umekit.evaluation.metrics import candidate_ranks, similarity
 
 from .instructions import PARTS, wording
-from .rows import FAMILIES, LABEL_TASKS, MEANINGS, WORDINGS, cell, meant
+from .rows import FAMILIES, LABEL_TASKS, MEANINGS, WORDINGS, meant, picture_of
 from .strips import random_strip
 from .world import World
 
@@ -99,7 +99,7 @@ def _worded(split: Split, queries: int) -> list[Ask]:
     """Every meaning in all its wordings as candidates."""
     world, rng = World(split), np.random.default_rng(12)
     wanted = rng.integers(len(MEANINGS), size=queries)
-    asked = [cell(world, MEANINGS[which], rng) for which in wanted.tolist()]
+    asked = [picture_of(world, MEANINGS[which], rng) for which in wanted.tolist()]
     texts = [{"text": meant(meaning, form)} for meaning in MEANINGS for form in range(len(WORDINGS))]
     return [Ask(asked, texts, wanted, np.repeat(np.arange(len(MEANINGS)), len(WORDINGS)))]
 

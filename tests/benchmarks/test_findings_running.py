@@ -23,7 +23,7 @@ import umekit
 def shortened(name: str) -> Claim:
     """A claim of arms of two steps, scored on labels."""
     (claim,) = chosen([name])
-    changes = {"batch": 8, "rows": 16, "pool": "labels", "start": "read"}
+    changes = {"batch": 8, "rows": 16, "pool": "labels", "start": "read", "prompt": "direct"}
     return replace(claim, arms=tuple(replace(arm, **changes) for arm in claim.arms))
 
 

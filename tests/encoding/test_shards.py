@@ -187,6 +187,26 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(rows: Path, tmp_path:
         run(rows, tmp_path / "out", Sees(), threads=3)
 
 
+def test_a_part_made_with_less_memory_says_so(rows: Path, tmp_path: Path) -> None:
+    class Small(ProbeEncoder):  # type: ignore[misc, valid-type]
+        batch_tokens = 512
+
+        def encode(self, items: Any, **options: Any) -> Any:
+            found = super().encode(items, **options)
+            found.batch_tokens = 128
+            return found
+
+    run(rows, tmp_path / "whole")
+    run(rows, tmp_path / "halved", Small())
+    told = {
+        folder: {
+            json.loads(file.read_text())["halved_to"] for file in (tmp_path / folder).glob("*.done.json")
+        }
+        for folder in ("whole", "halved")
+    }
+    assert told == {"whole": {None}, "halved": {128}}
+
+
 def test_a_source_that_shrinks_meanwhile_is_noticed(rows: Path, tmp_path: Path) -> None:
     source = open_source(rows)
     assert source.count() == 64

@@ -16,6 +16,8 @@ OTHERS = (
     "task",
     "dataset",
     "positive_id",
+    "positive_ids",
+    "query_id",
     "query_thought",
     "positive_thought",
     "answer",
@@ -32,7 +34,8 @@ def read_rows(
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> FormatRows:
     """Rows with ``query``, ``positive`` and, where they have them, ``negatives``, ``candidates``, ``task``,
-    ``dataset``, ``positive_id``, ``query_thought``, ``positive_thought``, ``answer`` and ``teacher_scores``.
+    ``dataset``, ``positive_id``, ``positive_ids``, ``query_id``, ``query_thought``, ``positive_thought``, ``answer``
+    and ``teacher_scores``.
 
     An item is a text, or an object with any of ``text, image, images, video, document, page, instruction``.
 

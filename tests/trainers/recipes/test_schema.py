@@ -93,7 +93,9 @@ def test_shortened_never_lengthens(tmp_path: Path) -> None:
 
 def test_launch_line() -> None:
     line = launch_line(["r.yaml", "--out", "a b"], 8)
-    assert line == "torchrun --standalone --nproc-per-node 8 --module umekit.cli.main train r.yaml --out 'a b'"
+    assert (
+        line == "torchrun --standalone --nproc-per-node 8 --module umekit.cli.main train r.yaml --out 'a b'"
+    )
     assert "--nnodes 2" in launch_line([], 8, nodes=2)
     with pytest.raises(ValueError, match="positive"):
         launch_line([], 0)
