@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.peft_utils import find_adapter_config_file
+
+from .settings_ume import filled_rows
 
 CONFIG_FILE = "adapter_config.json"
 NO_PEFT = "adapters need peft: pip install umekit[train]"
@@ -74,6 +76,22 @@ def adapter_of(source: str, kwargs: dict[str, Any]) -> AdapterSource | None:
         named = f"was trained on {base}, which is not there" if base else "does not name its base"
         raise FileNotFoundError(f"the adapter {folder} {named}: umekit.load(BASE, adapter={folder!r})")
     return AdapterSource(folder, base, hub, content.get("revision"))
+
+
+def lacking_rows(config: Any, base: str, kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """Tokens and rows that were filled when an adapter was trained and that the base's files lack.
+
+    Args:
+        config: of the adapter's folder; what it does not record is not filled.
+        base: folder or Hub repository. One whose tokenizer has the token was saved with its row, which then counts.
+        kwargs: of the base's ``from_pretrained``.
+    """
+    rows = filled_rows(config)
+    if not rows:
+        return {}
+    hub = {name: kwargs[name] for name in _HUB if name in kwargs}
+    known = AutoTokenizer.from_pretrained(base, trust_remote_code=False, **hub).get_vocab()
+    return {token: row for token, row in rows.items() if token not in known}
 
 
 def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None) -> None:

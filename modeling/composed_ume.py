@@ -9,6 +9,7 @@ checkpoint key conversion and load a random language model with no more than a w
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from .adapters_ume import adapter_of, add_adapter
+from .adapters_ume import adapter_of, add_adapter, lacking_rows
 from .backbone_ume import audit_loading, load_backbone
 from .saving_ume import copy_code, write_sentence_transformers_files
-from .settings_ume import UmeSettings, UmeSettingsError
+from .settings_ume import FILLED_ROWS, UmeSettings, UmeSettingsError
 
 PREFIX = "backbone."
 
@@ -48,6 +49,7 @@ class UmePreTrainedModel(PreTrainedModel):
         self.backbone: Any = (
             backbone if backbone is not None else AutoModelForImageTextToText.from_config(config)
         )
+        self.filled_rows: dict[str, int] = {}
         text = config.get_text_config()
         if self.settings.attention != "bidirectional" and getattr(text, "is_causal", True) is False:
             text.is_causal = (
@@ -96,11 +98,32 @@ class UmePreTrainedModel(PreTrainedModel):
         auto: Any = AutoModelForImageTextToText
         backbone, info = auto.from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         audit_loading(info, source)
-        if adapter is not None:
-            add_adapter(backbone, adapter.folder, adapter.hub)
         model = cls(backbone.config, backbone, settings)
+        if adapter is not None:
+            model.fill_rows(lacking_rows(kwargs.get("config"), source, kwargs))
+            add_adapter(backbone, adapter.folder, adapter.hub)
         model.eval()
         return (model, info) if output_loading_info else model
+
+    @torch.no_grad()
+    def fill_rows(self, rows: Mapping[str, int]) -> None:
+        """Set rows of the embedding matrix, in the order of their numbers, to the mean of all rows before them.
+
+        For tokens that the files of the base do not have. ``filled_rows`` remembers them, and the folder of an
+        adapter that is trained on them records them, as its base on disk stays as it is.
+
+        Args:
+            rows: token to row; the matrix grows where it is too short.
+        """
+        if not rows:
+            return
+        if max(rows.values()) >= self.get_input_embeddings().weight.shape[0]:
+            self.backbone.resize_token_embeddings(max(rows.values()) + 1, mean_resizing=False)
+        matrix: Any = self.get_input_embeddings().weight
+        for number in sorted(rows.values()):
+            total = sum(part.float().sum(dim=0) for part in matrix[:number].split(8192))  # no copy of the matrix
+            matrix[number] = (total / number).to(matrix.dtype)
+        self.filled_rows = {**self.filled_rows, **rows}
 
     def load_native_weights(self, folder: str | os.PathLike[str]) -> None:
         """Replace this model's weights, in place, by those of a folder in native layout.
@@ -138,6 +161,8 @@ class UmePreTrainedModel(PreTrainedModel):
         source = getattr(self.config, "_name_or_path", None)
         config = self.backbone.config
         config.ume = self.settings.to_dict()
+        if self._hf_peft_config_loaded and self.filled_rows:  # saved without the matrix that holds them
+            config.ume[FILLED_ROWS] = dict(self.filled_rows)
         module = type(self).__module__.rpartition(".")[2]
         config.auto_map = {"AutoModel": f"{module}.{type(self).__name__}"}
         if self.settings.role == "discriminative" and self.settings.attention == "bidirectional":

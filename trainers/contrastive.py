@@ -123,7 +123,7 @@ class ContrastiveTrainer(NativeTrainer):
             learned = [p.sum() for p in self.objective_module.parameters()]
             return sum(learned, embeddings.sum()) * 0.0, {}
         loss, metrics = self.objective_module(
-            sides.query, sides.positive, sides.negatives, sides.tasks, sides.positive_ids, sides.negative_mask
+            sides.query, sides.positive, sides.negatives, sides.tasks, **sides.masks()
         )
         return loss, metrics
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .bad_rows import BadRow
+from .objectives.rows import NO_KEY, number_targets
 from .objectives.task_groups import group_of
 from .objectives.temperature import DEFAULT_TASK
 
 ROW_INDEX = "__row__"
+ROW_PLACE = "__place__"  # (name of the source, row in it), where the data set knows it
 READ_ERROR = "__read_error__"
+OWN_ID = "__own_id__"  # a row's id in its source, where ``positive_id`` is a number of a plan
+KEYS = 3  # of an item, at most: ``positive_id``, ``OWN_ID``, content
 
 
 class IndexedRows(Dataset):  # type: ignore[type-arg]
     """A map-style dataset whose rows know their index, so that an error can name it.
 
+    A data set with ``place(index) -> (name of the source, row in it)`` may give one row under several indices (a plan
+    of several epochs does); its rows are named by their place.
     keep_errors: a row that cannot be read (an image column that does not decode) becomes a row that holds the
         error, for a collator that leaves bad rows out.
     """
@@ -42,18 +48,27 @@ class IndexedRows(Dataset):  # type: ignore[type-arg]
             if not self.keep_errors:
                 raise
             row = {READ_ERROR: f"{type(error).__name__}: {error}"}
-        return {**row, ROW_INDEX: int(index)}
+        named = {**row, ROW_INDEX: int(index)}
+        if hasattr(self.dataset, "place"):
+            named[ROW_PLACE] = self.dataset.place(index)
+        return named
 
 
 @dataclass
 class ContrastiveCollator:
     """Rows -> {"query": [Prepared], "positive": [Prepared], "negatives": [[Prepared]], "tasks": [str],
-    "positive_ids": int64 [rows] or None, "bad_rows": [BadRow]}.
+    "positive_keys": int64 [rows, KEYS] or None, "negative_keys": int64 [negatives of all rows, KEYS] or None,
+    "bad_rows": [BadRow]}.
 
     A row has ``query`` and ``positive`` (items) and may have ``negatives`` (a list of items), ``task``,
-    ``dataset`` and ``positive_id``. Keys of an item whose value is None are left out (Arrow fills them in).
-    Positive ids are a stable hash of ``positive_id``, or of the content of the prepared positive where a
-    row has none.
+    ``dataset``, ``positive_id`` and ``negative_ids`` (one per negative). Keys of an item whose value is None are left
+    out (Arrow fills them in).
+
+    Keys tell which items are the same target, and so no negatives of each other (:func:`number_targets`). Every
+    positive and negative has the hash of its prepared content as a key. A positive with a ``positive_id`` has the hash
+    of that, too; a negative that of its entry in ``negative_ids`` where its row has a ``positive_id``, since only then
+    do both come from one set of ids (that of :func:`umekit.trainers.mining.mine`). So ids are compared with ids and
+    content with content, whatever else an item has.
 
     processor: has ``prepare(item, role=...)``. task_column: where a row's task stands; a column other than
         ``task`` must be there. task_groups: a grouping of :mod:`objectives.task_groups` that turns what stands
@@ -78,15 +93,17 @@ class ContrastiveCollator:
                     raise
                 name = _row_name(row, position)
                 bad.append(BadRow(name, str(error).removeprefix(f"{name}: "), ROW_INDEX in row))
-        ids = None
+        positive_keys = negative_keys = None
         if self.mask_duplicate_positives:
-            ids = torch.tensor([row["positive_id"] for row in prepared], dtype=torch.int64)
+            positive_keys = _key_rows(row["positive_keys"] for row in prepared)
+            negative_keys = _key_rows(keys for row in prepared for keys in row["negative_keys"])
         return {
             "query": [row["query"] for row in prepared],
             "positive": [row["positive"] for row in prepared],
             "negatives": [row["negatives"] for row in prepared],
             "tasks": [row["task"] for row in prepared],
-            "positive_ids": ids,
+            "positive_keys": positive_keys,
+            "negative_keys": negative_keys,
             "bad_rows": bad,
         }
 
@@ -100,18 +117,23 @@ class ContrastiveCollator:
                 negatives = []
             if isinstance(negatives, (str, bytes, Mapping)) or not isinstance(negatives, Sequence):
                 raise TypeError(f"negatives must be a list of items, got {type(negatives).__name__}")
-            positive = self._item(row, "positive", "document")
-            key = row.get("positive_id")
-            return {
+            names = _negative_names(row, len(negatives))[: self.max_negatives]
+            prepared = {
                 "query": self._item(row, "query", "query"),
-                "positive": positive,
+                "positive": self._item(row, "positive", "document"),
                 "negatives": [
                     self.processor.prepare(_without_none(item), role="document")
                     for item in negatives[: self.max_negatives]
                 ],
                 "task": self._task(row),
-                "positive_id": content_hash(positive) if key is None else text_hash(str(key)),
             }
+            if self.mask_duplicate_positives:
+                own = [row.get("positive_id"), row.get(OWN_ID)]
+                prepared["positive_keys"] = _keys(prepared["positive"], own)
+                prepared["negative_keys"] = [
+                    _keys(item, [name]) for item, name in zip(prepared["negatives"], names, strict=True)
+                ]
+            return prepared
         except Exception as error:
             raise ValueError(f"{_row_name(row, position)}: {error}") from error
 
@@ -125,7 +147,9 @@ class ContrastiveCollator:
 
     def _item(self, row: Mapping[str, Any], column: str, role: str) -> Any:
         if row.get(column) is None:
-            raise ValueError(f"no {column!r} (the row has {sorted(k for k in row if k != ROW_INDEX)})")
+            raise ValueError(
+                f"no {column!r} (the row has {sorted(k for k in row if not k.startswith('__'))})"
+            )
         return self.processor.prepare(_without_none(row[column]), role=role)
 
 
@@ -133,7 +157,32 @@ def _without_none(item: Any) -> Any:
     return {k: v for k, v in item.items() if v is not None} if isinstance(item, Mapping) else item
 
 
+def _negative_names(row: Mapping[str, Any], count: int) -> list[Any]:
+    """The ids of a row's negatives, None for one that cannot be compared with the ids of positives."""
+    names = row.get("negative_ids")
+    if count == 0 or names is None or row.get("positive_id") is None:
+        return [None] * count
+    if len(names) != count:
+        raise ValueError(f"{len(names)} negative_ids for {count} negatives")
+    return list(names)
+
+
+def _keys(item: Any, names: Sequence[Any]) -> list[int]:
+    """Up to ``KEYS`` numbers, none of them ``NO_KEY``: of the names that are there, and of the prepared item."""
+    given = [text_hash(str(name)) for name in names if name is not None]
+    return [key or 1 for key in (*given, content_hash(item))]
+
+
+def _key_rows(keys: Iterable[Sequence[int]]) -> Tensor:
+    """int64 [items, KEYS], filled up with ``NO_KEY``."""
+    filled = [[*row, *[NO_KEY] * (KEYS - len(row))] for row in keys]
+    return torch.tensor(filled, dtype=torch.int64).reshape(-1, KEYS)
+
+
 def _row_name(row: Mapping[str, Any], position: int) -> str:
+    if ROW_PLACE in row:
+        source, number = row[ROW_PLACE]
+        return f"row {number} of source {source!r}"
     name = f"row {row[ROW_INDEX]}" if ROW_INDEX in row else f"row {position} of the batch"
     details = [f"{k} {row[k]!r}" for k in ("dataset", "positive_id") if row.get(k) is not None]
     return f"{name} ({', '.join(details)})" if details else name
@@ -175,14 +224,31 @@ def content_hash(value: Any) -> int:
 @dataclass
 class Sides:
     """Representations by role. query and positive [n, d], negatives [n, k, d] or None with negative_mask bool
-    [n, k] (True where a negative exists), tasks int64 [n], positive_ids int64 [n] or None."""
+    [n, k] (True where a negative exists), tasks int64 [n], positive_keys int64 [n, KEYS] or None, negative_keys int64
+    [n, k, KEYS], None without positive_keys or negatives."""
 
     query: Tensor
     positive: Tensor
     negatives: Tensor | None
     negative_mask: Tensor | None
     tasks: Tensor
-    positive_ids: Tensor | None
+    positive_keys: Tensor | None
+    negative_keys: Tensor | None
+
+    def masks(self) -> dict[str, Tensor | None]:
+        """``negative_mask``, ``positive_ids`` int64 [n] and ``negative_ids`` int64 [n, k] of ``info_nce``.
+
+        Of the rows of all ranks: ids are numbers within these sides and mean nothing outside of them.
+        """
+        positive, negative = self.positive_keys, self.negative_keys
+        ids: Tensor | None = None
+        negative_ids: Tensor | None = None
+        if positive is not None and negative is not None:
+            numbers = number_targets(torch.cat([positive, negative.flatten(0, 1)]))
+            ids, negative_ids = numbers[: len(positive)], numbers[len(positive) :].view(negative.shape[:2])
+        elif positive is not None:
+            ids = number_targets(positive)
+        return {"negative_mask": self.negative_mask, "positive_ids": ids, "negative_ids": negative_ids}
 
 
 @dataclass
@@ -195,7 +261,8 @@ class RowBatch:
     items: list[Any]
     negative_counts: list[int]
     tasks: list[str]
-    positive_ids: Tensor | None
+    positive_keys: Tensor | None
+    negative_keys: Tensor | None
 
     @classmethod
     def from_inputs(cls, inputs: Mapping[str, Any]) -> RowBatch:
@@ -205,7 +272,8 @@ class RowBatch:
             items=[*inputs["query"], *inputs["positive"], *(item for row in negatives for item in row)],
             negative_counts=[len(row) for row in negatives],
             tasks=inputs["tasks"],
-            positive_ids=inputs["positive_ids"],
+            positive_keys=inputs["positive_keys"],
+            negative_keys=inputs["negative_keys"],
         )
 
     def __len__(self) -> int:
@@ -224,11 +292,22 @@ class RowBatch:
         """embeddings [items, d] in the order of ``items`` -> sides with gradient; absent negatives are 0."""
         n, width = len(self), max(self.negative_counts, default=0)
         flat, negatives, mask = embeddings[2 * n : 2 * n + sum(self.negative_counts)], None, None
+        positive_keys, negative_keys = self.positive_keys, None
+        if positive_keys is not None:
+            positive_keys = positive_keys.to(embeddings.device)
         if width:
             counts = torch.tensor(self.negative_counts, device=embeddings.device)
             mask = torch.arange(width, device=embeddings.device)[None, :] < counts[:, None]
             negatives = flat.new_zeros(n, width, flat.shape[1]).masked_scatter(mask[:, :, None], flat)
-        ids = None if self.positive_ids is None else self.positive_ids.to(embeddings.device)
+            if positive_keys is not None and self.negative_keys is not None:
+                negative_keys = positive_keys.new_full((n, width, KEYS), NO_KEY)
+                negative_keys[mask] = self.negative_keys.to(embeddings.device)
         return Sides(
-            embeddings[:n], embeddings[n : 2 * n], negatives, mask, task_index.to(embeddings.device), ids
+            query=embeddings[:n],
+            positive=embeddings[n : 2 * n],
+            negatives=negatives,
+            negative_mask=mask,
+            tasks=task_index.to(embeddings.device),
+            positive_keys=positive_keys,
+            negative_keys=negative_keys,
         )

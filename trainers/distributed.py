@@ -86,13 +86,17 @@ def gather_sides(sides: Sides) -> Sides:
         return sides
     own = 0 if sides.negatives is None else sides.negatives.shape[1]
     width = max_over_ranks(own, sides.query.device)
-    negatives, mask = sides.negatives, sides.negative_mask
+    negatives, mask, keys = sides.negatives, sides.negative_mask, sides.negative_keys
     if width:
         n, d = sides.query.shape
         if negatives is None or mask is None:
             negatives, mask = sides.query.new_zeros(n, 0, d), sides.query.new_zeros(n, 0, dtype=torch.bool)
         negatives = gather_rows(F.pad(negatives, (0, 0, 0, width - own)))
         mask = gather_rows(F.pad(mask, (0, width - own)))
+        if sides.positive_keys is not None:
+            if keys is None:
+                keys = sides.positive_keys.new_zeros(n, 0, sides.positive_keys.shape[1])
+            keys = gather_rows(F.pad(keys, (0, 0, 0, width - own)))
     return replace(
         sides,
         query=gather_rows(sides.query),
@@ -100,7 +104,8 @@ def gather_sides(sides: Sides) -> Sides:
         negatives=negatives,
         negative_mask=mask,
         tasks=gather_rows(sides.tasks),
-        positive_ids=None if sides.positive_ids is None else gather_rows(sides.positive_ids),
+        positive_keys=None if sides.positive_keys is None else gather_rows(sides.positive_keys),
+        negative_keys=keys,
     )
 
 

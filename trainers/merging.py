@@ -19,6 +19,7 @@ from ..encoding.golden import GOLDEN_FOLDER, make_golden
 from ..encoding.loading import CLASSES, check_pair, load
 from ..encoding.reranker import Reranker
 from ..encoding.verify import verify
+from ..modeling.adapters_ume import lacking_rows
 from ..modeling.settings_ume import UmeSettings
 from ..processing.processing_ume import UmeProcessor
 from .lora_folders import CONFIG_FILE, has_settings
@@ -81,8 +82,10 @@ def open_base(
     source = base_of(folder) if base is None else os.fspath(base)
     if not has_settings(folder):
         return load(source, device="cpu", dtype=dtype)
-    settings = UmeSettings.from_config(AutoConfig.from_pretrained(folder))
+    config = AutoConfig.from_pretrained(folder)
+    settings = UmeSettings.from_config(config)
     model = CLASSES[settings.role].from_pretrained(source, settings=settings, dtype=dtype)
+    model.fill_rows(lacking_rows(config, source, {}))
     processor = UmeProcessor.from_pretrained(
         folder if (folder / "processor_config.json").is_file() else source
     )

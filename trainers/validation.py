@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data import Sides
+from .objectives.rows import number_targets
 
 BLOCK = 1024
 
@@ -62,29 +63,31 @@ def validate(
     """
     losses: list[float] = []
     sizes: list[int] = []
-    queries, positives, best, ids = [], [], [], []
+    queries, positives, best, keys = [], [], [], []
     for batch in batches:
         sides = encode(batch)
-        loss, _ = objective(
-            sides.query, sides.positive, sides.negatives, sides.tasks, sides.positive_ids, sides.negative_mask
-        )
+        masks = sides.masks()
+        loss, _ = objective(sides.query, sides.positive, sides.negatives, sides.tasks, **masks)
         losses.append(loss.item())
         sizes.append(len(sides.query))
         queries.append(sides.query.cpu())
         positives.append(sides.positive.cpu())
-        best.append(_best_negative(sides).cpu())
-        if sides.positive_ids is not None:
-            ids.append(sides.positive_ids.cpu())
+        best.append(_best_negative(sides, masks).cpu())
+        if sides.positive_keys is not None:
+            keys.append(sides.positive_keys.cpu())
     if not sizes:
         raise ValueError("the eval dataset is empty")
-    recall = recall_at_1(
-        torch.cat(queries), torch.cat(positives), torch.cat(best), torch.cat(ids) if ids else None
-    )
+    ids = number_targets(torch.cat(keys)) if keys else None
+    recall = recall_at_1(torch.cat(queries), torch.cat(positives), torch.cat(best), ids)
     return {"loss": float(np.average(losses, weights=sizes)), "recall@1": recall}, sum(sizes)
 
 
-def _best_negative(sides: Sides) -> Tensor:
-    if sides.negatives is None or sides.negative_mask is None:
+def _best_negative(sides: Sides, masks: dict[str, Tensor | None]) -> Tensor:
+    """Largest cosine of each query to a hard negative of its own that is not its target, [n]."""
+    exists, positive_ids, negative_ids = sides.negative_mask, masks["positive_ids"], masks["negative_ids"]
+    if sides.negatives is None or exists is None:
         return sides.query.new_full((len(sides.query),), float("-inf"))
     scores = F.cosine_similarity(sides.query[:, None].float(), sides.negatives.float(), dim=-1)
-    return scores.masked_fill(~sides.negative_mask, float("-inf")).amax(dim=1)
+    if positive_ids is not None and negative_ids is not None:
+        exists = exists & (negative_ids != positive_ids[:, None])
+    return scores.masked_fill(~exists, float("-inf")).amax(dim=1)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from ...modeling.settings_ume import UmeSettings
@@ -113,22 +112,15 @@ class Preset:
         return model, UmeProcessor(image_processor, tokenizer, None, settings), missing
 
 
-@torch.no_grad()
 def fill_rows(model: Any, tokenizer: Any, tokens: tuple[AddedToken, ...]) -> None:
-    """Set the rows of tokens that a preset has added, in order; the matrix grows where it has no spare rows."""
-    if not tokens:
-        return
+    """Set the rows of tokens that a preset has added; the matrix grows where it has no spare rows.
+
+    The model remembers the rows that its files lack, and the folder of an adapter that is trained on it records them.
+    """
     published = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > published:
-        model.backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    rows = model.get_input_embeddings().weight
-    for token in tokens:
-        number = tokenizer.convert_tokens_to_ids(token.text)
-        if token.row == "mean" or number >= published:  # never a random row
-            total = sum(
-                part.float().sum(dim=0) for part in rows[:number].split(8192)
-            )  # no copy of the matrix
-            rows[number] = (total / number).to(rows.dtype)
+    ids = {token.text: int(tokenizer.convert_tokens_to_ids(token.text)) for token in tokens}
+    means = [token.text for token in tokens if token.row == "mean" or ids[token.text] >= published]
+    model.fill_rows({text: ids[text] for text in means})  # never a random row
 
 
 def repo_of(source: str) -> str:

@@ -32,6 +32,7 @@ def load_backbone(name_or_path: str, **kwargs: Any) -> nn.Module:
     """
     kwargs.pop("output_loading_info", None)
     kwargs.pop("trust_remote_code", None)  # the backbone is always a stock class
+    kwargs.setdefault("use_safetensors", True)  # a .bin is a pickle
     auto: Any = AutoModelForImageTextToText
     model, info = auto.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
     audit_loading(info, str(name_or_path))

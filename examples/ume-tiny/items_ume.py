@@ -12,6 +12,8 @@ from typing import Any
 from PIL import Image as PILImage
 
 KEYS = ("text", "image", "images", "video", "document", "page", "instruction")
+LAST_PAGE = 10_000_000  # no document has more pages; Python cannot even print every int
+_PRIVATE = frozenset(map(chr, range(0xE000, 0xF8FF)))  # one of these has to be free to guard texts with
 
 
 class ItemError(ValueError):
@@ -77,7 +79,9 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
     if isinstance(raw, Item):
         return raw
     if isinstance(raw, str):
-        return Item((Text(_text(raw, "text", index)),))
+        text = _text(raw, "text", index)
+        _check_private([text], index)
+        return Item((Text(text),))
     if isinstance(raw, PILImage.Image):
         return Item((Image(raw),))
     if not isinstance(raw, Mapping):
@@ -87,7 +91,7 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
         )
     unknown = [key for key in raw if key not in KEYS]
     if unknown:
-        raise ItemTypeError(f"unknown key {unknown[0]!r}; known are {', '.join(KEYS)}", index)
+        raise ItemTypeError(f"unknown key {_shown(unknown[0])}; known are {', '.join(KEYS)}", index)
     parts: list[Part] = []
     for key, value in raw.items():
         if value is None or key in ("page", "instruction"):
@@ -112,6 +116,7 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
         raise ItemError("nothing to embed: no text, image, video or document", index)
     instruction = raw.get("instruction")
     own = None if instruction is None else _text(instruction, "instruction", index)
+    _check_private([part.text for part in parts if isinstance(part, Text)] + [own or ""], index)
     return Item(tuple(parts), own, listed=raw.get("images") is not None)
 
 
@@ -130,6 +135,19 @@ def _page(value: Any, index: int | None) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise ItemTypeError(f"'page' takes an int (from 1), not a {type(value).__name__}", index)
-    if value < 1:
-        raise ItemError(f"'page' counts from 1, not {value}", index)
+    if not 1 <= value <= LAST_PAGE:
+        shown = value if abs(value) <= LAST_PAGE else "a number of that size"
+        raise ItemError(f"'page' counts from 1, not {shown}", index)
     return value
+
+
+def _shown(key: Any) -> str:
+    """A key for a message: only texts are printed, and not at any length."""
+    if not isinstance(key, str):
+        return f"of type {type(key).__name__}"
+    return repr(key if len(key) <= 50 else key[:50] + "...")
+
+
+def _check_private(texts: list[str], index: int | None) -> None:
+    if sum(map(len, texts)) >= len(_PRIVATE) and set().union(*texts) >= _PRIVATE:
+        raise ItemError("the text has every private-use character of Unicode, and one has to be free", index)

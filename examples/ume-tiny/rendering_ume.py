@@ -97,7 +97,10 @@ class PromptTokenizer:
             return ""
         text = text[: 64 * tokens]  # bounds the work on megabytes; a token is rarely longer than a word
         offsets = self._bare.encode(text, add_special_tokens=False).offsets
-        return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
+        if len(offsets) <= tokens:
+            return text
+        # A character can be several tokens: one that is only begun is left out, or cutting would never come to an end.
+        return text[: min(offsets[tokens - 1][1], offsets[tokens][0])]
 
     def count(self, text: str) -> int:
         """Tokens of a text by itself."""

@@ -18,6 +18,7 @@ CODE_FILES = (
     "settings_ume.py",
     "pooling_ume.py",
     "backbone_ume.py",
+    "adapters_ume.py",
     "composed_ume.py",
     "saving_ume.py",
     "modeling_ume.py",
@@ -61,12 +62,15 @@ def copy_code(folder: Path, source: str | None, revision: str | None = None) -> 
             shutil.copyfile(origin, folder / name)
 
 
-def write_sentence_transformers_files(folder: Path, settings: UmeSettings, model_type: str, dim: int) -> None:
+def write_sentence_transformers_files(
+    folder: Path, settings: UmeSettings, model_type: str, dim: int, adapter: bool = False
+) -> None:
     """Write ``modules.json`` and friends: stock modules where the settings allow it, ours otherwise.
 
+    Ours also for an adapter's folder (``adapter``): stock modules read the base's config in place of the folder's.
     The prompts (``config_sentence_transformers.json``) are the processor's knowledge and written by it.
     """
-    native, _ = expressible(settings, "sentence-transformers", model_type)
+    native = not adapter and expressible(settings, "sentence-transformers", model_type)[0]
     if settings.role == "reranker":
         _write_cross_encoder_files(folder, settings, native)
         return
@@ -95,12 +99,16 @@ def write_sentence_transformers_files(folder: Path, settings: UmeSettings, model
 
 
 def _write_cross_encoder_files(folder: Path, settings: UmeSettings, native: bool) -> None:
-    """Stock modules of a ``CrossEncoder``; no module of any kind where it would give other scores."""
+    """Stock modules of a ``CrossEncoder``; where it would give other scores, one that refuses to load.
+
+    Without any modules sentence-transformers would take the folder for a classifier, and for some families (Qwen3.5)
+    put a random head on it.
+    """
     score = folder / "1_LogitScore"
     if not native:
         shutil.rmtree(score, ignore_errors=True)
-        for name in ("modules.json", "sentence_bert_config.json"):
-            (folder / name).unlink(missing_ok=True)
+        (folder / "sentence_bert_config.json").unlink(missing_ok=True)
+        _write(folder / "modules.json", [_module(0, "", "sentence_transformer_ume.UmeTransformer")])
         return
     modules = [
         _module(0, "", "sentence_transformers.base.modules.transformer.Transformer"),

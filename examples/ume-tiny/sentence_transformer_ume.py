@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoProcessor
 from .generative_ume import UmeForGenerativeEmbedding, decoding_of
 from .modeling_ume import UmeForDiscriminativeEmbedding
 from .pooling_ume import check_vectors
-from .settings_ume import UmeSettings
+from .settings_ume import UmeSettings, expressible
 
 # Role of a checkpoint -> its class, and the modes of ``encode`` that it has, the default first.
 _CLASSES: dict[str, type] = {
@@ -209,7 +209,15 @@ class UmeTransformer(InputModule):
         }
         hub = {name: value for name, value in hub.items() if value not in (None, "", False)}
         config = AutoConfig.from_pretrained(model_name_or_path, **hub, **(config_kwargs or {}))
-        role = UmeSettings.from_config(config).role
+        settings = UmeSettings.from_config(config)
+        role = settings.role
+        if role == "reranker":  # stock modules are written where they give equal scores, this one where not
+            _, reason = expressible(settings, "sentence-transformers", config.model_type)
+            raise ValueError(
+                f"a CrossEncoder cannot run {model_name_or_path}: {reason or 'its adapter is not merged'}; use "
+                "umekit.load(...).rerank, or AutoModel with trust_remote_code=True and its "
+                "rerank(query, candidates, processor=processor)"
+            )
         if role not in _CLASSES:
             raise ValueError(f"sentence-transformers cannot run a checkpoint of the role {role!r}")
         model = _CLASSES[role].from_pretrained(  # type: ignore[attr-defined]

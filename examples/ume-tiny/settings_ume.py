@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 SCHEMA = 1
+FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
 
 Role = Literal["discriminative", "generative", "adaptive", "reranker"]
 ROLES: tuple[str, ...] = ("discriminative", "generative", "adaptive", "reranker")
@@ -88,6 +89,7 @@ class UmeSettings:
             raise UmeSettingsError(
                 f"this checkpoint has ume schema {schema}, this code reads up to {SCHEMA}: update umekit"
             )
+        block.pop(FILLED_ROWS, None)
         unknown = set(block) - {f.name for f in fields(cls)}
         if unknown:
             raise UmeSettingsError(
@@ -108,6 +110,20 @@ class UmeSettings:
     def to_dict(self) -> dict[str, Any]:
         """The block as it is written into ``config.json``."""
         return {"schema": SCHEMA, **asdict(self)}
+
+
+def filled_rows(config: Any) -> dict[str, int]:
+    """Tokens and rows that an adapter folder's config says were filled in memory when the adapter was trained.
+
+    The files of the base have other numbers there, so whoever puts the adapter on them fills these rows again.
+
+    Raises:
+        UmeSettingsError: the entry is not tokens with rows behind the first.
+    """
+    found = (getattr(config, "ume", None) or {}).get(FILLED_ROWS, {})
+    if not isinstance(found, dict) or any(type(row) is not int or row < 1 for row in found.values()):
+        raise UmeSettingsError(f"config.ume.{FILLED_ROWS} is {found!r}; it names tokens and their rows")
+    return dict(found)
 
 
 def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tuple[bool, str]:

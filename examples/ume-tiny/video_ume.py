@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
 
-from .media_ume import MediaError, MediaLimits, describe, load_image, read_bytes, to_rgb
+from .media_ume import Deadline, MediaError, MediaLimits, describe, load_image, read_bytes, reason, to_rgb
 
 try:
     import av
 except ImportError:  # an optional extra: the error is raised where a video file is asked for
     av = None  # type: ignore[assignment]
+
+# Containers that hold their own frames. FFmpeg also reads playlists, which name files and addresses to open.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,flv,ogg,asf,mxf,nut,rm,dv,"
+    "gif,apng,yuv4mpegpipe"
+)
+OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
 
 
 @dataclass(frozen=True)
@@ -79,17 +86,22 @@ def load_video(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames:
     if isinstance(source, (np.ndarray, Sequence)) and not isinstance(source, (str, bytes, bytearray)):
         return _from_frames(source, sampling, limits)
     data = read_bytes(source, limits)
-    if data[:6] in (b"GIF87a", b"GIF89a") or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
-        return _from_animation(data, describe(source), sampling, limits)
-    if av is None:
+    deadline = Deadline(describe(source), limits)
+    animation = data[:6] in (b"GIF87a", b"GIF89a") or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    if av is None and not animation:
         raise ImportError("video files need PyAV: pip install umekit[media]")
+    read = _from_animation if animation else _from_film
     try:
-        return _from_film(data, describe(source), sampling, limits)
-    except av.FFmpegError as error:
-        raise MediaError(f"{describe(source)}: cannot read the video ({error})") from None
+        return read(data, deadline, sampling, limits)
+    except MediaError:
+        raise
+    except Exception as error:  # decoders meet hostile bytes here, and let through whatever they cause
+        raise MediaError(f"{deadline.name}: cannot read the video ({reason(error)})") from None
 
 
 def _from_frames(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames:
+    if isinstance(source, np.ndarray) and source.ndim not in (3, 4):
+        raise MediaError(f"an array of shape {source.shape} is no video; give [T, H, W, 3]")
     total = len(source)
     if total == 0:
         raise MediaError("a video needs at least one frame")
@@ -99,87 +111,113 @@ def _from_frames(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames
     most = replace(sampling, max_frames=sampling.list_frames or sampling.max_frames)
     keep = list(range(total)) if total <= most.max_frames else sample_indices(total, None, most)
     rate = sampling.list_fps or sampling.fps
-    images, seconds = [load_image(source[i], limits) for i in keep], [i / rate for i in keep]
+    images, seconds = [_frame(source[i], i, limits) for i in keep], [i / rate for i in keep]
     while sampling.list_pad and len(images) % sampling.multiple:
         images.append(images[-1])
         seconds.append(seconds[-1] + 1 / rate)
     return Frames(images, seconds, from_list=True)
 
 
-def _from_animation(data: bytes, name: str, sampling: Sampling, limits: MediaLimits) -> Frames:
+def _frame(source: Any, number: int, limits: MediaLimits) -> Image.Image:
     try:
-        film = Image.open(io.BytesIO(data))
-        if film.width * film.height > limits.image_pixels:
-            raise MediaError(f"{name} has frames of {film.width} x {film.height} pixels, over the limit")
-        total = getattr(film, "n_frames", 1)
-        if total > limits.video_frames:
-            raise MediaError(f"{name} has {total} frames, more than the limit of {limits.video_frames}")
-        starts, clock = [], 0.0
-        for frame in ImageSequence.Iterator(film):
-            frame.load()  # WebP tells a frame's duration only then
-            starts.append(clock)
-            clock += (frame.info.get("duration") or 100) / 1000
-        keep = sample_indices(len(starts), clock, sampling)
-        wanted = set(keep)
-        images = [to_rgb(f.copy()) for i, f in enumerate(ImageSequence.Iterator(film)) if i in wanted]
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, MediaError):
-            raise
-        raise MediaError(f"{name}: {error}") from None
+        return load_image(source, limits)
+    except MediaError as error:
+        raise MediaError(f"frame {number}: {error}") from None
+    except TypeError as error:
+        raise TypeError(f"frame {number}: {error}") from None
+
+
+def _from_animation(data: bytes, deadline: Deadline, sampling: Sampling, limits: MediaLimits) -> Frames:
+    film = Image.open(io.BytesIO(data), formats=["GIF", "WEBP"])
+    _check_frame(film.width, film.height, deadline, limits)
+    starts, clock = [], 0.0
+    for number, frame in enumerate(ImageSequence.Iterator(film)):
+        _check_step(number, deadline, limits)
+        frame.load()  # WebP tells a frame's duration only then
+        starts.append(clock)
+        clock += (frame.info.get("duration") or 100) / 1000
+    keep = sample_indices(len(starts), clock, sampling)
+    wanted = set(keep)
+    images = []
+    for number, frame in enumerate(ImageSequence.Iterator(film)):
+        deadline.check()
+        if number in wanted:
+            images.append(to_rgb(frame.copy()))
     return Frames(images, [starts[i] for i in keep])
 
 
-def _from_film(data: bytes, name: str, sampling: Sampling, limits: MediaLimits) -> Frames:
-    total, seconds = _measure(data, name, limits)
+def _check_step(number: int, deadline: Deadline, limits: MediaLimits) -> None:
+    """Before frame ``number``, from 0, is read."""
+    deadline.check()
+    if number >= limits.video_frames:
+        raise MediaError(f"{deadline.name} has more than {limits.video_frames} frames")
+
+
+def _check_frame(width: int, height: int, deadline: Deadline, limits: MediaLimits) -> None:
+    if width * height > limits.image_pixels:
+        raise MediaError(
+            f"{deadline.name} has frames of {width} x {height} pixels, more than the limit of {limits.image_pixels}"
+        )
+
+
+def _from_film(data: bytes, deadline: Deadline, sampling: Sampling, limits: MediaLimits) -> Frames:
+    total, seconds = _measure(data, deadline, limits)
     keep = sample_indices(total, seconds, sampling)
     rate = total / seconds if seconds else sampling.fps
-    images = _decode(data, set(keep), limits)
+    images = _decode(data, set(keep), deadline, limits)
     if len(images) < len(keep):  # the header promised more frames than there are
-        total = _count_decoded(data, limits)
+        total = _count_decoded(data, deadline, limits)
         if total == 0:
-            raise MediaError(f"{name} has no frame that can be decoded")
+            raise MediaError(f"{deadline.name} has no frame that can be decoded")
         keep = sample_indices(total, total / rate, sampling)
-        images = _decode(data, set(keep), limits)
+        images = _decode(data, set(keep), deadline, limits)
     return Frames(images, [i / rate for i in keep])
 
 
-def _measure(data: bytes, name: str, limits: MediaLimits) -> tuple[int, float | None]:
+def _opened(data: bytes) -> Any:
+    return av.open(io.BytesIO(data), "r", options=OPEN_OPTIONS, metadata_errors="replace")
+
+
+def _measure(data: bytes, deadline: Deadline, limits: MediaLimits) -> tuple[int, float | None]:
     """Number of frames and duration in seconds, from the packets and not from the header, which may lie."""
-    with av.open(io.BytesIO(data), "r") as film:
+    with _opened(data) as film:
         if not film.streams.video:
-            raise MediaError(f"{name} has no video stream")
+            raise MediaError(f"{deadline.name} has no video stream")
         stream = film.streams.video[0]
-        if stream.codec_context.width * stream.codec_context.height > limits.image_pixels:
-            raise MediaError(f"{name} has frames over the limit of {limits.image_pixels} pixels")
+        _check_frame(stream.codec_context.width, stream.codec_context.height, deadline, limits)
         total = 0
         for packet in film.demux(stream):
             total += packet.size > 0
-            if total > limits.video_frames:
-                raise MediaError(f"{name} has more than {limits.video_frames} frames")
+            _check_step(total - 1, deadline, limits)
         rate = stream.average_rate
     if total == 0:
-        raise MediaError(f"{name} has no frames")
+        raise MediaError(f"{deadline.name} has no frames")
     return total, (total / float(rate) if rate else None)
 
 
-def _decode(data: bytes, keep: set[int], limits: MediaLimits) -> list[Image.Image]:
+def _decode(data: bytes, keep: set[int], deadline: Deadline, limits: MediaLimits) -> list[Image.Image]:
     images = []
     last = max(keep)
-    with av.open(io.BytesIO(data), "r") as film:
-        film.streams.video[0].thread_type = "AUTO"
-        for index, frame in enumerate(film.decode(video=0)):
-            if index in keep:
-                images.append(to_rgb(frame.to_image()))
-            if index >= min(last, limits.video_frames):
-                break
+    for index, frame in enumerate(_decoded(data, deadline, limits)):
+        if index in keep:
+            images.append(to_rgb(frame.to_image()))
+        if index >= last:
+            break
     return images
 
 
-def _count_decoded(data: bytes, limits: MediaLimits) -> int:
-    total = 0
-    with av.open(io.BytesIO(data), "r") as film:
-        for _ in film.decode(video=0):
-            total += 1
-            if total >= limits.video_frames:
-                break
-    return total
+def _count_decoded(data: bytes, deadline: Deadline, limits: MediaLimits) -> int:
+    return sum(1 for _ in _decoded(data, deadline, limits))
+
+
+def _decoded(data: bytes, deadline: Deadline, limits: MediaLimits) -> Iterator[Any]:
+    """Frames one by one; packets that give none are counted against the time, too."""
+    with _opened(data) as film:
+        stream = film.streams.video[0]
+        stream.thread_type = "AUTO"
+        for packet in film.demux(stream):
+            deadline.check()
+            for frame in packet.decode():
+                deadline.check()
+                _check_frame(frame.width, frame.height, deadline, limits)  # it may differ from the header's
+                yield frame

@@ -26,6 +26,14 @@ def broken(count: int = 24, bad: tuple[int, ...] = (5, 17)) -> list[dict[str, An
     return rows
 
 
+class Twice(list[dict[str, Any]]):
+    """Rows of two sources of twelve, in two epochs of other order, as a plan gives them."""
+
+    def place(self, index: int) -> tuple[str, int]:
+        row = index if index < 24 else 47 - index
+        return ("flowers", row) if row < 12 else ("birds", row - 12)
+
+
 class Unreadable(list[dict[str, Any]]):
     """Rows of which one fails while it is read, as an image column does that does not decode."""
 
@@ -71,6 +79,20 @@ def test_over_the_limit_raises_and_names_them(tmp_path: Path) -> None:
         trainer.train()
     with pytest.raises(ValueError, match="row 5"):
         stub_trainer(tmp_path, rows=broken(), **SETTINGS).train()
+
+
+def test_a_row_of_a_plan_is_named_by_its_source_and_counted_once(tmp_path: Path) -> None:
+    rows = broken(24, (5, 17))
+    planned = Twice([*rows, *rows[::-1]])
+    trainer = stub_trainer(tmp_path, rows=planned, max_bad_rows=2, num_train_epochs=1, **SETTINGS)
+    trainer.train()
+    reason = "not an item: int"
+    assert trainer.bad_rows.reasons == {
+        "row 5 of source 'flowers'": reason,
+        "row 5 of source 'birds'": reason,
+    }
+    with pytest.raises(ValueError, match="row 5 of source 'flowers': not an item"):
+        stub_trainer(tmp_path, rows=planned, num_train_epochs=1, **SETTINGS).train()
 
 
 def test_a_row_that_cannot_be_read(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def terms(
     mask: np.ndarray | None,
     shared: bool,
     offset: int,
+    hard_ids: np.ndarray | None,
 ) -> list[list[tuple[float, list[Term]]]]:
     """Of each direction and row: the positive's similarity, and the negatives."""
     q, p = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, p))
@@ -53,7 +54,9 @@ def terms(
                     for row in range(n) if shared else [i]:
                         for j in range(h.shape[1]):
                             if mask is None or mask[row, j]:
-                                found.append((anchor @ h[row, j], h[row, j] @ target, False))
+                                known = hard_ids is not None and ids is not None
+                                own = known and hard_ids[row, j] == ids[i + offset]
+                                found.append((anchor @ h[row, j], h[row, j] @ target, bool(own)))
             else:
                 found += [(anchor @ q[j], q[j] @ target, same(j + offset, i)) for j in range(n) if j != i]
             if "q2q" in directions and (kind == "q2p" or not both):
@@ -80,9 +83,10 @@ def twin(
     margin: float | None = None,
     dims: list[int] | None = None,
     weights: list[float] | None = None,
+    hard_ids: np.ndarray | None = None,
 ) -> float:
     """The loss, term by term; what is dropped is decided on the whole vectors."""
-    others = (directions, ids, mask, shared, offset)
+    others = (directions, ids, mask, shared, offset, hard_ids)
     whole = terms(q, p, h, *others)
 
     def dropped(positive: float, term: Term) -> bool:
@@ -123,6 +127,7 @@ ALL_DIRECTIONS = [
     alpha=st.sampled_from([0.0, 1.5, 9.0]),
     delta=st.sampled_from([None, 0.0, 0.3, 0.95]),
     with_ids=st.booleans(),
+    with_hard_ids=st.booleans(),
     with_mask=st.booleans(),
     shared=st.booleans(),
     per_row=st.booleans(),
@@ -140,6 +145,7 @@ def test_every_option_equals_the_twin(
     alpha: float,
     delta: float | None,
     with_ids: bool,
+    with_hard_ids: bool,
     with_mask: bool,
     shared: bool,
     per_row: bool,
@@ -152,11 +158,12 @@ def test_every_option_equals_the_twin(
     h = rng.normal(size=(n, k, 4)) if k else None
     ids = rng.integers(0, 4, size=n + extra) if with_ids else None
     mask = rng.random((n, k)) < 0.6 if with_mask and k else None
+    hard_ids = rng.integers(0, 4, size=(n, k)) if with_ids and with_hard_ids and k else None
     tau = rng.uniform(0.05, 1.0, size=n) if per_row else np.full(n, 0.1)
     offset = int(rng.integers(0, extra + 1))
     weights = [float(w) for w in rng.uniform(0.2, 2, size=len(dims))] if dims and weighted else None
     shape = (ids, mask, shared, offset)
-    expected = twin(q, p, h, tau, directions, alpha, delta, *shape, margin, dims, weights)
+    expected = twin(q, p, h, tau, directions, alpha, delta, *shape, margin, dims, weights, hard_ids)
     options: dict[str, Any] = {
         "temperature": torch.tensor(tau) if per_row else 0.1,
         "directions": directions,
@@ -164,6 +171,7 @@ def test_every_option_equals_the_twin(
         "false_negative_delta": delta,
         "positive_ids": None if ids is None else torch.tensor(ids),
         "negative_mask": None if mask is None else torch.tensor(mask),
+        "negative_ids": None if hard_ids is None else torch.tensor(hard_ids),
         "negatives_shared": shared,
         "targets_offset": offset,
         "false_negative_margin": margin,
@@ -178,7 +186,7 @@ def test_every_option_equals_the_twin(
     plain = {**options, "false_negative_delta": None, "false_negative_margin": None}  # a threshold is a cliff
     low = info_nce(*single, **plain)  # type: ignore[arg-type]
     assert low.dtype == torch.float32
-    without = twin(q, p, h, tau, directions, alpha, None, *shape, None, dims, weights)
+    without = twin(q, p, h, tau, directions, alpha, None, *shape, None, dims, weights, hard_ids)
     assert low.item() == pytest.approx(without, rel=1e-4, abs=1e-5)
 
 
@@ -247,6 +255,25 @@ def test_a_duplicate_target_contributes_nothing() -> None:
     by_id = info_nce(q, p, temperature=0.1, positive_ids=torch.tensor([5, 1, 5, 2]))
     torch.testing.assert_close(by_delta, by_id)
     assert by_id < info_nce(q, p, temperature=0.1)
+
+
+@pytest.mark.parametrize("directions", [("q2p",), ("q2p", "p2q", "q2q", "p2p")])
+def test_an_own_positive_among_the_shared_negatives_is_no_negative(directions: tuple[str, ...]) -> None:
+    q = torch.eye(4, dtype=torch.float64)
+    shifted = torch.tensor([[1, 2], [2, 3], [3, 0], [0, 1]])  # each row's negatives are others' positives
+    options: dict[str, Any] = {"temperature": 0.01, "directions": directions, "negatives_shared": True}
+    ids = torch.arange(4) + 10
+    loss = info_nce(q, q, q[shifted], positive_ids=ids, negative_ids=ids[shifted], **options)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert info_nce(q, q, q[shifted], positive_ids=ids, **options) > 0.3, "two copies of the own positive"
+
+
+def test_an_own_negative_of_the_own_target_is_no_negative() -> None:
+    q, p, h = vectors(3, 4), vectors(3, 4, seed=1), vectors(3, 2, 4, seed=2)
+    ids, hard_ids = torch.tensor([1, 2, 3]), torch.tensor([[9, 1], [1, 9], [9, 9]])
+    mask = torch.tensor([[True, False], [True, True], [True, True]])
+    loss = info_nce(q, p, h, temperature=0.1, positive_ids=ids, negative_ids=hard_ids)
+    torch.testing.assert_close(loss, info_nce(q, p, h, temperature=0.1, negative_mask=mask))
 
 
 def unit(degrees: float) -> list[float]:
@@ -344,6 +371,16 @@ def test_a_zero_vector_that_is_masked_leaves_finite_gradients(shared: bool) -> N
         ({"matryoshka_dims": [2], "matryoshka_weights": [-1.0]}, "positive"),
         ({"negatives": torch.ones(2, 1, 5)}, "negatives"),
         ({"negatives": torch.ones(2, 1, 4), "negative_mask": torch.ones(2, 3)}, "negative_mask"),
+        ({"negative_ids": torch.ones(2, 1), "positive_ids": torch.ones(2)}, "give negatives"),
+        ({"negatives": torch.ones(2, 1, 4), "negative_ids": torch.ones(2, 1)}, "and positive_ids too"),
+        (
+            {
+                "negatives": torch.ones(2, 1, 4),
+                "positive_ids": torch.ones(2),
+                "negative_ids": torch.ones(2, 3),
+            },
+            "do not fit",
+        ),
     ],
 )
 def test_what_does_not_fit_raises(change: dict[str, Any], message: str) -> None:

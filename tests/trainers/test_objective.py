@@ -83,6 +83,16 @@ def test_objective_is_info_nce_with_metrics() -> None:
     assert all(not value.requires_grad and value.ndim == 0 for value in metrics.values())
 
 
+def test_the_objective_counts_a_negative_that_is_the_target_as_dropped() -> None:
+    q = torch.eye(3)
+    objective = ContrastiveObjective(negatives_shared=True)
+    ids, hard = torch.tensor([4, 5, 6]), torch.tensor([[1], [2], [0]])
+    loss, metrics = objective(q, q, q[hard], positive_ids=ids, negative_ids=ids[hard])
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert metrics["false_negatives_dropped"].item() == 3
+    assert metrics["accuracy"].item() == 1
+
+
 def test_a_tie_is_no_hit_and_no_negatives_are_no_nan() -> None:
     objective = ContrastiveObjective()
     p = torch.ones(2, 3)

@@ -165,11 +165,85 @@ def test_duplicates_are_found_by_id_or_by_content(tmp_path: Path) -> None:
         {"query": "e", "positive": {"text": "other", "image": np.ones((2, 4))}, "positive_id": "x"},
         {"query": "f", "positive": {"text": "other", "image": np.ones((2, 4))}},
     ]
-    ids = ContrastiveCollator(StubProcessor())(rows)["positive_ids"]
-    assert ids[0] == ids[1] == ids[2]
-    assert ids[3] == ids[4]
-    assert len(set(ids.tolist())) == 3
-    assert ContrastiveCollator(StubProcessor(), mask_duplicate_positives=False)(rows)["positive_ids"] is None
+    keys = ContrastiveCollator(StubProcessor())(rows)["positive_keys"]
+    # "e" has the id of "d" and the content of "f": all three are one target
+    assert number_targets(keys).tolist() == [0, 0, 0, 3, 3, 3]
+    unmasked = ContrastiveCollator(StubProcessor(), mask_duplicate_positives=False)(rows)
+    assert unmasked["positive_keys"] is None
+    assert unmasked["negative_keys"] is None
+
+
+def masks(rows: list[dict[str, Any]], **options: Any) -> dict[str, torch.Tensor | None]:
+    """What the loss gets of a batch."""
+    batch = RowBatch.from_inputs(ContrastiveCollator(StubProcessor(), **options)(rows))
+    return batch.split(torch.zeros(len(batch.items), 1), torch.zeros(len(rows), dtype=torch.int64)).masks()
+
+
+def test_negatives_are_known_by_id_or_by_content() -> None:
+    rows = [
+        {"query": "a", "positive": "one", "positive_id": 1, "negatives": ["the second", "five"]},
+        {"query": "b", "positive": "two", "positive_id": 2, "negatives": ["one"]},
+        {"query": "c", "positive": "three", "negatives": ["two", "four", "three"]},
+        {"query": "d", "positive": "four", "positive_id": "4", "negatives": []},
+    ]
+    rows[0]["negative_ids"] = ["2", None]
+    rows[2]["negative_ids"] = ["4", "1", "1"]  # without a positive_id nobody knows whose ids they are
+    found = masks(rows)
+    positive, negative = found["positive_ids"], found["negative_ids"]
+    assert positive is not None
+    assert negative is not None
+    assert len(set(positive.tolist())) == 4
+    assert negative[0, 0] == positive[1]
+    assert negative[0, 1] not in positive
+    assert negative[1, 0] == positive[0]
+    assert negative[2].tolist() == [positive[1], positive[3], positive[2]]
+    assert not torch.isin(negative[3], positive).any(), "places without a negative are nothing's target"
+    cut = masks(rows, max_negatives=1)["negative_ids"]
+    assert cut is not None
+    assert torch.equal(torch.isin(cut[:3, 0], positive), torch.tensor([True, True, True]))
+
+
+@given(st.lists(st.lists(st.integers(0, 6), min_size=3, max_size=3), max_size=12))
+def test_numbers_of_targets_are_connected_components(keys: list[list[int]]) -> None:
+    expected = list(range(len(keys)))
+    for _ in keys:  # a twin that joins pairs until nothing changes
+        for a, first in enumerate(keys):
+            for b, second in enumerate(keys):
+                if (set(first) & set(second)) - {NO_KEY}:
+                    expected[a] = expected[b] = min(expected[a], expected[b])
+    tensor = torch.tensor(keys, dtype=torch.int64).reshape(-1, 3)
+    assert number_targets(tensor).tolist() == expected
+
+
+def test_ids_of_negatives_that_do_not_fit_name_the_row() -> None:
+    row = {"query": "a", "positive": "b", "positive_id": 1, "negatives": ["c"], "negative_ids": [2, 3]}
+    with pytest.raises(ValueError, match="row 0 of the batch.*2 negative_ids for 1 negatives"):
+        ContrastiveCollator(StubProcessor())([row])
+
+
+def test_a_shared_negative_that_is_a_rows_positive_costs_nothing(tmp_path: Path) -> None:
+    words = ["red", "green", "blue", "black"]
+    rows = [
+        {"query": w, "positive": w, "negatives": [words[i - 1], words[i - 2]]} for i, w in enumerate(words)
+    ]
+    trainer = stub_trainer(tmp_path, rows=rows, negatives_shared=True)
+    batch = RowBatch.from_inputs(trainer.data_collator(rows))
+    vectors = torch.eye(4)
+    order = [0, 1, 2, 3, 0, 1, 2, 3, *(number for i in range(4) for number in (i - 1, i - 2))]
+    loss, metrics = trainer.representation_loss(vectors[order], batch)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert metrics["false_negatives_dropped"].item() == 8
+    sides = batch.split(vectors[order], torch.zeros(4, dtype=torch.int64))
+    scores, _ = validate([None], lambda _: sides, trainer.objective_module)
+    assert scores == {"loss": pytest.approx(0, abs=1e-6), "recall@1": 1.0}
+
+
+def test_in_validation_too_a_negative_that_is_the_target_is_none() -> None:
+    row = {"query": "a", "positive": "red", "negatives": ["red"]}
+    batch = RowBatch.from_inputs(ContrastiveCollator(StubProcessor())([row]))
+    sides = batch.split(torch.ones(3, 2), torch.zeros(1, dtype=torch.int64))
+    scores, _ = validate([None], lambda _: sides, ContrastiveObjective())
+    assert scores["recall@1"] == 1
 
 
 @pytest.mark.parametrize(

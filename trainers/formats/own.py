@@ -17,6 +17,7 @@ OTHERS = (
     "dataset",
     "positive_id",
     "positive_ids",
+    "negative_ids",
     "query_id",
     "query_thought",
     "positive_thought",
@@ -34,8 +35,8 @@ def read_rows(
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> FormatRows:
     """Rows with ``query``, ``positive`` and, where they have them, ``negatives``, ``candidates``, ``task``,
-    ``dataset``, ``positive_id``, ``positive_ids``, ``query_id``, ``query_thought``, ``positive_thought``, ``answer``
-    and ``teacher_scores``.
+    ``dataset``, ``positive_id``, ``positive_ids``, ``negative_ids`` (one per negative, as mining writes them),
+    ``query_id``, ``query_thought``, ``positive_thought``, ``answer`` and ``teacher_scores``.
 
     An item is a text, or an object with any of ``text, image, images, video, document, page, instruction``.
 

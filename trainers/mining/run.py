@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,16 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from ...encoding.manifest import library_versions, write_atomically
 from ...encoding.shard_files import ERRORS
 from ...encoding.shard_work import ShardEncoder
 from ...encoding.shards import encode_shards
 from ..formats.media import MediaRoot
+from .blocks import mine_blocks
 from .entries import Items, Scan, entry_item, scan
-from .items import id_key
-from .selecting import FILTERS, Selector
+from .selecting import FILTERS
 from .settings import MiningReport, MiningSettings
-from .vectors import Vectors, nearest
 from .writing import write_rows
 
 MANIFEST, WORK = "mining.json", "work"
@@ -54,6 +52,7 @@ def mine(
     dim: int | None = None,
     block_size: int = 1024,
     shard_size: int = 8192,
+    memory_gib: float = 1.0,
     keep_vectors: bool = False,
     show_progress: bool | None = None,
 ) -> MiningReport:
@@ -67,8 +66,9 @@ def mine(
     The released code of U-MARVEL keeps squared L2 distances for its global lists (section 2.6), to which a limit on
     similarity does the opposite of what it should; scores here are cosines, always.
 
-    Memory holds a shard of vectors, a block of queries and a few numbers for each row and candidate. A run that was
-    killed goes on where it was when it is called again with the same arguments, and writes the same bytes.
+    Memory holds a shard of vectors, ``memory_gib`` of queries and a few numbers for each row and candidate. A run that
+    was killed goes on with the first block that is not written when it is called again with the same arguments, and
+    writes the same bytes.
 
     Args:
         encoder: makes the vectors; queries with ``role="query"``, candidates with ``role="document"``.
@@ -87,6 +87,8 @@ def mine(
         mode, dim: as in ``Encoder.encode``.
         block_size: rows that are mined at a time.
         shard_size: vectors of a shard.
+        memory_gib: what queries and their candidates may take. The pool is read once for as many rows as fit
+            (150 000 of 1536 numbers in 1 GiB); nothing else depends on it.
         keep_vectors: leave ``work/`` for a further run with other limits, which then encodes nothing again.
         show_progress: None shows bars on a terminal.
 
@@ -104,6 +106,8 @@ def mine(
     )
     if block_size < 1:
         raise ValueError(f"block_size is {block_size}; need at least 1")
+    if not memory_gib > 0 or math.isinf(memory_gib):
+        raise ValueError(f"memory_gib is {memory_gib}; need a number above 0")
     folder = Path(out)
     found = scan(rows, pool, settings)
     media = None if media_root is None else MediaRoot(media_root)
@@ -139,7 +143,10 @@ def mine(
     failed = _failed(work, found, max_failed)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     blocks = work / f"blocks-{digest[:16]}"
-    _mine_blocks(rows, found, settings, work, blocks, block_size, show_progress)
+    mine_blocks(
+        rows, found, settings, work, blocks,
+        size=block_size, memory=int(memory_gib * 2**30), show_progress=show_progress,
+    )  # fmt: skip
     written = write_rows(
         folder, rows, pool, found, blocks, k=settings.k, format=format, media_root=media_root
     )
@@ -215,74 +222,3 @@ def _failed(work: Path, found: Scan, limit: int) -> list[str]:
             f"(mend them and remove {work}, or allow more)"
         )
     return lines
-
-
-def block_dtype(k: int) -> np.dtype[Any]:
-    """A mined row on disk; ``positive`` is NaN for a row that is left out, entries are padded with -1."""
-    return np.dtype(
-        [
-            ("entries", np.int64, (k,)),
-            ("scores", np.float32, (k,)),
-            ("positive", np.float32),
-            ("filled", np.int32),
-            ("dropped", np.int32, (len(FILTERS),)),
-        ]
-    )
-
-
-def _mine_blocks(
-    rows: Sequence[Any],
-    found: Scan,
-    settings: MiningSettings,
-    work: Path,
-    blocks: Path,
-    size: int,
-    show_progress: bool | None,
-) -> None:
-    """Write ``blocks/00000.npy`` and so on; a block that is there was finished."""
-    blocks.mkdir(exist_ok=True)
-    queries, entries = Vectors(work / "queries", len(rows)), Vectors(work / "pool", len(found.entry_id))
-    selector = Selector(found, entries, settings)
-    usable = queries.present & entries.present[found.positive]
-    visible = sys.stderr.isatty() if show_progress is None else show_progress
-    with tqdm(total=len(rows), unit="row", desc="mine", disable=not visible) as bar:
-        for number, start in enumerate(range(0, len(rows), size)):
-            block = np.arange(start, min(start + size, len(rows)), dtype=np.int64)
-            path = blocks / f"{number:05d}.npy"
-            if not path.is_file():
-                records = _mine_block(rows, block, usable, queries, entries, selector)
-                scratch = path.with_suffix(f".{os.getpid()}.tmp")
-                with scratch.open("wb") as handle:
-                    np.save(handle, records, allow_pickle=False)
-                    handle.flush()
-                    os.fsync(handle.fileno())
-                scratch.replace(path)
-            bar.update(len(block))
-
-
-def _mine_block(
-    rows: Sequence[Any],
-    block: NDArray[np.int64],
-    usable: NDArray[np.bool_],
-    queries: Vectors,
-    entries: Vectors,
-    selector: Selector,
-) -> NDArray[Any]:
-    settings, found = selector.settings, selector.scan
-    records = np.zeros(len(block), block_dtype(settings.k))
-    records["entries"], records["scores"], records["positive"] = -1, np.nan, np.nan
-    asked = np.flatnonzero(usable[block])
-    if len(asked) == 0:
-        return records
-    vectors = queries.take(block[asked])
-    near = nearest(vectors, found.group[block[asked]], entries, found.entry_group, settings.depth)
-    for place, vector, candidates in zip(asked, vectors, near, strict=True):
-        row = int(block[place])
-        more = np.array([id_key(name) for name in rows[row].get("positive_ids") or ()], np.int64)
-        chosen = selector.select(row, vector, candidates[candidates >= 0], more)
-        record = records[place]
-        record["entries"][: len(chosen.entries)] = chosen.entries
-        record["scores"][: len(chosen.scores)] = chosen.scores
-        record["positive"], record["filled"] = chosen.positive_score, chosen.filled
-        record["dropped"] = chosen.dropped
-    return records

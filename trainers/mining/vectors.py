@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from ...encoding.compressed_files import import_faiss
 from ...encoding.shard_reading import ShardSet
@@ -36,6 +38,10 @@ class Vectors:
         """Which numbers have a vector, [count]."""
         return self._part >= 0
 
+    @property
+    def shards(self) -> int:
+        return len(self._parts)
+
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Unit rows [n, d] of numbers that are present, in their order."""
         rows = np.empty((len(numbers), self.dim), np.float32)
@@ -56,42 +62,74 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def nearest(
-    queries: NDArray[np.float32],
-    groups: NDArray[np.int64],
+class Asking:
+    """A block of queries, and the candidates found for it so far.
+
+    Attributes:
+        numbers: of the queries, [q].
+        queries: unit rows, float32 [q, d].
+        groups: of the queries, [q].
+        scores: of what is found, float32 [q, depth + SLACK], best first, -inf where there is nothing yet.
+        found: the candidates, int64, as ``scores``; -1 where there is nothing yet.
+    """
+
+    def __init__(
+        self,
+        numbers: NDArray[np.int64],
+        queries: NDArray[np.float32],
+        groups: NDArray[np.int64],
+        depth: int,
+    ) -> None:
+        self.numbers, self.queries, self.groups = numbers, queries, groups
+        self.scores = np.full((len(queries), depth + SLACK), -np.inf, np.float32)
+        self.found = np.full((len(queries), depth + SLACK), -1, np.int64)
+
+    @staticmethod
+    def row_bytes(dim: int, depth: int) -> int:
+        """Memory of one query and what is found for it."""
+        return 4 * dim + 12 * (depth + SLACK) + 16
+
+    def look(self, group: int, index: Any, names: NDArray[np.int64]) -> None:
+        """Take what a faiss index over the candidates ``names`` has for the queries of ``group``."""
+        here = np.flatnonzero(self.groups == group)
+        if len(here) == 0:
+            return
+        width = self.found.shape[1]
+        scores, places = index.search(np.ascontiguousarray(self.queries[here]), min(width, len(names)))
+        both = np.concatenate([self.scores[here], scores], axis=1)
+        either = np.concatenate([self.found[here], names[places]], axis=1)
+        order = np.lexsort((either, -both), axis=1)[:, :width]
+        self.scores[here] = np.take_along_axis(both, order, axis=1)
+        self.found[here] = np.take_along_axis(either, order, axis=1)
+
+
+def search(
+    askings: Sequence[Asking],
     vectors: Vectors,
     entry_groups: NDArray[np.int64],
-    depth: int,
-) -> NDArray[np.int64]:
-    """Candidates of each query's group with the largest inner products.
+    *,
+    show_progress: bool = False,
+) -> None:
+    """Find each query's candidates of its group with the largest inner products, in one pass over the vectors.
+
+    What a block finds depends on its own queries alone: each is searched by itself, whatever shares the pass.
 
     Args:
-        queries: float32 [q, d], unit rows.
-        groups: [q].
+        askings: blocks to fill in; some more than ``depth`` are found, see ``SLACK``, unordered among near-equal
+            scores.
         vectors: of the entries.
         entry_groups: [e].
-        depth: how many; some more come back, see ``SLACK``.
-
-    Returns:
-        int64 [q, depth + SLACK], unordered among near-equal scores, padded with -1.
+        show_progress: a bar of shards.
     """
     faiss = import_faiss()
-    width = depth + SLACK
-    best = np.full((len(queries), width), -np.inf, np.float32)
-    found = np.full((len(queries), width), -1, np.int64)
-    members = {int(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
-    for positions, rows in vectors.blocks():
+    wanted = np.unique(np.concatenate([asking.groups for asking in askings]))
+    bar = tqdm(vectors.blocks(), total=vectors.shards, unit="shard", desc="search", leave=False,
+               disable=not show_progress)  # fmt: skip
+    for positions, rows in bar:
         of = entry_groups[positions]
-        for group, asking in members.items():
+        for group in np.intersect1d(wanted, of):
             here = np.flatnonzero(of == group)
-            if len(here) == 0:
-                continue
             index = faiss.IndexFlatIP(vectors.dim)
             index.add(np.ascontiguousarray(rows[here]))
-            scores, numbers = index.search(np.ascontiguousarray(queries[asking]), min(width, len(here)))
-            both = np.concatenate([best[asking], scores], axis=1)
-            names = np.concatenate([found[asking], positions[here][numbers]], axis=1)
-            order = np.lexsort((names, -both), axis=1)[:, :width]
-            best[asking] = np.take_along_axis(both, order, axis=1)
-            found[asking] = np.take_along_axis(names, order, axis=1)
-    return found
+            for asking in askings:
+                asking.look(int(group), index, positions[here])

@@ -40,6 +40,7 @@ def info_nce(
     false_negative_margin: float | None = None,
     matryoshka_dims: Sequence[int] | None = None,
     matryoshka_weights: Sequence[float] | None = None,
+    negative_ids: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE: the mean over rows of the cross-entropy of each query's own positive.
 
@@ -62,6 +63,8 @@ def info_nce(
     matryoshka_dims: the loss is the mean, weighted by ``matryoshka_weights`` (None: equally), over these prefixes
         of the vectors, each scaled to length one; the whole vector takes part only if its dim is named. What
         is dropped is decided on the whole vectors.
+    negative_ids: int [n, k], of the same kind as ``positive_ids``; a hard negative, the row's own or a shared one,
+        that stands for the same target as the row's positive is dropped.
 
     Returns a 0-d tensor: float64 for float64 vectors, else float32, computed so under autocast too.
     Raises ValueError for shapes that do not fit, an unknown direction, or a temperature, margin, dim or
@@ -85,6 +88,7 @@ def info_nce(
             false_negative_margin=false_negative_margin,
             matryoshka_dims=matryoshka_dims,
             matryoshka_weights=matryoshka_weights,
+            negative_ids=negative_ids,
         )
         tau = temperature_tensor(temperature, whole[0].similarity)
         return prefixes_loss(prefixes, tau, hardness_alpha, detach_hardness)

@@ -76,6 +76,7 @@ class ContrastiveObjective(SavedObjective):
         positive_ids: Tensor | None = None,
         negative_mask: Tensor | None = None,
         targets_offset: int = 0,
+        negative_ids: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (0-d, with gradient) and metrics (detached 0-d tensors).
 
@@ -102,6 +103,7 @@ class ContrastiveObjective(SavedObjective):
                 false_negative_margin=self.false_negative_margin,
                 matryoshka_dims=self.matryoshka_dims,
                 matryoshka_weights=self.matryoshka_weights,
+                negative_ids=negative_ids,
             )
             tau = temperature_tensor(self.temperature(index), whole[0].similarity)
             loss = prefixes_loss(prefixes, tau, self.hardness_alpha, self.detach_hardness)

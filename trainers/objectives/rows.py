@@ -3,7 +3,7 @@
 A column is struck out as a false negative by any of these rules; the row's own positive never is. Being struck
 out is a decision and has no gradient.
 
-* ``positive_ids``: it stands for the same target as the row's own positive.
+* ``positive_ids``, ``negative_ids``: it stands for the same target as the row's own positive.
 * ``false_negative_delta``: its cosine to the row's positive is above delta (RzenEmbed section 3.3.1, 0.95).
 * ``false_negative_margin``: its cosine in the loss is above ``margin`` times that of the row's positive (the
   positive-aware rule of NV-Retriever, arXiv 2407.15831, 0.95). Where the positive's cosine is zero or below, the
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DIRECTIONS = ("q2p", "p2q", "q2q", "p2p")
+NO_KEY = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,26 @@ class _Block:
     duplicate: Tensor
 
 
+def number_targets(keys: Tensor) -> Tensor:
+    """Equal numbers for items that are the same target: that share a key, directly or through other items.
+
+    keys: int64 [n, c] in any column, ``NO_KEY`` where there is none. Returns int64 [n], the smallest index of each
+    target's items. The rule is that of :func:`umekit.trainers.sampling.target_codes`: a paraphrase with the same id
+    and a copy of that paraphrase elsewhere are one target.
+    """
+    n = len(keys)
+    codes = torch.unique(keys, return_inverse=True)[1]
+    given = keys != NO_KEY
+    labels = torch.arange(n, device=keys.device)
+    while True:
+        lowest = labels.new_full((int(given.numel()) + 1,), n)
+        lowest.scatter_reduce_(0, codes[given], labels[:, None].expand_as(keys)[given], "amin")
+        joined = torch.minimum(labels, lowest[codes].masked_fill(~given, n).amin(dim=1))
+        if torch.equal(joined, labels):
+            return labels
+        labels = joined
+
+
 def check_margin(margin: float | None) -> None:
     """Raise ValueError for a ``false_negative_margin`` that is not a positive number."""
     if margin is not None and not (math.isfinite(margin) and margin > 0):
@@ -80,6 +101,7 @@ def _check(
     negative_mask: Tensor | None,
     offset: int,
     margin: float | None,
+    negative_ids: Tensor | None,
 ) -> None:
     check_margin(margin)
     if isinstance(directions, str):
@@ -107,6 +129,13 @@ def _check(
             raise ValueError(f"negative_mask {[*negative_mask.shape]} does not fit {[*negatives.shape]}")
     if positive_ids is not None and positive_ids.shape != (m,):
         raise ValueError(f"positive_ids [{m}] expected (one per positive), got {[*positive_ids.shape]}")
+    if negative_ids is not None:
+        if negatives is None or positive_ids is None:
+            raise ValueError(
+                "negative_ids are compared with positive_ids: give negatives and positive_ids too"
+            )
+        if negative_ids.shape != negatives.shape[:2]:
+            raise ValueError(f"negative_ids {[*negative_ids.shape]} do not fit {[*negatives.shape]}")
 
 
 def contrastive_rows(
@@ -121,6 +150,7 @@ def contrastive_rows(
     negatives_shared: bool = False,
     targets_offset: int = 0,
     false_negative_margin: float | None = None,
+    negative_ids: Tensor | None = None,
 ) -> list[ContrastiveRows]:
     """The cross-entropies of ``info_nce`` before temperature and hardness: one for q2p, one for p2q, as
     asked.
@@ -136,6 +166,7 @@ def contrastive_rows(
         negative_mask,
         targets_offset,
         false_negative_margin,
+        negative_ids,
     )
     n, m = query.shape[0], positive.shape[0]
     dtype = torch.promote_types(torch.promote_types(query.dtype, positive.dtype), torch.float32)
@@ -145,12 +176,10 @@ def contrastive_rows(
     self_q = torch.eye(n, dtype=torch.bool, device=device)
     self_p = torch.zeros(n, m, dtype=torch.bool, device=device)
     self_p[:, targets_offset : targets_offset + n] = self_q
-    if positive_ids is None:
-        same_p, same_q = self_p, self_q
-    else:
-        own_ids = positive_ids[targets_offset : targets_offset + n]
-        same_p = own_ids[:, None] == positive_ids[None, :]
-        same_q = own_ids[:, None] == own_ids[None, :]
+    ids_p = torch.arange(m, device=device) if positive_ids is None else positive_ids
+    own_ids = ids_p[targets_offset : targets_offset + n]
+    same_p = own_ids[:, None] == ids_p[None, :]
+    same_q = own_ids[:, None] == own_ids[None, :]
     # candidates of the columns: vectors [c, d], which are the row's own, which are the same target
     queries, positives = (q, self_q, same_q), (p, self_p, same_p)
 
@@ -170,14 +199,17 @@ def contrastive_rows(
             if negative_mask is None
             else negative_mask.bool()
         )
+        ids = negative_ids
         if negatives_shared:
             flat = h.reshape(n * k, -1)
             allowed = mask.reshape(1, n * k).expand(n, n * k)
+            ids = None if ids is None else ids.reshape(1, n * k)
             pair = anchor @ flat.T, goal.detach() @ flat.detach().T
         else:
             allowed = mask
             pair = (h @ anchor[:, :, None]).squeeze(-1), (h @ goal[:, :, None]).squeeze(-1).detach()
-        return _Block(*pair, allowed, torch.zeros_like(allowed))
+        same = torch.zeros_like(allowed) if ids is None else own_ids[:, None] == ids
+        return _Block(*pair, allowed, same)
 
     def rows(blocks: list[_Block], target: Tensor) -> ContrastiveRows:
         similarity = torch.cat([b.similarity for b in blocks], dim=1)

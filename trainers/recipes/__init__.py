@@ -3,7 +3,7 @@
 from .launch import launch_line
 from .prompts import PROMPTS, TrainingPrompt, get_prompt, with_prompt
 from .run import StepResult, dry_run_recipe, run_recipe
-from .schema import Recipe, RecipeError, read_recipe
+from .schema import Recipe, RecipeError, load_yaml, read_recipe
 from .sources import FORMATS
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "dry_run_recipe",
     "get_prompt",
     "launch_line",
+    "load_yaml",
     "read_recipe",
     "run_recipe",
     "with_prompt",

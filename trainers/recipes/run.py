@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
 import time
@@ -15,9 +14,8 @@ from typing import Any
 from ..dry_run import dry_run
 from .schema import MineStep, Recipe, RecipeError, SoupStep, TrainStep
 from .sources import Opener
-from .steps import StepContext, build_trainer, mine_step, soup_step, train_step
+from .steps import StepContext, build_trainer, mine_step, soup_step, train_step, training_arguments
 
-logger = logging.getLogger(__name__)
 DONE = "done.json"
 RECIPE_FILE = "recipe.json"
 POLL_SECONDS = 2.0
@@ -55,7 +53,8 @@ def run_recipe(
     Raises:
         RecipeError: ``out`` holds another recipe's run, or a run and ``resume`` is not set.
     """
-    root = Path(out)
+    root = Path(out).resolve()  # adapters name their base by it
+    _check(recipe, root, formats)
     _open_run(root, recipe, resume)
     results = []
     for step in recipe.steps:
@@ -100,26 +99,42 @@ def _run_step(step: TrainStep | MineStep | SoupStep, context: StepContext) -> di
     return mine_step(step, context) if isinstance(step, MineStep) else soup_step(step, context)
 
 
+def _check(recipe: Recipe, root: Path, formats: Mapping[str, Opener]) -> None:
+    """Whatever can be known to be wrong before hours are spent on the first step."""
+    for step in recipe.steps:
+        if isinstance(step, SoupStep):
+            continue
+        parts = (
+            [step.data]
+            if isinstance(step, MineStep) or step.eval_data is None
+            else [step.data, step.eval_data]
+        )
+        for source in (source for part in parts for source in part.sources if source.step is None):
+            if source.format not in formats:
+                raise RecipeError(
+                    f"source {source.name!r}: no format {source.format!r}; known are {', '.join(formats)}"
+                )
+        if isinstance(step, TrainStep):
+            training_arguments(step, StepContext(recipe, root, root / step.name, formats, False))
+
+
 def _open_run(root: Path, recipe: Recipe, resume: bool) -> None:
     """Keep the recipe beside its results, and refuse to mix two."""
     file = root / RECIPE_FILE
     wanted = recipe.model_dump(mode="json")
-    if file.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != wanted:
-            raise RecipeError(
-                f"{root} holds the run of another recipe, or of this one before a change: name another"
-            )
-        if not resume and _is_main() and any((root / step.name).exists() for step in recipe.steps):
-            raise RecipeError(
-                f"{root} holds a run of this recipe: --resume goes on with it, or name another folder"
-            )
-    elif root.exists() and any(root.iterdir()):
-        raise RecipeError(f"{root} is not empty and holds no run; name another folder")
-    elif _is_main():
+    if not _is_main():
+        _wait_for(file)
+    elif not file.is_file():
+        if root.exists() and any(path.name != _partial(file).name for path in root.iterdir()):
+            raise RecipeError(f"{root} is not empty and holds no run; name another folder")
         root.mkdir(parents=True, exist_ok=True)
         _write_json(file, wanted)
-    else:
-        _wait_for(file)
+    elif not resume and any((root / step.name).exists() for step in recipe.steps):
+        raise RecipeError(f"{root} holds a run of a recipe: --resume goes on with it, or name another folder")
+    if json.loads(file.read_text(encoding="utf-8")) != wanted:
+        raise RecipeError(
+            f"{root} holds the run of another recipe, or of this one before a change: name another folder"
+        )
 
 
 def _is_main() -> bool:
@@ -133,6 +148,10 @@ def _wait_for(file: Path) -> None:
 
 def _write_json(file: Path, value: Any) -> None:
     """Whole or not at all."""
-    partial = file.with_suffix(".partial")
+    partial = _partial(file)
     partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     partial.replace(file)
+
+
+def _partial(file: Path) -> Path:
+    return file.with_suffix(".partial")

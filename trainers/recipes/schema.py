@@ -6,6 +6,7 @@ folder: a model, an adapter, mined rows.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -161,21 +162,18 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _references(self) -> Recipe:
-        known: dict[str, str] = {START: "train"}
+        known = {START: START}
         for step in self.steps:
             if step.name in known:
                 raise ValueError(f"two steps are called {step.name!r}")
             if not step.name or Path(step.name).name != step.name:
                 raise ValueError(f"{step.name!r} cannot be the name of a step: it becomes a folder")
-            for name in _models_of(step):
-                if known.get(name) not in ("train", "soup"):
-                    raise ValueError(f"step {step.name!r} starts from {name!r}, which is no model before it")
             for name in _rows_of(step):
-                if known.get(name) != "mine":
+                if known.get(name) != "rows":
                     raise ValueError(
                         f"step {step.name!r} reads the rows of {name!r}, which is no mining step before it"
                     )
-            known[step.name] = step.kind
+            known[step.name] = _result(step, known)
         return self
 
     def shortened(self, steps: int) -> Recipe:
@@ -188,18 +186,53 @@ class Recipe(_Strict):
         return Recipe.model_validate(raw)
 
 
-def _models_of(step: Any) -> list[str]:
+def _result(step: Any, known: dict[str, str]) -> str:
+    """What a step leaves (``model``, ``adapter`` or ``rows``), after a look at what it starts from."""
     if isinstance(step, SoupStep):
-        return list(step.of)
-    names = [step.start] if step.start is not None else []
-    if isinstance(step, TrainStep) and step.objective_from is not None:
-        names.append(step.objective_from)
-    return names
+        kinds = {known.get(name) for name in step.of}
+        if kinds == {"model"} and step.mode == "delta":
+            return "model"
+        if kinds == {"adapter"}:
+            return "model" if step.mode == "delta" else "adapter"
+        raise ValueError(
+            f"step {step.name!r} averages {', '.join(step.of)}: they must all be adapters (keep: adapter), or all "
+            "models (mode: delta), of steps before it"
+        )
+    start = step.start or _last_model(known)
+    if known.get(start) not in (START, "model", "adapter"):
+        raise ValueError(f"step {step.name!r} starts from {start!r}, which is no model before it")
+    if isinstance(step, MineStep):
+        return "rows"
+    if known[start] == "adapter":
+        raise ValueError(
+            f"step {step.name!r} starts from the adapter of {start!r}: merge it there (keep: merged), or soup it"
+        )
+    if step.objective_from is not None and known.get(step.objective_from) not in ("model", "adapter"):
+        raise ValueError(f"objective_from: {step.objective_from!r} is no training before {step.name!r}")
+    return "adapter" if step.keep == "adapter" else "model"
+
+
+def _last_model(known: dict[str, str]) -> str:
+    return [name for name, kind in known.items() if kind != "rows"][-1]
 
 
 def _rows_of(step: Any) -> list[str]:
     data = [part for name in ("data", "eval_data") if (part := getattr(step, name, None)) is not None]
     return [source.step for part in data for source in part.sources if source.step is not None]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads ``2e-4`` as a number, as YAML 1.2 does; 1.1 makes it a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Parse YAML. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def read_recipe(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
@@ -214,7 +247,7 @@ def read_recipe(path: str | Path, changes: dict[str, Any] | None = None) -> Reci
         RecipeError: it is no YAML, or an entry is unknown, missing or of the wrong type.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = load_yaml(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     if not isinstance(raw, dict):

@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from ..formats import read_mbeir, read_mmeb, read_pairs, read_rows, read_ume_r1
 from ..sampling import PlannedRows, Source, plan_batches
+from ..sampling.rows import ids_of_source
 from ..sampling.targets import UNKNOWN
 from .schema import DataSpec, RecipeError, SourceSpec
 
@@ -102,7 +103,7 @@ def train_rows(
 
 
 class _Tagged(Dataset):  # type: ignore[type-arg]
-    """Rows of a source with its name and task."""
+    """Rows of a source with its name and task, and with ids of their own in it."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -111,7 +112,7 @@ class _Tagged(Dataset):  # type: ignore[type-arg]
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = {**self.source.rows[index], "dataset": self.source.name}
+        row = {**ids_of_source(self.source.rows[index], self.source.name), "dataset": self.source.name}
         return row if self.source.task is None else {**row, "task": self.source.task}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, set_seed
 
+from ...encoding.encoder import Encoder
 from ...encoding.loading import load
 from ..arguments import ContrastiveTrainingArguments
+from ..checkpoint_souping import soup_checkpoints
 from ..checkpoints import last_complete_checkpoint
 from ..contrastive import ContrastiveTrainer
 from ..lora import add_lora
@@ -27,7 +29,7 @@ from .prompts import get_prompt, with_prompt
 from .schema import START, MineStep, ModelSpec, PromptSpec, Recipe, RecipeError, SoupStep, TrainStep
 from .sources import Opener, eval_rows, open_sources, train_rows
 
-logger = logging.getLogger(__name__)
+MODEL, ADAPTER = "model", "adapter"  # folders in a step's
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,17 @@ class StepContext:
 def train_step(step: TrainStep, context: StepContext) -> dict[str, Any]:
     """Train, save, merge; returns the metrics and where the result is."""
     trainer = build_trainer(step, context)
-    output = trainer.train(resume_from_checkpoint=_checkpoint(context, trainer.args.world_size))
+    output = trainer.train(resume_from_checkpoint=_checkpoint(context, trainer))
     metrics = {name: value for name, value in output.metrics.items() if name.startswith("train_")}
     if step.eval_data is not None:
         metrics |= {k: v for k, v in trainer.evaluate().items() if k.startswith("eval_") and "_per_" not in k}
     metrics["steps"] = trainer.state.global_step
     metrics["temperature"] = {k: float(v) for k, v in trainer.objective_module.temperature.values().items()}
-    kept = context.folder / ("model" if step.lora is None else "adapter")
+    kept = context.folder / (MODEL if step.lora is None else ADAPTER)
     trainer.save_model(str(kept))
     result = kept
     if step.lora is not None and step.keep == "merged":
-        result = context.folder / "model"
+        result = context.folder / MODEL
         if trainer.is_world_process_zero():
             _fresh(result)
             merge(kept, result)
@@ -79,30 +81,45 @@ def train_step(step: TrainStep, context: StepContext) -> dict[str, Any]:
     return {"result": result.name, **metrics}
 
 
-def _checkpoint(context: StepContext, processes: int) -> str | None:
-    """Where a training that was broken off goes on; None for the beginning."""
-    if not context.resume:
+def _checkpoint(context: StepContext, trainer: ContrastiveTrainer) -> str | None:
+    """Where a training that was broken off goes on; None for the beginning.
+
+    Raises:
+        RecipeError: there are checkpoints, and none that this run can go on from.
+    """
+    folder = context.folder / "trainer"
+    if not context.resume or not any(folder.glob("checkpoint-*/trainer_state.json")):
         return None
     try:
-        return last_complete_checkpoint(context.folder / "trainer", processes)
-    except FileNotFoundError:
-        logger.info("%s has no complete checkpoint: from the beginning", context.folder)
-        return None
+        return last_complete_checkpoint(folder, trainer.args.world_size, trainer._own_optimizer_files)
+    except FileNotFoundError as error:
+        raise RecipeError(
+            f"{error}: those that are there are cut off, or of another number of processes than "
+            f"{trainer.args.world_size}. Run as many, or remove {folder} to begin the step anew"
+        ) from None
 
 
 def build_trainer(step: TrainStep, context: StepContext) -> ContrastiveTrainer:
     """The trainer of a step, ready to run: model, prompt, adapter, data, arguments."""
-    model, processor = _start(context, context.before(step))
+    args = training_arguments(step, context)
+    # Made first: the arguments choose this process's device, which quantised weights are loaded onto.
+    model, processor = _start(context, context.before(step), None if _is_sharded(args) else args.device)
     if step.prompt is not None:
         model, processor = _prompted(model, processor, step.prompt)
+    set_seed(args.seed)  # before anything is drawn: an adapter begins at random
     if step.lora is not None:
         add_lora(model, **step.lora.model_dump())
-    args = training_arguments(step, context)
     batch = args.per_device_train_batch_size * args.world_size
+    steps = args.max_steps * args.gradient_accumulation_steps
     sources = open_sources(step.data, context.formats, context.result_of)
-    rows = train_rows(step.data, sources, batch, args.max_steps, args.num_train_epochs, context.recipe.seed)
+    rows = train_rows(step.data, sources, batch, steps, args.num_train_epochs, context.recipe.seed)
     if args.max_steps <= 0:
         args.max_steps = len(rows) // batch // args.gradient_accumulation_steps
+        if args.max_steps == 0:
+            raise RecipeError(
+                f"step {step.name}: {len(rows)} rows make no step of {batch * args.gradient_accumulation_steps}: "
+                "a smaller batch, or more epochs"
+            )
     held_out = None
     if step.eval_data is not None:
         held_out = eval_rows(open_sources(step.eval_data, context.formats, context.result_of))
@@ -117,6 +134,11 @@ def build_trainer(step: TrainStep, context: StepContext) -> ContrastiveTrainer:
         train_dataset=rows,
         eval_dataset=held_out,
     )
+
+
+def _is_sharded(args: ContrastiveTrainingArguments) -> bool:
+    """Whether weights are dealt out over devices later (FSDP, DeepSpeed), so that no device holds all of them."""
+    return bool(args.fsdp) or bool(args.deepspeed) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def training_arguments(step: TrainStep, context: StepContext) -> ContrastiveTrainingArguments:
@@ -147,34 +169,40 @@ def training_arguments(step: TrainStep, context: StepContext) -> ContrastiveTrai
 
 def mine_step(step: MineStep, context: StepContext) -> dict[str, Any]:
     """Find hard negatives for the rows of all sources together."""
-    model, processor = _start(context, context.before(step))
-    from ...encoding.encoder import Encoder
-
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, processor = _start(context, context.before(step), device)
     rows = eval_rows(open_sources(step.data, context.formats, context.result_of))
     report = mine(Encoder(model, processor), rows, out=context.folder / "rows", **step.options)
     return {"result": "rows", **dataclasses.asdict(report)}
 
 
 def soup_step(step: SoupStep, context: StepContext) -> dict[str, Any]:
-    """Average what several steps left."""
-    result = context.folder / ("adapter" if step.mode == "concat" else "model")
-    _fresh(result)
+    """Average what several steps left: adapters, or whole models."""
+    parts = [context.result_of(name) for name in step.of]
     weights = None if step.weights is None else list(step.weights)
-    soup([context.result_of(name) for name in step.of], result, weights=weights, mode=step.mode)
+    whole = all(part.name == MODEL for part in parts)
+    result = context.folder / (MODEL if whole or step.mode == "delta" else ADAPTER)
+    _fresh(result)
+    if whole:
+        soup_checkpoints(parts, result, weights=weights)
+    else:
+        soup(parts, result, weights=weights, mode=step.mode)
     return {"result": result.name, "of": list(step.of)}
 
 
-def _start(context: StepContext, name: str) -> tuple[Any, Any]:
+def _start(context: StepContext, name: str, device: torch.device | None) -> tuple[Any, Any]:
+    """Model and processor that a step starts from; on the CPU for no device."""
     spec = context.recipe.model
+    options = {**_model_options(spec), "device": device or torch.device("cpu")}
     if name == START:
-        encoder = load(spec.path, preset=spec.preset, revision=spec.revision, **_model_options(spec))
+        encoder = load(spec.path, preset=spec.preset, revision=spec.revision, **options)
     else:
-        encoder = load(context.result_of(name), **_model_options(spec))
+        encoder = load(context.result_of(name), **options)
     return encoder.model, encoder.processor
 
 
 def _model_options(spec: ModelSpec) -> dict[str, Any]:
-    options: dict[str, Any] = {"device": "cpu", "dtype": spec.dtype}  # the Trainer moves it
+    options: dict[str, Any] = {"dtype": spec.dtype}
     if spec.attn_implementation is not None:
         options["attn_implementation"] = spec.attn_implementation
     if spec.quantize is not None:
@@ -182,13 +210,15 @@ def _model_options(spec: ModelSpec) -> dict[str, Any]:
 
         from ...modeling.backbone_ume import UNQUANTISED_MODULES
 
-        bits: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-        if spec.quantize == "8bit":
-            bits = {"load_in_8bit": True}
+        bits: dict[str, Any] = {"load_in_8bit": True}
+        if spec.quantize == "4bit":
+            bits = {
+                "load_in_4bit": True,
+                "bnb_4bit_quant_type": "nf4",
+                "bnb_4bit_compute_dtype": torch.bfloat16,
+            }
         options["quantization_config"] = BitsAndBytesConfig(
-            **bits,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=list(UNQUANTISED_MODULES),
+            **bits, llm_int8_skip_modules=list(UNQUANTISED_MODULES)
         )
     return options
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from ..data import OWN_ID
 from .planning import Plan
 from .source import Source
 from .targets import UNKNOWN
+
+
+def ids_of_source(row: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The row with ``positive_id``, ``positive_ids`` and ``negative_ids``, where it has them, as ``source\\0id``.
+
+    Two sources that both number their targets from 0 have different targets all the same; ``target_codes`` names them
+    in this way, too.
+    """
+    named = dict(row)
+    if row.get("positive_id") is not None:
+        named["positive_id"] = f"{source}\0{row['positive_id']}"
+    for column in ("positive_ids", "negative_ids"):
+        if row.get(column) is not None:
+            named[column] = [None if one is None else f"{source}\0{one}" for one in row[column]]
+    return named
 
 
 class PlannedRows(Dataset):  # type: ignore[type-arg]
@@ -22,8 +38,10 @@ class PlannedRows(Dataset):  # type: ignore[type-arg]
     gradient accumulation a micro-step is a batch. A resumed run skips indices and reads no row twice.
 
     A row is the source's row with ``dataset`` (the source's name), ``task`` (the source's, if it has one) and
-    ``positive_id`` (the target's number in the plan, equal over all sources for equal targets; left alone where the
-    plan does not know the target). So what the plan keeps apart and what the loss masks are one thing.
+    ``positive_id`` (the target's number in the plan, equal over all sources for equal targets). So what the plan keeps
+    apart and what the loss masks are one thing. Where the plan does not know the target, the loss goes by the rule of
+    ``target_codes`` on its own: ids are made those of the source (:func:`ids_of_source`), and content is compared over
+    all sources.
 
     Raises:
         ValueError: the sources are not those of the plan, or a row cannot be read; names source and row.
@@ -54,11 +72,14 @@ class PlannedRows(Dataset):  # type: ignore[type-arg]
             found = dict(source.rows[row])
         except Exception as error:
             raise ValueError(f"source {source.name!r}, row {row}: {error}") from error
+        found = ids_of_source(found, source.name)
         found["dataset"] = source.name
         if source.task is not None:
             found["task"] = source.task
         target = int(self.plan.targets[number][row])
         if target != UNKNOWN:
+            if source.key is None and found.get("positive_id") is not None:
+                found[OWN_ID] = found["positive_id"]  # what ``negative_ids`` of the source name it by
             found["positive_id"] = f"target {target}"
         return found
 

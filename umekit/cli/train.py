@@ -128,9 +128,9 @@ def recipe_path(name: str) -> Path:
 
 def parse_change(text: str) -> tuple[str, Any]:
     """``entry=value``, the value as YAML."""
-    import yaml
+    from umekit.trainers.recipes import load_yaml
 
     place, sign, value = text.partition("=")
     if not sign or not place:
         raise UsageError(f"--set {text}: write ENTRY=VALUE")
-    return place, yaml.safe_load(value)
+    return place, load_yaml(value)

@@ -47,6 +47,7 @@ def test_our_rows(folder: Path) -> None:
             "query": {"text": "what?", "image": "images/a.png", "instruction": "Answer."},
             "positive": "a cat",
             "negatives": ["a dog", {"image": "images.zip::images/a.png"}],
+            "negative_ids": ["d1", "d2"],
             "task": "qa",
             "query_thought": "hm",
             "unknown": 1,
@@ -60,6 +61,7 @@ def test_our_rows(folder: Path) -> None:
         "query": {"text": "what?", "image": str(folder / "images" / "a.png"), "instruction": "Answer."},
         "positive": "a cat",
         "negatives": ["a dog", {"image": picture()}],
+        "negative_ids": ["d1", "d2"],
         "task": "qa",
         "query_thought": "hm",
     }

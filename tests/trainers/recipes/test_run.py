@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import umekit
 from umekit.evaluation.digit_world.dataset import open_digit_world
-from umekit.trainers.recipes import FORMATS, RecipeError, dry_run_recipe, read_recipe, run_recipe
+from umekit.trainers.recipes import FORMATS, RecipeError, dry_run_recipe, read_recipe, run, run_recipe
+from umekit.trainers.recipes.steps import StepContext, build_trainer
 
 FORMATS_HERE = {**FORMATS, "digit-world": open_digit_world}
 RECIPE = """
@@ -114,6 +118,80 @@ def test_unknown_formats_and_arguments_are_named(tmp_path: Path) -> None:
     file.write_text(RECIPE.replace("temperature: 0.05", "temprature: 0.05"), encoding="utf-8")
     with pytest.raises(RecipeError, match="temprature"):
         run_recipe(read_recipe(file), tmp_path / "b", formats=FORMATS_HERE)
+
+
+def small(tmp_path: Path, *changes: tuple[str, str]) -> Any:
+    """A recipe of one training, with some of its text replaced."""
+    text = RECIPE[: RECIPE.index("  - kind: train\n    name: two")]
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file = tmp_path / "one.yaml"
+    file.write_text(text, encoding="utf-8")
+    return read_recipe(file)
+
+
+def test_accumulation_reads_new_rows(tmp_path: Path) -> None:
+    recipe = small(tmp_path, ("max_steps: 2", "max_steps: 2\n      gradient_accumulation_steps: 3"))
+    trainer = build_trainer(
+        recipe.steps[0], StepContext(recipe, tmp_path, tmp_path / "one", FORMATS_HERE, False)
+    )
+    assert len(trainer.train_dataset) == 2 * 3 * 4
+    recipe = small(tmp_path, ("max_steps: 2", "num_train_epochs: 1\n      gradient_accumulation_steps: 30"))
+    with pytest.raises(RecipeError, match="make no step"):
+        run_recipe(recipe, tmp_path / "run", formats=FORMATS_HERE)
+
+
+def test_the_seed_makes_the_adapter(tmp_path: Path) -> None:
+    recipe = small(tmp_path)
+    context = StepContext(recipe, tmp_path, tmp_path / "one", FORMATS_HERE, False)
+    first, second = (
+        {
+            name: value.clone()
+            for name, value in build_trainer(recipe.steps[0], context).native_model.state_dict().items()
+            if "lora_A" in name
+        }
+        for _ in range(2)
+    )
+    assert first
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_killed_step_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    recipe = small(tmp_path, ("max_steps: 2", "max_steps: 4\n      save_steps: 2"))
+    whole = run_recipe(recipe, tmp_path / "whole", formats=FORMATS_HERE)[0]
+    run_recipe(recipe, tmp_path / "killed", formats=FORMATS_HERE)
+    folder = tmp_path / "killed" / "one"  # as it was after two steps
+    (folder / "done.json").unlink()
+    shutil.rmtree(folder / "adapter")
+    shutil.rmtree(folder / "trainer" / "checkpoint-4")
+    resumed = run_recipe(recipe, tmp_path / "killed", formats=FORMATS_HERE, resume=True)[0]
+    name = "adapter_model.safetensors"
+    expected, found = load_file(whole.folder / name), load_file(resumed.folder / name)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+    (folder / "done.json").unlink()
+    for file in folder.glob("trainer/checkpoint-*/optimizer.pt"):
+        file.unlink()
+    with pytest.raises(RecipeError, match="cut off"):
+        run_recipe(recipe, tmp_path / "killed", formats=FORMATS_HERE, resume=True)
+
+
+def test_other_ranks_wait_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small(tmp_path)
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / "recipe.partial").write_text("{")  # what rank 0 is writing
+    seen: list[Path] = []
+
+    def wait(file: Path) -> None:
+        seen.append(file)
+        file.write_text(json.dumps(recipe.model_dump(mode="json")))
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(run, "_wait_for", wait)
+    run._open_run(root, recipe, False)
+    assert seen == [root / "recipe.json"]
 
 
 def test_dry_run_reports_the_longest_batch(tmp_path: Path) -> None:

@@ -54,6 +54,13 @@ def write(folder: Path, text: str) -> Path:
         ("max_steps", "max_steps", None),
         ("start: one", "start: other", "starts from 'other'"),
         ("start: one", "start: mined", "starts from 'mined'"),
+        ("start: one", "objective_from: start", "objective_from"),
+        (
+            "max_steps: 3}",
+            "max_steps: 3}\n    lora: {rank: 1, alpha: 1}\n    keep: adapter",
+            "adapter of 'one'",
+        ),
+        ("  - kind: mine", "  - {kind: soup, name: s, source: x, of: [start, one]}\n  - kind: mine", "averages"),
         ("step: mined", "step: one", "reads the rows of 'one'"),
         ("name: two", "name: one", "two steps"),
         ("name: two", "name: ../two", "folder"),
@@ -83,6 +90,14 @@ def test_changes_by_name_and_by_number(tmp_path: Path) -> None:
     ]
     with pytest.raises(RecipeError, match="no entry"):
         read_recipe(file, {"steps.three.name": "x"})
+
+
+def test_numbers_are_numbers(tmp_path: Path) -> None:
+    arguments = "{learning_rate: 2e-4, weight_decay: 1E-2, temperature: 0.05, run_name: 2e-4x}"
+    recipe = read_recipe(write(tmp_path, RECIPE.replace("{max_steps: 3}", arguments)))
+    step = recipe.steps[0]
+    assert isinstance(step, TrainStep)
+    assert list(step.arguments.values()) == [2e-4, 1e-2, 0.05, "2e-4x"]
 
 
 def test_shortened_never_lengthens(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""Adapter folders: the base that an adapter is for, and all of the adapter on a backbone.
+
+An adapter folder of ours holds the adapter, the base's config with the ``ume`` block, the processor's files and our
+code, so every door reads the settings from it (attention above all) and only the weights from the base.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from .settings_ume import filled_rows
+
+CONFIG_FILE = "adapter_config.json"
+NO_PEFT = "adapters need peft: pip install umekit[train]"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_HUB = ("cache_dir", "token", "revision", "subfolder", "local_files_only")
+
+
+class AdapterError(RuntimeError):
+    """An adapter does not fit the model: a tensor found no place, or none changes anything."""
+
+
+@dataclass(frozen=True)
+class AdapterSource:
+    """Where an adapter lies, what it goes on, and the Hub arguments of each."""
+
+    folder: str
+    base: str
+    hub: Mapping[str, Any]
+    base_revision: str | None
+
+    def base_arguments(self, config: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments that load the base's weights, with the adapter folder's config where that has settings of ours."""
+        if getattr(config, "ume", None) is None:
+            own = _config_of(self.folder, self.hub)
+            config = own if getattr(own, "ume", None) is not None else None
+        arguments = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
+        if self.base_revision:
+            arguments["revision"] = self.base_revision
+        if config is not None:
+            arguments["config"] = config
+        return arguments
+
+
+def adapter_of(source: str, kwargs: dict[str, Any]) -> AdapterSource | None:
+    """The adapter that ``from_pretrained`` was pointed at; None for a checkpoint with weights of its own.
+
+    Args:
+        source: folder or Hub repository.
+        kwargs: of ``from_pretrained``; ``adapter_kwargs``, which AutoModel adds, is taken out.
+
+    Raises:
+        FileNotFoundError: the adapter's base is not there, or it names none.
+    """
+    given = (kwargs.pop("adapter_kwargs", None) or {}).get("_adapter_model_path")
+    folder = source if given is None else os.fspath(given)  # source is then perhaps the base already
+    hub = {name: kwargs[name] for name in _HUB if kwargs.get(name) not in (None, "", False)}
+    if any((Path(folder) / hub.get("subfolder", "") / name).is_file() for name in _WEIGHTS):
+        return None
+    path = find_adapter_config_file(folder, **hub)
+    if path is None:
+        return None
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    base = source if folder != source else content.get("base_model_name_or_path")
+    if not base or (os.path.isabs(base) and not os.path.isdir(base)):
+        named = f"was trained on {base}, which is not there" if base else "does not name its base"
+        raise FileNotFoundError(f"the adapter {folder} {named}: umekit.load(BASE, adapter={folder!r})")
+    return AdapterSource(folder, base, hub, content.get("revision"))
+
+
+def lacking_rows(config: Any, base: str, kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """Tokens and rows that were filled when an adapter was trained and that the base's files lack.
+
+    Args:
+        config: of the adapter's folder; what it does not record is not filled.
+        base: folder or Hub repository. One whose tokenizer has the token was saved with its row, which then counts.
+        kwargs: of the base's ``from_pretrained``.
+    """
+    rows = filled_rows(config)
+    if not rows:
+        return {}
+    hub = {name: kwargs[name] for name in _HUB if name in kwargs}
+    known = AutoTokenizer.from_pretrained(base, trust_remote_code=False, **hub).get_vocab()
+    return {token: row for token, row in rows.items() if token not in known}
+
+
+def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None) -> None:
+    """Load an adapter onto a native backbone.
+
+    Args:
+        backbone: a native model; what it remembers of its own keys is kept in ``backbone.native_conversions``, as an
+            adapter's replaces it.
+        source: folder or Hub repository of the adapter.
+        hub: ``revision``, ``token`` ... of ``source``.
+
+    Raises:
+        ImportError: peft is not installed.
+        AdapterError: a tensor of the file matches no module, or the adapter changes nothing.
+    """
+    try:
+        from peft import load_peft_weights
+        from peft.utils import get_peft_model_state_dict
+    except ImportError:
+        raise ImportError(NO_PEFT) from None
+    backbone.native_conversions = getattr(backbone, "_weight_conversions", None)
+    backbone.load_adapter(source, adapter_kwargs=dict(hub or {}))
+    stored = _plain(load_peft_weights(source, device="cpu", **(hub or {})))
+    placed = _plain(get_peft_model_state_dict(backbone, adapter_name=backbone.active_adapters()[0]))
+    lost = sorted(stored.keys() - placed.keys())
+    if lost:
+        raise AdapterError(
+            f"{source}: {len(lost)} of {len(stored)} adapter tensors match no module of this backbone ({lost[0]}, ...)"
+        )
+    for key, value in stored.items():
+        if placed[key].shape != value.shape:
+            raise AdapterError(f"{source}: {key} is {[*value.shape]}, the model's is {[*placed[key].shape]}")
+        with (
+            torch.no_grad()
+        ):  # load_adapter leaves DoRA's magnitudes as they were made, with no more than a report
+            placed[key].copy_(value)
+    if not any(bool(torch.count_nonzero(value)) for key, value in placed.items() if "lora_B" in key):
+        raise AdapterError(f"{source}: the adapter is all zeros and changes nothing")
+
+
+def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+
+
+def merge_adapter(backbone: nn.Module) -> int:
+    """Merge every adapted layer, summed in float32 and rounded once, and put plain layers back; returns how many.
+
+    Raises:
+        ImportError: peft is not installed.
+        ValueError: a merged weight would not be finite (peft's safe merge).
+    """
+    try:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+    except ImportError:
+        raise ImportError(NO_PEFT) from None
+    layers: list[tuple[str, Any]] = [
+        (name, layer) for name, layer in backbone.named_modules() if isinstance(layer, BaseTunerLayer)
+    ]
+    for name, layer in layers:
+        plain = layer.get_base_layer()
+        dtype = plain.weight.dtype
+        layer.to(torch.float32)
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(backbone.get_submodule(parent), child, plain.to(dtype))
+    told: Any = backbone
+    told._hf_peft_config_loaded = False
+    if hasattr(told, "peft_config"):
+        del told.peft_config
+    if hasattr(told, "native_conversions"):
+        told._weight_conversions = told.native_conversions
+    return len(layers)
+
+
+def _config_of(folder: str, hub: Mapping[str, Any]) -> Any:
+    """The config of an adapter folder; None for an adapter that was saved without one."""
+    try:
+        return AutoConfig.from_pretrained(folder, **hub)
+    except OSError:
+        return None
