@@ -12,7 +12,9 @@ from transformers import AutoModelForImageTextToText
 from .lora import linear_layers
 
 GIB = 2**30
-FOUR_BIT = 0.5 + 4.25 / 64  # NF4 with double quantisation: bytes a weight, its block's constant included
+# Bytes a weight in NF4: four bits, and a float32 constant for each block of 64 (recipes do not quantise the
+# constants again, which would make it 0.5 + (1 + 4 / 256) / 64).
+FOUR_BIT = 0.5 + 4 / 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def estimate_memory(
     Args:
         config: of the backbone (``AutoConfig.from_pretrained(...)``).
         method: ``full`` keeps float32 gradients and moments of every weight; ``qlora`` holds the adapted linear layers
-            in four bits.
+            in four bits (plain NF4).
         rank: of the LoRA; parts: of the backbone that are adapted.
         chunk_tokens: padded tokens of one forward.
     """

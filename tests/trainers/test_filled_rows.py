@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -143,9 +144,7 @@ def test_a_base_that_has_the_tokens_keeps_its_rows(
 
 @pytest.mark.parametrize("entry", [["<emb>"], {"<emb>": 0}, {"<emb>": "3"}, {"<emb>": True}])
 def test_a_record_that_cannot_be_is_refused(entry: Any) -> None:
-    class Config:
-        ume: Any = {"schema": 1, "filled_rows": entry}
-
+    config = SimpleNamespace(ume={"schema": 1, "filled_rows": entry})
     with pytest.raises(UmeSettingsError, match="names tokens and their rows"):
-        filled_rows(Config())
-    assert UmeSettings.from_config(Config()) == UmeSettings()
+        filled_rows(config)
+    assert UmeSettings.from_config(config) == UmeSettings()

@@ -16,8 +16,10 @@ from PIL import Image
 import umekit
 from umekit.trainers.formats import read_rows
 from umekit.trainers.mining import MiningSettings, mine
+from umekit.trainers.mining import blocks as blocking
 from umekit.trainers.mining import run as running
 from umekit.trainers.mining.items import content_key, modality
+from umekit.trainers.mining.vectors import Asking, Vectors
 
 DIM = 8
 
@@ -254,7 +256,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(
     for stop in (2, 3):  # in the queries, then in the pool
         with pytest.raises(KeyboardInterrupt):
             mine(StubEncoder(hashed, stop_after=stop), rows, pool, out=out, **options)
-    real, calls = running._mine_block, []
+    real, calls = blocking.mine_block, []
 
     def killed(*arguments: Any) -> Any:
         calls.append(1)
@@ -262,7 +264,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(running, "_mine_block", killed)
+    monkeypatch.setattr(blocking, "mine_block", killed)
     with pytest.raises(KeyboardInterrupt):
         mine(StubEncoder(hashed), rows, pool, out=out, **options)
     assert not (out / "mined.jsonl").exists()
@@ -284,7 +286,43 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(
         mine(encoder, [{**rows[0], "positive_ids": ["t3"]}, *rows[1:]], pool, out=out, **options)
 
 
-def _interrupt(*_: Any) -> None:
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_the_pool_is_read_once_for_all_blocks_that_fit(
+    scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight blocks: in one pass, three to a pass, and one to a pass are the same bytes; a resumed run reads less."""
+    rows, pool = make_rows(), make_pool()
+    options: dict[str, Any] = {"k": 3, "depth": 20, "block_size": 8, "shard_size": 16, "scope": scope}
+    passes: list[int] = []
+    real = Vectors.blocks
+
+    def counted(self: Vectors) -> Any:
+        passes.append(1)
+        return real(self)
+
+    monkeypatch.setattr(Vectors, "blocks", counted)
+    block = 8 * Asking.row_bytes(DIM, 20) / 2**30
+    files = []
+    for name, memory, wanted in (("one", 1.0, 1), ("three", 3.5 * block, 3), ("each", block / 9, 8)):
+        passes.clear()
+        report = mine(StubEncoder(hashed), rows, pool, out=tmp_path / name, memory_gib=memory, **options)
+        assert len(passes) == wanted
+        files.append(Path(report.file).read_bytes())
+    assert files[0] == files[1] == files[2]
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "write_rows", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            mine(StubEncoder(hashed), rows, pool, out=tmp_path / "again", **options)
+    (folder,) = (tmp_path / "again" / "work").glob("blocks-*")
+    for number in (1, 6, 7):
+        (folder / f"{number:05d}.npy").unlink()
+    passes.clear()
+    report = mine(StubEncoder(hashed), rows, pool, out=tmp_path / "again", memory_gib=2.5 * block, **options)
+    assert len(passes) == 2
+    assert Path(report.file).read_bytes() == files[0]
+
+
+def _interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
@@ -368,6 +406,8 @@ def test_bad_arguments_and_rows(tmp_path: Path) -> None:
         ([{**good, "negatives": ["x"]}], None, {}, "row 0 has negatives already"),
         ([good], None, {"format": "csv"}, "format is 'csv'"),
         ([good], None, {"block_size": 0}, "block_size is 0"),
+        ([good], None, {"memory_gib": 0.0}, "memory_gib is 0.0"),
+        ([good], None, {"memory_gib": float("nan")}, "memory_gib is nan"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             mine(encoder, rows, pool, out=tmp_path / "out", **options)  # type: ignore[arg-type]

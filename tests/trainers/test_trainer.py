@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from stub_model import StubModel, StubProcessor, stub_rows, stub_trainer
 from torch import Tensor
 
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer, ContrastiveTrainingArguments
 from umekit.trainers.data import RowBatch
 from umekit.trainers.objectives import ContrastiveObjective
+from umekit.trainers.objectives.rows import NO_KEY, number_targets
 from umekit.trainers.objectives.task_groups import group_names
+from umekit.trainers.validation import validate
 
 
 def test_it_learns_and_logs(tmp_path: Path) -> None:
@@ -217,7 +221,7 @@ def test_numbers_of_targets_are_connected_components(keys: list[list[int]]) -> N
 
 def test_ids_of_negatives_that_do_not_fit_name_the_row() -> None:
     row = {"query": "a", "positive": "b", "positive_id": 1, "negatives": ["c"], "negative_ids": [2, 3]}
-    with pytest.raises(ValueError, match="row 0 of the batch.*2 negative_ids for 1 negatives"):
+    with pytest.raises(ValueError, match=r"row 0 of the batch.*2 negative_ids for 1 negatives"):
         ContrastiveCollator(StubProcessor())([row])
 
 

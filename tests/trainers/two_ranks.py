@@ -68,6 +68,17 @@ def one_sided_rows(count: int = 24) -> list[dict[str, Any]]:
     return rows
 
 
+def shared_rows(count: int = 24) -> list[dict[str, Any]]:
+    """Negatives of the first of two ranks are positives of the second's rows: some by content, some by id."""
+    rows = stub_rows(count)
+    for i, row in enumerate(rows):
+        row["positive_id"] = i
+        if i % ROWS < ROWS // 2:
+            row["negatives"] = [rows[i + ROWS // 2]["positive"], "a paraphrase"][: 1 + i % 2]
+            row["negative_ids"] = [None, i + ROWS // 2][: 1 + i % 2]
+    return rows
+
+
 def broken_rows(count: int = 24) -> list[dict[str, Any]]:
     """Bad rows here and there, and for once all rows of the second of two ranks."""
     rows = one_sided_rows(count)
@@ -85,6 +96,7 @@ SCENARIOS: dict[str, tuple[Callable[[], list[dict[str, Any]]], dict[str, Any]]] 
         uneven_rows,
         {"chunk_tokens": 60, "gradient_accumulation_steps": 3, "num_train_epochs": 3},
     ),
+    "shared": (shared_rows, {"negatives_shared": True}),
     "one_sided": (one_sided_rows, STRICT),
     "one_sided_cached": (one_sided_rows, {**STRICT, "chunk_tokens": 20}),
     "text_only": (stub_rows, STRICT),
@@ -111,7 +123,15 @@ def run(folder: Path, world: int) -> dict[str, Any]:
             {
                 k: v
                 for k, v in entry.items()
-                if k in ("loss", "accuracy", "temperature", "negative_similarity", "bad_rows")
+                if k
+                in (
+                    "loss",
+                    "accuracy",
+                    "temperature",
+                    "negative_similarity",
+                    "false_negatives_dropped",
+                    "bad_rows",
+                )
             }
             for entry in trainer.state.log_history
         ]

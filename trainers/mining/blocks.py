@@ -64,18 +64,14 @@ def mine_blocks(
     in_pass = max(1, memory // (size * Asking.row_bytes(queries.dim, settings.depth)))
     visible = sys.stderr.isatty() if show_progress is None else show_progress
     left = sum(min(size, len(rows) - starts[path]) for path in missing)
-    with tqdm(
-        total=len(rows), initial=len(rows) - left, unit="row", desc="mine", disable=not visible
-    ) as bar:
+    with tqdm(total=len(rows), initial=len(rows) - left, unit="row", desc="mine", disable=not visible) as bar:
         for first in range(0, len(missing), in_pass):
             paths = missing[first : first + in_pass]
             askings = []
             for path in paths:
                 numbers = np.arange(starts[path], min(starts[path] + size, len(rows)), dtype=np.int64)
                 asked = numbers[usable[numbers]]
-                askings.append(
-                    Asking(asked, queries.take(asked), found.group[asked], settings.depth)
-                )
+                askings.append(Asking(asked, queries.take(asked), found.group[asked], settings.depth))
             search(askings, entries, found.entry_group, show_progress=visible)
             for path, asking in zip(paths, askings, strict=True):
                 count = min(size, len(rows) - starts[path])

@@ -35,6 +35,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--print-launch", type=int, metavar="N", help="print the torchrun line for N processes"
     )
     parser.add_argument(
+        "--nodes",
+        type=int,
+        metavar="M",
+        help="with --print-launch: N processes on each of M nodes; every node runs the line, with MASTER set to "
+        "the first one's address (default 1)",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="try the longest batch of the first training and report memory"
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
@@ -49,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         recipe = read_recipe(path, dict(parse_change(text) for text in args.set))
         if args.max_steps is not None:
             recipe = recipe.shortened(args.max_steps)
+        if args.print_launch is None and args.nodes is not None:
+            raise UsageError("--nodes is of the line that --print-launch prints: give both")
         if args.print_launch is not None:
             return _print_launch(args, out)
         return _train(args, recipe, out)
@@ -64,7 +73,11 @@ def _print_launch(args: argparse.Namespace, out: Path) -> int:
         words += ["--set", change]
     if args.max_steps is not None:
         words += ["--max-steps", str(args.max_steps)]
-    print(launch_line(words, args.print_launch))
+    try:
+        line = launch_line(words, args.print_launch, 1 if args.nodes is None else args.nodes)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    print(line)
     return 0
 
 

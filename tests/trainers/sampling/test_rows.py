@@ -13,8 +13,12 @@ from accelerate.data_loader import BatchSamplerShard, skip_first_batches
 from stub_model import StubModel, StubProcessor, stub_trainer
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from umekit.evaluation.digit_world.dataset import TaskRows
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer
-from umekit.trainers.sampling import PlannedRows, Source, plan_batches
+from umekit.trainers.data import RowBatch
+from umekit.trainers.objectives.rows import number_targets
+from umekit.trainers.recipes.sources import eval_rows
+from umekit.trainers.sampling import PlannedRows, Source, plan_batches, target_codes
 
 
 def sources() -> list[Source]:
@@ -53,9 +57,88 @@ def test_what_the_plan_keeps_apart_is_what_the_loss_masks() -> None:
     plan = plan_batches([digits, counts], 8, seed=0, kind="mixed", no_duplicate_targets=False)
     rows = PlannedRows([digits, counts], plan)
     batch = ContrastiveCollator(StubProcessor())([rows[index] for index in range(8)])
-    ids = batch["positive_ids"]
     # counts' rows share an id, so all its texts, and with them those of digits, are one target
-    assert len(set(ids.tolist())) == 1
+    assert set(number_targets(batch["positive_keys"]).tolist()) == {0}
+
+
+def in_order(sources: list[Source], targets: str) -> list[dict[str, Any]]:
+    """All rows, source after source: of a plan that knows their targets, of one that does not, or for evaluation."""
+    count = sum(len(source) for source in sources)
+    if targets == "eval":
+        rows = eval_rows(sources)
+        return [rows[index] for index in range(count)]
+    codes = target_codes(sources)
+    unknown = [np.full(len(source), -1, dtype=np.int64) for source in sources]
+    plan = plan_batches(
+        sources, count, seed=0, kind="mixed", no_duplicate_targets=False,
+        targets=codes if targets == "known" else unknown,
+    )  # fmt: skip
+    planned = PlannedRows(sources, plan)
+    return [planned[index] for index in np.lexsort((plan.row[0], plan.source[0]))]
+
+
+WAYS = pytest.mark.parametrize("targets", ["known", "unknown", "eval"])
+
+
+def masks(rows: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    batch = RowBatch.from_inputs(ContrastiveCollator(StubProcessor())(rows))
+    found = batch.split(torch.zeros(len(batch.items), 1), torch.zeros(len(rows), dtype=torch.int64)).masks()
+    assert found["positive_ids"] is not None
+    return found["positive_ids"], found["negative_ids"]
+
+
+def picture(number: int) -> dict[str, Any]:
+    return {"image": np.full((1, 4), float(number), dtype=np.float32)}
+
+
+@WAYS
+def test_equal_ids_are_one_target_inside_a_source_only(targets: str) -> None:
+    one = [{"query": "q", "positive": picture(n), "positive_id": n // 2} for n in range(4)]
+    two = [{"query": "q", "positive": picture(9 + n), "positive_id": n} for n in range(2)]
+    two[0] |= {"negatives": [picture(20), picture(21), picture(0)], "negative_ids": ["1", None, "8"]}
+    sources = [Source("one", one, group="g"), Source("two", two, group="g")]
+    positive, negative = masks(in_order(sources, targets))
+    assert positive.tolist() == [0, 0, 2, 2, 4, 5]
+    assert negative is not None
+    assert negative[4, 0] == positive[5], "the id 1 of its own source, not that of the other"
+    assert negative[4, 1] not in positive
+    assert negative[4, 2] == positive[0], "the same picture"
+
+
+@WAYS
+def test_equal_texts_are_one_target_over_sources(targets: str) -> None:
+    digits = [{"query": "q", "positive": str(n), "positive_id": n} for n in (6, 7)]
+    counts = [{"query": "q", "positive": {"text": t}, "positive_id": i} for t, i in (("7", 6), ("seven", 6))]
+    sources = [Source("digits", digits, group="g"), Source("counts", counts, group="g")]
+    assert masks(in_order(sources, targets))[0].tolist() == [0, 1, 1, 1]
+
+
+@WAYS
+def test_label_spaces_of_digit_world(targets: str) -> None:
+    names = ("classify_digit", "classify_count")
+    sources = [Source(name, TaskRows(name, 20, negatives=2), group="labels") for name in names]
+    rows = in_order(sources, targets)
+    labels = [row["positive"]["text"] for row in rows]
+    positive, negative = masks(rows)
+    assert len(set(labels)) < len(labels)
+    assert positive.tolist() == [labels.index(label) for label in labels]
+    assert negative is not None
+    for i, row in enumerate(rows):
+        for j, item in enumerate(row["negatives"]):
+            same = [other for other, label in enumerate(labels) if label == item["text"]]
+            assert (negative[i, j] == positive).nonzero().flatten().tolist() == same
+
+
+def test_a_key_of_the_source_is_its_only_id() -> None:
+    rows = [
+        {"query": "q", "positive": picture(n), "positive_id": "all", "negatives": [picture(9)]}
+        for n in range(3)
+    ]
+    rows[0]["negative_ids"] = ["all"]
+    positive, negative = masks(in_order([Source("keyed", rows, key=[0, 1, 1])], "known"))
+    assert positive.tolist() == [0, 1, 1]
+    assert negative is not None
+    assert not torch.isin(negative, positive).any()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
