@@ -5,37 +5,50 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+
+import numpy as np
 
 from ..processing.collating_ume import Prepared
 
 WINDOW_TOKENS = 131_072  # about 300 MB of uint8 patches
+TOKENS_OF_A_BATCH = 64  # what a forward costs beside its tokens, in tokens
 AHEAD = 64  # items that are prepared beyond the current window
 
 
 def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Indices in batches of similar length whose padded size is at most ``budget`` tokens.
 
-    An item longer than the budget is a batch of its own. The longest batch comes first, so that a lack of memory
-    shows at once.
+    Of all ways to cut the sorted lengths, the one with the fewest padded tokens, where each batch counts
+    ``TOKENS_OF_A_BATCH`` more: without them every length would be a batch of its own, and with the largest batches
+    that the budget allows a fifth of a mix of texts would be padding. An item longer than the budget is a batch of
+    its own. The longest batch comes first, so that a lack of memory shows at once.
 
-    >>> plan_batches([3, 9, 4, 2], budget=9)
+    >>> plan_batches([300, 900, 310, 2], budget=900)
     [[1], [2, 0], [3]]
     """
     if budget < 1:
         raise ValueError(f"a budget of {budget} tokens holds nothing")
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    # least[i]: cost of the items from place i on; end[i]: where the batch that begins there ends.
+    least = np.zeros(len(order) + 1, dtype=np.int64)
+    end = [0] * len(order)
+    for first in reversed(range(len(order))):
+        longest = lengths[order[first]]  # sorted downwards
+        rows = np.arange(1, min(max(budget // max(longest, 1), 1), len(order) - first) + 1)
+        costs = rows * longest + least[first + 1 : first + 1 + len(rows)]
+        best = int(costs.argmin())
+        least[first] = costs[best] + TOKENS_OF_A_BATCH
+        end[first] = first + best + 1
     batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        # Sorted downwards, the first of a batch is its longest.
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
+    place = 0
+    while place < len(order):
+        batches.append(order[place : end[place]])
+        place = end[place]
     return batches
 
 
 def prepare_ahead(
-    items: Sequence[Any], prepare: Callable[[int], Prepared], window: int, workers: int
+    indices: Sequence[int], prepare: Callable[[int], Prepared], window: int, workers: int
 ) -> Iterator[list[tuple[int, Prepared | Exception]]]:
     """Prepare items window by window; while the caller works on one, threads prepare the next.
 
@@ -43,7 +56,7 @@ def prepare_ahead(
     closes at ``WINDOW_TOKENS``, and no more than ``AHEAD`` items wait beyond it.
 
     Args:
-        items: only their number counts here.
+        indices: of the items, in the order in which they are prepared.
         prepare: index of an item to the prepared item; may raise.
         window: most items of a window. Sorting by length happens within one.
         workers: threads; 0 prepares in the caller's.
@@ -53,7 +66,7 @@ def prepare_ahead(
     """
     found: list[tuple[int, Prepared | Exception]] = []
     tokens = 0
-    for index, outcome in _in_order(len(items), prepare, workers):
+    for index, outcome in _in_order(indices, prepare, workers):
         found.append((index, outcome))
         tokens += outcome.length if isinstance(outcome, Prepared) else 0
         if len(found) == window or tokens >= WINDOW_TOKENS:
@@ -64,18 +77,19 @@ def prepare_ahead(
 
 
 def _in_order(
-    count: int, prepare: Callable[[int], Prepared], workers: int
+    indices: Sequence[int], prepare: Callable[[int], Prepared], workers: int
 ) -> Iterator[tuple[int, Prepared | Exception]]:
     if workers == 0:
-        for index in range(count):
+        for index in indices:
             yield index, _caught(prepare, index)
         return
+    count = len(indices)
     with ThreadPoolExecutor(workers, thread_name_prefix="umekit-prepare") as pool:
         waiting: deque[Future[Prepared | Exception]] = deque()
         try:
-            for index in range(count):
-                while index + len(waiting) < count and len(waiting) <= AHEAD:
-                    waiting.append(pool.submit(_caught, prepare, index + len(waiting)))
+            for place, index in enumerate(indices):
+                while place + len(waiting) < count and len(waiting) <= AHEAD:
+                    waiting.append(pool.submit(_caught, prepare, indices[place + len(waiting)]))
                 yield index, waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

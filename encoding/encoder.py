@@ -22,6 +22,7 @@ from .batching import prepare_ahead
 from .fingerprint import model_hash, processor_hash
 from .manifest import check_fingerprint
 from .passes import THINKING_BUDGET, Budget, Pass, plan_pass, run_batches, run_pass
+from .repeats import first_of_equals
 
 if TYPE_CHECKING:
     from ..modeling.composed_ume import UmePreTrainedModel
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Role = Literal["query", "document"]
 WINDOW = 1024  # items that are prepared and sorted together
 PROGRESS_FROM = 200  # items from which a terminal gets a progress bar
-TOKENS_ON_CPU = 4096
+TOKENS_ON_CPU = 2048  # larger ones run out of the cores' caches, and are no faster
 TOKENS_ON_GPU = 32768
 DEGENERATE = (
     "its vector is zero, constant or not finite; "
@@ -63,6 +64,14 @@ class Encoded:
     forced: list[Any]
     errors: list[tuple[int, Exception]] = field(default_factory=list)
     batch_tokens: int = 0
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Give an item what an equal one has."""
+        for vectors in self.embeddings.values():
+            vectors[target] = vectors[source]
+        self.thoughts[target] = self.thoughts[source]
+        self.thought_tokens[target] = self.thought_tokens[source]
+        self.forced[target] = self.forced[source]
 
 
 class Encoder:
@@ -130,7 +139,7 @@ class Encoder:
         top_p: float | None = None,
         seed: int | None = None,
     ) -> Any:
-        """Embed items.
+        """Embed items. Of equal ones, one is encoded and the others get its vector.
 
         Args:
             items: an iterable of items, or one item: ``str`` (always text), a PIL image, or a dict with any of
@@ -192,24 +201,36 @@ class Encoder:
 
         if show_progress is None:
             show_progress = len(listed) >= PROGRESS_FROM and sys.stderr.isatty()
-        workers = self.workers if len(listed) > 1 else 0
+        firsts = list(range(len(listed))) if plan.draws else first_of_equals(listed)
         with tqdm(total=len(listed), unit="item", disable=not show_progress, desc="encode") as bar:
-            for window in prepare_ahead(listed, prepare, WINDOW, workers):
-                good: list[tuple[int, Prepared]] = []
-                for index, outcome in window:
-                    if isinstance(outcome, Prepared):
-                        good.append((index, outcome))
-                    elif on_error == "raise":
-                        raise outcome
-                    else:
-                        errors.append((index, outcome))
-                        bar.update()
-                for batch, fits in run_batches(good, plan, budget, run):
-                    if not fits and on_error == "raise":
-                        raise self._too_large(*batch[0])
-                    if not fits:
-                        errors.append((batch[0][0], self._too_large(*batch[0])))
-                    bar.update(len(batch))
+
+            def encode_these(indices: Sequence[int]) -> None:
+                workers = self.workers if len(indices) > 1 else 0
+                for window in prepare_ahead(indices, prepare, WINDOW, workers):
+                    good: list[tuple[int, Prepared]] = []
+                    for index, outcome in window:
+                        if isinstance(outcome, Prepared):
+                            good.append((index, outcome))
+                        elif on_error == "raise":
+                            raise outcome
+                        else:
+                            errors.append((index, outcome))
+                            bar.update()
+                    for batch, fits in run_batches(good, plan, budget, run):
+                        if not fits and on_error == "raise":
+                            raise self._too_large(*batch[0])
+                        if not fits:
+                            errors.append((batch[0][0], self._too_large(*batch[0])))
+                        bar.update(len(batch))
+
+            encode_these([index for index, first in enumerate(firsts) if index == first])
+            failed = {index for index, _ in errors}
+            # Those equal to a failed one fail by themselves, so that the error names each by its own index.
+            encode_these([index for index, first in enumerate(firsts) if index != first and first in failed])
+            for index, first in enumerate(firsts):
+                if index != first and first not in failed:
+                    result.copy_row(first, index)
+                    bar.update()
         errors.sort(key=lambda error: error[0])
         result.batch_tokens = budget.tokens
         if plan.mode != "both":

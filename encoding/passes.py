@@ -58,6 +58,11 @@ class Pass:
         return self.mode != "discriminative"
 
     @property
+    def draws(self) -> bool:
+        """Whether equal items have thoughts, and so vectors, of their own."""
+        return self.thinks and (self.num_samples > 1 or bool(self.decoding.temperature))
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Names of the arrays that come out."""
         return ("discriminative", "generative") if self.mode == "both" else (self.mode,)

@@ -30,6 +30,7 @@ class IndexedRows(Dataset):  # type: ignore[type-arg]
 
     A data set with ``place(index) -> (name of the source, row in it)`` may give one row under several indices (a plan
     of several epochs does); its rows are named by their place.
+
     keep_errors: a row that cannot be read (an image column that does not decode) becomes a row that holds the
         error, for a collator that leaves bad rows out.
     """
@@ -184,7 +185,10 @@ def _row_name(row: Mapping[str, Any], position: int) -> str:
         source, number = row[ROW_PLACE]
         return f"row {number} of source {source!r}"
     name = f"row {row[ROW_INDEX]}" if ROW_INDEX in row else f"row {position} of the batch"
-    details = [f"{k} {row[k]!r}" for k in ("dataset", "positive_id") if row.get(k) is not None]
+    shown = {key: row[key] for key in ("dataset", "positive_id") if row.get(key) is not None}
+    if isinstance(shown.get("positive_id"), str):
+        shown["positive_id"] = shown["positive_id"].rpartition("\0")[2]  # without its source
+    details = [f"{key} {value!r}" for key, value in shown.items()]
     return f"{name} ({', '.join(details)})" if details else name
 
 

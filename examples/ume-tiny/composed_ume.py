@@ -117,11 +117,12 @@ class UmePreTrainedModel(PreTrainedModel):
         """
         if not rows:
             return
-        if max(rows.values()) >= self.get_input_embeddings().weight.shape[0]:
+        if max(rows.values()) >= self.backbone.get_input_embeddings().weight.shape[0]:
             self.backbone.resize_token_embeddings(max(rows.values()) + 1, mean_resizing=False)
-        matrix: Any = self.get_input_embeddings().weight
+        matrix = self.backbone.get_input_embeddings().weight
         for number in sorted(rows.values()):
-            total = sum(part.float().sum(dim=0) for part in matrix[:number].split(8192))  # no copy of the matrix
+            parts = matrix[:number].split(8192)  # no float32 copy of the matrix
+            total = sum(part.float().sum(dim=0) for part in parts)
             matrix[number] = (total / number).to(matrix.dtype)
         self.filled_rows = {**self.filled_rows, **rows}
 

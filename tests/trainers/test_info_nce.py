@@ -37,6 +37,9 @@ def terms(
     def same(column: int, row: int) -> bool:
         return ids is not None and ids[column] == ids[row + offset]
 
+    def hard(other: int, place: int, row: int) -> bool:
+        return ids is not None and hard_ids is not None and hard_ids[other, place] == ids[row + offset]
+
     result = []
     both = "q2p" in directions and "p2q" in directions
     for kind in ("q2p", "p2q"):
@@ -54,9 +57,7 @@ def terms(
                     for row in range(n) if shared else [i]:
                         for j in range(h.shape[1]):
                             if mask is None or mask[row, j]:
-                                known = hard_ids is not None and ids is not None
-                                own = known and hard_ids[row, j] == ids[i + offset]
-                                found.append((anchor @ h[row, j], h[row, j] @ target, bool(own)))
+                                found.append((anchor @ h[row, j], h[row, j] @ target, hard(row, j, i)))
             else:
                 found += [(anchor @ q[j], q[j] @ target, same(j + offset, i)) for j in range(n) if j != i]
             if "q2q" in directions and (kind == "q2p" or not both):

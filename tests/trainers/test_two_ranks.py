@@ -54,7 +54,7 @@ def test_logs_are_those_of_one_process(outcomes: Any, name: str) -> None:
 def test_negatives_of_one_rank_are_known_as_positives_of_the_other(outcomes: Any) -> None:
     """Four negatives by content and two by id, each struck out for the one row whose positive it is."""
     dropped = [entry["false_negatives_dropped"] for entry in outcomes[1][0]["shared_logs"][:-1]]
-    assert dropped == [6] * 3
+    assert dropped == [6] * 6
 
 
 def test_evaluation_counts_each_row_once(outcomes: Any) -> None:

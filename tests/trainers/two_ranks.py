@@ -74,7 +74,7 @@ def shared_rows(count: int = 24) -> list[dict[str, Any]]:
     for i, row in enumerate(rows):
         row["positive_id"] = i
         if i % ROWS < ROWS // 2:
-            row["negatives"] = [rows[i + ROWS // 2]["positive"], "a paraphrase"][: 1 + i % 2]
+            row["negatives"] = [rows[i + ROWS // 2]["positive"], f"{i} in other words"][: 1 + i % 2]
             row["negative_ids"] = [None, i + ROWS // 2][: 1 + i % 2]
     return rows
 
@@ -96,7 +96,7 @@ SCENARIOS: dict[str, tuple[Callable[[], list[dict[str, Any]]], dict[str, Any]]] 
         uneven_rows,
         {"chunk_tokens": 60, "gradient_accumulation_steps": 3, "num_train_epochs": 3},
     ),
-    "shared": (shared_rows, {"negatives_shared": True}),
+    "shared": (shared_rows, {**STRICT, "negatives_shared": True}),
     "one_sided": (one_sided_rows, STRICT),
     "one_sided_cached": (one_sided_rows, {**STRICT, "chunk_tokens": 20}),
     "text_only": (stub_rows, STRICT),

@@ -80,6 +80,8 @@ class PlannedRows(Dataset):  # type: ignore[type-arg]
         if target != UNKNOWN:
             if source.key is None and found.get("positive_id") is not None:
                 found[OWN_ID] = found["positive_id"]  # what ``negative_ids`` of the source name it by
+            else:
+                found.pop("negative_ids", None)  # there are no ids of positives to compare them with
             found["positive_id"] = f"target {target}"
         return found
 

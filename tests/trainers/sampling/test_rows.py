@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard, skip_first_batches
-from stub_model import StubModel, StubProcessor, stub_trainer
+from stub_model import StubModel, StubPrepared, StubProcessor, stub_trainer
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from umekit.evaluation.digit_world.dataset import TaskRows
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer
-from umekit.trainers.data import RowBatch
+from umekit.trainers.data import IndexedRows, RowBatch
 from umekit.trainers.objectives.rows import number_targets
 from umekit.trainers.recipes.sources import eval_rows
 from umekit.trainers.sampling import PlannedRows, Source, plan_batches, target_codes
@@ -80,8 +80,17 @@ def in_order(sources: list[Source], targets: str) -> list[dict[str, Any]]:
 WAYS = pytest.mark.parametrize("targets", ["known", "unknown", "eval"])
 
 
+class Letters(StubProcessor):
+    """Tells all texts apart, which checksums do not."""
+
+    def prepare(self, item: Any, role: str | None = None, instruction: str | None = None) -> StubPrepared:
+        prepared = super().prepare(item, role)
+        text = item if isinstance(item, str) else item.get("text", "")
+        return StubPrepared(np.frombuffer(text.encode(), dtype=np.uint8), prepared.patches)
+
+
 def masks(rows: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    batch = RowBatch.from_inputs(ContrastiveCollator(StubProcessor())(rows))
+    batch = RowBatch.from_inputs(ContrastiveCollator(Letters())(rows))
     found = batch.split(torch.zeros(len(batch.items), 1), torch.zeros(len(rows), dtype=torch.int64)).masks()
     assert found["positive_ids"] is not None
     return found["positive_ids"], found["negative_ids"]
@@ -230,6 +239,16 @@ def test_a_row_that_cannot_be_read_is_named() -> None:
     rows = PlannedRows(broken, plan_batches(broken, 4, seed=0))
     with pytest.raises(ValueError, match="source 'broken', row 3: the disk is gone"):
         [rows[index] for index in range(4)]
+
+
+def test_a_row_that_cannot_be_prepared_has_one_name_in_all_epochs() -> None:
+    bad = Source("bad", [{"query": 3, "positive": str(n), "positive_id": n} for n in range(4)])
+    rows = IndexedRows(PlannedRows([bad], plan_batches([bad], 4, seed=0, epochs=3)))
+    batch = ContrastiveCollator(StubProcessor(), skip_bad_rows=True)([rows[index] for index in range(12)])
+    assert batch["positive_keys"].shape == (0, 3)
+    assert len(batch["bad_rows"]) == 12
+    assert {row.name for row in batch["bad_rows"]} == {f"row {n} of source 'bad'" for n in range(4)}
+    assert all(row.known and row.reason == "not an item: int" for row in batch["bad_rows"])
 
 
 def test_the_sources_must_be_those_of_the_plan() -> None:

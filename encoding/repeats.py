@@ -1,0 +1,130 @@
+"""Equal items of a call, found before anything is read, so that each is prepared and encoded once.
+
+Equality is exact, and is looked at only where a cheap hash agrees: what is not there twice costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..processing.items_ume import Document, Item, Text, Video
+from ..processing.items_ume import Image as ImagePart
+
+SAMPLES = 4  # pixels per side that a picture's hash looks at
+
+
+class NoKeyError(TypeError):
+    """An item holds something that cannot be compared; it counts as equal to nothing."""
+
+
+def first_of_equals(items: Sequence[Any]) -> list[int]:
+    """For each item the index of the first that is equal to it, its own if there is none before.
+
+    A file is the same file if its path is the same; bytes, texts and pixels are compared. Sequences that make their
+    items when they are asked (a data set's column) are not looked through, since that would read everything twice.
+    """
+    if not isinstance(items, (list, tuple)) or len(items) < 2:
+        return list(range(len(items)))
+    seen: dict[Hashable, int] = {}
+    firsts = []
+    for index, item in enumerate(items):
+        try:
+            firsts.append(seen.setdefault(key_of(item), index))
+        except NoKeyError:
+            firsts.append(index)
+    return firsts
+
+
+def key_of(item: Any) -> Hashable:
+    """What equal items have in common, and no others.
+
+    Raises:
+        NoKeyError: the item is none, or holds what cannot be compared.
+    """
+    if isinstance(item, str):
+        return ("text", item)
+    if isinstance(item, Image.Image):
+        return ("image", media_key(item))
+    if isinstance(item, Item):
+        return (tuple(_part_key(part) for part in item.parts), item.instruction, item.listed)
+    if isinstance(item, Mapping):
+        return tuple((str(key), type(key), _value_key(key, value)) for key, value in item.items())
+    raise NoKeyError(type(item).__name__)
+
+
+def media_key(source: Any) -> Hashable:
+    """The same of a picture, video or document: a path, URL, bytes, record, PIL image, array, or list of frames."""
+    if isinstance(source, Image.Image):
+        return _Picture(source)
+    if isinstance(source, np.ndarray):
+        return ("array", id(source))  # the caller holds it
+    if isinstance(source, (list, tuple)):
+        return ("frames", tuple(media_key(frame) for frame in source))
+    if isinstance(source, Mapping):
+        content = source["bytes"] if source.get("bytes") is not None else source.get("path")
+        return ("record", media_key(content))
+    if isinstance(source, bytearray):
+        return bytes(source)
+    return _hashable(source)
+
+
+def _value_key(key: Any, value: Any) -> Hashable:
+    if key == "images" and isinstance(value, (list, tuple)):
+        return tuple(media_key(one) for one in value)
+    if key in ("image", "video", "document"):
+        return media_key(value)
+    return _hashable(value)
+
+
+def _part_key(part: Any) -> Hashable:
+    if isinstance(part, Text):
+        return ("text", part.text)
+    if isinstance(part, Document):
+        return ("document", media_key(part.source), part.page)
+    if isinstance(part, (ImagePart, Video)):
+        return (type(part).__name__, media_key(part.source))
+    raise NoKeyError(type(part).__name__)
+
+
+def _hashable(value: Any) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        raise NoKeyError(type(value).__name__) from None
+    return (type(value), value)  # 1, 1.0 and True are equal, and not all of them are page numbers
+
+
+class _Picture:
+    """A PIL image as a key. Its hash looks at a few pixels; all are compared only where that agrees.
+
+    One that is not decoded yet is equal to itself alone: looking at it would decode it here, outside the threads.
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = image
+        self.loaded = not getattr(image, "tile", None)
+        self._hash = hash((image.mode, image.size, self._sample())) if self.loaded else id(image)
+
+    def _sample(self) -> tuple[Any, ...]:
+        width, height = self.image.size
+        if not width or not height:
+            return ()
+        return tuple(
+            self.image.getpixel((width * column // SAMPLES, height * row // SAMPLES))
+            for row in range(SAMPLES)
+            for column in range(SAMPLES)
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Picture):
+            return False
+        if self.image is other.image:
+            return True
+        return self.loaded and other.loaded and self.image == other.image
