@@ -225,7 +225,9 @@ def verdict(result: dict[str, Any]) -> dict[str, bool]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="ume-tiny and 24 items: does it run?")
-    parser.add_argument("--models", nargs="+", choices=("ume-tiny", "2b-wide"), default=["ume-tiny", "2b-wide"])
+    parser.add_argument(
+        "--models", nargs="+", choices=("ume-tiny", "2b-wide"), default=["ume-tiny", "2b-wide"]
+    )
     parser.add_argument("--items", type=int, default=512, help="of the mix")
     parser.add_argument("--repeats", type=int, default=2, help="of every arm; the shortest counts")
     parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")

@@ -18,7 +18,8 @@ SHARES = {"texts": 0.5, "images": 0.3, "clips": 0.1, "pages": 0.1}
 TOKENS = (8, 512)  # of a text, log-uniform
 SIDES = (64, 768)  # of an image, log-uniform
 CLIP = (16, 8)  # frames, and frames per second
-WORDS = "a small red kitten rests on the wooden bench near the old harbor lantern at night and a blue rocket".split()
+TEXT = "a small red kitten rests on the wooden bench near the old harbor lantern at night and a blue rocket"
+WORDS = TEXT.split()
 PAGE_PIXELS = 1_000_000  # of a page that is in memory
 
 
@@ -100,7 +101,8 @@ def _page(path: Path, rng: np.random.Generator) -> tuple[Any, Any]:
     """A sheet of text, A4 upright or across."""
     size = (595, 842) if rng.random() < 0.7 else (842, 595)
     lines = [" ".join(rng.choice(WORDS, 12)) + f" {rng.integers(10**6)}" for _ in range(size[1] // 16 - 4)]
-    body = "BT /F 11 Tf 40 %d Td 15 TL %s ET" % (size[1] - 40, " ".join(f"({line}) '" for line in lines))
+    shown = " ".join(f"({line}) '" for line in lines)
+    body = f"BT /F 11 Tf 40 {size[1] - 40} Td 15 TL {shown} ET"
     _write_pdf(path, size, body.encode())
     with pypdfium2.PdfDocument(path) as file:
         scale = math.sqrt(PAGE_PIXELS / (size[0] * size[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def prepare_ahead(
-    indices: Sequence[int], prepare: Callable[[int], Prepared], window: int, workers: int
+    items: Sequence[Any], prepare: Callable[[int], Prepared], window: int, workers: int
 ) -> Iterator[list[tuple[int, Prepared | Exception]]]:
     """Prepare items window by window; while the caller works on one, threads prepare the next.
 
@@ -56,7 +57,7 @@ def prepare_ahead(
     closes at ``WINDOW_TOKENS``, and no more than ``AHEAD`` items wait beyond it.
 
     Args:
-        indices: of the items, in the order in which they are prepared.
+        items: only their number counts here.
         prepare: index of an item to the prepared item; may raise.
         window: most items of a window. Sorting by length happens within one.
         workers: threads; 0 prepares in the caller's.
@@ -66,7 +67,7 @@ def prepare_ahead(
     """
     found: list[tuple[int, Prepared | Exception]] = []
     tokens = 0
-    for index, outcome in _in_order(indices, prepare, workers):
+    for index, outcome in _in_order(len(items), prepare, workers):
         found.append((index, outcome))
         tokens += outcome.length if isinstance(outcome, Prepared) else 0
         if len(found) == window or tokens >= WINDOW_TOKENS:
@@ -77,19 +78,18 @@ def prepare_ahead(
 
 
 def _in_order(
-    indices: Sequence[int], prepare: Callable[[int], Prepared], workers: int
+    count: int, prepare: Callable[[int], Prepared], workers: int
 ) -> Iterator[tuple[int, Prepared | Exception]]:
     if workers == 0:
-        for index in indices:
+        for index in range(count):
             yield index, _caught(prepare, index)
         return
-    count = len(indices)
     with ThreadPoolExecutor(workers, thread_name_prefix="umekit-prepare") as pool:
         waiting: deque[Future[Prepared | Exception]] = deque()
         try:
-            for place, index in enumerate(indices):
-                while place + len(waiting) < count and len(waiting) <= AHEAD:
-                    waiting.append(pool.submit(_caught, prepare, indices[place + len(waiting)]))
+            for index in range(count):
+                while index + len(waiting) < count and len(waiting) <= AHEAD:
+                    waiting.append(pool.submit(_caught, prepare, index + len(waiting)))
                 yield index, waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -23,6 +23,7 @@ from .fingerprint import model_hash, processor_hash
 from .manifest import check_fingerprint
 from .passes import THINKING_BUDGET, Budget, Pass, plan_pass, run_batches, run_pass
 from .repeats import first_of_equals
+from .shared_pictures import SharedPictures
 
 if TYPE_CHECKING:
     from ..modeling.composed_ume import UmePreTrainedModel
@@ -190,7 +191,8 @@ class Encoder:
 
         def prepare(index: int) -> Prepared:
             try:
-                return processor.prepare(listed[index], role=role, instruction=instruction, index=index)
+                item = pictures.put_into(listed[index])
+                return processor.prepare(item, role=role, instruction=instruction, index=index)
             except (ItemError, ImportError):
                 raise
             except Exception as error:  # no item may end the run by an error that does not name it
@@ -202,13 +204,16 @@ class Encoder:
         if show_progress is None:
             show_progress = len(listed) >= PROGRESS_FROM and sys.stderr.isatty()
         firsts = list(range(len(listed))) if plan.draws else first_of_equals(listed)
+        unique = [index for index, first in enumerate(firsts) if index == first]
+        pictures = SharedPictures(listed, unique, processor.limits)
         with tqdm(total=len(listed), unit="item", disable=not show_progress, desc="encode") as bar:
 
             def encode_these(indices: Sequence[int]) -> None:
                 workers = self.workers if len(indices) > 1 else 0
-                for window in prepare_ahead(indices, prepare, WINDOW, workers):
+                for window in prepare_ahead(indices, lambda place: prepare(indices[place]), WINDOW, workers):
                     good: list[tuple[int, Prepared]] = []
-                    for index, outcome in window:
+                    for place, outcome in window:
+                        index = indices[place]
                         if isinstance(outcome, Prepared):
                             good.append((index, outcome))
                         elif on_error == "raise":
@@ -223,7 +228,7 @@ class Encoder:
                             errors.append((batch[0][0], self._too_large(*batch[0])))
                         bar.update(len(batch))
 
-            encode_these([index for index, first in enumerate(firsts) if index == first])
+            encode_these(unique)
             failed = {index for index, _ in errors}
             # Those equal to a failed one fail by themselves, so that the error names each by its own index.
             encode_these([index for index, first in enumerate(firsts) if index != first and first in failed])

@@ -156,8 +156,8 @@ class ShardWork:
                 **options,
             )
             vectors[asked] = encoded.embeddings
-            wanted = options.get("batch_tokens") or getattr(self.encoder, "batch_tokens", 0)
-            used = getattr(encoded, "batch_tokens", wanted)
+            wanted = int(options.get("batch_tokens", 0) or getattr(self.encoder, "batch_tokens", 0))
+            used = int(getattr(encoded, "batch_tokens", wanted))
             if used < wanted:
                 self.halved_to = min(used, self.halved_to or wanted)
             reasons |= {asked[index]: reason_of(error) for index, error in encoded.errors}

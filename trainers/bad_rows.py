@@ -29,7 +29,7 @@ class TooManyBadRows(ValueError):
 
 @dataclass(frozen=True)
 class BadRow:
-    """name: which row, e.g. ``row 5 (dataset 'flowers')``. reason: what is wrong with it. known: whether the name is
+    """name: which row, e.g. ``row 5 of source 'flowers'``. reason: what is wrong with it. known: whether the name is
     the row's own in the whole dataset (rows of an iterable dataset only have a place in their batch)."""
 
     name: str

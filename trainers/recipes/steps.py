@@ -171,8 +171,9 @@ def mine_step(step: MineStep, context: StepContext) -> dict[str, Any]:
     """Find hard negatives for the rows of all sources together."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, processor = _start(context, context.before(step), device)
-    rows = eval_rows(open_sources(step.data, context.formats, context.result_of))
-    report = mine(Encoder(model, processor), rows, out=context.folder / "rows", **step.options)
+    rows: Any = eval_rows(open_sources(step.data, context.formats, context.result_of))
+    encoder: Any = Encoder(model, processor)
+    report = mine(encoder, rows, out=context.folder / "rows", **step.options)
     return {"result": "rows", **dataclasses.asdict(report)}
 
 
