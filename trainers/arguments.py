@@ -73,7 +73,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     mask_duplicate_positives: bool = field(
         default=True,
         metadata={
-            "help": "Rows with the same positive (by `positive_id`, or else by content) are no negatives of "
+            "help": "Rows with the same positive (by `positive_id` or by content) are no negatives of "
             "each other."
         },
     )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from .bad_rows import BadRow
+from .hashing import content_hash, text_hash
 from .objectives.rows import NO_KEY, number_targets
 from .objectives.task_groups import group_of
 from .objectives.temperature import DEFAULT_TASK
@@ -190,39 +189,6 @@ def _row_name(row: Mapping[str, Any], position: int) -> str:
         shown["positive_id"] = shown["positive_id"].rpartition("\0")[2]  # without its source
     details = [f"{key} {value!r}" for key, value in shown.items()]
     return f"{name} ({', '.join(details)})" if details else name
-
-
-def text_hash(text: str) -> int:
-    """A stable signed 64-bit hash of a string."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-
-def content_hash(value: Any) -> int:
-    """A stable signed 64-bit hash of a dataclass, mapping, sequence, array or scalar, by content."""
-    digest = hashlib.blake2b(digest_size=8)
-
-    def add(part: Any) -> None:
-        if dataclasses.is_dataclass(part) and not isinstance(part, type):
-            for entry in dataclasses.fields(part):
-                digest.update(entry.name.encode())
-                add(getattr(part, entry.name))
-        elif isinstance(part, Mapping):
-            for key in sorted(part, key=str):
-                digest.update(str(key).encode())
-                add(part[key])
-        elif isinstance(part, (np.ndarray, Tensor)):
-            array = np.ascontiguousarray(np.asarray(part))
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(array.tobytes())
-        elif isinstance(part, (list, tuple)):
-            digest.update(f"[{len(part)}".encode())
-            for entry in part:
-                add(entry)
-        else:
-            digest.update(repr(part).encode())
-
-    add(value)
-    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 @dataclass

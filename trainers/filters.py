@@ -20,7 +20,7 @@ from ..processing.documents_ume import count_pages
 from ..processing.items_ume import Document, Image, Text, Video, parse_item
 from ..processing.media_ume import MediaLimits, load_image, read_bytes
 from ..processing.video_ume import Sampling, load_video
-from .data import text_hash
+from .hashing import text_hash
 
 COLUMNS = ("query", "positive", "negatives")
 SHARPNESS_SIDE = 512

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import text_hash
+from ..hashing import text_hash
 from .json_records import FormatError
 from .media import MediaRoot, media_root
 from .records import FormatRows, Records, open_records

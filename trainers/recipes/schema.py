@@ -232,7 +232,11 @@ _Loader.add_implicit_resolver(
 
 def load_yaml(text: str) -> Any:
     """Parse YAML. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def read_recipe(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:

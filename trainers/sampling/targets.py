@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import text_hash
+from ..hashing import text_hash
 from .source import Source, names_only
 
 UNKNOWN = -1
