@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoProcessor
@@ -186,7 +187,10 @@ def test_u_marvel_is_causal_without_padding_in_official_mode(
     batched = read_golden(GOLDEN / "umarvel_qwen2vl", "batch_sdpa")
     for role in ("query", "document"):
         cases = [case for case in batched.cases if case.role == role]
-        vectors = encoder.encode([case.item for case in cases], role=role, batch_tokens=10**6)
+        # One padded batch: the encoder would cut it where that saves padding, and here the cut shows.
+        batch = encoder.processor.encode_items([case.item for case in cases], role=role)
+        with torch.inference_mode():
+            vectors = encoder.model(**batch).embeddings.numpy()
         assert_close(cases, vectors, batched)
 
 
