@@ -5,7 +5,9 @@ Equality is exact, and is looked at only where a cheap hash agrees: what is not 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 from ..processing.items_ume import Document, Item, Text, Video
 from ..processing.items_ume import Image as ImagePart
 
-SAMPLES = 4  # pixels per side that a picture's hash looks at
+SAMPLES, MORE_SAMPLES = 32, 256  # pixels per side that the hashes of a picture look at
 
 
 class NoKeyError(TypeError):
@@ -52,7 +54,7 @@ def key_of(item: Any) -> Hashable:
     if isinstance(item, Item):
         return (tuple(_part_key(part) for part in item.parts), item.instruction, item.listed)
     if isinstance(item, Mapping):
-        return tuple((str(key), type(key), _value_key(key, value)) for key, value in item.items())
+        return tuple((_plain(key), _value_key(key, value)) for key, value in item.items())
     raise NoKeyError(type(item).__name__)
 
 
@@ -63,13 +65,17 @@ def media_key(source: Any) -> Hashable:
     if isinstance(source, np.ndarray):
         return ("array", id(source))  # the caller holds it
     if isinstance(source, (list, tuple)):
-        return ("frames", tuple(media_key(frame) for frame in source))
+        return ("frames", tuple(_frame_key(frame) for frame in source))
     if isinstance(source, Mapping):
         content = source["bytes"] if source.get("bytes") is not None else source.get("path")
-        return ("record", media_key(content))
-    if isinstance(source, bytearray):
-        return bytes(source)
-    return _hashable(source)
+        return ("record", _plain(content))
+    return _plain(source)
+
+
+def _frame_key(frame: Any) -> Hashable:
+    if isinstance(frame, (list, tuple)):  # of any depth, where it comes from outside
+        raise NoKeyError("a list in a list")
+    return media_key(frame)
 
 
 def _value_key(key: Any, value: Any) -> Hashable:
@@ -77,7 +83,7 @@ def _value_key(key: Any, value: Any) -> Hashable:
         return tuple(media_key(one) for one in value)
     if key in ("image", "video", "document"):
         return media_key(value)
-    return _hashable(value)
+    return _plain(value)
 
 
 def _part_key(part: Any) -> Hashable:
@@ -90,34 +96,36 @@ def _part_key(part: Any) -> Hashable:
     raise NoKeyError(type(part).__name__)
 
 
-def _hashable(value: Any) -> Hashable:
-    try:
-        hash(value)
-    except TypeError:
-        raise NoKeyError(type(value).__name__) from None
+def _plain(value: Any) -> Hashable:
+    """Of a text, bytes, path or number."""
+    if isinstance(value, bytearray):
+        return bytes(value)
+    if value is not None and not isinstance(value, (str, bytes, int, float, os.PathLike)):
+        raise NoKeyError(type(value).__name__)
     return (type(value), value)  # 1, 1.0 and True are equal, and not all of them are page numbers
 
 
 class _Picture:
-    """A PIL image as a key. Its hash looks at a few pixels; all are compared only where that agrees.
+    """A PIL image as a key. Its hash looks at some of its pixels, and all are compared only where many agree.
 
     One that is not decoded yet is equal to itself alone: looking at it would decode it here, outside the threads.
+    So is one that cannot be looked at, because it was closed, say.
     """
 
     def __init__(self, image: Image.Image) -> None:
         self.image = image
         self.loaded = not getattr(image, "tile", None)
-        self._hash = hash((image.mode, image.size, self._sample())) if self.loaded else id(image)
+        self._hash = id(image)
+        if self.loaded:
+            try:
+                self._hash = _sampled(image, SAMPLES)
+            except Exception:  # whatever is wrong with it is told where it is prepared
+                self.loaded = False
 
-    def _sample(self) -> tuple[Any, ...]:
-        width, height = self.image.size
-        if not width or not height:
-            return ()
-        return tuple(
-            self.image.getpixel((width * column // SAMPLES, height * row // SAMPLES))
-            for row in range(SAMPLES)
-            for column in range(SAMPLES)
-        )
+    @cached_property
+    def _finer(self) -> int:
+        """So that many pages that are white wherever the first hash looks are not all compared with each other."""
+        return _sampled(self.image, MORE_SAMPLES)
 
     def __hash__(self) -> int:
         return self._hash
@@ -127,4 +135,12 @@ class _Picture:
             return False
         if self.image is other.image:
             return True
-        return self.loaded and other.loaded and self.image == other.image
+        return (
+            self.loaded and other.loaded and self._finer == other._finer and bool(self.image == other.image)
+        )
+
+
+def _sampled(image: Image.Image, side: int) -> int:
+    """Hash of an even grid of ``side`` x ``side`` pixels."""
+    pixels = image.resize((side, side), Image.Resampling.NEAREST).tobytes() if all(image.size) else b""
+    return hash((image.mode, image.size, pixels))

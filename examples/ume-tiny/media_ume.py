@@ -351,9 +351,7 @@ def load_image(source: Any, limits: MediaLimits) -> Image.Image:
         raise MediaError(f"{name}: {reason(error)}") from None
     if isinstance(image, JpegImageFile):
         image.decodermaxblock = JPEG_BLOCK
-        _check_size(
-            image.size, name, limits
-        )  # the whole picture's: decoding only a draft of it is no way around
+        _check_size(image.size, name, limits)  # of the whole picture, whatever is decoded of it
         _draft(image, limits.draft_pixels)
     return _decoded(image, name, limits)
 

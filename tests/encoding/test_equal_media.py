@@ -79,6 +79,20 @@ def test_equal_items_are_found(files: list[str], pictures: list[Image.Image]) ->
     assert first_of_equals(items) == [same.get(index, index) for index in range(len(items))]
 
 
+def test_pictures_that_are_alike_are_not_all_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are white nearly everywhere, and of one size."""
+    pages = []
+    for number in range(30):
+        page = Image.new("RGB", (600, 800), "white")
+        page.paste((0, 0, 0), (11 + 4 * number, 13, 14 + 4 * number, 17))
+        pages.append(page)
+    compared: list[int] = []
+    equal = Image.Image.__eq__
+    monkeypatch.setattr(Image.Image, "__eq__", lambda a, b: compared.append(1) or equal(a, b))
+    assert first_of_equals([*pages, pages[3].copy()]) == [*range(30), 3]
+    assert len(compared) == 1
+
+
 def test_what_is_not_decoded_yet_is_not_decoded_for_it(files: list[str]) -> None:
     opened = [Image.open(files[0]), Image.open(files[0])]
     assert first_of_equals([*opened, opened[0]]) == [0, 1, 0]
@@ -86,6 +100,14 @@ def test_what_is_not_decoded_yet_is_not_decoded_for_it(files: list[str]) -> None
     for image in opened:
         image.load()
     assert first_of_equals(opened) == [0, 0]
+
+
+def test_a_closed_picture_is_no_end_of_the_call(encoder: umekit.Encoder, files: list[str]) -> None:
+    closed = Image.open(files[0])
+    closed.load()
+    closed.close()
+    found = encoder.encode(["a", closed, "b"], on_error="skip", return_details=True)
+    assert [index for index, _ in found.errors] == [1]
 
 
 def test_a_lazy_sequence_is_not_looked_through() -> None:

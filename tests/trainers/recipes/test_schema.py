@@ -60,7 +60,11 @@ def write(folder: Path, text: str) -> Path:
             "max_steps: 3}\n    lora: {rank: 1, alpha: 1}\n    keep: adapter",
             "adapter of 'one'",
         ),
-        ("  - kind: mine", "  - {kind: soup, name: s, source: x, of: [start, one]}\n  - kind: mine", "averages"),
+        (
+            "  - kind: mine",
+            "  - {kind: soup, name: s, source: x, of: [start, one]}\n  - kind: mine",
+            "averages",
+        ),
         ("step: mined", "step: one", "reads the rows of 'one'"),
         ("name: two", "name: one", "two steps"),
         ("name: two", "name: ../two", "folder"),

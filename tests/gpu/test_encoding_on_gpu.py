@@ -1,0 +1,72 @@
+"""Vectors on a GPU: as on the CPU, with every attention kernel, in bfloat16 and in 4 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
+
+import umekit
+from umekit.modeling.backbone_ume import UNQUANTISED_MODULES
+
+CLOSE_IN_BF16 = (
+    0.99  # cosine; random weights make the states of tiny models worse conditioned than trained ones
+)
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(axis=1)
+
+
+def test_float32_equals_the_cpu(
+    family: str, tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]
+) -> None:
+    folder = tiny_checkpoint(family)
+    expected = umekit.load(folder, device="cpu").encode(mixed_items)
+    found = umekit.load(folder, device="cuda", dtype="float32").encode(mixed_items)
+    np.testing.assert_allclose(found, expected, atol=2e-3)  # TF32 may be on
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_bfloat16_is_near_float32(
+    attention: str, tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]
+) -> None:
+    folder = tiny_checkpoint("qwen2_vl", attention=attention)
+    expected = umekit.load(folder, device="cuda", dtype="float32").encode(mixed_items)
+    found = umekit.load(folder, device="cuda", dtype="bfloat16").encode(mixed_items)
+    assert cosines(found, expected).min() > CLOSE_IN_BF16
+
+
+@pytest.mark.skipif(not is_flash_attn_2_available(), reason="needs flash-attn 2")
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_flash_attention_equals_sdpa(
+    attention: str, tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]
+) -> None:
+    folder = tiny_checkpoint("qwen2_vl", attention=attention)
+    sdpa, flash = (
+        umekit.load(folder, device="cuda", dtype="bfloat16", attn_implementation=kernel).encode(mixed_items)
+        for kernel in ("sdpa", "flash_attention_2")
+    )
+    assert cosines(sdpa, flash).min() > CLOSE_IN_BF16
+
+
+def test_alone_equals_batched(
+    family: str, tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]
+) -> None:
+    encoder = umekit.load(tiny_checkpoint(family), device="cuda", dtype="float32")
+    alone = np.concatenate([encoder.encode([item]) for item in mixed_items])
+    np.testing.assert_allclose(encoder.encode(mixed_items), alone, atol=2e-3)
+
+
+@pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs bitsandbytes")
+def test_four_bits(tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]) -> None:
+    quantisation = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=list(UNQUANTISED_MODULES))
+    encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cuda", quantization_config=quantisation)
+    found = encoder.encode(mixed_items)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(mixed_items[:2]), found[:2], atol=0.05)
