@@ -28,7 +28,7 @@ class ModelSpec(_Strict):
     """The checkpoint that a recipe begins with.
 
     ``path``: folder or Hub id; None is the packaged ume-tiny. ``preset``: a published system, for plain backbones.
-    ``quantize``: bitsandbytes weights under a LoRA (QLoRA). ``train``: parts that are trained where there is no LoRA.
+    ``quantize``: bitsandbytes weights under a LoRA (QLoRA).
     """
 
     path: str | None = None
@@ -173,8 +173,20 @@ class Recipe(_Strict):
                     raise ValueError(
                         f"step {step.name!r} reads the rows of {name!r}, which is no mining step before it"
                     )
-            known[step.name] = _result(step, known)
+            known[step.name] = _result(self, step, known)
         return self
+
+    def start_of(self, step: TrainStep | MineStep) -> str:
+        """The step that this one starts from: the one it names, or the last model before it."""
+        if step.start is not None:
+            return step.start
+        names = [START]
+        for other in self.steps:
+            if other.name == step.name:
+                break
+            if other.kind != "mine":
+                names.append(other.name)
+        return names[-1]
 
     def shortened(self, steps: int) -> Recipe:
         """The same recipe with at most ``steps`` optimiser steps in every training."""
@@ -186,7 +198,7 @@ class Recipe(_Strict):
         return Recipe.model_validate(raw)
 
 
-def _result(step: Any, known: dict[str, str]) -> str:
+def _result(recipe: Recipe, step: Any, known: dict[str, str]) -> str:
     """What a step leaves (``model``, ``adapter`` or ``rows``), after a look at what it starts from."""
     if isinstance(step, SoupStep):
         kinds = {known.get(name) for name in step.of}
@@ -198,7 +210,7 @@ def _result(step: Any, known: dict[str, str]) -> str:
             f"step {step.name!r} averages {', '.join(step.of)}: they must all be adapters (keep: adapter), or all "
             "models (mode: delta), of steps before it"
         )
-    start = step.start or _last_model(known)
+    start = recipe.start_of(step)
     if known.get(start) not in (START, "model", "adapter"):
         raise ValueError(f"step {step.name!r} starts from {start!r}, which is no model before it")
     if isinstance(step, MineStep):
@@ -207,13 +219,11 @@ def _result(step: Any, known: dict[str, str]) -> str:
         raise ValueError(
             f"step {step.name!r} starts from the adapter of {start!r}: merge it there (keep: merged), or soup it"
         )
+    if recipe.model.quantize is not None and step.lora is None:
+        raise ValueError(f"step {step.name!r} trains quantised weights, which only a lora can")
     if step.objective_from is not None and known.get(step.objective_from) not in ("model", "adapter"):
         raise ValueError(f"objective_from: {step.objective_from!r} is no training before {step.name!r}")
     return "adapter" if step.keep == "adapter" else "model"
-
-
-def _last_model(known: dict[str, str]) -> str:
-    return [name for name, kind in known.items() if kind != "rows"][-1]
 
 
 def _rows_of(step: Any) -> list[str]:

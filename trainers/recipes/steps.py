@@ -47,18 +47,6 @@ class StepContext:
         done = json.loads((self.root / name / "done.json").read_text(encoding="utf-8"))
         return self.root / name / str(done["result"])
 
-    def before(self, step: TrainStep | MineStep) -> str:
-        """The step that this one starts from: the one it names, or the last model before it."""
-        if step.start is not None:
-            return step.start
-        names = [START]
-        for other in self.recipe.steps:
-            if other.name == step.name:
-                break
-            if other.kind != "mine":
-                names.append(other.name)
-        return names[-1]
-
 
 def train_step(step: TrainStep, context: StepContext) -> dict[str, Any]:
     """Train, save, merge; returns the metrics and where the result is."""
@@ -103,7 +91,9 @@ def build_trainer(step: TrainStep, context: StepContext) -> ContrastiveTrainer:
     """The trainer of a step, ready to run: model, prompt, adapter, data, arguments."""
     args = training_arguments(step, context)
     # Made first: the arguments choose this process's device, which quantised weights are loaded onto.
-    model, processor = _start(context, context.before(step), None if _is_sharded(args) else args.device)
+    model, processor = _start(
+        context, context.recipe.start_of(step), None if _is_sharded(args) else args.device
+    )
     if step.prompt is not None:
         model, processor = _prompted(model, processor, step.prompt)
     set_seed(args.seed)  # before anything is drawn: an adapter begins at random
@@ -170,7 +160,7 @@ def training_arguments(step: TrainStep, context: StepContext) -> ContrastiveTrai
 def mine_step(step: MineStep, context: StepContext) -> dict[str, Any]:
     """Find hard negatives for the rows of all sources together."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, processor = _start(context, context.before(step), device)
+    model, processor = _start(context, context.recipe.start_of(step), device)
     rows: Any = eval_rows(open_sources(step.data, context.formats, context.result_of))
     encoder: Any = Encoder(model, processor)
     report = mine(encoder, rows, out=context.folder / "rows", **step.options)

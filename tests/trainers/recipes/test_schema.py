@@ -65,6 +65,7 @@ def write(folder: Path, text: str) -> Path:
             "  - {kind: soup, name: s, source: x, of: [start, one]}\n  - kind: mine",
             "averages",
         ),
+        ("source: section 1", "source: section 1\nmodel: {quantize: 4bit}", "only a lora"),
         ("step: mined", "step: one", "reads the rows of 'one'"),
         ("name: two", "name: one", "two steps"),
         ("name: two", "name: ../two", "folder"),
