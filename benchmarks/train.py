@@ -4,7 +4,9 @@
 
 Every arm trains ume-tiny's weights in float32 with AdamW on the same rows in the same run: preparing the items, the
 step and the optimiser all count. Arms take turns and the shortest time counts. Memory is that of a fresh process: the
-peak of one step above what it holds when model and optimiser are loaded.
+peak of one step above what it holds when model and optimiser are loaded. It is measured with ume-tiny, and with random
+weights of hidden size 512 in eight layers: what a batch holds beside its chunk (pixels as bytes, the similarity matrix)
+does not grow with the model, a chunk's activations do.
 """
 
 from __future__ import annotations
@@ -22,14 +24,19 @@ import numpy as np
 import torch
 from measuring import machine, take_turns
 from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 import umekit
 from umekit.encoding.loading import packaged_model
+from umekit.examples.ume_tiny_model import build_model
+from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from umekit.modeling.settings_ume import UmeSettings
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 from umekit.trainers.data import IndexedRows
 
 CHUNK_TOKENS = 1024  # what a batch of 32 rows fills
 MEMORY_BATCHES = (32, 1024)
+MEMORY_MODELS = ("ume-tiny", "wide")
 WORDS = [
     "p1",
     "red",
@@ -91,8 +98,20 @@ def rows_of(kind: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def make_trainer(chunk_tokens: int | None, batch: int) -> ContrastiveTrainer:
-    """A trainer on ume-tiny whose steps are called by hand, with its optimiser made."""
+def wide_model(processor: Any) -> UmeForDiscriminativeEmbedding:
+    """Random weights of ume-tiny's architecture at hidden size 512 and eight layers, 26 million parameters."""
+    config = AutoConfig.for_model("qwen2_vl", **build_model(processor.tokenizer).config.to_dict())
+    text, vision = config.text_config, config.vision_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 512, 1536, 8
+    text.num_attention_heads, text.num_key_value_heads, text.layer_types = 8, 4, None
+    text.rope_parameters = {**text.rope_parameters, "mrope_section": [8, 12, 12]}
+    vision.embed_dim, vision.depth, vision.num_heads, vision.hidden_size = 256, 4, 8, 512
+    backbone = AutoModelForImageTextToText.from_config(config)
+    return UmeForDiscriminativeEmbedding(backbone.config, backbone, UmeSettings())
+
+
+def make_trainer(chunk_tokens: int | None, batch: int, model: str = "ume-tiny") -> ContrastiveTrainer:
+    """A trainer whose steps are called by hand, with its optimiser made."""
     encoder = umekit.load(device="cpu")
     args = ContrastiveTrainingArguments(
         output_dir=tempfile.mkdtemp(),
@@ -104,7 +123,10 @@ def make_trainer(chunk_tokens: int | None, batch: int) -> ContrastiveTrainer:
         temperature=0.05,
     )
     trainer = ContrastiveTrainer(
-        encoder.model, args, processing_class=encoder.processor, train_dataset=rows_of("equal", 2)
+        wide_model(encoder.processor) if model == "wide" else encoder.model,
+        args,
+        processing_class=encoder.processor,
+        train_dataset=rows_of("equal", 2),
     )
     trainer.create_optimizer_and_scheduler(1000)
     return trainer
@@ -150,9 +172,9 @@ def _native(item: Any) -> Any:
     return item["image"] if isinstance(item, dict) else item
 
 
-def memory_of(batch: int) -> dict[str, float]:
+def memory_of(batch: int, model: str) -> dict[str, float]:
     """Megabytes: idle, and the peak of a step of ``batch`` picture pairs above it, in this process."""
-    trainer = make_trainer(CHUNK_TOKENS, batch)
+    trainer = make_trainer(CHUNK_TOKENS, batch, model)
     step_of(
         trainer, rows_of("pictures", 8, seed=1)
     )()  # gradients and the optimiser's state exist from here on
@@ -170,9 +192,10 @@ def _megabytes(field: str) -> float:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def fresh_memory(batch: int) -> dict[str, float]:
+def fresh_memory(batch: int, model: str) -> dict[str, float]:
     """``memory_of`` in a process of its own."""
-    line = [sys.executable, __file__, "--memory-of", str(batch), "--threads", str(torch.get_num_threads())]
+    line = [sys.executable, __file__, "--memory-of", str(batch), model]
+    line += ["--threads", str(torch.get_num_threads())]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
@@ -181,11 +204,12 @@ def fresh_memory(batch: int) -> dict[str, float]:
 def measure(batch: int, repeats: int) -> dict[str, Any]:
     """All comparisons; ratios are theirs over ours for speed, ours over the reference for cost."""
     result: dict[str, Any] = {}
-    memory = [fresh_memory(size) for size in MEMORY_BATCHES]
-    result["memory"] = {
-        "megabytes": memory,
-        "memory_1024_over_32": memory[1]["above_idle"] / memory[0]["above_idle"],
-    }
+    for model in MEMORY_MODELS:
+        memory = [fresh_memory(size, model) for size in MEMORY_BATCHES]
+        result[f"memory of {model}"] = {
+            "megabytes": memory,
+            "memory_1024_over_32": memory[1]["above_idle"] / memory[0]["above_idle"],
+        }
     cached, uncached = make_trainer(CHUNK_TOKENS, batch), make_trainer(None, batch)
     pictures = rows_of("pictures", batch)
     arms = {"cached": step_of(cached, pictures), "uncached": step_of(uncached, pictures)}
@@ -218,11 +242,12 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", nargs=2, metavar=("BATCH", "MODEL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory_of:
-        print(json.dumps(memory_of(args.memory_of)))
+        batch, model = args.memory_of
+        print(json.dumps(memory_of(int(batch), model)))
         return 0
     result = {
         "command": "python benchmarks/train.py --out benchmarks/results/train.json",

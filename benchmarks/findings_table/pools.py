@@ -28,13 +28,19 @@ Values = NDArray[np.uint8]
 class Ask:
     """One candidate set. A candidate of group g is right for the queries that want g.
 
-    ``wanted``: int64 [queries]; ``groups``: int64 [candidates].
+    ``part``: what it tries; ``wanted``: int64 [queries]; ``groups``: int64 [candidates].
     """
 
+    part: str
     queries: list[Item]
     candidates: list[Item]
     wanted: NDArray[np.int64]
     groups: NDArray[np.int64]
+
+    @property
+    def chance(self) -> float:
+        """Of a query's value, as a share of the best: with r right ones of c candidates, r / c."""
+        return float((self.wanted[:, None] == self.groups[None, :]).mean())
 
     def values(self, queries: NDArray[np.float32], candidates: NDArray[np.float32]) -> Values:
         """How many of its r right candidates each query finds among the first r; ties count against the model.
@@ -68,7 +74,9 @@ def of_tasks(*parts: tuple[str, PoolKind]) -> PoolSet:
             for index in range(-(-share // asked)):
                 pool = world.pool(task, asked, SIZE, kind, index)
                 wanted = np.array(pool.positives)
-                found.append(Ask(pool.queries, pool.candidates, wanted, np.arange(len(pool.candidates))))
+                found.append(
+                    Ask(task, pool.queries, pool.candidates, wanted, np.arange(len(pool.candidates)))
+                )
         return found
 
     return PoolSet(make)
@@ -91,7 +99,7 @@ def _instructed(split: Split, queries: int) -> list[Ask]:
             asked += [{"image": image, "instruction": instruction} for instruction in words]
             texts += answers
         places = np.arange(SIZE)
-        found.append(Ask(asked, [{"text": text} for text in texts], places, places))
+        found.append(Ask("instructed", asked, [{"text": text} for text in texts], places, places))
     return found
 
 
@@ -101,7 +109,7 @@ def _worded(split: Split, queries: int) -> list[Ask]:
     wanted = rng.integers(len(MEANINGS), size=queries)
     asked = [picture_of(world, MEANINGS[which], rng) for which in wanted.tolist()]
     texts = [{"text": meant(meaning, form)} for meaning in MEANINGS for form in range(len(WORDINGS))]
-    return [Ask(asked, texts, wanted, np.repeat(np.arange(len(MEANINGS)), len(WORDINGS)))]
+    return [Ask("worded", asked, texts, wanted, np.repeat(np.arange(len(MEANINGS)), len(WORDINGS)))]
 
 
 POOLS: dict[str, PoolSet] = {
@@ -136,3 +144,22 @@ def score(encoder: Any, name: str, split: Split, queries: int) -> Values:
             for ask in parts
         ]
     )
+
+
+def by_part(name: str, split: Split, queries: int, values: Values) -> dict[str, dict[str, float]]:
+    """Mean of each part of a pool's values, as a share of the best, beside what guessing would give.
+
+    A claim over several tasks can hang on one of them while another stands at chance.
+    """
+    found: dict[str, list[tuple[Values, float]]] = {}
+    start = 0
+    for ask in pools_of(name, split, queries):
+        found.setdefault(ask.part, []).append((values[start : start + len(ask.queries)], ask.chance))
+        start += len(ask.queries)
+    return {
+        part: {
+            "mean": round(float(np.concatenate([own for own, _ in asked]).mean()) / POOLS[name].best, 4),
+            "chance": round(float(np.mean([chance for _, chance in asked])), 4),
+        }
+        for part, asked in found.items()
+    }

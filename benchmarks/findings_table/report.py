@@ -13,7 +13,8 @@ from .records import Claim
 from .store import read_json, unpack
 from .verdict import Judgement, judge
 
-CEILING, FLOOR = 0.985, 0.01  # beyond them two arms have no room to differ
+CEILING = 0.985  # above it two arms have no room to differ
+FLOOR = 0.03  # so little above chance nothing was learned
 
 Record = dict[str, Any]
 
@@ -95,6 +96,15 @@ def _arm(records: dict[int, Record], words: str) -> Record:
         "what": words,
         "score": round(mean(records, records, "mean"), 4),
         "by_seed": {str(seed): record["mean"] for seed, record in sorted(records.items())},
+        "parts": {
+            name: {
+                "mean": round(
+                    float(np.mean([record["parts"][name]["mean"] for record in records.values()])), 4
+                ),
+                "chance": part["chance"],
+            }
+            for name, part in first["parts"].items()
+        },
         "validation": round(mean(records, records, "validation"), 4),
         "learning_rate": first["rate"],
         "rows": first["rows"],
@@ -107,14 +117,22 @@ def _arm(records: dict[int, Record], words: str) -> Record:
 
 def remark(claim: Claim, judged: Judgement, arms: dict[str, Record], worse: str) -> str:
     """What a reader of the verdict should know; empty where nothing stands in its way."""
-    scores = [arms[claim.better]["score"], arms[worse]["score"]]
+    pair = arms[claim.better], arms[worse]
+    scores = [arm["score"] for arm in pair]
+    unlearned = [name for name in pair[0]["parts"] if all(_at_chance(arm["parts"][name]) for arm in pair)]
     if judged.verdict == "not judged":
         return "fewer than three seeds or 2,000 queries"
     if min(scores) > CEILING:
         return "both arms are near the ceiling: nothing left to see"
-    if max(scores) < FLOOR:
+    if len(unlearned) == len(pair[0]["parts"]):
         return "both arms are near chance: not learned in this budget"
+    if unlearned:
+        return f"{' and '.join(unlearned)} near chance in both arms"
     return ""
+
+
+def _at_chance(part: Record) -> bool:
+    return bool(part["mean"] < part["chance"] + FLOOR)
 
 
 def markdown(result: Record) -> str:
@@ -147,16 +165,19 @@ def markdown(result: Record) -> str:
         )
     lines += [
         "",
-        "| arm | score | rows | steps | learning rate | seconds | found |",
-        "|---|---|---|---|---|---|---|",
+        "| arm | score | of its parts (chance) | rows | steps | learning rate | seconds | found |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     arms = {name: arm for row in result["claims"] for name, arm in row["arms"].items()}
     for name, arm in arms.items():
         rate = "-" if arm["learning_rate"] is None else f"{arm['learning_rate']:g}"
         found = ", ".join(f"{key} {value}" for key, value in {**arm["temperature"], **arm["notes"]}.items())
+        parts = ", ".join(
+            f"{part} {one['mean']:.3f} ({one['chance']:.3f})" for part, one in arm["parts"].items()
+        )
         lines.append(
-            f"| {name} | {arm['score']:.3f} | {arm['rows']} | {arm['steps']} | {rate} | {arm['seconds']:.0f} | "
-            f"{found} |"
+            f"| {name} | {arm['score']:.3f} | {parts} | {arm['rows']} | {arm['steps']} | {rate} | "
+            f"{arm['seconds']:.0f} | {found} |"
         )
     lines += ["", "Starts, with the accuracy of digits, colours and positions on unseen handwriting:", ""]
     lines += [f"* {name}: {found}" for name, found in result["starts"].items()]

@@ -14,7 +14,7 @@ from umekit.trainers.souping import soup
 from . import starts
 from .context import Context
 from .jobs import QUARTER, VALIDATION_QUERIES, Job, Work
-from .pools import POOLS, score
+from .pools import POOLS, by_part, score
 from .records import Arm, Start
 from .store import pack, read_json, write_json
 from .training import Trained, train_arm
@@ -79,6 +79,7 @@ def _run(work: Work, job: Job) -> dict[str, Any]:
         "seconds": {"training": round(half - began, 1), "scoring": round(perf_counter() - half, 1)},
         "validation": validation,
         "mean": round(float(values.mean()) / best, 4),
+        "parts": by_part(arm.pool, "test", work.settings.queries, values),
         "queries": len(values),
         "best": best,
         "values": pack(values),

@@ -5,9 +5,10 @@
 * ``causal``, ``bidirectional``: ``read``, after equally many further reading steps under the prompt of U-MARVEL with
   one attention or the other. A bidirectional model cannot be given the next word as its task, since it sees it; words
   of the caption are blanked and filled in (LLM2Vec, arXiv 2404.05961).
-* ``paired``: ``bidirectional``, after a first contrastive stage on pictures, texts and two label sets, one task a
-  batch: what claims about a second stage need. Without it arms learn what is easy (which task, which instruction) and
-  nothing of the content in the steps that they have. It is saved under its prompt, so that it can be loaded to mine.
+* ``paired``: ``bidirectional``, after a first contrastive stage on pictures, texts, two label sets, clips and pages,
+  one task a batch: what claims about a second stage need. Without it arms learn what is easy (which task, which
+  instruction) and nothing of the content in the steps that they have. It is saved under its prompt, so that it can be
+  loaded to mine.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from .world import World
 
 DONE = "start.json"
 PROMPT_OF = {"causal": "causal-last", "bidirectional": "bidirectional-mean"}
-CONVERSION_STEPS = 100
+CONVERSION_STEPS = 200
 CONVERSION_RATE = 5e-4
 BLANK = "<reason>"  # a reserved token that nothing else here uses
 PAIRED = Arm(
@@ -49,7 +50,7 @@ PAIRED = Arm(
     start="bidirectional",
     prompt="bidirectional-mean",
     phases=(Phase("first_stage"),),
-    rows=30720,
+    rows=51200,
 )
 PAIRED_RATE = 1e-3
 

@@ -29,6 +29,7 @@ def record(work: Work, job: Job) -> dict[str, Any]:
         "steps": 80,
         "seconds": {"training": 1.0, "scoring": 1.0},
         "mean": float(values.mean()),
+        "parts": {"pictures": {"mean": float(values.mean()), "chance": 0.0025}},
         "queries": len(values),
         "best": 1,
         "values": pack(values),

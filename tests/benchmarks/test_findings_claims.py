@@ -10,7 +10,7 @@ from findings_table.claims import CLAIMS, chosen
 from findings_table.context import Context
 from findings_table.instructions import PARTS, SEEN, UNSEEN
 from findings_table.jobs import QUARTER, Settings, Work
-from findings_table.pools import POOLS, pools_of
+from findings_table.pools import POOLS, by_part, pools_of
 from findings_table.prompts import DIRECT, PROMPTS, put_on
 from findings_table.records import Arm, Claim
 from findings_table.rows import DATA, LABEL_TASKS, BatchRows
@@ -143,6 +143,17 @@ def test_values_count_the_right_candidates_among_the_first_and_ties_against() ->
     documents = np.eye(30, dtype=np.float32)[ask.groups]
     assert ask.values(documents[np.searchsorted(ask.groups, ask.wanted)], documents).tolist() == [4, 4, 4]
     assert ask.values(np.ones((3, 30), dtype=np.float32), documents).tolist() == [0, 0, 0]
+    assert ask.chance == pytest.approx(4 / 120)
+
+
+def test_parts_of_a_pool_are_told_apart() -> None:
+    digits = pools_of("labels", "validation", 40)[0]
+    assert digits.part == "digits"
+    values = np.zeros(40, dtype=np.uint8)
+    values[: len(digits.queries)] = 1  # the first part
+    found = by_part("labels", "validation", 40, values)
+    assert found["digits"] == {"mean": 1.0, "chance": 0.1}
+    assert found["colours"] == {"mean": 0.0, "chance": 0.125}
 
 
 def test_mask_leaves_the_instruction_out_and_the_other_arm_takes_it_in(processor: UmeProcessor) -> None:

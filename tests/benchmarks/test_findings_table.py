@@ -15,9 +15,10 @@ import pytest
 from findings_table.claims import chosen
 from findings_table.jobs import Job, Settings, Work
 from findings_table.plot import draw
-from findings_table.report import markdown, table
+from findings_table.report import markdown, remark, table
 from findings_table.schedule import processes, run_all
 from findings_table.store import pack, read_json, unpack, write_json
+from findings_table.verdict import Judgement
 
 GOOD, BAD = findings_fakes.GOOD, findings_fakes.BAD
 
@@ -155,6 +156,32 @@ def test_the_table_says_what_was_found(work: Work, tmp_path: Path) -> None:
     assert "**reproduced**" in page
     draw([row], tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        ({"digits": (0.11, 0.12), "pictures": (0.6, 0.5)}, "digits near chance in both arms"),
+        ({"digits": (0.11, 0.12), "pictures": (0.01, 0.02)}, "both arms are near chance: not learned"),
+        ({"digits": (0.11, 0.4), "pictures": (0.6, 0.5)}, ""),
+        ({"digits": (0.99, 0.995), "pictures": (0.99, 0.99)}, "near the ceiling"),
+    ],
+)
+def test_a_part_that_was_not_learned_is_named(
+    work: Work, means: dict[str, tuple[float, float]], said: str
+) -> None:
+    (claim,) = chosen(["embedding-prompt"])
+    chance = {"digits": 0.1, "pictures": 0.0025}
+    arms = {
+        name: {
+            "score": float(np.mean([pair[which] for pair in means.values()])),
+            "parts": {part: {"mean": pair[which], "chance": chance[part]} for part, pair in means.items()},
+        }
+        for which, name in enumerate((GOOD, BAD))
+    }
+    found = remark(claim, Judgement(0.1, 0.05, 0.15, (0.1, 0.1, 0.1), "reproduced"), arms, BAD)
+    assert found.startswith(said) if said.startswith("both") else said in found
+    assert bool(found) == bool(said)
 
 
 def test_one_seed_is_no_verdict(tmp_path: Path) -> None:

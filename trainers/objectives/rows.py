@@ -14,7 +14,7 @@ out is a decision and has no gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,11 +57,9 @@ class ContrastiveRows:
 
 @dataclass(frozen=True)
 class _Block:
-    """Columns of one kind: similarity [n, c], similarity to the row's target [n, c], allowed and duplicate
-    [n, c]."""
+    """Columns of one kind: similarity [n, c], allowed and duplicate [n, c]."""
 
     similarity: Tensor
-    to_target: Tensor
     allowed: Tensor
     duplicate: Tensor
 
@@ -183,12 +181,19 @@ def contrastive_rows(
     # candidates of the columns: vectors [c, d], which are the row's own, which are the same target
     queries, positives = (q, self_q, same_q), (p, self_p, same_p)
 
+    def duplicates(same: Tensor, to_target: Callable[[], Tensor]) -> Tensor:
+        """Of one target by their keys, or too similar to the row's own; similarities only where they are asked for."""
+        if false_negative_delta is None:
+            return same
+        return same | (to_target().clamp(max=1.0) > false_negative_delta)  # rounding is not similarity
+
     def block(
         anchor: Tensor, goal: Tensor, candidates: tuple[Tensor, Tensor, Tensor], keep_own: bool
     ) -> _Block:
         vectors, own_column, same = candidates
         allowed = torch.ones_like(own_column) if keep_own else ~own_column
-        return _Block(anchor @ vectors.T, goal.detach() @ vectors.detach().T, allowed, same & ~own_column)
+        duplicate = duplicates(same & ~own_column, lambda: goal.detach() @ vectors.detach().T)
+        return _Block(anchor @ vectors.T, allowed, duplicate)
 
     def hard(anchor: Tensor, goal: Tensor) -> _Block:
         assert negatives is not None
@@ -201,25 +206,23 @@ def contrastive_rows(
         )
         ids = negative_ids
         if negatives_shared:
-            flat = h.reshape(n * k, -1)
-            allowed = mask.reshape(1, n * k).expand(n, n * k)
+            mask = mask.reshape(1, n * k).expand(n, n * k)
             ids = None if ids is None else ids.reshape(1, n * k)
-            pair = anchor @ flat.T, goal.detach() @ flat.detach().T
-        else:
-            allowed = mask
-            pair = (h @ anchor[:, :, None]).squeeze(-1), (h @ goal[:, :, None]).squeeze(-1).detach()
-        same = torch.zeros_like(allowed) if ids is None else own_ids[:, None] == ids
-        return _Block(*pair, allowed, same)
+
+        def to(vectors: Tensor) -> Tensor:
+            return (
+                vectors @ h.reshape(n * k, -1).T
+                if negatives_shared
+                else (h @ vectors[:, :, None]).squeeze(-1)
+            )
+
+        same = torch.zeros_like(mask) if ids is None else own_ids[:, None] == ids
+        return _Block(to(anchor), mask, duplicates(same, lambda: to(goal).detach()))
 
     def rows(blocks: list[_Block], target: Tensor) -> ContrastiveRows:
         similarity = torch.cat([b.similarity for b in blocks], dim=1)
         allowed = torch.cat([b.allowed for b in blocks], dim=1)
         dropped = torch.cat([b.duplicate for b in blocks], dim=1)
-        if false_negative_delta is not None:
-            to_target = torch.cat([b.to_target for b in blocks], dim=1).clamp(
-                max=1.0
-            )  # rounding is not similarity
-            dropped = dropped | (to_target > false_negative_delta)
         if false_negative_margin is not None:
             own_similarity = similarity.detach().gather(1, target[:, None])
             above = similarity.detach() > false_negative_margin * own_similarity
