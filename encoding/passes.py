@@ -19,7 +19,7 @@ from ..processing.collating_ume import Prepared
 from .batching import plan_batches
 
 if TYPE_CHECKING:
-    from ..processing.processing_ume import UmeProcessor
+    from .shared_features import SharedFeatures
 
 MODES = ("discriminative", "generative", "adaptive", "both")
 MODES_OF_ROLE: dict[str, tuple[str, ...]] = {  # the default first
@@ -135,18 +135,19 @@ def plan_pass(
 @torch.inference_mode()
 def run_pass(
     model: Any,
-    processor: UmeProcessor,
+    features: SharedFeatures,
     rows: Sequence[Prepared],
     indices: Sequence[int],
     plan: Pass,
 ) -> Outcome:
     """Embed prepared items; ``indices`` are their places among all, to which drawn thoughts belong."""
     if not plan.thinks:
-        batch = processor.collate(rows).to(model.device)
+        batch = features.collate(rows)
         vectors = _checked(model(**batch, dim=plan.dim).embeddings)
         n = len(rows)
         return Outcome({plan.mode: vectors}, [None] * n, [0] * n, [False] * n)
-    batch = processor.collate(rows, padding_side="left").to(model.device)
+    batch = features.collate(rows, padding_side="left")
+    tokenizer = features.processor.tokenizer
     found = model.embed(
         batch,
         plan.mode,
@@ -155,14 +156,14 @@ def run_pass(
         reduce=plan.reduce,
         dim=plan.dim,
         streams=streams_of(plan.seed, indices, plan.num_samples),
-        vocabulary=len(processor.tokenizer),
+        vocabulary=len(tokenizer),
     )
     arrays = {
         part: _checked(values)
         for part, values in (("discriminative", found.direct), ("generative", found.generated))
         if values is not None
     }
-    details = details_of(found.rollouts, processor.tokenizer, several=plan.num_samples > 1)
+    details = details_of(found.rollouts, tokenizer, several=plan.num_samples > 1)
     return Outcome(arrays, *details)
 
 

@@ -17,7 +17,8 @@ from ..modeling.reranker_ume import scores_of
 from ..modeling.vision_store_ume import VisionStore
 from ..processing.collating_ume import Prepared
 from .batching import prepare_ahead
-from .encoder import PROGRESS_FROM, WINDOW, as_items
+from .encoded import as_items
+from .encoder import PROGRESS_FROM, WINDOW
 
 if TYPE_CHECKING:
     from ..modeling.reranker_ume import UmeForReranking

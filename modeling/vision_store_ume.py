@@ -52,6 +52,9 @@ class VisionStore:
         self._waiting: Counter[str] = Counter()
         self._keys: dict[int, tuple[Any, str]] = {}
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept
+
     def key(self, medium: Any) -> str:
         """Hash of a medium's patches, grid and rate."""
         known = self._keys.get(id(medium))
