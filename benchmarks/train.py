@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from measuring import machine, take_turns
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
 import umekit
 from umekit.encoding.loading import packaged_model

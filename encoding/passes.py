@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -205,21 +206,18 @@ def run_batches(
         planned = [[left[number] for number in batch] for batch in batches]
         left = []
         for place, batch in enumerate(planned):
-            fits = _fits(batch, budget.device, run)
-            if not fits and len(batch) > 1:
+            held = fits(partial(run, batch), budget.device)
+            if not held and len(batch) > 1:
                 budget.halve(len(batch) * max(plan.tokens(row) for _, row in batch))
                 left = [row for later in planned[place:] for row in later]
                 break
-            yield batch, fits
+            yield batch, held
 
 
-def _fits(
-    batch: list[tuple[int, Prepared]],
-    device: torch.device,
-    run: Callable[[list[tuple[int, Prepared]]], None],
-) -> bool:
+def fits(run: Callable[[], None], device: torch.device) -> bool:
+    """Do something; False where memory did not hold it."""
     try:
-        run(batch)
+        run()
     except Exception as error:
         if not out_of_memory(error):
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..modeling.reranker_ume import scores_of
+from ..modeling.reranker_ume import default_tokens, scores_of
 from ..modeling.vision_store_ume import VisionStore
 from ..processing.collating_ume import Prepared
+from ..processing.items_ume import ItemError
 from .batching import prepare_ahead
 from .encoded import as_items
 from .encoder import PROGRESS_FROM, WINDOW
+from .passes import Budget, fits
 
 if TYPE_CHECKING:
     from ..modeling.reranker_ume import UmeForReranking
@@ -84,7 +86,7 @@ class Reranker:
                 document, page, instruction``.
             candidates: an iterable of items.
             instruction: what to look for; the query's own wins over it, the checkpoint's default is used for None.
-            batch_tokens: padded tokens of one forward.
+            batch_tokens: padded tokens of one forward. Halved, with a warning, when memory runs out.
             on_error: ``"raise"`` stops at the first bad candidate; ``"skip"`` scores it NaN. A bad query raises.
             show_progress: None shows a bar on a terminal from 200 candidates on.
             return_details: a :class:`Reranked` instead of the array.
@@ -162,6 +164,9 @@ class Reranker:
         if show_progress is None:
             show_progress = len(candidates) >= PROGRESS_FROM and sys.stderr.isatty()
         workers = self.workers if len(candidates) > 1 else 0
+        budget = Budget(
+            batch_tokens or self.batch_tokens or default_tokens(self.model.device), self.model.device
+        )
         with tqdm(total=len(candidates), unit="pair", disable=not show_progress, desc="rerank") as bar:
             for window in prepare_ahead(candidates, prepare, WINDOW, workers):
                 good: list[tuple[int, Prepared]] = []
@@ -172,15 +177,49 @@ class Reranker:
                         raise outcome
                     else:
                         errors.append((index, outcome))
-                logits = self.model.pair_logits(
-                    [row for _, row in good],
-                    processor=self.processor,
-                    batch_tokens=batch_tokens or self.batch_tokens,
-                    store=store,
-                )
-                scores[[index for index, _ in good]] = scores_of(logits).cpu().numpy()
+                for index, row in self._score(good, scores, store, budget):
+                    error = self._too_large(index, row)
+                    if on_error == "raise":
+                        raise error
+                    errors.append((index, error))
                 bar.update(len(window))
+        errors.sort(key=lambda error: error[0])
         return scores, errors
+
+    def _score(
+        self,
+        pairs: list[tuple[int, Prepared]],
+        scores: NDArray[np.float32],
+        store: VisionStore,
+        budget: Budget,
+    ) -> Iterator[tuple[int, Prepared]]:
+        """Fill in the scores of prepared pairs, in smaller batches where memory runs out.
+
+        Yields:
+            Pairs that memory does not hold even alone.
+        """
+
+        def run() -> None:
+            rows = [row for _, row in pairs]
+            logits = self.model.pair_logits(
+                rows, processor=self.processor, batch_tokens=budget.tokens, store=store
+            )
+            scores[[index for index, _ in pairs]] = scores_of(logits).cpu().numpy()
+
+        while pairs and not fits(run, budget.device):
+            longest = max(pairs, key=lambda pair: pair[1].length)
+            if budget.tokens > longest[1].length:
+                budget.halve(budget.tokens)
+            else:  # it was a batch of its own
+                yield longest
+                pairs = [pair for pair in pairs if pair is not longest]
+
+    def _too_large(self, index: int, row: Prepared) -> ItemError:
+        return ItemError(
+            f"with the query it has {row.length} tokens, which do not fit into the memory of {self.model.device} even "
+            "alone: give smaller or fewer media, or a smaller max_length or pixel budget",
+            index,
+        )
 
 
 def _warn(errors: Sequence[tuple[int, Exception]], count: int, stacklevel: int) -> None:

@@ -15,6 +15,7 @@ import umekit
 from umekit.encoding.passes import out_of_memory
 from umekit.modeling.pooling_ume import DegenerateVectorError
 from umekit.processing.items_ume import ItemError
+from umekit.testing import save_tiny_reranker
 
 TEXTS = [f"text {'word ' * (number % 13)}{number}" for number in range(40)]
 KINDS = {
@@ -147,3 +148,51 @@ def test_what_leaks_from_a_library_is_named_by_its_item(
     monkeypatch.setattr(type(whole.processor), "prepare", staticmethod(prepare))
     with pytest.raises(ItemError, match="item 1: RecursionError: too deep"):
         whole.encode(["good", "bad"])
+
+
+@pytest.fixture
+def reranker(tmp_path: Path, tiny_backbone: Callable[[str], Path]) -> umekit.Reranker:
+    found = umekit.load(save_tiny_reranker(tmp_path / "reranker", tiny_backbone("qwen2_vl")), device="cpu")
+    assert isinstance(found, umekit.Reranker)
+    return found
+
+
+def make_short(reranker: umekit.Reranker, room: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """No batch or row of more than ``room`` tokens from now on; gives the budgets that were tried."""
+    budgets: list[int] = []
+    real = reranker.model.pair_logits
+
+    def pair_logits(rows: Any, *, batch_tokens: int, **options: Any) -> Any:
+        budgets.append(batch_tokens)
+        if batch_tokens > room or any(row.length > room for row in rows):
+            raise KINDS["cuda"]()
+        return real(rows, batch_tokens=batch_tokens, **options)
+
+    monkeypatch.setattr(reranker.model, "pair_logits", pair_logits)
+    return budgets
+
+
+def test_a_reranker_halves_its_budget_too(reranker: umekit.Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = reranker.rerank("word", TEXTS)
+    budgets = make_short(reranker, 300, monkeypatch)
+    with pytest.warns(UserWarning, match="out of memory") as said:
+        found = reranker.rerank("word", TEXTS, batch_tokens=2048)
+    assert len(said) == 1
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert budgets == [2048, 1024, 512, 256]
+
+
+def test_a_pair_that_does_not_fit_alone_is_named(
+    reranker: umekit.Reranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*TEXTS[:5], "word " * 600, *TEXTS[5:8]]
+    expected = reranker.rerank("word", texts)
+    make_short(reranker, 400, monkeypatch)
+    with pytest.warns(UserWarning, match="out of memory"):
+        found = reranker.rerank("word", texts, on_error="skip", return_details=True)
+    assert [index for index, _ in found.errors] == [5]
+    assert str(found.errors[0][1]).startswith("item 5: with the query it has ")
+    assert np.isnan(found.scores[5])
+    np.testing.assert_allclose(np.delete(found.scores, 5), np.delete(expected, 5), atol=1e-5)
+    with pytest.warns(UserWarning, match="out of memory"), pytest.raises(ItemError, match="item 5"):
+        reranker.rerank("word", texts)
