@@ -420,6 +420,34 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-c", code, "encode", *map(str, arguments)]
 
 
+def test_a_probe_chooses_once_and_a_resumed_run_keeps_it(
+    media: Path,
+    tiny_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    call = ["encode", media, "--out", out, "--model", tiny_checkpoint("qwen2_vl"), "--device", "cpu"]
+    call = [*map(str, call), "--shard-size", "12", "--probe", "5"]
+    assert main(call) == 1  # broken.jpg
+    assert "probed with 5 items: " in capsys.readouterr().err
+    chosen = json.loads((out / "run.json").read_text())["options"]
+    assert chosen["batch_tokens"] in (1024, 2048, 4096, 8192)
+    assert chosen["threads"] >= 1
+    first = contents(out)
+    for part in out.glob("*00001*"):
+        part.unlink()
+    (out / "manifest.json").unlink()
+    assert main([*call, "--resume"]) == 1
+    assert "probed" not in capsys.readouterr().err
+    assert contents(out) == first
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*call, "--resume"]) == 2
+    assert "--probe is for one process" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_real_model_killed_shared_and_alone(
     media: Path, tiny_checkpoint: Callable[..., Path], tmp_path: Path
