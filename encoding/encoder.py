@@ -189,7 +189,7 @@ class Encoder:
                             errors.append((index, outcome))
                             bar.update()
                     features.expect([row for _, row in good])
-                    for batch, fits in run_batches(good, plan, budget, run):
+                    for batch, fits in run_batches(good, plan, budget, run, features.release):
                         if not fits and on_error == "raise":
                             raise self._too_large(*batch[0])
                         if not fits:

@@ -184,7 +184,7 @@ class Budget:
             warnings.warn(
                 f"out of memory on {self.device}: batch_tokens is now {self.tokens} instead of {former}, and becomes "
                 "less if need be; give batch_tokens to begin with less",
-                stacklevel=4,
+                stacklevel=5,
             )
         self.halved = True
 
@@ -194,8 +194,11 @@ def run_batches(
     plan: Pass,
     budget: Budget,
     run: Callable[[list[tuple[int, Prepared]]], None],
+    release: Callable[[], bool],
 ) -> Iterator[tuple[list[tuple[int, Prepared]], bool]]:
     """Run items in batches of the budget; what memory does not hold is planned again with half of it.
+
+    ``release`` lets go of what is held for later batches, and says whether it was anything: it comes first.
 
     Yields:
         Each batch after it was run, and True; or an item that memory does not hold even alone, and False.
@@ -207,6 +210,8 @@ def run_batches(
         left = []
         for place, batch in enumerate(planned):
             held = fits(partial(run, batch), budget.device)
+            if not held and release():
+                held = fits(partial(run, batch), budget.device)
             if not held and len(batch) > 1:
                 budget.halve(len(batch) * max(plan.tokens(row) for _, row in batch))
                 left = [row for later in planned[place:] for row in later]

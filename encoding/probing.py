@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MARGIN = 0.05  # as much faster a setting must be than the encoder's own
 ROUNDS = 3
+HOPELESS = 3.0  # times the fastest of the first round: not timed again
 FACTORS = (0.5, 2.0, 4.0)  # of the encoder's budget
 
 Setting = tuple[int | None, int]  # threads of torch (None: not on a CPU), padded tokens of a batch
@@ -66,7 +67,8 @@ def probe(
     Args:
         encoder: what will do the work.
         items: some dozens of it, as it will come: by path if it will be read from disk.
-        threads: numbers to try on a CPU, the default first; those in use and powers of two up to the cores when None.
+        threads: numbers to try on a CPU, the default first; those in use and powers of two up to the cores when None
+            (:func:`thread_counts`).
         budgets: padded tokens to try, the default first; the encoder's own, half, twice and four times it when None.
         rounds: how often every setting is timed.
         clock: seconds.
@@ -79,7 +81,7 @@ def probe(
     on_cpu = encoder.model.device.type == "cpu"
     counts: list[int | None] = [None]
     if on_cpu:
-        counts = [torch.get_num_threads(), *_powers(os.cpu_count() or 1)] if threads is None else [*threads]
+        counts = [torch.get_num_threads(), *thread_counts()] if threads is None else [*threads]
     tokens = encoder.batch_tokens
     sizes = [tokens, *(round(tokens * factor) for factor in FACTORS)] if budgets is None else [*budgets]
     own = counts[0], sizes[0]
@@ -118,10 +120,16 @@ def _time(
     clock: Callable[[], float],
     options: dict[str, Any],
 ) -> dict[Setting, float]:
-    """Shortest seconds of every setting; those whose batches did not fit are left out, but for the first."""
+    """Shortest seconds of every setting; those whose batches did not fit are left out, but for the first.
+
+    The first is timed in every round, the others as long as they have a chance.
+    """
     found: dict[Setting, float] = {}
     left = list(settings)
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number == 1:
+            limit = HOPELESS * min(found.values())
+            left = [setting for setting in left if setting == settings[0] or found[setting] <= limit]
         for setting in list(left):
             start = clock()
             done = _encode(encoder, items, setting, options)
@@ -154,8 +162,9 @@ def _encode(encoder: Encoder, items: Sequence[Any], setting: Setting, options: d
         torch.set_num_threads(former)
 
 
-def _powers(most: int) -> list[int]:
-    """1, 2, 4 ... and ``most``."""
+def thread_counts() -> list[int]:
+    """1, 2, 4 ... and the number of cores."""
+    most = os.cpu_count() or 1
     found = [1]
     while found[-1] * 2 < most:
         found.append(found[-1] * 2)

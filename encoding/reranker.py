@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -36,10 +37,12 @@ class Reranked:
     Attributes:
         scores: float32 ``[n]`` in 0..1; NaN where a candidate could not be scored.
         errors: ``(index, exception)`` of every candidate that was skipped.
+        batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them.
     """
 
     scores: NDArray[np.float32]
     errors: list[tuple[int, Exception]] = field(default_factory=list)
+    batch_tokens: int = 0
 
 
 class Reranker:
@@ -98,11 +101,12 @@ class Reranker:
             ItemError: which item is wrong, and how.
             DegenerateVectorError: a score is not finite.
         """
+        budget = self._budget(batch_tokens)
         scores, errors = self._rerank(
-            query, as_items(candidates), self._store(), instruction, batch_tokens, on_error, show_progress
+            query, as_items(candidates), self._store(), instruction, budget, on_error, show_progress
         )
         if return_details:
-            return Reranked(scores, errors)
+            return Reranked(scores, errors, budget.tokens)
         _warn(errors, len(scores), stacklevel=2)
         return scores
 
@@ -124,14 +128,14 @@ class Reranker:
         listed = as_items(queries)
         if len(listed) != len(candidate_lists):
             raise ValueError(f"{len(listed)} queries, but {len(candidate_lists)} lists of candidates")
-        store = self._store()
+        store, budget = self._store(), self._budget(batch_tokens)
         found, errors, count = [], [], 0
         show = len(listed) > 1 and sys.stderr.isatty() if show_progress is None else show_progress
         for query, candidates in zip(
             tqdm(listed, unit="query", disable=not show, desc="rerank"), candidate_lists, strict=True
         ):
             scores, failed = self._rerank(
-                query, as_items(candidates), store, instruction, batch_tokens, on_error, False
+                query, as_items(candidates), store, instruction, budget, on_error, False
             )
             found.append(scores)
             errors += failed
@@ -142,13 +146,18 @@ class Reranker:
     def _store(self) -> VisionStore:
         return self.model.vision_store(self.processor, KEEP_BYTES)
 
+    def _budget(self, batch_tokens: int | None) -> Budget:
+        """For all of a call: what one query did not fit into, the next one will not."""
+        tokens = batch_tokens or self.batch_tokens or default_tokens(self.model.device)
+        return Budget(tokens, self.model.device)
+
     def _rerank(
         self,
         query: Any,
         candidates: Sequence[Any],
         store: VisionStore,
         instruction: str | None,
-        batch_tokens: int | None,
+        budget: Budget,
         on_error: str,
         show_progress: bool | None,
     ) -> tuple[NDArray[np.float32], list[tuple[int, Exception]]]:
@@ -164,9 +173,6 @@ class Reranker:
         if show_progress is None:
             show_progress = len(candidates) >= PROGRESS_FROM and sys.stderr.isatty()
         workers = self.workers if len(candidates) > 1 else 0
-        budget = Budget(
-            batch_tokens or self.batch_tokens or default_tokens(self.model.device), self.model.device
-        )
         with tqdm(total=len(candidates), unit="pair", disable=not show_progress, desc="rerank") as bar:
             for window in prepare_ahead(candidates, prepare, WINDOW, workers):
                 good: list[tuple[int, Prepared]] = []
@@ -199,18 +205,17 @@ class Reranker:
             Pairs that memory does not hold even alone.
         """
 
-        def run() -> None:
-            rows = [row for _, row in pairs]
+        def run(tried: list[tuple[int, Prepared]]) -> None:
             logits = self.model.pair_logits(
-                rows, processor=self.processor, batch_tokens=budget.tokens, store=store
+                [row for _, row in tried], processor=self.processor, batch_tokens=budget.tokens, store=store
             )
-            scores[[index for index, _ in pairs]] = scores_of(logits).cpu().numpy()
+            scores[[index for index, _ in tried]] = scores_of(logits).cpu().numpy()
 
-        while pairs and not fits(run, budget.device):
+        while pairs and not fits(partial(run, pairs), budget.device):
             longest = max(pairs, key=lambda pair: pair[1].length)
-            if budget.tokens > longest[1].length:
+            if budget.tokens > 1 and fits(partial(run, [longest]), budget.device):
                 budget.halve(budget.tokens)
-            else:  # it was a batch of its own
+            else:
                 yield longest
                 pairs = [pair for pair in pairs if pair is not longest]
 

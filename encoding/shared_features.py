@@ -7,7 +7,7 @@ wait for the second. A batch of which nothing is shared is encoded as ever, from
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import BatchFeature
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..processing.processing_ume import UmeProcessor
 
 KEEP_BYTES = 2**28  # features of shared media kept for later windows of the same call
+SAMPLES = 64  # bytes of a medium that are looked at before it is hashed
 
 
 class SharedFeatures:
@@ -30,7 +31,8 @@ class SharedFeatures:
     Args:
         model: whose tower is run.
         processor: collates, and makes pixels of patches.
-        keep_bytes: features kept beyond their window.
+        keep_bytes: features kept beyond their window. Those that wait within it are kept whatever their size, until
+            :meth:`release`.
     """
 
     def __init__(
@@ -43,19 +45,34 @@ class SharedFeatures:
             deepstack=model.settings.deepstack,
             keep_bytes=keep_bytes,
         )
-        self._shared: set[str] = set()  # of this window and of those before, while the features are there
+        self._shared: dict[int, Patches] = {}  # by identity; holding them keeps the numbers theirs
+        self._looks: dict[str, Hashable] = {}  # of what may still be in the store
 
     def expect(self, rows: Sequence[Prepared]) -> None:
         """Begin a window."""
         self.store.forget()
-        shown = Counter(self.store.key(medium) for row in rows for medium in _media(row))
-        kept = {key for key in self._shared if key in self.store}
-        self._shared = kept | {key for key, count in shown.items() if count > 1}
-        self.store.expect([medium for row in rows for medium in _media(row) if self._is_shared(medium)])
+        self._looks = {key: look for key, look in self._looks.items() if key in self.store}
+        media = [medium for row in rows for medium in _media(row)]
+        looks = [_look(medium) for medium in media]
+        known, shown = set(self._looks.values()), Counter(looks)
+        # Most media are shown once, and are not worth a hash of all their bytes.
+        alike = [
+            (medium, look)
+            for medium, look in zip(media, looks, strict=True)
+            if shown[look] > 1 or look in known
+        ]
+        times = Counter(self.store.key(medium) for medium, _ in alike)
+        self._shared = {}
+        for medium, look in alike:
+            key = self.store.key(medium)
+            if times[key] > 1 or key in self.store:
+                self._shared[id(medium)] = medium
+                self._looks[key] = look
+        self.store.expect([medium for medium in media if id(medium) in self._shared])
 
     def collate(self, rows: Sequence[Prepared], padding_side: str = "right") -> BatchFeature:
         """A padded batch on the model's device: as the processor's, or with ``mm_encoder_outputs`` and no pixels."""
-        shared = any(self._is_shared(medium) for row in rows for medium in _media(row))
+        shared = any(id(medium) in self._shared for row in rows for medium in _media(row))
         batch: BatchFeature = self.processor.collate(rows, padding_side, pixels=not shared)
         batch = batch.to(self.store.base.device)
         if not shared:
@@ -65,9 +82,18 @@ class SharedFeatures:
         batch["mm_encoder_outputs"] = self.store.outputs(images, videos)
         return batch
 
-    def _is_shared(self, medium: Patches) -> bool:
-        return bool(self._shared) and self.store.key(medium) in self._shared
+    def release(self) -> bool:
+        """Give up sharing for the rest of the window, for want of memory; whether that frees any."""
+        self._shared = {}
+        return self.store.clear()
 
 
 def _media(row: Prepared) -> list[Any]:
     return [*row.images, *row.videos]
+
+
+def _look(medium: Patches) -> Hashable:
+    """What equal media have in common, and few others."""
+    values = medium.values.reshape(-1)
+    some = values[:: max(1, len(values) // SAMPLES)].tobytes()
+    return medium.values.shape, medium.grid, medium.seconds, medium.interval, some

@@ -87,10 +87,7 @@ def vision_features(base: Any, inputs: dict[str, Tensor], *, deepstack: bool) ->
         ``mm_encoder_outputs`` as the native forward takes it; with ``deepstack=False`` their DeepStack features
         are dropped.
     """
-    given: Any = inputs.get("mm_encoder_outputs")
-    if given is not None:
-        return dict(given)
-    features: dict[str, Any] = {}
+    features: dict[str, Any] = dict(inputs.get("mm_encoder_outputs") or {})
     if inputs.get("pixel_values") is not None:
         features["image"] = base.get_image_features(
             inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True

@@ -188,7 +188,7 @@ class ContrastiveTrainer(NativeTrainer):
         self, model: nn.Module, inputs: dict[str, Any], backward: Callable[[Tensor], None], scale: float
     ) -> tuple[Tensor, Metrics]:
         rows = self._rows(inputs)
-        chunks = self._chunks(rows)
+        chunks = self._training_chunks(rows)
         return cached_backward(
             model,
             chunks,
@@ -202,7 +202,7 @@ class ContrastiveTrainer(NativeTrainer):
             chunk_count=max_over_ranks(len(chunks), self.args.device),
         )
 
-    def _chunks(self, rows: RowBatch) -> list[list[int]]:
+    def _training_chunks(self, rows: RowBatch) -> list[list[int]]:
         assert self.args.chunk_tokens is not None
         tower = (
             [math.ceil(self._patch_cost * patches) for patches in rows.patches] if self._patch_cost else None
@@ -213,8 +213,8 @@ class ContrastiveTrainer(NativeTrainer):
     def _patch_cost(self) -> float:
         """Of a patch in tokens; nothing where no gradient goes through the tower, which then keeps nothing."""
         named = self.native_model.backbone.named_parameters()
-        seen = any(part_of(name) in ("vision", "merger") and p.requires_grad for name, p in named)
-        return patch_cost(self.native_model.config) if seen else 0.0
+        trained = any(part_of(name) == "vision" and p.requires_grad for name, p in named)
+        return patch_cost(self.native_model.config) if trained else 0.0
 
     def _auxiliary_backward(
         self, model: nn.Module, inputs: dict[str, Any], backward: Callable[[Tensor], None], scale: float
@@ -299,7 +299,7 @@ class ContrastiveTrainer(NativeTrainer):
             rows = RowBatch.from_inputs(inputs)
             chunks = [list(range(len(rows.items)))]
             if self.args.chunk_tokens is not None:
-                chunks = self._chunks(rows)
+                chunks = plan_chunks(rows.lengths, self.args.chunk_tokens)
             count = max_over_ranks(len(chunks), self.args.device)
             embeddings = encode_chunks(model, chunks, functools.partial(self._collate, rows), count)
             tasks = self.objective_module.temperature.index(rows.tasks)

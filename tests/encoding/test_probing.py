@@ -49,9 +49,16 @@ def test_the_fastest_is_taken() -> None:
 
 def test_a_slow_moment_is_not_a_slow_setting() -> None:
     def seconds(threads: int, tokens: int, calls: int) -> float:
-        return 5 / threads + (100 if calls in (2, 5, 6) else 0)
+        return 5 / threads + (4 if calls in (2, 5, 6) else 0)
 
     assert Timed(seconds).probe(threads=[1, 2], budgets=[1000]).threads == 2
+
+
+def test_hopeless_settings_are_timed_once() -> None:
+    encoder = Timed(lambda threads, tokens, _: 100 if threads == 4 else 1)
+    encoder.probe(threads=[1, 2, 4], budgets=[1000])
+    assert encoder.calls.count((4, 1000)) == 1
+    assert encoder.calls.count((2, 1000)) == 3
 
 
 def test_the_default_stays_for_a_few_percent() -> None:

@@ -420,6 +420,33 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-c", code, "encode", *map(str, arguments)]
 
 
+def test_shared_pictures_change_no_byte(
+    media: Path, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Questions about the same pictures, in one part and across parts, after a stop and by two processes."""
+    shown = sorted(media.glob("*.png"))[:4]
+    lines = [
+        {"id": f"{number}", "image": str(shown[number % 4]), "text": "why? " * (1 + 5 * (number % 7))}
+        for number in range(40)
+    ]
+    file = media / "questions.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu")
+    encoder.batch_tokens = 300
+
+    def run(name: str, rank: int = 0, world: int = 1) -> Path:
+        encode_shards(encoder, open_source([str(file)]), tmp_path / name, 16, rank=rank, world=world)
+        return tmp_path / name
+
+    whole = contents(run("one"))
+    stopped = run("stopped")
+    for part in [*stopped.glob("part-00001*"), stopped / "manifest.json"]:
+        part.unlink()
+    assert contents(run("stopped")) == whole
+    run("ranks", 1, 2)
+    assert contents(run("ranks", 0, 2)) == whole
+
+
 def test_a_probe_chooses_once_and_a_resumed_run_keeps_it(
     media: Path,
     tiny_checkpoint: Callable[..., Path],

@@ -114,7 +114,7 @@ def test_patches_count_where_the_tower_is_trained(
         batch = RowBatch.from_inputs(trainer.data_collator(rows))
         share = patch_cost(trainer.native_model.config)
         found = []
-        for chunk in trainer._chunks(batch):
+        for chunk in trainer._training_chunks(batch):
             tokens = len(chunk) * max(batch.lengths[index] for index in chunk)
             found.append(tokens + sum(math.ceil(share * batch.patches[index]) for index in chunk))
         return found
@@ -126,6 +126,26 @@ def test_patches_count_where_the_tower_is_trained(
     for name, parameter in frozen.native_model.backbone.named_parameters():
         parameter.requires_grad_("visual" not in name)
     assert max(costs(frozen)) > budget
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_frozen_tower_keeps_nothing_under_checkpointing(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]], family: str
+) -> None:
+    trainer = make_trainer(tiny_checkpoint(family), tmp_path, rows, adapter=True)
+    trainer.model.activation_checkpointing_enable()  # as the Trainer does
+    assert trainer.native_model.backbone.is_activation_checkpointing
+    base = trainer.native_model.backbone.base_model
+    batch = trainer._collate(RowBatch.from_inputs(trainer.data_collator(rows)), range(16))
+    base.train()
+    features = base.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
+    assert not any(one.requires_grad for one in features.pooler_output)
+    loss = trainer.training_step(trainer.model, trainer.data_collator(rows))
+    assert torch.isfinite(loss)
+    grown = [
+        name for name, p in trainer.model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0
+    ]
+    assert any("lora_A" in name for name in grown)
 
 
 class Killed(Exception):

@@ -82,8 +82,9 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
         "--probe",
         type=int,
         metavar="N",
-        help="before a new run, encode the first N items with several numbers of threads and tokens, and take the "
-        "fastest (a minute or so; 64 is a good N)",
+        help="before a new run, encode the first N items some ten to thirty times, with several numbers of threads and "
+        "tokens, and take the fastest; they are part of the run, as if they had been given (64 is a good N for small "
+        "models, 8 for large ones)",
     )
 
 
@@ -147,7 +148,7 @@ def _probed(encoder: Any, source: Any, args: argparse.Namespace) -> dict[str, in
     """Threads and tokens that are fastest for the first items; what is given is not tried otherwise."""
     from itertools import islice
 
-    from ..encoding.probing import probe
+    from ..encoding.probing import probe, thread_counts
 
     rows = (row for unit in source.units() for row in unit.rows() if row.error is None)
     items = [row.item for row in islice(rows, args.probe)]
@@ -155,7 +156,7 @@ def _probed(encoder: Any, source: Any, args: argparse.Namespace) -> dict[str, in
         found = probe(
             encoder,
             items,
-            threads=None if args.threads is None else [args.threads],
+            threads=[args.threads] if args.threads else thread_counts(),  # one is what a run has by itself
             budgets=None if args.batch_tokens is None else [args.batch_tokens],
             role=args.role,
             instruction=args.instruction,
@@ -256,7 +257,7 @@ def _threads(args: argparse.Namespace, device: str | None) -> int | None:
         return None
     cores = os.cpu_count() or 1
     used = args.processes or 1
-    if cores > used and "RANK" not in os.environ and not args.quiet:
+    if cores > used and "RANK" not in os.environ and not args.quiet and not args.probe:
         print(f"{used} of {cores} cores encode; --processes or --threads take more", file=sys.stderr)
     return 1
 
