@@ -33,22 +33,20 @@ def _times(value: float) -> str:
     return f"{value:.2f}"
 
 
+DOORS = {"by_path": "files given by path", "in_memory": "pictures in memory"}
+
+
 def encode_rows(result: Result) -> Rows:
-    """Items a second of a mix and its parts against sentence-transformers."""
-    rows = []
-    for model, found in result["models"].items():
-        for part, door in (("mix", "by_path"), ("mix", "in_memory")):
-            if part not in found:
-                continue
-            where = "files given by path" if door == "by_path" else "pictures in memory"
-            rows.append(
-                [
-                    f"encode 512 texts, images, clips and pages, {where} ({model})",
-                    "sentence-transformers",
-                    _times(found[part][door]["times_faster"]),
-                ]
-            )
-    return rows
+    """Items a second of the mix, against sentence-transformers."""
+    return [
+        [
+            f"encode {found['mix'][door]['items']} texts, images, clips and pages, {words} ({model}, {result['dtype']})",
+            "sentence-transformers",
+            _times(found["mix"][door]["times_faster"]),
+        ]
+        for model, found in result["models"].items()
+        for door, words in DOORS.items()
+    ]
 
 
 def generate_rows(result: Result) -> Rows:
@@ -75,7 +73,7 @@ def generate_rows(result: Result) -> Rows:
 def rerank_rows(result: Result) -> Rows:
     """A hundred candidates behind one query."""
     return [
-        [f"rerank 100 candidates, {name.replace('_', ' ')}", _against(other), _times(value)]
+        [f"rerank {found['candidates']} candidates, {name.replace('_', ' ')}", _against(other), _times(value)]
         for name, found in result["workloads"].items()
         for other, value in found["times_faster_than"].items()
     ]
@@ -103,38 +101,52 @@ def train_rows(result: Result) -> Rows:
     return rows
 
 
+SPEED_FILES = {
+    "encode": encode_rows,
+    "encode-2b-wide": encode_rows,
+    "train": train_rows,
+    "generate": generate_rows,
+    "rerank": rerank_rows,
+}
+SAME = ("processor", "threads", "torch", "transformers")  # of a machine, for numbers to stand in one table
+
+
 def speed_block() -> str:
-    """Times as fast as the usual way, everything of one machine and run."""
-    rows = [
-        *encode_rows(read("encode")),
-        *generate_rows(read("generate")),
-        *rerank_rows(read("rerank")),
-        *train_rows(read("train")),
-    ]
-    machine = read("encode")["machine"]
-    made = "\n".join(
-        f"* `python benchmarks/{name}.py --out benchmarks/results/{name}.json`"
-        for name in ("encode", "generate", "rerank", "train")
-    )
+    """Times as fast as the usual way.
+
+    Raises:
+        ValueError: the files are of different machines.
+    """
+    results = {name: read(name) for name in SPEED_FILES}
+    machines = {tuple(result["machine"][key] for key in SAME) for result in results.values()}
+    if len(machines) > 1:
+        raise ValueError(f"results of different machines: {sorted(map(str, machines))}")
+    processor, threads, torch, transformers = machines.pop()
+    rows = [row for name, rows_of in SPEED_FILES.items() for row in rows_of(results[name])]
     return (
         table(["what", "against", "times as fast"], rows, left=2)
-        + f"\n\nSame weights, dtype, threads and run; {machine['processor']}, {machine['threads']} thread, torch "
-        f"{machine['torch']}, transformers {machine['transformers']}. What pays on a CPU need not on a GPU: nothing "
-        f"here was timed on one. Made by\n\n{made}"
+        + f"\n\nEach line compares two ways in one run, with the same weights, dtype and threads ({processor}, {threads} "
+        f"thread; torch {torch}, transformers {transformers}); the commands stand at the top of the files in "
+        "[benchmarks](benchmarks). What pays on a CPU need not pay on a GPU: nothing here was timed on one."
     )
 
 
 def findings_block() -> str:
-    """A line per published claim."""
+    """What was tried, and a line per published claim."""
     result = read("findings")
+    claims = result["claims"]
     rows = []
-    for row in result["claims"]:
+    for row in claims:
         low, high = row["interval"]
         said = f"**{row['verdict']}**" + (f"; {row['remark']}" if row["remark"] else "")
         rows.append(
             [row["statement"], row["source"], f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]", said]
         )
-    return table(["claim", "source", "difference, 95 %", "verdict here"], rows, left=4)
+    return (
+        f"{len(claims)} claims of U-MARVEL and RzenEmbed, each with arms of equal rows from {len(result['seeds'])} paired "
+        f"seeds, scored on {min(row['queries'] for row in claims):,} queries or more.\n\n"
+        + table(["claim", "source", "difference, 95 %", "verdict here"], rows, left=4)
+    )
 
 
 def filled(text: str) -> str:
