@@ -40,7 +40,8 @@ def encode_rows(result: Result) -> Rows:
     """Items a second of the mix, against sentence-transformers."""
     return [
         [
-            f"encode {found['mix'][door]['items']} texts, images, clips and pages, {words} ({model}, {result['dtype']})",
+            f"encode {found['mix'][door]['items']} texts, images, clips and pages, {words} "
+            f"({model}, {result['dtype']})",
             "sentence-transformers",
             _times(found["mix"][door]["times_faster"]),
         ]
@@ -125,8 +126,8 @@ def speed_block() -> str:
     rows = [row for name, rows_of in SPEED_FILES.items() for row in rows_of(results[name])]
     return (
         table(["what", "against", "times as fast"], rows, left=2)
-        + f"\n\nEach line compares two ways in one run, with the same weights, dtype and threads ({processor}, {threads} "
-        f"thread; torch {torch}, transformers {transformers}); the commands stand at the top of the files in "
+        + f"\n\nEach line compares two ways in one run, with the same weights, dtype and threads ({processor}, "
+        f"{threads} thread; torch {torch}, transformers {transformers}); the commands stand at the top of the files in "
         "[benchmarks](benchmarks). What pays on a CPU need not pay on a GPU: nothing here was timed on one."
     )
 
@@ -143,8 +144,8 @@ def findings_block() -> str:
             [row["statement"], row["source"], f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]", said]
         )
     return (
-        f"{len(claims)} claims of U-MARVEL and RzenEmbed, each with arms of equal rows from {len(result['seeds'])} paired "
-        f"seeds, scored on {min(row['queries'] for row in claims):,} queries or more.\n\n"
+        f"{len(claims)} claims of U-MARVEL and RzenEmbed, each with arms of equal rows from "
+        f"{len(result['seeds'])} paired seeds, scored on {min(row['queries'] for row in claims):,} queries or more.\n\n"
         + table(["claim", "source", "difference, 95 %", "verdict here"], rows, left=4)
     )
 
