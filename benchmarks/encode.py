@@ -35,6 +35,7 @@ import umekit
 from umekit.encoding.batching import plan_batches
 from umekit.encoding.loading import packaged_model
 from umekit.encoding.passes import plan_pass, run_pass
+from umekit.encoding.shared_features import SharedFeatures
 from umekit.processing.collating_ume import Prepared
 from umekit.processing.documents_ume import load_document
 from umekit.testing import save_tiny_checkpoint, train_tokenizer
@@ -182,7 +183,8 @@ class Arms:
             top_p=None,
             seed=None,
         )
-        run_pass(self.ours.model, self.ours.processor, batch, range(len(batch)), plan)
+        features = SharedFeatures(self.ours.model, self.ours.processor)
+        run_pass(self.ours.model, features, batch, range(len(batch)), plan)
 
 
 def measure(folder: Path, media: Path, count: int, repeats: int, dtype: torch.dtype) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from measuring import machine, take_turns
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
 import umekit
 from umekit.encoding.loading import packaged_model
@@ -100,7 +100,7 @@ def rows_of(kind: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 def wide_model(processor: Any) -> UmeForDiscriminativeEmbedding:
     """Random weights of ume-tiny's architecture at hidden size 512 and eight layers, 26 million parameters."""
-    config = AutoConfig.for_model("qwen2_vl", **build_model(processor.tokenizer).config.to_dict())
+    config = build_model(processor.tokenizer).config
     text, vision = config.text_config, config.vision_config
     text.hidden_size, text.intermediate_size, text.num_hidden_layers = 512, 1536, 8
     text.num_attention_heads, text.num_key_value_heads, text.layer_types = 8, 4, None

@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm.auto import tqdm
 
 from ..modeling.pooling_ume import DegenerateVectorError
 from ..processing.collating_ume import Prepared
-from ..processing.items_ume import Item, ItemError
+from ..processing.items_ume import ItemError
 from .batching import prepare_ahead
+from .encoded import Encoded, as_items
 from .fingerprint import model_hash, processor_hash
 from .manifest import check_fingerprint
 from .passes import THINKING_BUDGET, Budget, Pass, plan_pass, run_batches, run_pass
 from .repeats import first_of_equals
+from .shared_features import SharedFeatures
 from .shared_pictures import SharedPictures
 
 if TYPE_CHECKING:
@@ -39,40 +39,6 @@ DEGENERATE = (
     "its vector is zero, constant or not finite; "
     "the weights, the dtype or the attention kernel of this model are broken"
 )
-
-
-@dataclass
-class Encoded:
-    """Result of ``encode(..., return_details=True)``.
-
-    Attributes:
-        embeddings: float32 ``[n, d]``; a row of NaN where the item could not be encoded. ``[n, k, d]`` for
-            ``reduce=None``; a dict of two arrays for ``mode="both"``.
-        modes: mode of every row.
-        thoughts: what every row wrote before ``<gen_emb>``, tags included; None without a thought, a list of them
-            for ``num_samples > 1``.
-        thought_tokens: tokens of every thought, 0 without one; likewise.
-        forced: whether a thought did not get to ``<gen_emb>`` within its limit; likewise.
-        errors: ``(index, exception)`` of every item that was skipped.
-        batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them. Other
-            batches change the last digits of vectors.
-    """
-
-    embeddings: Any
-    modes: list[str]
-    thoughts: list[Any]
-    thought_tokens: list[Any]
-    forced: list[Any]
-    errors: list[tuple[int, Exception]] = field(default_factory=list)
-    batch_tokens: int = 0
-
-    def copy_row(self, source: int, target: int) -> None:
-        """Give an item what an equal one has."""
-        for vectors in self.embeddings.values():
-            vectors[target] = vectors[source]
-        self.thoughts[target] = self.thoughts[source]
-        self.thought_tokens[target] = self.thought_tokens[source]
-        self.forced[target] = self.forced[source]
 
 
 class Encoder:
@@ -183,7 +149,7 @@ class Encoder:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; use 'raise' or 'skip'")
         listed = as_items(items)
-        result = self._empty(plan, len(listed))
+        result = Encoded.empty(plan, len(listed), plan.dim or self.dim)
         errors = result.errors
         processor = self.processor.for_call(listed).for_mode(plan.mode)
         tokens = batch_tokens or self.batch_tokens * (THINKING_BUDGET if plan.thinks else 1)
@@ -199,13 +165,14 @@ class Encoder:
                 raise ItemError(f"{type(error).__name__}: {error}"[:500], index) from error
 
         def run(batch: list[tuple[int, Prepared]]) -> None:
-            self._run(batch, plan, result, on_error)
+            self._run(batch, plan, features, result, on_error)
 
         if show_progress is None:
             show_progress = len(listed) >= PROGRESS_FROM and sys.stderr.isatty()
         firsts = list(range(len(listed))) if plan.draws else first_of_equals(listed)
         unique = [index for index, first in enumerate(firsts) if index == first]
         pictures = SharedPictures(listed, unique, processor.limits)
+        features = SharedFeatures(self.model, processor)
         with tqdm(total=len(listed), unit="item", disable=not show_progress, desc="encode") as bar:
 
             def encode_these(indices: Sequence[int]) -> None:
@@ -221,7 +188,8 @@ class Encoder:
                         else:
                             errors.append((index, outcome))
                             bar.update()
-                    for batch, fits in run_batches(good, plan, budget, run):
+                    features.expect([row for _, row in good])
+                    for batch, fits in run_batches(good, plan, budget, run, features.release):
                         if not fits and on_error == "raise":
                             raise self._too_large(*batch[0])
                         if not fits:
@@ -250,13 +218,6 @@ class Encoder:
             )
         return result.embeddings
 
-    def _empty(self, plan: Pass, n: int) -> Encoded:
-        arrays = {
-            part: np.full(plan.shape(part, n, plan.dim or self.dim), np.nan, dtype=np.float32)
-            for part in plan.parts
-        }
-        return Encoded(arrays, [plan.mode] * n, [None] * n, [0] * n, [False] * n)
-
     def _too_large(self, index: int, row: Prepared) -> ItemError:
         return ItemError(
             f"its {row.length} tokens do not fit into the memory of {self.model.device} even alone: give smaller or "
@@ -264,10 +225,17 @@ class Encoder:
             index,
         )
 
-    def _run(self, rows: list[tuple[int, Prepared]], plan: Pass, result: Encoded, on_error: str) -> None:
+    def _run(
+        self,
+        rows: list[tuple[int, Prepared]],
+        plan: Pass,
+        features: SharedFeatures,
+        result: Encoded,
+        on_error: str,
+    ) -> None:
         """One batch of items with their indices into the result."""
         indices = [index for index, _ in rows]
-        done = run_pass(self.model, self.processor, [row for _, row in rows], indices, plan)
+        done = run_pass(self.model, features, [row for _, row in rows], indices, plan)
         broken = np.zeros(len(rows), dtype=bool)
         for vectors in done.vectors.values():
             broken |= ~np.isfinite(vectors).reshape(len(rows), -1).all(axis=1)
@@ -318,17 +286,6 @@ class Encoder:
         """
         check_fingerprint("the index", index.fingerprint, self.fingerprint())
         return index.search(self.encode_query(queries, **options), k)
-
-
-def as_items(items: Any) -> Sequence[Any]:
-    """A sequence of items: one item alone becomes a sequence of one."""
-    if isinstance(items, (str, Mapping, Image.Image, Item)):
-        return [items]
-    if isinstance(items, Sequence):
-        return items
-    if isinstance(items, Iterable) and not isinstance(items, (bytes, np.ndarray)):
-        return list(items)
-    raise TypeError(f"cannot encode a {type(items).__name__}: give items in a list")
 
 
 def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:

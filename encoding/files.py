@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..processing.documents_ume import count_pages
-from ..processing.media_ume import MediaError, MediaLimits
+from ..processing.limits_ume import MediaError, MediaLimits
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 VIDEOS = frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi"})

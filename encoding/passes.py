@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..processing.collating_ume import Prepared
 from .batching import plan_batches
 
 if TYPE_CHECKING:
-    from ..processing.processing_ume import UmeProcessor
+    from .shared_features import SharedFeatures
 
 MODES = ("discriminative", "generative", "adaptive", "both")
 MODES_OF_ROLE: dict[str, tuple[str, ...]] = {  # the default first
@@ -135,18 +136,19 @@ def plan_pass(
 @torch.inference_mode()
 def run_pass(
     model: Any,
-    processor: UmeProcessor,
+    features: SharedFeatures,
     rows: Sequence[Prepared],
     indices: Sequence[int],
     plan: Pass,
 ) -> Outcome:
     """Embed prepared items; ``indices`` are their places among all, to which drawn thoughts belong."""
     if not plan.thinks:
-        batch = processor.collate(rows).to(model.device)
+        batch = features.collate(rows)
         vectors = _checked(model(**batch, dim=plan.dim).embeddings)
         n = len(rows)
         return Outcome({plan.mode: vectors}, [None] * n, [0] * n, [False] * n)
-    batch = processor.collate(rows, padding_side="left").to(model.device)
+    batch = features.collate(rows, padding_side="left")
+    tokenizer = features.processor.tokenizer
     found = model.embed(
         batch,
         plan.mode,
@@ -155,14 +157,14 @@ def run_pass(
         reduce=plan.reduce,
         dim=plan.dim,
         streams=streams_of(plan.seed, indices, plan.num_samples),
-        vocabulary=len(processor.tokenizer),
+        vocabulary=len(tokenizer),
     )
     arrays = {
         part: _checked(values)
         for part, values in (("discriminative", found.direct), ("generative", found.generated))
         if values is not None
     }
-    details = details_of(found.rollouts, processor.tokenizer, several=plan.num_samples > 1)
+    details = details_of(found.rollouts, tokenizer, several=plan.num_samples > 1)
     return Outcome(arrays, *details)
 
 
@@ -182,7 +184,7 @@ class Budget:
             warnings.warn(
                 f"out of memory on {self.device}: batch_tokens is now {self.tokens} instead of {former}, and becomes "
                 "less if need be; give batch_tokens to begin with less",
-                stacklevel=4,
+                stacklevel=5,
             )
         self.halved = True
 
@@ -192,8 +194,11 @@ def run_batches(
     plan: Pass,
     budget: Budget,
     run: Callable[[list[tuple[int, Prepared]]], None],
+    release: Callable[[], bool],
 ) -> Iterator[tuple[list[tuple[int, Prepared]], bool]]:
     """Run items in batches of the budget; what memory does not hold is planned again with half of it.
+
+    ``release`` lets go of what is held for later batches, and says whether it was anything: it comes first.
 
     Yields:
         Each batch after it was run, and True; or an item that memory does not hold even alone, and False.
@@ -204,21 +209,20 @@ def run_batches(
         planned = [[left[number] for number in batch] for batch in batches]
         left = []
         for place, batch in enumerate(planned):
-            fits = _fits(batch, budget.device, run)
-            if not fits and len(batch) > 1:
+            held = fits(partial(run, batch), budget.device)
+            if not held and release():
+                held = fits(partial(run, batch), budget.device)
+            if not held and len(batch) > 1:
                 budget.halve(len(batch) * max(plan.tokens(row) for _, row in batch))
                 left = [row for later in planned[place:] for row in later]
                 break
-            yield batch, fits
+            yield batch, held
 
 
-def _fits(
-    batch: list[tuple[int, Prepared]],
-    device: torch.device,
-    run: Callable[[list[tuple[int, Prepared]]], None],
-) -> bool:
+def fits(run: Callable[[], None], device: torch.device) -> bool:
+    """Do something; False where memory did not hold it."""
     try:
-        run(batch)
+        run()
     except Exception as error:
         if not out_of_memory(error):
             raise

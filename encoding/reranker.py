@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..modeling.reranker_ume import scores_of
+from ..modeling.reranker_ume import default_tokens, scores_of
 from ..modeling.vision_store_ume import VisionStore
 from ..processing.collating_ume import Prepared
+from ..processing.items_ume import ItemError
 from .batching import prepare_ahead
-from .encoder import PROGRESS_FROM, WINDOW, as_items
+from .encoded import as_items
+from .encoder import PROGRESS_FROM, WINDOW
+from .passes import Budget, fits
 
 if TYPE_CHECKING:
     from ..modeling.reranker_ume import UmeForReranking
@@ -33,10 +37,12 @@ class Reranked:
     Attributes:
         scores: float32 ``[n]`` in 0..1; NaN where a candidate could not be scored.
         errors: ``(index, exception)`` of every candidate that was skipped.
+        batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them.
     """
 
     scores: NDArray[np.float32]
     errors: list[tuple[int, Exception]] = field(default_factory=list)
+    batch_tokens: int = 0
 
 
 class Reranker:
@@ -83,7 +89,7 @@ class Reranker:
                 document, page, instruction``.
             candidates: an iterable of items.
             instruction: what to look for; the query's own wins over it, the checkpoint's default is used for None.
-            batch_tokens: padded tokens of one forward.
+            batch_tokens: padded tokens of one forward. Halved, with a warning, when memory runs out.
             on_error: ``"raise"`` stops at the first bad candidate; ``"skip"`` scores it NaN. A bad query raises.
             show_progress: None shows a bar on a terminal from 200 candidates on.
             return_details: a :class:`Reranked` instead of the array.
@@ -95,11 +101,12 @@ class Reranker:
             ItemError: which item is wrong, and how.
             DegenerateVectorError: a score is not finite.
         """
+        budget = self._budget(batch_tokens)
         scores, errors = self._rerank(
-            query, as_items(candidates), self._store(), instruction, batch_tokens, on_error, show_progress
+            query, as_items(candidates), self._store(), instruction, budget, on_error, show_progress
         )
         if return_details:
-            return Reranked(scores, errors)
+            return Reranked(scores, errors, budget.tokens)
         _warn(errors, len(scores), stacklevel=2)
         return scores
 
@@ -121,14 +128,14 @@ class Reranker:
         listed = as_items(queries)
         if len(listed) != len(candidate_lists):
             raise ValueError(f"{len(listed)} queries, but {len(candidate_lists)} lists of candidates")
-        store = self._store()
+        store, budget = self._store(), self._budget(batch_tokens)
         found, errors, count = [], [], 0
         show = len(listed) > 1 and sys.stderr.isatty() if show_progress is None else show_progress
         for query, candidates in zip(
             tqdm(listed, unit="query", disable=not show, desc="rerank"), candidate_lists, strict=True
         ):
             scores, failed = self._rerank(
-                query, as_items(candidates), store, instruction, batch_tokens, on_error, False
+                query, as_items(candidates), store, instruction, budget, on_error, False
             )
             found.append(scores)
             errors += failed
@@ -139,13 +146,18 @@ class Reranker:
     def _store(self) -> VisionStore:
         return self.model.vision_store(self.processor, KEEP_BYTES)
 
+    def _budget(self, batch_tokens: int | None) -> Budget:
+        """For all of a call: what one query did not fit into, the next one will not."""
+        tokens = batch_tokens or self.batch_tokens or default_tokens(self.model.device)
+        return Budget(tokens, self.model.device)
+
     def _rerank(
         self,
         query: Any,
         candidates: Sequence[Any],
         store: VisionStore,
         instruction: str | None,
-        batch_tokens: int | None,
+        budget: Budget,
         on_error: str,
         show_progress: bool | None,
     ) -> tuple[NDArray[np.float32], list[tuple[int, Exception]]]:
@@ -171,15 +183,48 @@ class Reranker:
                         raise outcome
                     else:
                         errors.append((index, outcome))
-                logits = self.model.pair_logits(
-                    [row for _, row in good],
-                    processor=self.processor,
-                    batch_tokens=batch_tokens or self.batch_tokens,
-                    store=store,
-                )
-                scores[[index for index, _ in good]] = scores_of(logits).cpu().numpy()
+                for index, row in self._score(good, scores, store, budget):
+                    error = self._too_large(index, row)
+                    if on_error == "raise":
+                        raise error
+                    errors.append((index, error))
                 bar.update(len(window))
+        errors.sort(key=lambda error: error[0])
         return scores, errors
+
+    def _score(
+        self,
+        pairs: list[tuple[int, Prepared]],
+        scores: NDArray[np.float32],
+        store: VisionStore,
+        budget: Budget,
+    ) -> Iterator[tuple[int, Prepared]]:
+        """Fill in the scores of prepared pairs, in smaller batches where memory runs out.
+
+        Yields:
+            Pairs that memory does not hold even alone.
+        """
+
+        def run(tried: list[tuple[int, Prepared]]) -> None:
+            logits = self.model.pair_logits(
+                [row for _, row in tried], processor=self.processor, batch_tokens=budget.tokens, store=store
+            )
+            scores[[index for index, _ in tried]] = scores_of(logits).cpu().numpy()
+
+        while pairs and not fits(partial(run, pairs), budget.device):
+            longest = max(pairs, key=lambda pair: pair[1].length)
+            if budget.tokens > 1 and fits(partial(run, [longest]), budget.device):
+                budget.halve(budget.tokens)
+            else:
+                yield longest
+                pairs = [pair for pair in pairs if pair is not longest]
+
+    def _too_large(self, index: int, row: Prepared) -> ItemError:
+        return ItemError(
+            f"with the query it has {row.length} tokens, which do not fit into the memory of {self.model.device} even "
+            "alone: give smaller or fewer media, or a smaller max_length or pixel budget",
+            index,
+        )
 
 
 def _warn(errors: Sequence[tuple[int, Exception]], count: int, stacklevel: int) -> None:

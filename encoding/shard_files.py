@@ -9,7 +9,9 @@
     errors.jsonl  manifest.json       written last, when every part is there
 
 Without a known number of units, parts are called ``part-00000``. Nothing in these files depends on the time, on the
-number of processes or on how often the run was stopped, so two runs of the same source are equal byte for byte.
+number of processes or on how often the run was stopped, so two runs of the same source with the same settings are
+equal byte for byte. Threads and tokens of a batch are settings, whether they were given or probed; they stand in
+``run.json``.
 """
 
 from __future__ import annotations

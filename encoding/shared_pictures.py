@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image as PILImage
 
 from ..processing.items_ume import Image, ItemError, parse_item
-from ..processing.media_ume import MediaLimits, load_image
+from ..processing.limits_ume import MediaLimits
+from ..processing.media_ume import load_image
 from .repeats import NoKeyError, media_key
 
 KEPT_PIXELS = 1 << 26  # of decoded pictures that wait for their next item: 200 MB

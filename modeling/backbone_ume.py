@@ -81,13 +81,13 @@ def positions_of(base: Any, inputs: dict[str, Tensor], kind: str) -> Tensor:
 
 
 def vision_features(base: Any, inputs: dict[str, Tensor], *, deepstack: bool) -> dict[str, Any]:
-    """Run the vision tower on the batch's images and videos.
+    """Run the vision tower on the batch's images and videos, unless their features are given.
 
     Returns:
         ``mm_encoder_outputs`` as the native forward takes it; with ``deepstack=False`` their DeepStack features
         are dropped.
     """
-    features: dict[str, Any] = {}
+    features: dict[str, Any] = dict(inputs.get("mm_encoder_outputs") or {})
     if inputs.get("pixel_values") is not None:
         features["image"] = base.get_image_features(
             inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
@@ -115,7 +115,8 @@ def states_of(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -
     Args:
         backbone: a native ``...ForConditionalGeneration``.
         inputs: ``input_ids``, ``attention_mask``, ``mm_token_type_ids`` ``[B, L]`` and, where there are media,
-            ``pixel_values``/``image_grid_thw`` and ``pixel_values_videos``/``video_grid_thw``.
+            ``pixel_values``/``image_grid_thw`` and ``pixel_values_videos``/``video_grid_thw``, or
+            ``mm_encoder_outputs`` in place of pixels.
         settings: attention, positions and DeepStack of the checkpoint.
     """
     base = base_of(backbone)

@@ -57,6 +57,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         pixel_values_videos: Tensor | None = None,
         video_grid_thw: Tensor | None = None,
         second_per_grid_ts: Tensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
         pooling_slots: Tensor | None = None,
         dim: int | None = None,
         return_dict: bool | None = None,
@@ -67,6 +68,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             input_ids, attention_mask, mm_token_type_ids, pooling_slots: ``[B, L]``; left or right padding.
             pixel_values: patches of all images of the batch, ``[patches, C*T*P*P]``, with ``image_grid_thw``
                 ``[images, 3]``; likewise for videos.
+            mm_encoder_outputs: features of the media in place of their pixels; see ``VisionStore.outputs``.
             dim: keep the first ``dim`` numbers; the checkpoint's own when None.
             return_dict: accepted for compatibility; the output is always a :class:`UmeOutput`.
         """
@@ -79,6 +81,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             "pixel_values_videos": pixel_values_videos,
             "video_grid_thw": video_grid_thw,
             "second_per_grid_ts": second_per_grid_ts,
+            "mm_encoder_outputs": mm_encoder_outputs,
         }
         states = states_of(self.backbone, {k: v for k, v in inputs.items() if v is not None}, self.settings)
         if pooling_slots is None:

@@ -146,15 +146,17 @@ class PrefixReader:
         if share and self.can_share and len(unique) > 1:
             length = shared_length(unique, self.patches_per_token, self.store)
             length = length if length >= SHORTEST_PREFIX else 0
-        self._expect(unique, length)
-        cache = self._prefill(unique[0], length) if length else None
         found: list[Any] = [None] * len(unique)
-        batches = plan_rows([len(row.input_ids) - length for row in unique], length, batch_tokens)
-        for batch in batches:
-            states = self._forward([unique[number] for number in batch], length, cache)
-            for number, state in zip(batch, states, strict=True):
-                found[number] = state
-        self.store.forget()
+        try:
+            self._expect(unique, length)
+            cache = self._prefill(unique[0], length) if length else None
+            batches = plan_rows([len(row.input_ids) - length for row in unique], length, batch_tokens)
+            for batch in batches:
+                states = self._forward([unique[number] for number in batch], length, cache)
+                for number, state in zip(batch, states, strict=True):
+                    found[number] = state
+        finally:  # whoever tries again with smaller batches announces them again
+            self.store.forget()
         return torch.stack([found[number] for number in inverse])
 
     def _prefill(self, row: Any, length: int) -> Cache:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .collating_ume import Prepared
 from .items_ume import Item, ItemError, parse_item
-from .media_ume import MediaError
+from .limits_ume import MediaError
 from .patching_ume import content_of
 from .vision_ume import Patches
 

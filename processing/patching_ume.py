@@ -7,7 +7,8 @@ from typing import Any
 
 from .documents_ume import load_document
 from .items_ume import Document, Image, Item, ItemError, Text, Video, parse_item
-from .media_ume import MediaLimits, load_image
+from .limits_ume import MediaLimits
+from .media_ume import load_image
 from .settings_processor_ume import ProcessorSettings
 from .video_ume import load_video
 from .vision_ume import Patches, PatchLayout, image_patches, video_patches

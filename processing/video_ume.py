@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from .media_ume import Deadline, MediaError, MediaLimits, describe, load_image, read_bytes, reason, to_rgb
+from .limits_ume import Deadline, MediaError, MediaLimits, describe, reason
+from .media_ume import load_image, to_rgb
+from .sources_ume import read_bytes
 
 try:
     import av

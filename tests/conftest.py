@@ -17,9 +17,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
 from umekit.testing import FAMILIES, save_tiny_backbone, save_tiny_checkpoint
+
+# A busy machine is no reason to fail.
+hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("patient")
 
 torch.set_num_threads(1)
 

@@ -80,8 +80,8 @@ class ContrastiveTrainingArguments(TrainingArguments):
     chunk_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Gradient caching: padded tokens of one forward, visual ones counted. None: one forward "
-            "for the whole batch."
+            "help": "Gradient caching: padded tokens of one forward, visual ones counted; where the vision tower is "
+            "trained, too, with what their patches keep in it. None: one forward for the whole batch."
         },
     )
     scale_by_world_size: bool = field(

@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..processing.media_ume import Deadline, MediaError, MediaLimits, describe, read_bytes, reason, to_rgb
+from ..processing.limits_ume import Deadline, MediaError, MediaLimits, describe, reason
+from ..processing.media_ume import to_rgb
+from ..processing.sources_ume import read_bytes
 from ..processing.video_ume import OPEN_OPTIONS
 from .formats.media import MediaRoot, media_root
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from .distributed import (
     world_size,
 )
 from .gradient_cache import Metrics, cached_backward, encode_chunks, one_forward, plan_chunks, plan_groups
+from .lora import part_of
+from .memory import patch_cost
 from .objectives.module import ContrastiveObjective
 from .validation import validate
 from .wrapping import freeze_lm_head
@@ -185,8 +188,7 @@ class ContrastiveTrainer(NativeTrainer):
         self, model: nn.Module, inputs: dict[str, Any], backward: Callable[[Tensor], None], scale: float
     ) -> tuple[Tensor, Metrics]:
         rows = self._rows(inputs)
-        assert self.args.chunk_tokens is not None
-        chunks = plan_chunks(rows.lengths, self.args.chunk_tokens)
+        chunks = self._training_chunks(rows)
         return cached_backward(
             model,
             chunks,
@@ -199,6 +201,20 @@ class ContrastiveTrainer(NativeTrainer):
             scale=scale,
             chunk_count=max_over_ranks(len(chunks), self.args.device),
         )
+
+    def _training_chunks(self, rows: RowBatch) -> list[list[int]]:
+        assert self.args.chunk_tokens is not None
+        tower = (
+            [math.ceil(self._patch_cost * patches) for patches in rows.patches] if self._patch_cost else None
+        )
+        return plan_chunks(rows.lengths, self.args.chunk_tokens, tower)
+
+    @functools.cached_property
+    def _patch_cost(self) -> float:
+        """Of a patch in tokens; nothing where no gradient goes through the tower, which then keeps nothing."""
+        named = self.native_model.backbone.named_parameters()
+        trained = any(part_of(name) == "vision" and p.requires_grad for name, p in named)
+        return patch_cost(self.native_model.config) if trained else 0.0
 
     def _auxiliary_backward(
         self, model: nn.Module, inputs: dict[str, Any], backward: Callable[[Tensor], None], scale: float

@@ -258,6 +258,11 @@ class RowBatch:
         """Tokens of each item, visual ones included."""
         return [int(item.length) for item in self.items]
 
+    @property
+    def patches(self) -> list[int]:
+        """Patches of each item that the vision tower encodes."""
+        return [int(item.patches) for item in self.items]
+
     def split(self, embeddings: Tensor, task_index: Tensor) -> Sides:
         """embeddings [items, d] in the order of ``items`` -> sides with gradient; absent negatives are 0."""
         n, width = len(self), max(self.negative_counts, default=0)

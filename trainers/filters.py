@@ -18,7 +18,9 @@ from PIL import Image as PILImage
 
 from ..processing.documents_ume import count_pages
 from ..processing.items_ume import Document, Image, Text, Video, parse_item
-from ..processing.media_ume import MediaLimits, load_image, read_bytes
+from ..processing.limits_ume import MediaLimits
+from ..processing.media_ume import load_image
+from ..processing.sources_ume import read_bytes
 from ..processing.video_ume import Sampling, load_video
 from .hashing import text_hash
 

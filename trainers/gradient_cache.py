@@ -22,24 +22,28 @@ from .distributed import scale_gradient
 Metrics = dict[str, Tensor]
 
 
-def plan_chunks(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of items by chunk, so that ``items * longest`` of a chunk is at most ``budget`` tokens.
+def plan_chunks(lengths: Sequence[int], budget: int, extra: Sequence[int] | None = None) -> list[list[int]]:
+    """Indices of items by chunk, so that ``items * longest`` of a chunk and their ``extra`` are within the budget.
 
-    Longest first (what runs out of memory does so at once); an item longer than the budget is a chunk of
-    its own.
+    Longest first (what runs out of memory does so at once); an item larger than the budget is a chunk of
+    its own. extra: what each item takes beside its padded tokens, in tokens: the vision tower's share.
 
     >>> plan_chunks([3, 9, 4, 20], 10)
     [[3], [1], [2, 0]]
+    >>> plan_chunks([3, 9, 4, 20], 10, extra=[0, 0, 4, 0])
+    [[3], [1], [2], [0]]
     """
+    beside = [0] * len(lengths) if extra is None else extra
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     chunks: list[list[int]] = []
-    longest = 0
+    longest = taken = 0
     for index in order:
-        if chunks and (len(chunks[-1]) + 1) * longest <= budget:
+        if chunks and (len(chunks[-1]) + 1) * longest + taken + beside[index] <= budget:
             chunks[-1].append(index)
+            taken += beside[index]
         else:
             chunks.append([index])
-            longest = lengths[index]
+            longest, taken = lengths[index], beside[index]
     return chunks
 
 

@@ -44,6 +44,8 @@ class ModelWithObjective(nn.Module):
         }
     )
 
+    _CHECKPOINTING = frozenset({"activation_checkpointing_enable", "gradient_checkpointing_enable"})
+
     def __init__(self, model: nn.Module, objective: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -70,9 +72,26 @@ class ModelWithObjective(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name in self._PROXIED:
-                return getattr(self.model, name)
-            raise
+            if name not in self._PROXIED:
+                raise
+            found = getattr(self.model, name)
+            return self._without_input_gradients(found) if name in self._CHECKPOINTING else found
+
+    def _without_input_gradients(self, enable: Callable[..., None]) -> Callable[..., None]:
+        """Checkpointing that is not reentrant (no other is allowed) needs no gradient at the inputs.
+
+        transformers asks for one, and a frozen vision tower would keep its activations and be backpropagated for
+        nothing.
+        """
+
+        def enabled(*args: Any, **kwargs: Any) -> None:
+            enable(*args, **kwargs)
+            backbone = getattr(self.model, "backbone", None)
+            for module in (self.model, backbone):
+                if hasattr(module, "disable_input_require_grads"):
+                    module.disable_input_require_grads()  # type: ignore[union-attr]
+
+        return enabled
 
 
 def freeze_lm_head(model: Any) -> None:

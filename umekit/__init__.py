@@ -19,7 +19,8 @@ if (_root / "setup.cfg").is_file() and (_root / "modeling").is_dir():
     __path__.append(str(_root))  # a source checkout: the rooms lie beside this folder
 
 if TYPE_CHECKING:
-    from .encoding.encoder import Encoded, Encoder
+    from .encoding.encoded import Encoded
+    from .encoding.encoder import Encoder
     from .encoding.export import export
     from .encoding.index import Index
     from .encoding.loading import load
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .processing.processing_ume import UmeProcessor
 
 _PUBLIC = {
-    "Encoded": ".encoding.encoder",
+    "Encoded": ".encoding.encoded",
     "Encoder": ".encoding.encoder",
     "Index": ".encoding.index",
     "Reranked": ".encoding.reranker",

@@ -176,7 +176,7 @@ DATA: dict[str, Data] = {
     "edits": by_batch("edits"),
     "text_and_picture": interleaved("pictures", "captions"),
     # Near-duplicates, since digits are never learned where colours alone tell a batch's rows apart. Digits as labels in
-    # three turns of ten: they stay at chance for 160 batches, and are learned in 40 more.
+    # three turns of ten (the same rows each time): they stay at chance for 160 batches, and are learned in 40 more.
     "first_stage": in_turn(
         interleaved("pictures"),
         near_families("captions", 4),

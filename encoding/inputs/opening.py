@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...processing.media_ume import MediaLimits
+from ...processing.limits_ume import MediaLimits
 from ..files import kind_of
 from .folder import FolderSource
 from .lines import JsonlSource

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from ...processing.documents_ume import count_pages
-from ...processing.media_ume import MediaLimits, reason
+from ...processing.limits_ume import MediaLimits, reason
 from ..files import PDF_PAGES, TEXT_BYTES, kind_of
 from .rooted import Columns
 from .unit import Row, Unit, failed_unit, hash_of_files

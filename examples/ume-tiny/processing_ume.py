@@ -21,7 +21,7 @@ from .collating_ume import PixelScale, Prepared, collate
 from .explaining_ume import explain
 from .families_ume import family_of
 from .items_ume import ItemError, parse_item
-from .media_ume import MediaError, MediaLimits
+from .limits_ume import MediaError, MediaLimits
 from .native_ume import NativeCalls
 from .pairs_ume import PairCalls
 from .patching_ume import gives_list

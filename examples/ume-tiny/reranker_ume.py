@@ -151,7 +151,7 @@ class UmeForReranking(UmePreTrainedModel):
         """
         if not rows:
             return torch.empty(0, 2, dtype=torch.float32, device=self.device)
-        budget = batch_tokens or (TOKENS_ON_CPU if self.device.type == "cpu" else TOKENS_ON_GPU)
+        budget = batch_tokens or default_tokens(self.device)
         store = store if store is not None else self.vision_store(processor)
         reader = PrefixReader(self.backbone, self.settings, processor, store)
         logits = self.answer_logits(reader.read(rows, budget, share))
@@ -184,6 +184,11 @@ class UmeForReranking(UmePreTrainedModel):
         """
         rows = processor.prepare_pairs(query, candidates, instruction=instruction)
         return scores_of(self.pair_logits(rows, processor=processor, batch_tokens=batch_tokens))
+
+
+def default_tokens(device: torch.device) -> int:
+    """Padded tokens of one forward."""
+    return TOKENS_ON_CPU if device.type == "cpu" else TOKENS_ON_GPU
 
 
 def scores_of(logits: Tensor) -> Tensor:

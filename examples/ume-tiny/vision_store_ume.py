@@ -52,6 +52,9 @@ class VisionStore:
         self._waiting: Counter[str] = Counter()
         self._keys: dict[int, tuple[Any, str]] = {}
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept
+
     def key(self, medium: Any) -> str:
         """Hash of a medium's patches, grid and rate."""
         known = self._keys.get(id(medium))
@@ -62,7 +65,7 @@ class VisionStore:
         return known[1]
 
     def expect(self, media: Sequence[Any]) -> None:
-        """Announce that each of these will be asked for once (more): they are kept until then."""
+        """Announce that each of these will be asked for once (more): they are kept until then, and no others are."""
         self._waiting.update(self.key(medium) for medium in media)
 
     def outputs(self, images: Sequence[Any], videos: Sequence[Any]) -> dict[str, Any]:
@@ -79,15 +82,23 @@ class VisionStore:
         self._keys.clear()
         self._trim()
 
+    def clear(self) -> bool:
+        """Drop everything, also what is waited for; whether there was anything."""
+        held = bool(self._kept)
+        self._kept.clear()
+        self._waiting.clear()
+        return held
+
     def _take(self, kind: str, media: Sequence[Any]) -> list[MediumFeatures]:
         keys = [self.key(medium) for medium in media]
         missing = {key: medium for key, medium in zip(keys, media, strict=True) if key not in self._kept}
-        if missing:
-            self._kept.update(zip(missing, self._run(kind, list(missing.values())), strict=True))
-        features = [self._kept[key] for key in keys]
+        made = dict(zip(missing, self._run(kind, list(missing.values())), strict=True)) if missing else {}
+        features = [made[key] if key in made else self._kept[key] for key in keys]
+        self._kept.update({key: one for key, one in made.items() if key in self._waiting})
         for key in keys:
-            self._kept.move_to_end(key)
-            self._waiting[key] -= 1
+            if key in self._waiting:
+                self._kept.move_to_end(key)
+                self._waiting[key] -= 1
         self._trim()
         return features
 

@@ -16,7 +16,8 @@ import umekit
 from umekit.encoding import shared_pictures
 from umekit.encoding.repeats import first_of_equals
 from umekit.encoding.shared_pictures import SharedPictures
-from umekit.processing.media_ume import MediaLimits, load_image
+from umekit.processing.limits_ume import MediaLimits
+from umekit.processing.media_ume import load_image
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 import umekit
 from umekit.processing.items_ume import ItemError
-from umekit.processing.media_ume import MediaLimits
+from umekit.processing.limits_ume import MediaLimits
 
 pytest.importorskip("av")
 pytest.importorskip("pypdfium2")

@@ -14,7 +14,9 @@ import torch
 import umekit
 from umekit.encoding.passes import out_of_memory
 from umekit.modeling.pooling_ume import DegenerateVectorError
+from umekit.modeling.prefix_ume import PrefixReader
 from umekit.processing.items_ume import ItemError
+from umekit.testing import save_tiny_reranker
 
 TEXTS = [f"text {'word ' * (number % 13)}{number}" for number in range(40)]
 KINDS = {
@@ -147,3 +149,101 @@ def test_what_leaks_from_a_library_is_named_by_its_item(
     monkeypatch.setattr(type(whole.processor), "prepare", staticmethod(prepare))
     with pytest.raises(ItemError, match="item 1: RecursionError: too deep"):
         whole.encode(["good", "bad"])
+
+
+@pytest.fixture
+def reranker(tmp_path: Path, tiny_backbone: Callable[[str], Path]) -> umekit.Reranker:
+    found = umekit.load(save_tiny_reranker(tmp_path / "reranker", tiny_backbone("qwen2_vl")), device="cpu")
+    assert isinstance(found, umekit.Reranker)
+    return found
+
+
+def make_short(room: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """No forward of more than ``room`` tokens, a row's copy of the prefix counted; gives the sizes that were run."""
+    sizes: list[int] = []
+    real = PrefixReader._forward
+
+    def forward(self: PrefixReader, rows: Any, length: int, cache: Any) -> Any:
+        size = len(rows) * max(row.length for row in rows)
+        if size > room:
+            raise KINDS["cuda"]()
+        sizes.append(size)
+        return real(self, rows, length, cache)
+
+    monkeypatch.setattr(PrefixReader, "_forward", forward)
+    return sizes
+
+
+LONG_QUERY = "which of these is about the word that I look for? " * 12
+
+
+def test_a_reranker_halves_its_budget_too(reranker: umekit.Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a long common beginning a budget below one whole row still holds several rows."""
+    expected = reranker.rerank(LONG_QUERY, TEXTS)
+    row = max(reranker.processor.prepare_pairs(LONG_QUERY, TEXTS), key=lambda row: row.length).length
+    sizes = make_short(2 * row, monkeypatch)
+    with pytest.warns(UserWarning, match="out of memory") as said:
+        found = reranker.rerank(LONG_QUERY, TEXTS, batch_tokens=2048, return_details=True)
+    assert len(said) == 1
+    assert said[0].filename == __file__
+    assert found.errors == []
+    np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+    assert found.batch_tokens < row
+    assert max(sizes) <= 2 * row
+
+
+def test_many_queries_share_what_was_learned_about_memory(
+    reranker: umekit.Reranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_short(400, monkeypatch)
+    with pytest.warns(UserWarning, match="out of memory") as said:
+        reranker.rerank_many(["word", "text", "none"], [TEXTS] * 3, batch_tokens=2048)
+    assert len(said) == 1
+
+
+def test_a_failed_reading_leaves_nothing_waiting(
+    reranker: umekit.Reranker, pictures: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = reranker.model.vision_store(reranker.processor)
+    rows = reranker.processor.prepare_pairs("which", [{"image": picture} for picture in pictures])
+    make_short(0, monkeypatch)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        reranker.model.pair_logits(rows, processor=reranker.processor, store=store)
+    assert not store._waiting
+    assert not store._kept
+
+
+def test_a_pair_that_does_not_fit_alone_is_named(
+    reranker: umekit.Reranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*TEXTS[:5], "word " * 600, *TEXTS[5:8]]
+    expected = reranker.rerank("word", texts)
+    make_short(400, monkeypatch)
+    with pytest.warns(UserWarning, match="out of memory"):
+        found = reranker.rerank("word", texts, on_error="skip", return_details=True)
+    assert [index for index, _ in found.errors] == [5]
+    assert str(found.errors[0][1]).startswith("item 5: with the query it has ")
+    assert np.isnan(found.scores[5])
+    np.testing.assert_allclose(np.delete(found.scores, 5), np.delete(expected, 5), atol=1e-5)
+    with pytest.raises(ItemError, match="item 5"):
+        reranker.rerank("word", texts)
+
+
+def test_features_that_wait_give_way_first(whole: umekit.Encoder, pictures: list[Any]) -> None:
+    """A batch that fails beside features for later batches is run again without them, and not halved."""
+    items = [{"image": pictures[0], "text": "word " * count} for count in (1, 20, 60)]
+    alone = np.concatenate([whole.encode([item]) for item in items])
+
+    class Full(Short):
+        def __call__(self, **batch: Any) -> Any:
+            if "mm_encoder_outputs" in batch:
+                raise self._error()
+            return self._model(**batch)
+
+    encoder = umekit.Encoder(Full(whole.model, 0, KINDS["cuda"]), whole.processor)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = encoder.encode(items, batch_tokens=100, return_details=True)
+    assert found.errors == []
+    assert found.batch_tokens == 100
+    np.testing.assert_allclose(found.embeddings, alone, atol=1e-5)

@@ -420,6 +420,61 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-c", code, "encode", *map(str, arguments)]
 
 
+def test_shared_pictures_change_no_byte(
+    media: Path, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Questions about the same pictures, in one part and across parts, after a stop and by two processes."""
+    shown = sorted(media.glob("*.png"))[:4]
+    lines = [
+        {"id": f"{number}", "image": str(shown[number % 4]), "text": "why? " * (1 + 5 * (number % 7))}
+        for number in range(40)
+    ]
+    file = media / "questions.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu")
+    encoder.batch_tokens = 300
+
+    def run(name: str, rank: int = 0, world: int = 1) -> Path:
+        encode_shards(encoder, open_source([str(file)]), tmp_path / name, 16, rank=rank, world=world)
+        return tmp_path / name
+
+    whole = contents(run("one"))
+    stopped = run("stopped")
+    for part in [*stopped.glob("part-00001*"), stopped / "manifest.json"]:
+        part.unlink()
+    assert contents(run("stopped")) == whole
+    run("ranks", 1, 2)
+    assert contents(run("ranks", 0, 2)) == whole
+
+
+def test_a_probe_chooses_once_and_a_resumed_run_keeps_it(
+    media: Path,
+    tiny_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    call = ["encode", media, "--out", out, "--model", tiny_checkpoint("qwen2_vl"), "--device", "cpu"]
+    call = [*map(str, call), "--shard-size", "12", "--probe", "5"]
+    assert main(call) == 1  # broken.jpg
+    assert "probed with 5 items: " in capsys.readouterr().err
+    chosen = json.loads((out / "run.json").read_text())["options"]
+    assert chosen["batch_tokens"] in (1024, 2048, 4096, 8192)
+    assert chosen["threads"] >= 1
+    first = contents(out)
+    for part in out.glob("*00001*"):
+        part.unlink()
+    (out / "manifest.json").unlink()
+    assert main([*call, "--resume"]) == 1
+    assert "probed" not in capsys.readouterr().err
+    assert contents(out) == first
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*call, "--resume"]) == 2
+    assert "--probe is for one process" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_real_model_killed_shared_and_alone(
     media: Path, tiny_checkpoint: Callable[..., Path], tmp_path: Path

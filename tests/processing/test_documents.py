@@ -12,7 +12,7 @@ from PIL import Image
 
 from umekit.processing.documents_ume import load_document
 from umekit.processing.items_ume import ItemError
-from umekit.processing.media_ume import MediaError, MediaLimits
+from umekit.processing.limits_ume import MediaError, MediaLimits
 from umekit.processing.processing_ume import UmeProcessor
 
 pypdfium2 = pytest.importorskip("pypdfium2")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing.media_ume import MediaError, MediaLimits, load_image
+from umekit.processing.limits_ume import MediaError, MediaLimits
+from umekit.processing.media_ume import load_image
 from umekit.processing.vision_ume import PatchLayout, PixelBudget, fit, image_patches
 
 MOST = 20 * 28**2

@@ -19,8 +19,10 @@ from PIL import Image
 from umekit.processing import documents_ume, video_ume
 from umekit.processing.documents_ume import count_pages, load_document
 from umekit.processing.items_ume import ItemError, parse_item
-from umekit.processing.media_ume import Deadline, MediaError, MediaLimits, load_image, read_bytes
+from umekit.processing.limits_ume import Deadline, MediaError, MediaLimits
+from umekit.processing.media_ume import load_image
 from umekit.processing.processing_ume import UmeProcessor
+from umekit.processing.sources_ume import read_bytes
 from umekit.processing.video_ume import Sampling, load_video
 
 hostile = runpy.run_path(str(Path(__file__).parents[1] / "encoding" / "hostile.py"))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from umekit.processing import vision_ume
 from umekit.processing.items_ume import ItemError
-from umekit.processing.media_ume import MediaError, MediaLimits
+from umekit.processing.limits_ume import MediaError, MediaLimits
 from umekit.processing.processing_ume import UmeProcessor
 from umekit.processing.video_ume import Sampling, load_video, sample_indices
 

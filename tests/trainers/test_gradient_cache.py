@@ -17,12 +17,18 @@ from umekit.trainers.gradient_cache import cached_backward, plan_chunks
 from umekit.trainers.wrapping import ModelWithObjective
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 120))
-def test_chunks_cover_each_item_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    chunks = plan_chunks(lengths, budget)
-    assert sorted(index for chunk in chunks for index in chunk) == list(range(len(lengths)))
-    for chunk in chunks:
-        assert len(chunk) == 1 or len(chunk) * max(lengths[i] for i in chunk) <= budget
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 30)), min_size=1, max_size=40),
+    st.integers(1, 120),
+)
+def test_chunks_cover_each_item_once_within_the_budget(items: list[tuple[int, int]], budget: int) -> None:
+    lengths, extra = [length for length, _ in items], [beside for _, beside in items]
+    for beside in (None, extra):
+        chunks = plan_chunks(lengths, budget, beside)
+        assert sorted(index for chunk in chunks for index in chunk) == list(range(len(lengths)))
+        for chunk in chunks:
+            taken = len(chunk) * max(lengths[i] for i in chunk) + sum((beside or [0] * 99)[i] for i in chunk)
+            assert len(chunk) == 1 or taken <= budget
 
 
 def step_gradients(folder: Path, rows: Any, **settings: Any) -> tuple[float, dict[str, torch.Tensor]]:

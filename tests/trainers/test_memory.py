@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from umekit.trainers.memory import FOUR_BIT, GIB, estimate_memory
+from umekit.trainers.memory import FOUR_BIT, GIB, estimate_memory, patch_cost
 
 # The tiny Qwen2-VL: 2 text layers of width 64 (4 heads of 16, 2 of them for keys), inner width 128; 2 vision layers of
 # width 32, inner width 64; patches of 3 x 2 x 14 x 14; 2 x 2 patches merged.
@@ -72,3 +72,14 @@ def test_full_training_and_activations(config: Any, total: int) -> None:
     # bfloat16: a hidden state a layer, and one layer's inner states (three of 128, eight of 64)
     assert found.activations * GIB == pytest.approx(100 * 2 * (2 * 64 + 3 * 128 + 8 * 64), rel=1e-12)
     assert found.total == pytest.approx(found.weights + found.gradients + found.optimiser + found.activations)
+
+
+def test_what_a_patch_costs(tiny_backbone: Callable[[str], Path], family: str) -> None:
+    """All tiny families have two layers of 64 in the language model and two of 32 in the vision tower."""
+    config = AutoConfig.from_pretrained(tiny_backbone(family))
+    tower = config.vision_config
+    assert tower.depth == 2
+    assert patch_cost(config) == pytest.approx(
+        2 * 32 / (config.get_text_config().num_hidden_layers * config.get_text_config().hidden_size)
+    )
+    assert patch_cost(config.get_text_config()) == 0

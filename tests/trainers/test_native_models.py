@@ -4,6 +4,7 @@ loading."""
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from transformers import AutoModelForImageTextToText, TrainerCallback
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from umekit.processing.processing_ume import UmeProcessor
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
+from umekit.trainers.data import RowBatch
+from umekit.trainers.memory import patch_cost
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,47 @@ def test_activation_checkpointing_changes_no_gradient(
         results.append(trainer.native_model.state_dict())
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_patches_count_where_the_tower_is_trained(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    def costs(trainer: ContrastiveTrainer) -> list[float]:
+        batch = RowBatch.from_inputs(trainer.data_collator(rows))
+        share = patch_cost(trainer.native_model.config)
+        found = []
+        for chunk in trainer._training_chunks(batch):
+            tokens = len(chunk) * max(batch.lengths[index] for index in chunk)
+            found.append(tokens + sum(math.ceil(share * batch.patches[index]) for index in chunk))
+        return found
+
+    budget = 400
+    trainer = make_trainer(tiny_checkpoint(), tmp_path, rows, chunk_tokens=budget)
+    assert max(costs(trainer)) <= budget
+    frozen = make_trainer(tiny_checkpoint(), tmp_path, rows, chunk_tokens=budget)
+    for name, parameter in frozen.native_model.backbone.named_parameters():
+        parameter.requires_grad_("visual" not in name)
+    assert max(costs(frozen)) > budget
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_frozen_tower_keeps_nothing_under_checkpointing(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]], family: str
+) -> None:
+    trainer = make_trainer(tiny_checkpoint(family), tmp_path, rows, adapter=True)
+    trainer.model.activation_checkpointing_enable()  # as the Trainer does
+    assert trainer.native_model.backbone.is_activation_checkpointing
+    base = trainer.native_model.backbone.base_model
+    batch = trainer._collate(RowBatch.from_inputs(trainer.data_collator(rows)), range(16))
+    base.train()
+    features = base.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
+    assert not any(one.requires_grad for one in features.pooler_output)
+    loss = trainer.training_step(trainer.model, trainer.data_collator(rows))
+    assert torch.isfinite(loss)
+    grown = [
+        name for name, p in trainer.model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0
+    ]
+    assert any("lora_A" in name for name in grown)
 
 
 class Killed(Exception):

@@ -45,7 +45,18 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_mine(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    options = ("-k", 3, "--max-similarity", "none", "--scope", "local", "--quiet", "--json")
+    options = (
+        "-k",
+        3,
+        "--max-similarity",
+        "none",
+        "--scope",
+        "local",
+        "--memory-gib",
+        0.25,
+        "--quiet",
+        "--json",
+    )
     code, text, _ = call(capsys, "mine", "model", rows, "--out", out, *options)
     report = json.loads(text)
     assert code == 0
@@ -83,6 +94,9 @@ def test_mine_refuses_bad_calls(rows: Path, tmp_path: Path, capsys: pytest.Captu
     assert (code, "a cosine is from -1 to 1" in one_error(err)) == (2, True)
     code, _, err = call(capsys, "mine", "model", rows, *out, "--max-similarity", "much")
     assert (code, "--help" in one_error(err)) == (2, True)
+    for size in ("0", "inf", "nan"):
+        code, _, err = call(capsys, "mine", "model", rows, *out, "--memory-gib", size)
+        assert (code, "need a number above 0" in one_error(err)) == (2, True)
     outside = tmp_path / "outside.jsonl"
     outside.write_text(json.dumps({"query": "q", "positive": {"image": "../secret.png"}}) + "\n")
     code, _, err = call(capsys, "mine", "model", outside, *out)

@@ -25,7 +25,7 @@ from umekit.demo.gallery import Gallery, write_gallery
 from umekit.demo.queries import Query, Result, make_queries
 from umekit.encoding.files import file_items
 from umekit.processing.documents_ume import load_document
-from umekit.processing.media_ume import MediaLimits
+from umekit.processing.limits_ume import MediaLimits
 from umekit.processing.video_ume import Sampling, load_video
 
 FakeEncoder = runpy.run_path(str(Path(__file__).parents[1] / "encoding" / "fake_encoder.py"))["FakeEncoder"]

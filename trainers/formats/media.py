@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...encoding.inputs.rooted import MEDIA, confined, inside
-from ...processing.media_ume import MediaError, MediaLimits
+from ...processing.limits_ume import MediaError, MediaLimits
 
 SEPARATOR = "::"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")

@@ -209,15 +209,13 @@ def contrastive_rows(
             mask = mask.reshape(1, n * k).expand(n, n * k)
             ids = None if ids is None else ids.reshape(1, n * k)
 
-        def to(vectors: Tensor) -> Tensor:
-            return (
-                vectors @ h.reshape(n * k, -1).T
-                if negatives_shared
-                else (h @ vectors[:, :, None]).squeeze(-1)
-            )
+        def to(vectors: Tensor, h: Tensor) -> Tensor:
+            if negatives_shared:
+                return vectors @ h.reshape(n * k, -1).T
+            return (h @ vectors[:, :, None]).squeeze(-1)
 
         same = torch.zeros_like(mask) if ids is None else own_ids[:, None] == ids
-        return _Block(to(anchor), mask, duplicates(same, lambda: to(goal).detach()))
+        return _Block(to(anchor, h), mask, duplicates(same, lambda: to(goal.detach(), h.detach())))
 
     def rows(blocks: list[_Block], target: Tensor) -> ContrastiveRows:
         similarity = torch.cat([b.similarity for b in blocks], dim=1)

@@ -11,7 +11,18 @@ from typing import Any
 from .common import UsageError, print_json, report_failures
 
 SHOWN = 20  # failed items that are printed
-NEEDS_SHARDS = ("resume", "processes", "threads", "format", "vectors", "input_format", "column", "split")
+NEEDS_SHARDS = (
+    "resume",
+    "processes",
+    "threads",
+    "batch_tokens",
+    "probe",
+    "format",
+    "vectors",
+    "input_format",
+    "column",
+    "split",
+)
 
 
 class LoadOn:
@@ -61,6 +72,20 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a process on a CPU (default 1, or as the run began; another number changes the last digits)",
     )
+    group.add_argument(
+        "--batch-tokens",
+        type=int,
+        metavar="N",
+        help="padded tokens of a forward (default: by device, or as the run began; likewise)",
+    )
+    group.add_argument(
+        "--probe",
+        type=int,
+        metavar="N",
+        help="before a new run, encode the first N items some ten to thirty times, with several numbers of threads and "
+        "tokens, and take the fastest; they are part of the run, as if they had been given (64 is a good N for small "
+        "models, 8 for large ones)",
+    )
 
 
 def refuse_without_shards(args: argparse.Namespace) -> None:
@@ -74,8 +99,13 @@ def run_shards(args: argparse.Namespace) -> int:
     devices = _devices(args, rank, world)
     if args.text or not args.files:
         raise UsageError("with --shard-size give a folder, jsonl, parquet, tars or a data set, and no --text")
-    if args.shard_size < 1 or (args.threads is not None and args.threads < 1):
-        raise UsageError("--shard-size and --threads must be at least 1")
+    for name in ("shard_size", "threads", "batch_tokens", "probe"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+    if args.probe and (world > 1 or len(devices) > 1):
+        raise UsageError(
+            "--probe is for one process: probe there, and give the others --threads and --batch-tokens"
+        )
     if args.out.suffix == ".npz" or args.out.is_file():
         raise UsageError(f"--out is a folder with --shard-size, not {args.out}")
     columns = _columns(args.column)
@@ -100,6 +130,7 @@ def run_shards(args: argparse.Namespace) -> int:
         "format": args.format or "npy",
         "dtype": args.vectors or "float32",
         "threads": _threads(args, devices[0]),
+        "batch_tokens": args.batch_tokens,
         "model": args.model,
         "show_progress": False if args.quiet else None,
     }
@@ -107,8 +138,38 @@ def run_shards(args: argparse.Namespace) -> int:
         report = encode_shards_in_processes(load, source, args.out, devices, **options)
     else:
         encoder = load(devices[0])
+        if args.probe and read_run(args.out) is None:
+            options |= _probed(encoder, source, args)
         report = encode_shards(encoder, source, args.out, rank=rank, world=world, **options)
     return _tell(args, report, rank, world)
+
+
+def _probed(encoder: Any, source: Any, args: argparse.Namespace) -> dict[str, int | None]:
+    """Threads and tokens that are fastest for the first items; what is given is not tried otherwise."""
+    from itertools import islice
+
+    from ..encoding.probing import probe, thread_counts
+
+    rows = (row for unit in source.units() for row in unit.rows() if row.error is None)
+    items = [row.item for row in islice(rows, args.probe)]
+    try:
+        found = probe(
+            encoder,
+            items,
+            threads=[args.threads] if args.threads else thread_counts(),  # one is what a run has by itself
+            budgets=None if args.batch_tokens is None else [args.batch_tokens],
+            role=args.role,
+            instruction=args.instruction,
+            mode=args.mode,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if not args.quiet:
+        print(f"probed with {len(items)} items: {found}", file=sys.stderr)
+    return {
+        "threads": args.threads or found.threads,
+        "batch_tokens": args.batch_tokens or found.batch_tokens,
+    }
 
 
 def _tell(args: argparse.Namespace, report: Any, rank: int, world: int) -> int:
@@ -196,7 +257,7 @@ def _threads(args: argparse.Namespace, device: str | None) -> int | None:
         return None
     cores = os.cpu_count() or 1
     used = args.processes or 1
-    if cores > used and "RANK" not in os.environ and not args.quiet:
+    if cores > used and "RANK" not in os.environ and not args.quiet and not args.probe:
         print(f"{used} of {cores} cores encode; --processes or --threads take more", file=sys.stderr)
     return 1
 

@@ -87,6 +87,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     group.add_argument("--block-size", type=int, default=1024, metavar="N", help="rows mined at a time")
     group.add_argument("--shard-size", type=int, default=8192, metavar="N", help="vectors of a shard")
+    group.add_argument(
+        "--memory-gib",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="what queries and their candidates may take; with more, the pool is read less often (default 1)",
+    )
     parser.add_argument("--preset", help="name of a published system, for checkpoints without our settings")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: what is there)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: by device")
@@ -97,6 +104,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    if not 0 < args.memory_gib < float("inf"):
+        raise UsageError(f"--memory-gib {args.memory_gib:g}: need a number above 0")
     for file in (args.rows, args.pool):
         if file is not None and not file.is_file():
             raise UsageError(f"{file}: there is no such file")
@@ -132,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
         dim=args.dim,
         block_size=args.block_size,
         shard_size=args.shard_size,
+        memory_gib=args.memory_gib,
         keep_vectors=args.keep_vectors,
         show_progress=False if args.quiet else None,
     )

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..encoding.files import kind_of
 from ..processing.documents_ume import load_document
-from ..processing.media_ume import MediaLimits, load_image
+from ..processing.limits_ume import MediaLimits
+from ..processing.media_ume import load_image
 from ..processing.video_ume import Sampling, load_video
 from .queries import Query, Result
 

@@ -1,0 +1,177 @@
+"""Write what ``benchmarks/results`` holds into the README: no number there is typed by hand.
+
+python benchmarks/readme.py            # rewrites the blocks between the markers in README.md
+python benchmarks/readme.py --check    # exit code 1 where README.md is not what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from umekit.evaluation.tables import replace_block, table
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+SPEED = ("<!-- speed:start -->", "<!-- speed:end -->")
+FINDINGS = ("<!-- findings:start -->", "<!-- findings:end -->")
+
+Result = dict[str, Any]
+Rows = list[list[str]]
+
+
+def read(name: str) -> Result:
+    """A committed result."""
+    found: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f}"
+
+
+DOORS = {"by_path": "files given by path", "in_memory": "pictures in memory"}
+
+
+def encode_rows(result: Result) -> Rows:
+    """Items a second of the mix, against sentence-transformers."""
+    return [
+        [
+            f"encode {found['mix'][door]['items']} texts, images, clips and pages, {words} "
+            f"({model}, {result['dtype']})",
+            "sentence-transformers",
+            _times(found["mix"][door]["times_faster"]),
+        ]
+        for model, found in result["models"].items()
+        for door, words in DOORS.items()
+    ]
+
+
+def generate_rows(result: Result) -> Rows:
+    """Thinking before embedding, against UME-R1's published loop."""
+    rows = []
+    for size, found in result["sizes"].items():
+        loops, samples = found["loops"], found["samples_239"]
+        rows += [
+            [
+                f"think {loops['new_tokens']} tokens, then embed ({size})",
+                "UME-R1's published loop",
+                _times(loops["times_faster_than_one_by_one"]),
+            ],
+            ["the same", "that loop, batched", _times(loops["times_faster_than_batched"])],
+            [
+                f"{samples['num_samples']} thoughts of one prompt ({size})",
+                "as many repeated rows",
+                _times(1 / samples["share_of_repeated_rows"]),
+            ],
+        ]
+    return rows
+
+
+def rerank_rows(result: Result) -> Rows:
+    """A hundred candidates behind one query."""
+    return [
+        [f"rerank {found['candidates']} candidates, {name.replace('_', ' ')}", _against(other), _times(value)]
+        for name, found in result["workloads"].items()
+        for other, value in found["times_faster_than"].items()
+    ]
+
+
+def _against(name: str) -> str:
+    return {"cross_encoder": "`CrossEncoder`", "generate": "one `generate` per pair"}[name]
+
+
+KINDS = {"mixed": "texts of mixed length", "equal": "texts of one length", "pictures": "pictures"}
+
+
+def train_rows(result: Result) -> Rows:
+    """A contrastive step with gradient caching."""
+    rows = []
+    for kind, words in KINDS.items():
+        for setting, entry in (("defaults", "over_defaults"), ("its best settings", "over_best")):
+            rows.append(
+                [
+                    f"a contrastive step of {result['batch']} rows, {words}",
+                    f"`CachedMultipleNegativesRankingLoss`, {setting}",
+                    _times(result[kind][f"{kind}_{entry}"]),
+                ]
+            )
+    return rows
+
+
+SPEED_FILES = {
+    "encode": encode_rows,
+    "encode-2b-wide": encode_rows,
+    "train": train_rows,
+    "generate": generate_rows,
+    "rerank": rerank_rows,
+}
+SAME = ("processor", "threads", "torch", "transformers")  # of a machine, for numbers to stand in one table
+
+
+def speed_block() -> str:
+    """Times as fast as the usual way.
+
+    Raises:
+        ValueError: the files are of different machines.
+    """
+    results = {name: read(name) for name in SPEED_FILES}
+    machines = {tuple(result["machine"][key] for key in SAME) for result in results.values()}
+    if len(machines) > 1:
+        raise ValueError(f"results of different machines: {sorted(map(str, machines))}")
+    processor, threads, torch, transformers = machines.pop()
+    rows = [row for name, rows_of in SPEED_FILES.items() for row in rows_of(results[name])]
+    return (
+        table(["what", "against", "times as fast"], rows, left=2)
+        + f"\n\nEach line compares two ways in one run, with the same weights, dtype and threads ({processor}, "
+        f"{threads} thread; torch {torch}, transformers {transformers}); the commands stand at the top of the files in "
+        "[benchmarks](benchmarks). What pays on a CPU need not pay on a GPU: nothing here was timed on one."
+    )
+
+
+def findings_block() -> str:
+    """What was tried, and a line per published claim."""
+    result = read("findings")
+    claims = result["claims"]
+    rows = []
+    for row in claims:
+        low, high = row["interval"]
+        said = f"**{row['verdict']}**" + (f"; {row['remark']}" if row["remark"] else "")
+        rows.append(
+            [row["statement"], row["source"], f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]", said]
+        )
+    return (
+        f"{len(claims)} claims of U-MARVEL and RzenEmbed, each with arms of equal rows from "
+        f"{len(result['seeds'])} paired seeds, scored on {min(row['queries'] for row in claims):,} queries or more.\n\n"
+        + table(["claim", "source", "difference, 95 %", "verdict here"], rows, left=4)
+    )
+
+
+def filled(text: str) -> str:
+    """The README with both blocks as the results say."""
+    return replace_block(replace_block(text, speed_block(), *SPEED), findings_block(), *FINDINGS)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    args = parser.parse_args()
+    text = args.readme.read_text(encoding="utf-8")
+    made = filled(text)
+    if args.check:
+        if made != text:
+            print(
+                f"{args.readme} is not what benchmarks/results say: run python benchmarks/readme.py",
+                file=sys.stderr,
+            )
+        return int(made != text)
+    args.readme.write_text(made, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Media that several items of a window show: each goes through the vision tower once.
+
+Batches are planned by length, so that a picture with a short and a long question stands in two of them: its features
+wait for the second. A batch of which nothing is shared is encoded as ever, from its pixels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from transformers import BatchFeature
+
+from ..modeling.backbone_ume import base_of
+from ..modeling.vision_store_ume import VisionStore
+from ..processing.collating_ume import Prepared
+from ..processing.vision_ume import Patches
+
+if TYPE_CHECKING:
+    from ..modeling.composed_ume import UmePreTrainedModel
+    from ..processing.processing_ume import UmeProcessor
+
+KEEP_BYTES = 2**28  # features of shared media kept for later windows of the same call
+SAMPLES = 64  # bytes of a medium that are looked at before it is hashed
+
+
+class SharedFeatures:
+    """Collates a window's items, with the features of their media in place of pixels where media are shared.
+
+    Args:
+        model: whose tower is run.
+        processor: collates, and makes pixels of patches.
+        keep_bytes: features kept beyond their window. Those that wait within it are kept whatever their size, until
+            :meth:`release`.
+    """
+
+    def __init__(
+        self, model: UmePreTrainedModel, processor: UmeProcessor, keep_bytes: int = KEEP_BYTES
+    ) -> None:
+        self.processor = processor
+        self.store = VisionStore(
+            base_of(model.backbone),
+            processor.pixels,
+            deepstack=model.settings.deepstack,
+            keep_bytes=keep_bytes,
+        )
+        self._shared: dict[int, Patches] = {}  # by identity; holding them keeps the numbers theirs
+        self._looks: dict[str, Hashable] = {}  # of what may still be in the store
+
+    def expect(self, rows: Sequence[Prepared]) -> None:
+        """Begin a window."""
+        self.store.forget()
+        self._looks = {key: look for key, look in self._looks.items() if key in self.store}
+        media = [medium for row in rows for medium in _media(row)]
+        looks = [_look(medium) for medium in media]
+        known, shown = set(self._looks.values()), Counter(looks)
+        # Most media are shown once, and are not worth a hash of all their bytes.
+        alike = [
+            (medium, look)
+            for medium, look in zip(media, looks, strict=True)
+            if shown[look] > 1 or look in known
+        ]
+        times = Counter(self.store.key(medium) for medium, _ in alike)
+        self._shared = {}
+        for medium, look in alike:
+            key = self.store.key(medium)
+            if times[key] > 1 or key in self.store:
+                self._shared[id(medium)] = medium
+                self._looks[key] = look
+        self.store.expect([medium for medium in media if id(medium) in self._shared])
+
+    def collate(self, rows: Sequence[Prepared], padding_side: str = "right") -> BatchFeature:
+        """A padded batch on the model's device: as the processor's, or with ``mm_encoder_outputs`` and no pixels."""
+        shared = any(id(medium) in self._shared for row in rows for medium in _media(row))
+        batch: BatchFeature = self.processor.collate(rows, padding_side, pixels=not shared)
+        batch = batch.to(self.store.base.device)
+        if not shared:
+            return batch
+        images = [medium for row in rows for medium in row.images]
+        videos = [medium for row in rows for medium in row.videos]
+        batch["mm_encoder_outputs"] = self.store.outputs(images, videos)
+        return batch
+
+    def release(self) -> bool:
+        """Give up sharing for the rest of the window, for want of memory; whether that frees any."""
+        self._shared = {}
+        return self.store.clear()
+
+
+def _media(row: Prepared) -> list[Any]:
+    return [*row.images, *row.videos]
+
+
+def _look(medium: Patches) -> Hashable:
+    """What equal media have in common, and few others."""
+    values = medium.values.reshape(-1)
+    some = values[:: max(1, len(values) // SAMPLES)].tobytes()
+    return medium.values.shape, medium.grid, medium.seconds, medium.interval, some

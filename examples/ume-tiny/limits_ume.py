@@ -1,0 +1,97 @@
+"""What one file may cost, and how a message names it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import UnidentifiedImageError
+
+NAME_CHARACTERS = 200  # of a source's name in a message
+
+
+class MediaError(ValueError):
+    """A file cannot be read or is over a limit; the message names it."""
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """What one file may cost.
+
+    Attributes:
+        file_bytes: largest file or download.
+        image_pixels: largest picture, width times height.
+        video_frames: most frames that are decoded of one video.
+        document_pages: most pages of a document that is embedded whole.
+        file_seconds: most time for decoding one file.
+        url_seconds: most time for one download, redirects included.
+        allow_urls: whether http(s) sources are fetched at all.
+        allow_private_urls: whether hosts in private networks may be fetched from, and proxies of the environment
+            used. Without it, only addresses that were checked are connected to.
+        draft_pixels: JPEGs are decoded at a half, a quarter or an eighth of their size where both sides can be
+            divided by it and at least this many pixels stay; 0 decodes them whole. Several times faster for photos of
+            many megapixels. Vectors change a little, so use it for queries and documents alike. Grids and token ids
+            stay for at least four times the checkpoint's most pixels of a picture; less would also blur it.
+    """
+
+    file_bytes: int = 2**30
+    image_pixels: int = 178_956_970
+    video_frames: int = 200_000
+    document_pages: int = 64
+    file_seconds: float = 300.0
+    url_seconds: float = 20.0
+    allow_urls: bool = True
+    allow_private_urls: bool = False
+    draft_pixels: int = 0
+
+
+class Deadline:
+    """When the time for a file is over; it is asked between the steps of decoding.
+
+    Args:
+        name: of the file, for the message.
+        limits: whose ``file_seconds`` count from now.
+    """
+
+    def __init__(self, name: str, limits: MediaLimits) -> None:
+        self.name, self.seconds = name, limits.file_seconds
+        self._end = time.monotonic() + limits.file_seconds
+
+    @property
+    def passed(self) -> bool:
+        return time.monotonic() > self._end
+
+    def check(self) -> None:
+        """Raise ``MediaError`` once the time is over."""
+        if self.passed:
+            raise self.error()
+
+    def error(self) -> MediaError:
+        return MediaError(
+            f"{self.name}: decoding took longer than the limit of {self.seconds:g} s (file_seconds)"
+        )
+
+
+def describe(source: Any) -> str:
+    """A short, printable name of a source for messages."""
+    if isinstance(source, (bytes, bytearray)):
+        return f"<{len(source)} bytes>"
+    if isinstance(source, Mapping) and isinstance(source.get("path"), (str, os.PathLike)):
+        source = source["path"]
+    if not isinstance(source, (str, os.PathLike)):
+        return f"<{type(source).__name__}>"
+    name = os.fsdecode(source).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return name if len(name) <= NAME_CHARACTERS else f"{name[:NAME_CHARACTERS]}... ({len(name)} characters)"
+
+
+def reason(error: BaseException) -> str:
+    """What an exception of a foreign decoder says, in one line of bounded length."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture that Pillow can read"  # its own words are an address in memory
+    said = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()[:NAME_CHARACTERS]
+    if isinstance(error, (OSError, SyntaxError, ValueError)) and said:
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

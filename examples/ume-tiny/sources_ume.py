@@ -1,0 +1,65 @@
+"""Bytes of a file, wherever it lies: at a path, at an address, or in a record."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+from .downloads_ume import download
+from .limits_ume import MediaError, MediaLimits, describe
+
+
+def read_bytes(source: Any, limits: MediaLimits) -> bytes:
+    """Bytes of a path, an http(s) URL, ``bytes`` or a ``{"bytes": ..., "path": ...}`` record of a data set.
+
+    Raises:
+        MediaError: missing, empty, too large, not a regular file, or an address that is refused.
+        TypeError: a source of another type.
+    """
+    name = describe(source)
+    if isinstance(source, Mapping):
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, (bytes, bytearray)):
+        data = bytes(source)
+    elif isinstance(source, str) and "://" in source[:32]:
+        data = download(source, limits)
+    elif isinstance(source, (str, os.PathLike)):
+        data = _read_file(source, limits)
+    else:
+        raise TypeError(f"give a path, a URL or bytes, not a {type(source).__name__}")
+    if not data:
+        raise MediaError(f"{name} is empty")
+    if len(data) > limits.file_bytes:
+        raise MediaError(f"{name} has {len(data)} bytes, more than the limit of {limits.file_bytes}")
+    return data
+
+
+def _read_file(path: str | os.PathLike[str], limits: MediaLimits) -> bytes:
+    name = describe(path)
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise MediaError(f"not a regular file: {name}")
+            if found.st_size > limits.file_bytes:
+                raise MediaError(
+                    f"{name} has {found.st_size} bytes, more than the limit of {limits.file_bytes}"
+                )
+            return file.read(limits.file_bytes + 1)  # one that grows, or lies about its size as in /proc
+    except MediaError:
+        raise
+    except FileNotFoundError:
+        raise MediaError(f"no such file: {name}") from None
+    except IsADirectoryError:
+        raise MediaError(f"not a regular file: {name}") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        raise MediaError(
+            f"{name}: cannot read the file ({getattr(error, 'strerror', None) or error})"
+        ) from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting: a pipe that nobody writes to would block here."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
