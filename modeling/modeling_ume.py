@@ -72,7 +72,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             dim: keep the first ``dim`` numbers; the checkpoint's own when None.
             return_dict: accepted for compatibility; the output is always a :class:`UmeOutput`.
         """
-        inputs = {
+        inputs: dict[str, Any] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "mm_token_type_ids": mm_token_type_ids,

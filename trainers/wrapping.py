@@ -86,10 +86,10 @@ class ModelWithObjective(nn.Module):
 
         def enabled(*args: Any, **kwargs: Any) -> None:
             enable(*args, **kwargs)
-            backbone = getattr(self.model, "backbone", None)
-            for module in (self.model, backbone):
-                if hasattr(module, "disable_input_require_grads"):
-                    module.disable_input_require_grads()  # type: ignore[union-attr]
+            holders: list[Any] = [self.model, getattr(self.model, "backbone", None)]
+            for holder in holders:
+                if hasattr(holder, "disable_input_require_grads"):
+                    holder.disable_input_require_grads()
 
         return enabled
 
