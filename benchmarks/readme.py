@@ -104,6 +104,7 @@ def train_rows(result: Result) -> Rows:
 
 SPEED_FILES = {
     "encode": encode_rows,
+    "encode-2b-wide": encode_rows,
     "train": train_rows,
     "generate": generate_rows,
     "rerank": rerank_rows,

@@ -103,7 +103,8 @@ def wide_model(processor: Any) -> UmeForDiscriminativeEmbedding:
     config = build_model(processor.tokenizer).config
     text, vision = config.text_config, config.vision_config
     text.hidden_size, text.intermediate_size, text.num_hidden_layers = 512, 1536, 8
-    text.num_attention_heads, text.num_key_value_heads, text.layer_types = 8, 4, None
+    text.num_attention_heads, text.num_key_value_heads = 8, 4
+    text.layer_types = ["full_attention"] * text.num_hidden_layers
     text.rope_parameters = {**text.rope_parameters, "mrope_section": [8, 12, 12]}
     vision.embed_dim, vision.depth, vision.num_heads, vision.hidden_size = 256, 4, 8, 512
     backbone = AutoModelForImageTextToText.from_config(config)
