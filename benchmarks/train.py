@@ -202,8 +202,8 @@ def fresh_memory(batch: int, model: str) -> dict[str, float]:
     return found
 
 
-def measure(batch: int, repeats: int) -> dict[str, Any]:
-    """All comparisons; ratios are theirs over ours for speed, ours over the reference for cost."""
+def measure_memory() -> dict[str, Any]:
+    """Peaks of fresh processes by model and batch."""
     result: dict[str, Any] = {}
     for model in MEMORY_MODELS:
         memory = [fresh_memory(size, model) for size in MEMORY_BATCHES]
@@ -211,6 +211,12 @@ def measure(batch: int, repeats: int) -> dict[str, Any]:
             "megabytes": memory,
             "memory_1024_over_32": memory[1]["above_idle"] / memory[0]["above_idle"],
         }
+    return result
+
+
+def measure_speed(batch: int, repeats: int) -> dict[str, Any]:
+    """All comparisons; ratios are theirs over ours for speed, ours over the reference for cost."""
+    result: dict[str, Any] = {}
     cached, uncached = make_trainer(CHUNK_TOKENS, batch), make_trainer(None, batch)
     pictures = rows_of("pictures", batch)
     arms = {"cached": step_of(cached, pictures), "uncached": step_of(uncached, pictures)}
@@ -243,6 +249,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=("memory", "speed"), help="one half of it")
     parser.add_argument("--memory-of", nargs=2, metavar=("BATCH", "MODEL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -251,12 +258,13 @@ def main() -> int:
         print(json.dumps(memory_of(int(batch), model)))
         return 0
     result = {
-        "command": "python benchmarks/train.py --out benchmarks/results/train.json",
+        "command": "python " + " ".join(sys.argv),
         "machine": machine(),
         "batch": args.batch,
         "chunk_tokens": CHUNK_TOKENS,
         "targets": TARGETS,
-        **measure(args.batch, args.repeats),
+        **(measure_memory() if args.only != "speed" else {}),
+        **(measure_speed(args.batch, args.repeats) if args.only != "memory" else {}),
     }
     text = json.dumps(result, indent=2)
     print(text)
