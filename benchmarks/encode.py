@@ -33,6 +33,7 @@ from transformers.utils import is_torchvision_available
 
 import umekit
 from umekit.encoding.batching import plan_batches
+from umekit.encoding.feeding import Feed
 from umekit.encoding.loading import packaged_model
 from umekit.encoding.passes import plan_pass, run_pass
 from umekit.encoding.shared_features import SharedFeatures
@@ -183,8 +184,8 @@ class Arms:
             top_p=None,
             seed=None,
         )
-        features = SharedFeatures(self.ours.model, self.ours.processor)
-        run_pass(self.ours.model, features, batch, range(len(batch)), plan)
+        feed = Feed(SharedFeatures(self.ours.model, self.ours.processor), mover=None)
+        run_pass(self.ours.model, feed, batch, range(len(batch)), plan)
 
 
 def measure(folder: Path, media: Path, count: int, repeats: int, dtype: torch.dtype) -> dict[str, Any]:

@@ -6,13 +6,17 @@ Every arm trains ume-tiny's weights in float32 with AdamW on the same rows in th
 step and the optimiser all count. Arms take turns and the shortest time counts. Memory is that of a fresh process: the
 peak of one step above what it holds when model and optimiser are loaded. It is measured with ume-tiny, and with random
 weights of hidden size 512 in eight layers: what a batch holds beside its chunk (pixels as bytes, the similarity matrix)
-does not grow with the model, a chunk's activations do.
+does not grow with the model, a chunk's activations do. Its media are kept as pixels, or prepared again per chunk
+(``media_per_chunk``); and glibc's allocator is as it is by default, where it splits the space that chunks of changing
+sizes leave, and with ``MALLOC_MMAP_THRESHOLD_=131072``, where large tensors go back to the system.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,6 +41,8 @@ from umekit.trainers.data import IndexedRows
 CHUNK_TOKENS = 1024  # what a batch of 32 rows fills
 MEMORY_BATCHES = (32, 1024)
 MEMORY_MODELS = ("ume-tiny", "wide")
+MEDIA = ("kept", "per chunk")
+ALLOCATORS = {"default": {}, "large blocks returned": {"MALLOC_MMAP_THRESHOLD_": "131072"}}
 WORDS = [
     "p1",
     "red",
@@ -111,13 +117,16 @@ def wide_model(processor: Any) -> UmeForDiscriminativeEmbedding:
     return UmeForDiscriminativeEmbedding(backbone.config, backbone, UmeSettings())
 
 
-def make_trainer(chunk_tokens: int | None, batch: int, model: str = "ume-tiny") -> ContrastiveTrainer:
+def make_trainer(
+    chunk_tokens: int | None, batch: int, model: str = "ume-tiny", media: str = "kept"
+) -> ContrastiveTrainer:
     """A trainer whose steps are called by hand, with its optimiser made."""
     encoder = umekit.load(device="cpu")
     args = ContrastiveTrainingArguments(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=batch,
         chunk_tokens=chunk_tokens,
+        media_per_chunk=media == "per chunk",
         max_steps=1000,
         report_to="none",
         use_cpu=True,
@@ -173,12 +182,11 @@ def _native(item: Any) -> Any:
     return item["image"] if isinstance(item, dict) else item
 
 
-def memory_of(batch: int, model: str) -> dict[str, float]:
+def memory_of(batch: int, model: str, media: str) -> dict[str, float]:
     """Megabytes: idle, and the peak of a step of ``batch`` picture pairs above it, in this process."""
-    trainer = make_trainer(CHUNK_TOKENS, batch, model)
-    step_of(
-        trainer, rows_of("pictures", 8, seed=1)
-    )()  # gradients and the optimiser's state exist from here on
+    trainer = make_trainer(CHUNK_TOKENS, batch, model, media)
+    first = step_of(trainer, rows_of("pictures", 8, seed=1))
+    first()  # gradients and the optimiser's state exist from here on
     rows = rows_of("pictures", batch)
     idle = _megabytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
@@ -193,24 +201,24 @@ def _megabytes(field: str) -> float:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def fresh_memory(batch: int, model: str) -> dict[str, float]:
+def fresh_memory(batch: int, model: str, media: str, allocator: str) -> dict[str, float]:
     """``memory_of`` in a process of its own."""
-    line = [sys.executable, __file__, "--memory-of", str(batch), model]
+    line = [sys.executable, __file__, "--memory-of", str(batch), model, media]
     line += ["--threads", str(torch.get_num_threads())]
-    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    env = {**os.environ, **ALLOCATORS[allocator]}
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=env)
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
-def measure_memory() -> dict[str, Any]:
-    """Peaks of fresh processes by model and batch."""
-    result: dict[str, Any] = {}
-    for model in MEMORY_MODELS:
-        memory = [fresh_memory(size, model) for size in MEMORY_BATCHES]
-        result[f"memory of {model}"] = {
-            "megabytes": memory,
-            "memory_1024_over_32": memory[1]["above_idle"] / memory[0]["above_idle"],
-        }
+def measure_memory() -> list[dict[str, Any]]:
+    """Peaks of fresh processes by model, keeping of media, allocator and batch."""
+    result = []
+    for model, media, allocator in itertools.product(MEMORY_MODELS, MEDIA, ALLOCATORS):
+        memory = [fresh_memory(size, model, media, allocator) for size in MEMORY_BATCHES]
+        ratio = memory[1]["above_idle"] / memory[0]["above_idle"]
+        setting = {"model": model, "media": media, "allocator": allocator}
+        result.append({**setting, "megabytes": memory, "memory_1024_over_32": ratio})
     return result
 
 
@@ -250,12 +258,12 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("memory", "speed"), help="one half of it")
-    parser.add_argument("--memory-of", nargs=2, metavar=("BATCH", "MODEL"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", nargs=3, metavar=("BATCH", "MODEL", "MEDIA"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory_of:
-        batch, model = args.memory_of
-        print(json.dumps(memory_of(int(batch), model)))
+        batch, model, media = args.memory_of
+        print(json.dumps(memory_of(int(batch), model, media)))
         return 0
     result = {
         "command": "python " + " ".join(sys.argv),
@@ -263,7 +271,7 @@ def main() -> int:
         "batch": args.batch,
         "chunk_tokens": CHUNK_TOKENS,
         "targets": TARGETS,
-        **(measure_memory() if args.only != "speed" else {}),
+        **({"memory": measure_memory()} if args.only != "speed" else {}),
         **(measure_speed(args.batch, args.repeats) if args.only != "memory" else {}),
     }
     text = json.dumps(result, indent=2)

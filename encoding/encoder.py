@@ -18,6 +18,7 @@ from ..processing.collating_ume import Prepared
 from ..processing.items_ume import ItemError
 from .batching import prepare_ahead
 from .encoded import Encoded, as_items
+from .feeding import Feed, mover_for
 from .fingerprint import model_hash, processor_hash
 from .manifest import check_fingerprint
 from .passes import THINKING_BUDGET, Budget, Pass, plan_pass, run_batches, run_pass
@@ -165,7 +166,7 @@ class Encoder:
                 raise ItemError(f"{type(error).__name__}: {error}"[:500], index) from error
 
         def run(batch: list[tuple[int, Prepared]]) -> None:
-            self._run(batch, plan, features, result, on_error)
+            self._run(batch, plan, feed, result, on_error)
 
         if show_progress is None:
             show_progress = len(listed) >= PROGRESS_FROM and sys.stderr.isatty()
@@ -173,7 +174,10 @@ class Encoder:
         unique = [index for index, first in enumerate(firsts) if index == first]
         pictures = SharedPictures(listed, unique, processor.limits)
         features = SharedFeatures(self.model, processor)
-        with tqdm(total=len(listed), unit="item", disable=not show_progress, desc="encode") as bar:
+        with (
+            Feed(features, mover_for(self.model.device)) as feed,
+            tqdm(total=len(listed), unit="item", disable=not show_progress, desc="encode") as bar,
+        ):
 
             def encode_these(indices: Sequence[int]) -> None:
                 workers = self.workers if len(indices) > 1 else 0
@@ -189,7 +193,7 @@ class Encoder:
                             errors.append((index, outcome))
                             bar.update()
                     features.expect([row for _, row in good])
-                    for batch, fits in run_batches(good, plan, budget, run, features.release):
+                    for batch, fits in run_batches(good, plan, budget, run, feed):
                         if not fits and on_error == "raise":
                             raise self._too_large(*batch[0])
                         if not fits:
@@ -229,13 +233,13 @@ class Encoder:
         self,
         rows: list[tuple[int, Prepared]],
         plan: Pass,
-        features: SharedFeatures,
+        feed: Feed,
         result: Encoded,
         on_error: str,
     ) -> None:
         """One batch of items with their indices into the result."""
         indices = [index for index, _ in rows]
-        done = run_pass(self.model, features, [row for _, row in rows], indices, plan)
+        done = run_pass(self.model, feed, [row for _, row in rows], indices, plan)
         broken = np.zeros(len(rows), dtype=bool)
         for vectors in done.vectors.values():
             broken |= ~np.isfinite(vectors).reshape(len(rows), -1).all(axis=1)

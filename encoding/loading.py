@@ -17,6 +17,7 @@ from ..modeling.reranker_ume import UmeForReranking
 from ..modeling.settings_ume import ROLES, UmeSettings
 from ..processing.processing_ume import UmeProcessor
 from .adapters import add_adapter
+from .compiling import compile_layers
 from .encoder import Encoder
 from .presets import Preset, PresetError, fill_rows, find_preset, get_preset
 from .reranker import Reranker
@@ -42,6 +43,7 @@ def load(
     compat: str | None = None,
     revision: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    compile: bool = False,
     **model_kwargs: Any,
 ) -> Any:
     """Load a checkpoint: an :class:`Encoder`, or a :class:`Reranker` where that is its role.
@@ -57,7 +59,9 @@ def load(
         compat: ``"official"`` reproduces what a preset's official code gets wrong; None does what it means to do.
         revision: of the Hub repository.
         adapter: LoRA folder or repository to put on the backbone.
+        compile: ``torch.compile`` the layers (:func:`compile_layers`): slow to begin, for long runs.
         model_kwargs: go to ``from_pretrained`` (``attn_implementation``, ``quantization_config``, ``device_map``...).
+            The kernels ``"flash_attention_2"`` and ``"packed_sdpa"`` read a batch without its padding.
 
     Raises:
         LoadAuditError: the checkpoint leaves a weight missing.
@@ -104,6 +108,8 @@ def load(
     check_pair(model, processor)
     if adapter is not None:
         add_adapter(model, os.fspath(adapter))
+    if compile:
+        compile_layers(model)
     return Reranker(model, processor) if role == "reranker" else Encoder(model, processor)
 
 

@@ -20,7 +20,7 @@ from ..processing.collating_ume import Prepared
 from .batching import plan_batches
 
 if TYPE_CHECKING:
-    from .shared_features import SharedFeatures
+    from .feeding import Feed
 
 MODES = ("discriminative", "generative", "adaptive", "both")
 MODES_OF_ROLE: dict[str, tuple[str, ...]] = {  # the default first
@@ -57,6 +57,11 @@ class Pass:
     @property
     def thinks(self) -> bool:
         return self.mode != "discriminative"
+
+    @property
+    def padding_side(self) -> str:
+        """Of its batches: a prompt that goes on ends where its row does."""
+        return "left" if self.thinks else "right"
 
     @property
     def draws(self) -> bool:
@@ -136,19 +141,19 @@ def plan_pass(
 @torch.inference_mode()
 def run_pass(
     model: Any,
-    features: SharedFeatures,
+    feed: Feed,
     rows: Sequence[Prepared],
     indices: Sequence[int],
     plan: Pass,
 ) -> Outcome:
     """Embed prepared items; ``indices`` are their places among all, to which drawn thoughts belong."""
     if not plan.thinks:
-        batch = features.collate(rows)
+        batch = feed.collate(rows, plan.padding_side)
         vectors = _checked(model(**batch, dim=plan.dim).embeddings)
         n = len(rows)
         return Outcome({plan.mode: vectors}, [None] * n, [0] * n, [False] * n)
-    batch = features.collate(rows, padding_side="left")
-    tokenizer = features.processor.tokenizer
+    batch = feed.collate(rows, plan.padding_side)
+    tokenizer = feed.processor.tokenizer
     found = model.embed(
         batch,
         plan.mode,
@@ -194,11 +199,11 @@ def run_batches(
     plan: Pass,
     budget: Budget,
     run: Callable[[list[tuple[int, Prepared]]], None],
-    release: Callable[[], bool],
+    feed: Feed,
 ) -> Iterator[tuple[list[tuple[int, Prepared]], bool]]:
     """Run items in batches of the budget; what memory does not hold is planned again with half of it.
 
-    ``release`` lets go of what is held for later batches, and says whether it was anything: it comes first.
+    What the feed holds for later batches is let go of before anything is planned again.
 
     Yields:
         Each batch after it was run, and True; or an item that memory does not hold even alone, and False.
@@ -209,8 +214,10 @@ def run_batches(
         planned = [[left[number] for number in batch] for batch in batches]
         left = []
         for place, batch in enumerate(planned):
+            if place + 1 < len(planned):
+                feed.announce([row for _, row in planned[place + 1]], plan.padding_side)
             held = fits(partial(run, batch), budget.device)
-            if not held and release():
+            if not held and feed.release():
                 held = fits(partial(run, batch), budget.device)
             if not held and len(batch) > 1:
                 budget.halve(len(batch) * max(plan.tokens(row) for _, row in batch))

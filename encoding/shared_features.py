@@ -70,9 +70,13 @@ class SharedFeatures:
                 self._looks[key] = look
         self.store.expect([medium for medium in media if id(medium) in self._shared])
 
+    def shared_among(self, rows: Sequence[Prepared]) -> bool:
+        """Whether a batch shows a medium that is shared in this window."""
+        return any(id(medium) in self._shared for row in rows for medium in _media(row))
+
     def collate(self, rows: Sequence[Prepared], padding_side: str = "right") -> BatchFeature:
         """A padded batch on the model's device: as the processor's, or with ``mm_encoder_outputs`` and no pixels."""
-        shared = any(id(medium) in self._shared for row in rows for medium in _media(row))
+        shared = self.shared_among(rows)
         batch: BatchFeature = self.processor.collate(rows, padding_side, pixels=not shared)
         batch = batch.to(self.store.base.device)
         if not shared:

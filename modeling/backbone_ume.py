@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
+from .packing_ume import packed_states, packs
 from .settings_ume import UmeSettings
 
 # What bitsandbytes should leave alone (``llm_int8_skip_modules``): the vision tower, whose sizes are no multiples of
@@ -126,11 +127,15 @@ def states_of(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -
     inputs = {**inputs, "attention_mask": attention_mask}
     # Always told per call: a flag left in the config would also change generate().
     attention = {"is_causal": False} if sees_all(settings.attention, attention_mask) else {}
+    positions = positions_of(base, inputs, settings.positions)
+    features = vision_features(base, inputs, deepstack=settings.deepstack)
+    if packs(base.config):
+        return packed_states(base, inputs["input_ids"], attention_mask, positions, features, **attention)
     return base(
         input_ids=inputs["input_ids"],
         attention_mask=attention_mask,
-        position_ids=positions_of(base, inputs, settings.positions),
-        mm_encoder_outputs=vision_features(base, inputs, deepstack=settings.deepstack),
+        position_ids=positions,
+        mm_encoder_outputs=features,
         use_cache=False,
         return_dict=True,
         **attention,

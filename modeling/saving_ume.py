@@ -17,6 +17,7 @@ from .settings_ume import UmeSettings, expressible
 CODE_FILES = (
     "settings_ume.py",
     "pooling_ume.py",
+    "packing_ume.py",
     "backbone_ume.py",
     "adapters_ume.py",
     "composed_ume.py",

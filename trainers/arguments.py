@@ -84,6 +84,13 @@ class ContrastiveTrainingArguments(TrainingArguments):
             "trained, too, with what their patches keep in it. None: one forward for the whole batch."
         },
     )
+    media_per_chunk: bool = field(
+        default=False,
+        metadata={
+            "help": "Prepare an item's media again for each forward of its chunk instead of keeping its pixels (uint8) "
+            "with the batch: reads everything three times, for batches whose media memory does not hold."
+        },
+    )
     scale_by_world_size: bool = field(
         default=True,
         metadata={
@@ -112,6 +119,8 @@ class ContrastiveTrainingArguments(TrainingArguments):
             )
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
             raise ValueError(f"chunk_tokens must be positive, got {self.chunk_tokens}")
+        if self.media_per_chunk and self.chunk_tokens is None:
+            raise ValueError("media_per_chunk needs chunk_tokens: one forward holds all media at once")
         if self.max_negatives is not None and self.max_negatives < 0:
             raise ValueError(f"max_negatives must not be negative, got {self.max_negatives}")
         if self.max_bad_rows < 0:
@@ -150,5 +159,5 @@ class ContrastiveTrainingArguments(TrainingArguments):
 
     def collator_settings(self) -> dict[str, Any]:
         """Keyword arguments of the :class:`ContrastiveCollator` that these arguments describe."""
-        names = ["max_negatives", "mask_duplicate_positives", "task_column", "task_groups"]
+        names = ["max_negatives", "mask_duplicate_positives", "task_column", "task_groups", "media_per_chunk"]
         return {**{name: getattr(self, name) for name in names}, "skip_bad_rows": self.max_bad_rows > 0}

@@ -19,6 +19,7 @@ from .bad_rows import BadRows
 from .base import NativeTrainer
 from .clamping import ClampTemperature
 from .data import ContrastiveCollator, IndexedRows, RowBatch, Sides
+from .deferred import undeferred
 from .distributed import (
     gather_sides,
     max_over_ranks,
@@ -236,7 +237,7 @@ class ContrastiveTrainer(NativeTrainer):
         return RowBatch.from_inputs(inputs).filled(lambda: processor.prepare("no row", role="document"))
 
     def _collate(self, rows: RowBatch, indices: Sequence[int]) -> dict[str, Any]:
-        items = [rows.items[index] for index in indices]
+        items = undeferred([rows.items[index] for index in indices], self.processing_class)
         batch = self.processing_class.collate(items)  # type: ignore[union-attr]
         if self._placeholder is not None and not any(key.startswith("pixel_values") for key in batch):
             batch = self.processing_class.collate([*items, self._placeholder])  # type: ignore[union-attr]

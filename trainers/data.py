@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .bad_rows import BadRow
+from .deferred import deferred
 from .hashing import content_hash, text_hash
 from .objectives.rows import NO_KEY, number_targets
 from .objectives.task_groups import group_of
@@ -73,7 +74,8 @@ class ContrastiveCollator:
     processor: has ``prepare(item, role=...)``. task_column: where a row's task stands; a column other than
         ``task`` must be there. task_groups: a grouping of :mod:`objectives.task_groups` that turns what stands
         there into a task. skip_bad_rows: a row that cannot be prepared is left out of the batch and listed in
-        ``bad_rows`` (who calls must look at it); otherwise ValueError is raised, naming the row.
+        ``bad_rows`` (who calls must look at it); otherwise ValueError is raised, naming the row. media_per_chunk: an
+        item with media is a :class:`Deferred` instead, which holds no pixels.
     """
 
     processor: Any
@@ -82,6 +84,7 @@ class ContrastiveCollator:
     task_column: str = "task"
     task_groups: str | None = None
     skip_bad_rows: bool = False
+    media_per_chunk: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         prepared, bad = [], []
@@ -118,21 +121,22 @@ class ContrastiveCollator:
             if isinstance(negatives, (str, bytes, Mapping)) or not isinstance(negatives, Sequence):
                 raise TypeError(f"negatives must be a list of items, got {type(negatives).__name__}")
             names = _negative_names(row, len(negatives))[: self.max_negatives]
+            query, _ = self._item(_column(row, "query"), "query", None)
+            own = [row.get("positive_id"), row.get(OWN_ID)]
+            positive, positive_keys = self._item(_column(row, "positive"), "document", own)
+            others = [
+                self._item(item, "document", [name])
+                for item, name in zip(negatives[: self.max_negatives], names, strict=True)
+            ]
             prepared = {
-                "query": self._item(row, "query", "query"),
-                "positive": self._item(row, "positive", "document"),
-                "negatives": [
-                    self.processor.prepare(_without_none(item), role="document")
-                    for item in negatives[: self.max_negatives]
-                ],
+                "query": query,
+                "positive": positive,
+                "negatives": [item for item, _ in others],
                 "task": self._task(row),
             }
             if self.mask_duplicate_positives:
-                own = [row.get("positive_id"), row.get(OWN_ID)]
-                prepared["positive_keys"] = _keys(prepared["positive"], own)
-                prepared["negative_keys"] = [
-                    _keys(item, [name]) for item, name in zip(prepared["negatives"], names, strict=True)
-                ]
+                prepared["positive_keys"] = positive_keys
+                prepared["negative_keys"] = [keys for _, keys in others]
             return prepared
         except Exception as error:
             raise ValueError(f"{_row_name(row, position)}: {error}") from error
@@ -145,12 +149,18 @@ class ContrastiveCollator:
             return DEFAULT_TASK
         return str(task) if self.task_groups is None else group_of(str(task), self.task_groups)
 
-    def _item(self, row: Mapping[str, Any], column: str, role: str) -> Any:
-        if row.get(column) is None:
-            raise ValueError(
-                f"no {column!r} (the row has {sorted(k for k in row if not k.startswith('__'))})"
-            )
-        return self.processor.prepare(_without_none(row[column]), role=role)
+    def _item(self, item: Any, role: str, names: Sequence[Any] | None) -> tuple[Any, list[int]]:
+        """An item prepared, and its keys; without names it needs none."""
+        item = _without_none(item)
+        prepared = self.processor.prepare(item, role=role)
+        keys = _keys(prepared, names) if self.mask_duplicate_positives and names is not None else []
+        return (deferred(prepared, item, role) if self.media_per_chunk else prepared), keys
+
+
+def _column(row: Mapping[str, Any], column: str) -> Any:
+    if row.get(column) is None:
+        raise ValueError(f"no {column!r} (the row has {sorted(k for k in row if not k.startswith('__'))})")
+    return row[column]
 
 
 def _without_none(item: Any) -> Any:

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 import umekit
+from umekit.encoding.feeding import Feed
+from umekit.encoding.shared_features import SharedFeatures
 from umekit.modeling.backbone_ume import UNQUANTISED_MODULES
+from umekit.modeling.packing_ume import PACKED_SDPA
 
 CLOSE_IN_BF16 = (
     0.99  # cosine; random weights make the states of tiny models worse conditioned than trained ones
@@ -42,17 +46,33 @@ def test_bfloat16_is_near_float32(
     assert cosines(found, expected).min() > CLOSE_IN_BF16
 
 
-@pytest.mark.skipif(not is_flash_attn_2_available(), reason="needs flash-attn 2")
+@pytest.mark.parametrize("kernel", ["flash_attention_2", PACKED_SDPA])
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
-def test_flash_attention_equals_sdpa(
-    attention: str, tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]
+def test_packed_rows_equal_padded_ones(
+    attention: str, kernel: str, tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]
 ) -> None:
+    if kernel == "flash_attention_2" and not is_flash_attn_2_available():
+        pytest.skip("needs flash-attn 2")
     folder = tiny_checkpoint("qwen2_vl", attention=attention)
-    sdpa, flash = (
-        umekit.load(folder, device="cuda", dtype="bfloat16", attn_implementation=kernel).encode(mixed_items)
-        for kernel in ("sdpa", "flash_attention_2")
+    padded, packed = (
+        umekit.load(folder, device="cuda", dtype="bfloat16", attn_implementation=name).encode(mixed_items)
+        for name in ("sdpa", kernel)
     )
-    assert cosines(sdpa, flash).min() > CLOSE_IN_BF16
+    assert cosines(padded, packed).min() > CLOSE_IN_BF16
+
+
+def test_batches_sent_ahead_are_the_same(
+    tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]
+) -> None:
+    items = [*mixed_items, *(f"text {'and more ' * n}" for n in range(64))]
+    encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cuda", dtype="float32")
+    found = encoder.encode(items, batch_tokens=128)
+    features = SharedFeatures(encoder.model, encoder.processor)
+    alone = []
+    with torch.inference_mode(), Feed(features, mover=None) as feed:
+        for row in encoder.processor.prepare_all(items):
+            alone.append(encoder.model(**feed.collate([row])).embeddings.cpu().numpy())
+    np.testing.assert_allclose(found, np.concatenate(alone), atol=2e-3)
 
 
 def test_alone_equals_batched(

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from umekit.modeling.backbone_ume import states_of
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from umekit.modeling.packing_ume import PACKED_SDPA
 from umekit.modeling.settings_ume import UmeSettings, UmeSettingsError
 from umekit.processing.processing_ume import UmeProcessor
 from umekit.testing import FAMILIES
@@ -24,6 +25,7 @@ BOTH_WAYS: dict[str, Any] = {"attention": "bidirectional", "positions": "1d", "p
 FLAT_MEAN: dict[str, Any] = {"positions": "1d", "pooling": "mean"}
 VARIANTS = [(family, CAUSAL) for family in FAMILIES]
 VARIANTS += [(family, BOTH_WAYS if family != "qwen3_5" else FLAT_MEAN) for family in FAMILIES]
+KERNELS = ("sdpa", "eager", PACKED_SDPA)
 NAMES = [
     f"{family}-{'-'.join(map(str, settings.values())) or 'causal-mrope-last'}"
     for family, settings in VARIANTS
@@ -45,7 +47,7 @@ def _vectors(model: Any, batch: Any) -> Tensor:
     return model(**batch).embeddings
 
 
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("family", "settings"), VARIANTS, ids=NAMES)
 def test_alone_batched_shuffled_padded(
     family: str,
@@ -69,12 +71,13 @@ def test_alone_batched_shuffled_padded(
 def test_kernels_agree(family: str, tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]) -> None:
     folder = tiny_checkpoint(family)
     one, processor = _open(folder, attn_implementation="sdpa")
-    other, _ = _open(folder, attn_implementation="eager")
     batch = processor.encode_items(mixed_items)
-    _close(_vectors(one, batch), _vectors(other, batch))
+    for kernel in KERNELS[1:]:
+        other, _ = _open(folder, attn_implementation=kernel)
+        _close(_vectors(one, batch), _vectors(other, batch))
 
 
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_who_sees_the_last_token(family: str, kernel: str, tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint(family)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 MODES = ("discriminative", "generative", "adaptive")
+KERNELS = ("sdpa", "eager", "flash_attention_2", "packed_sdpa")
 
 
 class UsageError(Exception):
@@ -26,6 +27,17 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, embedder: bool = Tru
     group.add_argument("--preset", help="name of a published system, for checkpoints without our settings")
     group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: what is there)")
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: by device")
+    group.add_argument(
+        "--attention",
+        choices=KERNELS,
+        help="kernel (default: the checkpoint's); the last two read a batch without its padding",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_const",
+        const=True,
+        help="torch.compile the layers: slow to begin, for long runs",
+    )
     if embedder:
         group.add_argument("--mode", choices=MODES, help="how to embed (default: the checkpoint's)")
     group.add_argument(
@@ -104,13 +116,19 @@ def load_reranker(args: argparse.Namespace) -> Any:
     return reranker
 
 
+def loading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of ``umekit.load`` that were given."""
+    names = {"preset": "preset", "device": "device", "dtype": "dtype"}
+    names |= {"attention": "attn_implementation", "compile": "compile"}
+    return {
+        option: value for name, option in names.items() if (value := getattr(args, name, None)) is not None
+    }
+
+
 def _load(args: argparse.Namespace, model: str | None) -> Any:
     import umekit
 
-    options = {
-        name: value for name in ("preset", "device", "dtype") if (value := getattr(args, name)) is not None
-    }
-    return umekit.load(model, **options)
+    return umekit.load(model, **loading_options(args))
 
 
 def mode_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, print_json, report_failures
+from .common import UsageError, loading_options, print_json, report_failures
 
 SHOWN = 20  # failed items that are printed
 NEEDS_SHARDS = (
@@ -34,7 +34,8 @@ class LoadOn:
     def __call__(self, device: str | None) -> Any:
         import umekit
 
-        encoder = umekit.load(self.model, **self.options, **({"device": device} if device else {}))
+        options = {**self.options, "device": device} if device else self.options
+        encoder = umekit.load(self.model, **options)
         if not hasattr(encoder, "encode"):
             raise UsageError(f"{self.model} is a reranker: it scores pairs and has no vectors")
         return encoder
@@ -121,7 +122,8 @@ def run_shards(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     if not args.resume and world == 1 and read_run(args.out) is not None:
         raise UsageError(f"{args.out} holds a run already; give --resume to go on, or another --out")
-    load = LoadOn(args.model, {name: value for name in ("preset", "dtype") if (value := getattr(args, name))})
+    loading = {name: value for name, value in loading_options(args).items() if name != "device"}
+    load = LoadOn(args.model, loading)
     options: dict[str, Any] = {
         "shard_size": args.shard_size,
         "role": args.role,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..evaluation.results import DigitWorldReport
 
 BENCHMARKS = ("digit-world",)
-MODEL_OPTIONS = ("model", "preset", "device", "dtype")
+MODEL_OPTIONS = ("model", "preset", "device", "dtype", "attention", "compile")
 RUN_OPTIONS = ("tasks", "queries", "size", "kinds", "seed", "split", "blind", "mode")
 RUN_ONLY = MODEL_OPTIONS + RUN_OPTIONS
 

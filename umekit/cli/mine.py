@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .common import MODES, UsageError, print_json, report_failures
+from .common import MODES, UsageError, loading_options, print_json, report_failures
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -121,10 +121,7 @@ def run(args: argparse.Namespace) -> int:
         pool: Any = None if args.pool is None else open_records(args.pool)
     except (FormatError, ValueError) as error:
         raise UsageError(str(error)) from None
-    options = {
-        name: value for name in ("preset", "device", "dtype") if (value := getattr(args, name)) is not None
-    }
-    encoder = umekit.load(args.model, **options)
+    encoder = umekit.load(args.model, **loading_options(args))
     if not hasattr(encoder, "encode"):
         raise UsageError(f"{args.model} is a reranker: it scores pairs and has no vectors")
     report = mine(

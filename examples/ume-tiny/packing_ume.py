@@ -1,0 +1,104 @@
+"""Rows laid end to end: attention by sequence lengths instead of by a padding mask.
+
+A padded batch ``[B, L]`` becomes one row of its real tokens ``[1, T]``, so that no layer computes padding and no
+attention needs a mask; the states go back to their places. Flash attention reads such a row natively, by cumulative
+lengths. ``packed_sdpa`` does the same with torch's own kernel, one call per sequence, on any device and dtype. Vision
+towers of transformers work this way by themselves, with either.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED_SDPA = "packed_sdpa"
+PACKING_KERNELS = ("flash_attention_2", "flash_attention_3", PACKED_SDPA)
+
+
+def packed_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """``sdpa`` on each sequence of a packed row; plain ``sdpa`` where no lengths are given.
+
+    Args:
+        query, key, value: ``[1, heads, T, d]``; fewer heads in key and value where they are grouped.
+        attention_mask: None for a packed row.
+        cu_seq_lens_q: int32 ``[sequences + 1]``, where each begins and the last one ends.
+        kwargs: ``is_causal``, ``scaling``, ``dropout``; as of ``sdpa_attention_forward``.
+
+    Raises:
+        ValueError: a packed row with a mask or a sliding window, which would be left out.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if attention_mask is not None or kwargs.get("sliding_window") is not None:
+        raise ValueError(f"{PACKED_SDPA} knows neither masks nor sliding windows in a packed row")
+    lengths = cu_seq_lens_q.diff().tolist()
+    pieces = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    attended = [sdpa_attention_forward(module, q, k, v, None, **kwargs)[0] for q, k, v in pieces]
+    return torch.cat(attended, dim=1), None
+
+
+AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+AttentionMaskInterface.register(PACKED_SDPA, sdpa_mask)
+
+
+def packs(config: Any) -> bool:
+    """Whether a backbone's language model can read packed rows: its kernel knows lengths, and every layer attends.
+
+    A linear-attention layer would carry its state from one sequence into the next.
+    """
+    text = config.get_text_config()
+    layers = set(getattr(text, "layer_types", None) or ["full_attention"])
+    return text._attn_implementation in PACKING_KERNELS and layers == {"full_attention"}
+
+
+def packed_states(
+    base: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    positions: Tensor,
+    features: dict[str, Any],
+    **attention: Any,
+) -> Tensor:
+    """States ``[B, L, d]`` of a padded batch by one forward without padding; zeros where the mask is 0.
+
+    Args:
+        base: a native model without its output matrix, for which :func:`packs` holds.
+        input_ids, attention_mask: ``[B, L]``; left or right padding.
+        positions: ``[3, B, L]``.
+        features: of the media, in the order of their placeholders (``mm_encoder_outputs``).
+        attention: goes to the forward (``is_causal``).
+    """
+    real = attention_mask.bool()
+    lengths = real.sum(dim=1)
+    ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    longest = int(lengths.max())
+    found = base(
+        input_ids=input_ids[real].unsqueeze(0),
+        attention_mask=None,
+        position_ids=positions[:, real].unsqueeze(1),
+        mm_encoder_outputs=features,
+        cu_seq_lens_q=ends,
+        cu_seq_lens_k=ends,
+        max_length_q=longest,
+        max_length_k=longest,
+        use_cache=False,
+        return_dict=True,
+        **attention,
+    ).last_hidden_state
+    states = found.new_zeros(*real.shape, found.shape[-1])
+    states[real] = found.squeeze(0)
+    return states

@@ -1,0 +1,82 @@
+"""Media prepared per chunk: the same step without the batch's pixels, and a file that changes is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from umekit.processing.processing_ume import UmeProcessor
+from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
+from umekit.trainers.deferred import Deferred
+
+
+@pytest.fixture
+def rows(pictures: list[Image.Image], tmp_path: Path) -> list[dict[str, Any]]:
+    """A path, a picture in memory, two pictures and a clip; one row of text alone; a negative with a picture."""
+    path = tmp_path / "one.png"
+    pictures[0].save(path)
+    return [
+        {
+            "query": "a",
+            "positive": {"image": str(path)},
+            "negatives": [{"image": pictures[3], "text": "not"}],
+        },
+        {"query": {"text": "b", "image": pictures[1]}, "positive": "the second"},
+        {"query": "c", "positive": {"images": [pictures[2], pictures[4]], "text": "both", "video": None}},
+        {"query": "d", "positive": {"video": [pictures[5]] * 4}},
+        {"query": "e", "positive": "text alone"},
+    ]
+
+
+def make_trainer(checkpoint: Path, folder: Path, rows: Any, **settings: Any) -> ContrastiveTrainer:
+    args = ContrastiveTrainingArguments(
+        output_dir=str(folder / "run"), max_steps=1, report_to="none", use_cpu=True, **settings
+    )
+    return ContrastiveTrainer(
+        UmeForDiscriminativeEmbedding.from_pretrained(checkpoint, dtype=torch.float32),
+        args,
+        processing_class=UmeProcessor.from_pretrained(checkpoint),
+        train_dataset=rows,
+    )
+
+
+def test_the_step_is_the_same(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    checkpoint, found = tiny_checkpoint("qwen2_vl"), []
+    for per_chunk in (False, True):
+        trainer = make_trainer(checkpoint, tmp_path, rows, chunk_tokens=80, media_per_chunk=per_chunk)
+        inputs = trainer.data_collator(rows)
+        loss = trainer.training_step(trainer.model, inputs)
+        gradients = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+        found.append((inputs, loss, gradients))
+    (kept, loss, expected), (inputs, other, gradients) = found
+    assert torch.equal(loss, other)
+    assert gradients.keys() == expected.keys()
+    assert all(torch.equal(gradients[name], value) for name, value in expected.items())
+    assert torch.equal(kept["positive_keys"], inputs["positive_keys"])
+    assert torch.equal(kept["negative_keys"], inputs["negative_keys"])
+    items = [*inputs["query"], *inputs["positive"], *inputs["negatives"][0]]
+    deferred = [isinstance(item, Deferred) for item in items]
+    assert deferred == [False, True, False, False, False, True, False, True, True, False, True]
+
+
+def test_a_file_that_changes_is_named(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    trainer = make_trainer(tiny_checkpoint("qwen2_vl"), tmp_path, rows, chunk_tokens=80, media_per_chunk=True)
+    inputs = trainer.data_collator(rows)
+    Image.new("RGB", (224, 28)).save(tmp_path / "one.png")
+    with pytest.raises(ValueError, match=r"one\.png.*changed during training"):
+        trainer.training_step(trainer.model, inputs)
+
+
+def test_it_needs_chunks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs chunk_tokens"):
+        ContrastiveTrainingArguments(output_dir=str(tmp_path), media_per_chunk=True)
