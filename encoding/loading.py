@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from ..modeling.adapters_ume import CONFIG_FILE, AdapterSource, adapter_of
 from ..modeling.generative_ume import UmeForGenerativeEmbedding
 from ..modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from ..modeling.packing_ume import pack
 from ..modeling.reranker_ume import UmeForReranking
 from ..modeling.settings_ume import ROLES, UmeSettings
 from ..processing.processing_ume import UmeProcessor
@@ -61,7 +62,8 @@ def load(
         adapter: LoRA folder or repository to put on the backbone.
         compile: ``torch.compile`` the layers (:func:`compile_layers`): slow to begin, for long runs.
         model_kwargs: go to ``from_pretrained`` (``attn_implementation``, ``quantization_config``, ``device_map``...).
-            The kernels ``"flash_attention_2"`` and ``"packed_sdpa"`` read a batch without its padding.
+            The kernels ``"flash_attention_2"`` and ``"packed_sdpa"`` read a batch without its padding; the latter is
+            the default on a CPU.
 
     Raises:
         LoadAuditError: the checkpoint leaves a weight missing.
@@ -108,6 +110,8 @@ def load(
     check_pair(model, processor)
     if adapter is not None:
         add_adapter(model, os.fspath(adapter))
+    if device.type == "cpu" and "attn_implementation" not in model_kwargs:
+        pack(model.config)  # a tenth faster on texts; a GPU has better things to do than a call per sequence
     if compile:
         compile_layers(model)
     return Reranker(model, processor) if role == "reranker" else Encoder(model, processor)

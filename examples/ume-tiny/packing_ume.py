@@ -55,14 +55,25 @@ AttentionInterface.register(PACKED_SDPA, packed_sdpa)
 AttentionMaskInterface.register(PACKED_SDPA, sdpa_mask)
 
 
-def packs(config: Any) -> bool:
-    """Whether a backbone's language model can read packed rows: its kernel knows lengths, and every layer attends.
+def can_pack(config: Any) -> bool:
+    """Whether every layer of a backbone's language model attends, so that rows can lie end to end.
 
-    A linear-attention layer would carry its state from one sequence into the next.
+    A linear-attention layer would carry its state from one sequence into the next; a window needs a mask.
     """
+    layers = getattr(config.get_text_config(), "layer_types", None) or ["full_attention"]
+    return set(layers) == {"full_attention"}
+
+
+def packs(config: Any) -> bool:
+    """Whether a backbone's language model reads packed rows: it can, and its kernel knows lengths."""
+    return config.get_text_config()._attn_implementation in PACKING_KERNELS and can_pack(config)
+
+
+def pack(config: Any) -> None:
+    """Have a loaded backbone that uses ``sdpa`` read packed rows, where it can. Its vision tower does so already."""
     text = config.get_text_config()
-    layers = set(getattr(text, "layer_types", None) or ["full_attention"])
-    return text._attn_implementation in PACKING_KERNELS and layers == {"full_attention"}
+    if text._attn_implementation == "sdpa" and can_pack(config):
+        text._attn_implementation = PACKED_SDPA
 
 
 def packed_states(
