@@ -29,6 +29,7 @@ from transformers.utils import is_flash_attn_2_available
 
 import umekit
 from umekit.encoding.batching import plan_batches
+from umekit.modeling.packing_ume import PACKED_SDPA
 
 SIDES = (224, 448, 896)  # of a square picture or frame
 FRAMES = (1, 8)
@@ -48,7 +49,7 @@ COLUMNS = (
 def kernels(dtype: str) -> list[str]:
     """Attention kernels that can be had with a dtype."""
     flash = is_flash_attn_2_available() and dtype != "float32"
-    return ["sdpa", "flash_attention_2"] if flash else ["sdpa"]
+    return ["sdpa", PACKED_SDPA, "flash_attention_2"] if flash else ["sdpa", PACKED_SDPA]
 
 
 def items_of(side: int, frames: int, count: int) -> list[Any]:

@@ -30,6 +30,8 @@ CODE_FILES = (
     "native_ume.py",
     "pairs_ume.py",
     "patching_ume.py",
+    "pdfium_process_ume.py",
+    "pdfium_ume.py",
     "placeholders_ume.py",
     "pooled_ume.py",
     "preparing_ume.py",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import runpy
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing import documents_ume, video_ume
+from umekit.processing import pdfium_process_ume, video_ume
 from umekit.processing.documents_ume import count_pages, load_document
 from umekit.processing.items_ume import ItemError, parse_item
 from umekit.processing.limits_ume import Deadline, MediaError, MediaLimits
@@ -224,24 +227,97 @@ def test_a_slow_page_is_given_up_and_the_next_document_is_read() -> None:
     assert time.monotonic() - begin < 10
 
 
-def test_pdfium_that_is_stuck_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Processes that were started for PDFium, by a pool of this test."""
+    found: list[Any] = []
+    real = subprocess.Popen
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        found.append(real(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(pdfium_process_ume.subprocess, "Popen", start)
+    monkeypatch.setattr(pdfium_process_ume.POOL, "_idle", [])
+    return found
+
+
+def test_others_are_read_beside_a_document_that_is_stuck(started: list[Any]) -> None:
     pytest.importorskip("pypdfium2")
-    monkeypatch.setattr(documents_ume, "GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(documents_ume, "_PDFIUM", documents_ume._Pdfium())
-    free = threading.Event()
-    short = MediaLimits(file_seconds=0.1)
-    with pytest.raises(MediaError, match=r"bad\.pdf: decoding took longer"):
-        documents_ume._PDFIUM.run(lambda _: free.wait(30), "bad.pdf", short)
-    begin = time.monotonic()
-    for _ in range(3):
-        with pytest.raises(MediaError, match=r"still busy with bad\.pdf"):
-            count_pages(saved(picture(), "PDF"), LIMITS)
-    assert time.monotonic() - begin < 5
-    free.set()
-    until = time.monotonic() + 10
-    while documents_ume._PDFIUM._busy.locked() and time.monotonic() < until:
+    errors: list[Exception] = []
+
+    def stuck() -> None:
+        try:
+            load_document(hostile["pdf_of_forms"](6, 20), None, PIXELS, MediaLimits(file_seconds=4))
+        except MediaError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=stuck)
+    thread.start()
+    while not started:
         time.sleep(0.01)
+    for _ in range(3):
+        assert count_pages(saved(picture(), "PDF"), LIMITS) == 1
+    assert not errors
+    thread.join(30)
+    assert "longer than the limit of 4 s" in str(errors[0])
+    assert len(started) == 2  # one for each thread, kept for the next document
+    assert started[0].poll() is not None
+
+
+def test_a_crash_is_the_error_of_its_document_alone(started: list[Any]) -> None:
+    pytest.importorskip("pypdfium2")
+
+    def kill() -> None:
+        while not started:
+            time.sleep(0.01)
+        time.sleep(1.0)
+        started[0].kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(MediaError, match=r"bytes>: PDFium crashed on it"):
+        load_document(hostile["pdf_of_forms"](6, 20), None, PIXELS, LIMITS)
+    thread.join()
     assert count_pages(saved(picture(), "PDF"), LIMITS) == 1
+
+
+def test_a_process_that_died_while_idle_is_replaced(started: list[Any]) -> None:
+    pytest.importorskip("pypdfium2")
+    data = saved(picture(), "PDF")
+    assert count_pages(data, LIMITS) == 1
+    started[0].kill()
+    started[0].wait()
+    assert count_pages(data, LIMITS) == 1
+    assert len(started) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_its_own(started: list[Any]) -> None:
+    pytest.importorskip("pypdfium2")
+    data = saved(picture(), "PDF")
+    assert count_pages(data, LIMITS) == 1
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.starmap(count_pages, [(data, LIMITS)] * 6) == [1] * 6
+    assert count_pages(data, LIMITS) == 1
+    assert len(started) == 1
+
+
+def test_nothing_is_left_running() -> None:
+    pytest.importorskip("pypdfium2")
+    code = (
+        "import io; from PIL import Image; from umekit.processing.documents_ume import count_pages\n"
+        "from umekit.processing.limits_ume import MediaLimits\n"
+        "from umekit.processing.pdfium_process_ume import POOL\n"
+        "file = io.BytesIO(); Image.new('RGB', (30, 40)).save(file, 'PDF')\n"
+        "print(count_pages(file.getvalue(), MediaLimits()), POOL._idle[0]._process.pid)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    count, pid = done.stdout.split()
+    assert count == "1"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
 
 
 # --- videos ---------------------------------------------------------------------------------------------

@@ -1,0 +1,115 @@
+"""PDFium in a process of its own; ``pdfium_process_ume`` starts this file as a program, so it imports no sibling.
+
+A request is a line of JSON and the bytes of a document. The answer is a line of JSON with the number of pages, then
+one for each page that was asked for, each before its pixels (RGB, rows of ``stride`` bytes); or, at any place, a line
+with an ``error``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
+
+try:
+    import pypdfium2
+except ImportError:  # an optional extra: the error is raised where a PDF is asked for
+    pypdfium2 = None
+
+PROGRAM = __file__
+MEMORY = 4 * 2**30  # bytes that this process may take: a document of a kilobyte can ask for any number
+SHARPEST = 300 / 72  # pixels per point
+
+
+class DocumentError(ValueError):
+    """A document that cannot be read; the message names it."""
+
+
+def main() -> None:
+    """Answer requests until there are none."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(
+        os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+    )  # whatever prints must not be taken for an answer
+    _limit_memory()
+    _write(answers, {"ready": True})
+    requests = sys.stdin.buffer
+    while line := requests.readline():
+        request = json.loads(line)
+        data = requests.read(request["size"])
+        try:
+            _answer(request, data, answers)
+        except DocumentError as error:
+            _write(answers, {"error": str(error)})
+        except Exception as error:  # of a foreign decoder: the next document may well be read
+            _write(answers, {"error": f"{request['name']}: {type(error).__name__}: {str(error)[:200]}"})
+
+
+def _limit_memory() -> None:
+    with suppress(ImportError, ValueError, OSError):  # not on every system
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+def _answer(request: dict[str, Any], data: bytes, answers: BinaryIO) -> None:
+    name, page, most = request["name"], request["page"], request["most_pages"]
+    with _opened(data, name) as pdf:
+        count = len(pdf)
+        if most == 0:  # only their number is wanted
+            _write(answers, {"pages": count, "rendered": 0})
+            return
+        if page is not None and page > count:
+            raise DocumentError(f"{name} has {count} pages, not a page {page}")
+        if page is None and count > most:
+            raise DocumentError(f"{name} has {count} pages, more than the limit of {most}; name a page")
+        wanted = range(count) if page is None else [page - 1]
+        _write(answers, {"pages": count, "rendered": len(wanted)})
+        for number in wanted:
+            bitmap = _render(pdf, number, request["max_pixels"], name)
+            size = {"width": bitmap.width, "height": bitmap.height, "stride": bitmap.stride}
+            _write(answers, size, bytes(bitmap.buffer))
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Any]:
+    raw = pypdfium2.raw
+    # PDFium keeps its last error, and sets none for a document without pages. So one is set that no bytes can cause.
+    raw.FPDF_LoadDocument(b"", None)
+    try:
+        pdf = pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        why = "it has no pages" if raw.FPDF_GetLastError() == raw.FPDF_ERR_FILE else error
+        raise DocumentError(f"{name}: cannot open the PDF ({why})") from None
+    try:
+        if len(pdf) == 0:
+            raise DocumentError(f"{name} has no pages")
+        yield pdf
+    finally:
+        pdf.close()
+
+
+def _render(pdf: Any, number: int, max_pixels: int, name: str) -> Any:
+    page = pdf[number]
+    width, height = page.get_size()  # in points of 1/72 inch
+    if not (0 < width < 1e5 and 0 < height < 1e5) or max(width, height) > 200 * min(width, height):
+        raise DocumentError(f"{name}: page {number + 1} of {width:g} x {height:g} points cannot be rendered")
+    scale = min(math.sqrt(max_pixels / (width * height)), SHARPEST)
+    bitmap = page.render(scale=max(scale, 1 / min(width, height)), rev_byteorder=True)
+    page.close()
+    if bitmap.mode != "RGB":
+        raise DocumentError(f"{name}: page {number + 1} became {bitmap.mode} instead of RGB")
+    return bitmap
+
+
+def _write(answers: BinaryIO, entries: dict[str, Any], pixels: bytes = b"") -> None:
+    answers.write(json.dumps(entries).encode() + b"\n" + pixels)
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()
