@@ -7,16 +7,25 @@ from typing import Any
 from torch import nn
 
 
-def compile_layers(model: Any) -> int:
+def compile_layers(model: Any, **options: Any) -> int:
     """Compile each layer for batches of any shape; the number of layers.
 
     The first batches take a minute or more, so it pays for long runs. In place: names of weights stay, and saving
     writes what it wrote before. The vision tower is left alone: where its pictures begin is data, and breaks graphs.
 
     Args:
-        model: an embedding model or reranker of ours.
+        model: a discriminative model of ours, with another kernel than ``packed_sdpa``, whose loop breaks graphs.
+        options: of ``torch.compile`` (``backend``, ``mode`` ...).
+
+    Raises:
+        ValueError: a model of another role. Its layers write to a cache, each to its own entry, so that each would be
+            compiled anew, and most of them not at all once torch's limit is reached.
     """
+    if model.settings.role != "discriminative":
+        raise ValueError(
+            f"compile=True is for models that embed at once; this one's role is {model.settings.role!r}"
+        )
     layers: list[nn.Module] = list(model.backbone.get_decoder().layers)
     for layer in layers:
-        layer.compile(dynamic=True)
+        layer.compile(dynamic=True, **options)
     return len(layers)

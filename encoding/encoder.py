@@ -78,6 +78,15 @@ class Encoder:
         """Length of a vector."""
         return self.model.dim
 
+    @property
+    def arithmetic(self) -> str:
+        """What decides the last digits of a vector, beside weights, batches and threads: device, dtype, attention."""
+        layers = self.model.backbone.get_decoder().layers
+        compiled = any(layer._compiled_call_impl is not None for layer in layers)
+        kernel = self.model.config.get_text_config()._attn_implementation
+        parts = [self.model.device.type, str(self.model.dtype).removeprefix("torch."), str(kernel)]
+        return ", ".join([*parts, "compiled"] if compiled else parts)
+
     @cached_property
     def _fingerprint(self) -> dict[str, Any]:
         return {"model": model_hash(self.model), "processor": processor_hash(self.processor), "dim": self.dim}

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from transformers import BatchFeature
+
+from .passes import out_of_memory
 
 if TYPE_CHECKING:
     from ..processing.collating_ume import Prepared
@@ -51,6 +54,7 @@ class CudaMover:
         return batch
 
 
+@cache  # memory is kept per stream, so a device has one for all calls
 def mover_for(device: torch.device) -> Mover | None:
     """How batches get to a device ahead of time; None where that gains nothing."""
     return CudaMover(device) if device.type == "cuda" else None
@@ -69,6 +73,7 @@ class Feed:
         self.mover = mover
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="umekit-feed") if mover is not None else None
         self._ahead: dict[tuple[Any, ...], Future[Any]] = {}
+        self._room = True  # for a batch beside the one that is computed
 
     def __enter__(self) -> Feed:
         return self
@@ -84,21 +89,28 @@ class Feed:
         return self.features.processor
 
     def announce(self, rows: Sequence[Prepared], padding_side: str = "right") -> None:
-        """Begin with a batch that will be asked for soon."""
-        if self._pool is not None and not self.features.shared_among(rows):
+        """Begin with a batch that will be asked for soon; not once memory has run out."""
+        if self._pool is not None and self._room and not self.features.shared_among(rows):
             self._ahead[_name(rows, padding_side)] = self._pool.submit(self._send, list(rows), padding_side)
 
     def collate(self, rows: Sequence[Prepared], padding_side: str = "right") -> BatchFeature:
         """A padded batch on the model's device; see :meth:`SharedFeatures.collate`."""
         sent = self._ahead.pop(_name(rows, padding_side), None)
-        # What failed beside a running model, for want of memory most likely, is tried again by itself.
-        if sent is None or self.mover is None or sent.exception() is not None:
+        if sent is None or self.mover is None:
             return self.features.collate(rows, padding_side)
-        return self.mover.receive(sent.result())
+        error = sent.exception()
+        if error is None:
+            return self.mover.receive(sent.result())
+        if not out_of_memory(error):
+            raise error
+        del sent, error  # and with them what was on the device already
+        self._room = False
+        return self.features.collate(rows, padding_side)
 
     def release(self) -> bool:
         """Let go of what is held for later batches, for want of memory; whether that was anything."""
         dropped = self._drop()
+        self._room = self._room and not dropped
         return self.features.release() or dropped
 
     def _send(self, rows: list[Prepared], padding_side: str) -> Any:

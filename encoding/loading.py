@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from ..modeling.adapters_ume import CONFIG_FILE, AdapterSource, adapter_of
 from ..modeling.generative_ume import UmeForGenerativeEmbedding
 from ..modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from ..modeling.packing_ume import pack
+from ..modeling.packing_ume import pack_on_cpu
 from ..modeling.reranker_ume import UmeForReranking
 from ..modeling.settings_ume import ROLES, UmeSettings
 from ..processing.processing_ume import UmeProcessor
@@ -60,16 +60,18 @@ def load(
         compat: ``"official"`` reproduces what a preset's official code gets wrong; None does what it means to do.
         revision: of the Hub repository.
         adapter: LoRA folder or repository to put on the backbone.
-        compile: ``torch.compile`` the layers (:func:`compile_layers`): slow to begin, for long runs.
+        compile: ``torch.compile`` the layers of a discriminative checkpoint (:func:`compile_layers`): slow to begin,
+            for long runs.
         model_kwargs: go to ``from_pretrained`` (``attn_implementation``, ``quantization_config``, ``device_map``...).
-            The kernels ``"flash_attention_2"`` and ``"packed_sdpa"`` read a batch without its padding; the latter is
-            the default on a CPU.
+            With ``"flash_attention_2"`` and ``"packed_sdpa"``, embedding at once computes no padding; on a CPU the
+            latter is the default.
 
     Raises:
         LoadAuditError: the checkpoint leaves a weight missing.
         UmeSettingsError: it is newer than this umekit, or its settings cannot be had.
         ProcessorMismatchError: its processor belongs to another model.
         PresetError: no such preset, or not one of this checkpoint's family.
+        ValueError: no such role, or ``compile`` for another one than the discriminative.
     """
     source = os.fspath(path) if path is not None else str(packaged_model())
     hub: dict[str, Any] = {"revision": revision} if revision is not None else {}
@@ -110,10 +112,10 @@ def load(
     check_pair(model, processor)
     if adapter is not None:
         add_adapter(model, os.fspath(adapter))
-    if device.type == "cpu" and "attn_implementation" not in model_kwargs:
-        pack(model.config)  # a tenth faster on texts; a GPU has better things to do than a call per sequence
     if compile:
         compile_layers(model)
+    elif device.type == "cpu" and "attn_implementation" not in model_kwargs:
+        pack_on_cpu(model.config)
     return Reranker(model, processor) if role == "reranker" else Encoder(model, processor)
 
 

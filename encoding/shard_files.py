@@ -40,6 +40,9 @@ PART = re.compile(r"part-\d{5,}(-of-\d{5,})?")
 _SCRATCH = re.compile(r"\.tmp-(?P<host>.+)-(?P<pid>\d+)")
 
 
+SURROUNDINGS = ("threads", "arithmetic")  # options of a run that ``encode`` is not called with
+
+
 class ShardFormatError(IndexFormatError):
     """A folder of shards is damaged, incomplete, or not one."""
 
@@ -57,7 +60,7 @@ class Run:
         source: hash of what is read. units: how many it has; None if only its end tells.
         shard_size: units of a shard.
         dim, format, dtype: of the vectors.
-        options: role, instruction, mode, batch_tokens, threads: whatever has a say in a vector.
+        options: role, instruction, mode, batch_tokens, and ``SURROUNDINGS``: whatever has a say in a vector.
         model: path or name that the model was loaded by; not compared.
         versions: of libraries; not compared.
     """

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .inputs import InputError, Row, Source, Unit
 from .inputs.unit import reason_of
-from .shard_files import Done, Run, Scratch, part_name, read_done, write_part
+from .shard_files import SURROUNDINGS, Done, Run, Scratch, part_name, read_done, write_part
 from .shard_manifest import finish
 
 CHUNK_ROWS = 1024  # items that the encoder is given at a time
@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 28  # and bytes of those that are in memory
 
 
 class ShardEncoder(Protocol):
-    """What is needed of an ``umekit.Encoder``; ``batch_tokens`` is taken from it where it has one."""
+    """What is needed of an ``umekit.Encoder``; ``batch_tokens`` and ``arithmetic`` are taken from it if it has them."""
 
     @property
     def dim(self) -> int: ...
@@ -146,7 +146,7 @@ class ShardWork:
         asked = [position for position in range(len(rows)) if position not in reasons]
         vectors = np.full((len(rows), self.run.dim), np.nan, dtype=np.float32)
         if asked:
-            options = {name: value for name, value in self.run.options.items() if name != "threads"}
+            options = {name: value for name, value in self.run.options.items() if name not in SURROUNDINGS}
             encoded = self.encoder.encode(
                 [rows[position].item for position in asked],
                 dim=self.run.dim if self.run.dim != self.encoder.dim else None,

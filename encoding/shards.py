@@ -84,6 +84,7 @@ def encode_shards(
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"role": role, "instruction": instruction, "mode": mode}
     options |= {"batch_tokens": batch_tokens, "threads": threads}
+    options["arithmetic"] = getattr(encoder, "arithmetic", None)
     wanted = Run(
         fingerprint=encoder.fingerprint(),
         source=source.fingerprint(),

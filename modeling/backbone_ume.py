@@ -129,7 +129,7 @@ def states_of(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -
     attention = {"is_causal": False} if sees_all(settings.attention, attention_mask) else {}
     positions = positions_of(base, inputs, settings.positions)
     features = vision_features(base, inputs, deepstack=settings.deepstack)
-    if packs(base.config):
+    if packs(base.config, attention_mask.device):
         return packed_states(base, inputs["input_ids"], attention_mask, positions, features, **attention)
     return base(
         input_ids=inputs["input_ids"],

@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PACKED_SDPA = "packed_sdpa"
-PACKING_KERNELS = ("flash_attention_2", "flash_attention_3", PACKED_SDPA)
+PACKED_ON_CPU = "packed_sdpa_on_cpu"  # the same; plain sdpa should the model move to another device
 
 
 def packed_sdpa(
@@ -45,14 +45,15 @@ def packed_sdpa(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if attention_mask is not None or kwargs.get("sliding_window") is not None:
         raise ValueError(f"{PACKED_SDPA} knows neither masks nor sliding windows in a packed row")
-    lengths = cu_seq_lens_q.diff().tolist()
+    lengths = [length for length in cu_seq_lens_q.diff().tolist() if length]
     pieces = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     attended = [sdpa_attention_forward(module, q, k, v, None, **kwargs)[0] for q, k, v in pieces]
     return torch.cat(attended, dim=1), None
 
 
-AttentionInterface.register(PACKED_SDPA, packed_sdpa)
-AttentionMaskInterface.register(PACKED_SDPA, sdpa_mask)
+for _name in (PACKED_SDPA, PACKED_ON_CPU):
+    AttentionInterface.register(_name, packed_sdpa)
+    AttentionMaskInterface.register(_name, sdpa_mask)
 
 
 def can_pack(config: Any) -> bool:
@@ -64,16 +65,21 @@ def can_pack(config: Any) -> bool:
     return set(layers) == {"full_attention"}
 
 
-def packs(config: Any) -> bool:
-    """Whether a backbone's language model reads packed rows: it can, and its kernel knows lengths."""
-    return config.get_text_config()._attn_implementation in PACKING_KERNELS and can_pack(config)
+def packs(config: Any, device: torch.device) -> bool:
+    """Whether a backbone's language model reads packed rows there: it can, and its kernel knows lengths."""
+    kernel = config.get_text_config()._attn_implementation or ""
+    knows = kernel == PACKED_SDPA or (kernel == PACKED_ON_CPU and device.type == "cpu") or "flash" in kernel
+    return knows and can_pack(config)
 
 
-def pack(config: Any) -> None:
-    """Have a loaded backbone that uses ``sdpa`` read packed rows, where it can. Its vision tower does so already."""
+def pack_on_cpu(config: Any) -> None:
+    """Have a loaded backbone that uses ``sdpa`` read packed rows on a CPU. Its vision tower does so already.
+
+    On a GPU one call per sequence is slower than a padded batch.
+    """
     text = config.get_text_config()
     if text._attn_implementation == "sdpa" and can_pack(config):
-        text._attn_implementation = PACKED_SDPA
+        text._attn_implementation = PACKED_ON_CPU
 
 
 def packed_states(
@@ -93,14 +99,15 @@ def packed_states(
         features: of the media, in the order of their placeholders (``mm_encoder_outputs``).
         attention: goes to the forward (``is_causal``).
     """
-    real = attention_mask.bool()
-    lengths = real.sum(dim=1)
+    rows, width = attention_mask.shape
+    real = attention_mask.flatten().nonzero().squeeze(1)
+    lengths = attention_mask.bool().sum(dim=1)
     ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
     longest = int(lengths.max())
     found = base(
-        input_ids=input_ids[real].unsqueeze(0),
+        input_ids=input_ids.flatten()[real].unsqueeze(0),
         attention_mask=None,
-        position_ids=positions[:, real].unsqueeze(1),
+        position_ids=positions.flatten(1)[:, real].unsqueeze(1),
         mm_encoder_outputs=features,
         cu_seq_lens_q=ends,
         cu_seq_lens_k=ends,
@@ -109,7 +116,6 @@ def packed_states(
         use_cache=False,
         return_dict=True,
         **attention,
-    ).last_hidden_state
-    states = found.new_zeros(*real.shape, found.shape[-1])
-    states[real] = found.squeeze(0)
-    return states
+    ).last_hidden_state.squeeze(0)
+    states = found.new_zeros(rows * width, found.shape[-1]).index_copy(0, real, found)
+    return states.view(rows, width, -1)

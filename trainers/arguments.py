@@ -88,7 +88,8 @@ class ContrastiveTrainingArguments(TrainingArguments):
         default=False,
         metadata={
             "help": "Prepare an item's media again for each forward of its chunk instead of keeping its pixels (uint8) "
-            "with the batch: reads everything three times, for batches whose media memory does not hold."
+            "with the batch: reads files and URLs three times, for batches whose media memory does not hold. One that "
+            "vanishes in between ends the run."
         },
     )
     scale_by_world_size: bool = field(

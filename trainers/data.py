@@ -75,7 +75,7 @@ class ContrastiveCollator:
         ``task`` must be there. task_groups: a grouping of :mod:`objectives.task_groups` that turns what stands
         there into a task. skip_bad_rows: a row that cannot be prepared is left out of the batch and listed in
         ``bad_rows`` (who calls must look at it); otherwise ValueError is raised, naming the row. media_per_chunk: an
-        item with media is a :class:`Deferred` instead, which holds no pixels.
+        item with media is a :class:`Deferred` instead, without patches (``prepared(processor)`` makes them).
     """
 
     processor: Any

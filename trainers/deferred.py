@@ -1,10 +1,16 @@
-"""Items whose pixels are made again when their chunk is, so that a batch of long videos need not be held."""
+"""Items whose pixels are made again when their chunk is, so that a batch of long videos need not be held.
+
+It pays where an item names its media (a path, a URL) or holds the compressed file: a picture that is decoded already
+stays as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from .hashing import content_hash
 
 
 @dataclass(frozen=True)
@@ -12,35 +18,50 @@ class Deferred:
     """What planning must know of an item with media, and what to make it from once more.
 
     Attributes:
-        item: as in the row: a path, bytes or a decoded picture.
+        item: as in the row.
         role: ``"query"`` or ``"document"``.
         length: tokens, visual ones included.
         patches: that the vision tower has to encode.
+        content: hash of what was prepared.
     """
 
     item: Any
     role: str
     length: int
     patches: int
+    content: int
 
     def prepared(self, processor: Any) -> Any:
         """The item, prepared again.
 
         Raises:
-            ValueError: it is no longer what it was when its batch was planned (its file has changed).
+            ValueError: it cannot be read any more, or is no longer what it was when its batch was planned.
         """
-        found = processor.prepare(self.item, role=self.role)
-        if (found.length, found.patches) != (self.length, self.patches):
+        try:
+            found = processor.prepare(self.item, role=self.role)
+        except Exception as error:
+            raise ValueError(f"{self}, which could be read when its batch was planned: {error}") from error
+        if content_hash(found) != self.content:
             raise ValueError(
-                f"{str(self.item)[:200]}: it had {self.length} tokens when its batch was planned and has "
-                f"{found.length} now; its file has changed during training"
+                f"{self} is not what it was when its batch was planned: a file of it has changed"
             )
         return found
+
+    def __str__(self) -> str:
+        """Named by what is short in it: texts and paths."""
+        parts = self.item if isinstance(self.item, Mapping) else {"item": self.item}
+        shown = (
+            f"{name}={value[:100]!r}" if isinstance(value, str) else f"{name}=<{type(value).__name__}>"
+            for name, value in parts.items()
+        )
+        return f"the item with {', '.join(shown)}"
 
 
 def deferred(prepared: Any, item: Any, role: str) -> Any:
     """A prepared item without its pixels; one that has none stays as it is."""
-    return Deferred(item, role, prepared.length, prepared.patches) if prepared.patches else prepared
+    if not prepared.patches:
+        return prepared
+    return Deferred(item, role, prepared.length, prepared.patches, content_hash(prepared))
 
 
 def undeferred(items: Sequence[Any], processor: Any) -> list[Any]:

@@ -22,15 +22,19 @@ from umekit.encoding.shared_features import SharedFeatures
 class RecordingMover:
     """Moves nothing, and remembers who called."""
 
+    error: Exception = torch.cuda.OutOfMemoryError("CUDA out of memory")
+
     def __init__(self, fail_on: int | None = None) -> None:
         self.sent: list[str] = []
         self.received = 0
         self.fail_on = fail_on
+        self.began = threading.Event()
 
     def send(self, batch: BatchFeature) -> BatchFeature:
         self.sent.append(threading.current_thread().name)
+        self.began.set()
         if len(self.sent) == self.fail_on:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return batch
 
     def receive(self, sent: BatchFeature) -> BatchFeature:
@@ -83,15 +87,57 @@ def test_shared_media_have_no_head_start(
     assert mover.sent == []
 
 
-def test_what_could_not_be_sent_is_collated_in_its_turn(
+def test_a_batch_without_room_beside_another_waits_its_turn_and_is_the_last_to_be_sent(
     encoder: umekit.Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = [f"text {'and more ' * n}" for n in range(12)]
+    items = [f"text {'and more ' * n}" for n in range(24)]
     expected = encoder.encode(items)
     mover = RecordingMover(fail_on=2)
     with_mover(monkeypatch, mover)
     np.testing.assert_array_equal(encoder.encode(items), expected)
-    assert mover.received == len(mover.sent) - 1 > 1
+    assert mover.received in (1, 2)  # the third was under way when the second was asked for, or was not
+    assert len(mover.sent) == mover.received + 1
+
+
+def test_another_error_of_sending_is_an_error(
+    encoder: umekit.Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mover = RecordingMover(fail_on=2)
+    mover.error = RuntimeError("pinning is not allowed here")
+    with_mover(monkeypatch, mover)
+    with pytest.raises(RuntimeError, match="pinning is not allowed"):
+        encoder.encode([f"text {'and more ' * n}" for n in range(24)])
+
+
+def test_want_of_memory_ends_the_sending_before_it_costs_the_budget(
+    encoder: umekit.Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that does not fit beside a sent one is tried alone; no later one is held up by another."""
+    items = [f"text {'and more ' * n}" for n in range(24)]
+    expected = encoder.encode(items)
+    mover = RecordingMover()
+    with_mover(monkeypatch, mover)
+    real, tries = encoder_module.run_pass, []
+
+    def crowded(model: Any, feed: Feed, rows: Any, *rest: Any) -> Any:
+        tries.append(len(rows))
+        batch = feed.collate(rows)
+        if feed._ahead:
+            [sent] = feed._ahead.values()
+            sent.result()
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        monkeypatch.setattr(feed, "collate", lambda *_: batch)
+        done = real(model, feed, rows, *rest)
+        monkeypatch.undo()
+        with_mover(monkeypatch, mover)
+        monkeypatch.setattr(encoder_module, "run_pass", crowded)
+        return done
+
+    monkeypatch.setattr(encoder_module, "run_pass", crowded)
+    details = encoder.encode(items, return_details=True)
+    np.testing.assert_array_equal(details.embeddings, expected)
+    assert details.batch_tokens == encoder.batch_tokens
+    assert len(mover.sent) == 1
 
 
 def test_release_lets_go_of_what_was_sent(encoder: umekit.Encoder) -> None:
@@ -100,8 +146,7 @@ def test_release_lets_go_of_what_was_sent(encoder: umekit.Encoder) -> None:
     with Feed(SharedFeatures(encoder.model, encoder.processor), mover) as feed:
         assert not feed.release()
         feed.announce(rows)
-        while not mover.sent:  # begun, so that it cannot be taken back
-            pass
+        assert mover.began.wait(10)  # so that it cannot be taken back
         assert feed.release()
         assert not feed.release()
         assert torch.equal(feed.collate(rows)["input_ids"], encoder.processor.collate(rows)["input_ids"])

@@ -156,6 +156,10 @@ def test_another_model_source_or_setting_is_refused(rows: Path, tmp_path: Path) 
     ):
         with pytest.raises(ShardMismatchError, match=word):
             run(rows, out, **options)
+    elsewhere = ProbeEncoder()
+    elsewhere.arithmetic = "cuda, bfloat16, flash_attention_2"
+    with pytest.raises(ShardMismatchError, match="arithmetic None, not 'cuda, bfloat16, flash_attention_2'"):
+        run(rows, out, elsewhere)
     with pytest.raises(ShardMismatchError, match="shard_size"):
         encode_shards(ProbeEncoder(), open_source(rows), out, 11)
     with pytest.raises(ShardFormatError, match="not finished"):

@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 import umekit
-from umekit.encoding.feeding import Feed
+from umekit.encoding.feeding import CudaMover, Feed
 from umekit.encoding.shared_features import SharedFeatures
 from umekit.modeling.backbone_ume import UNQUANTISED_MODULES
 from umekit.modeling.packing_ume import PACKED_SDPA
@@ -62,11 +62,15 @@ def test_packed_rows_equal_padded_ones(
 
 
 def test_batches_sent_ahead_are_the_same(
-    tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]
+    tiny_checkpoint: Callable[..., Path], mixed_items: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    received = []
+    real = CudaMover.receive
+    monkeypatch.setattr(CudaMover, "receive", lambda self, sent: received.append(1) or real(self, sent))
     items = [*mixed_items, *(f"text {'and more ' * n}" for n in range(64))]
     encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cuda", dtype="float32")
     found = encoder.encode(items, batch_tokens=128)
+    assert len(received) > 10
     features = SharedFeatures(encoder.model, encoder.processor)
     alone = []
     with torch.inference_mode(), Feed(features, mover=None) as feed:

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flash_stand_in
 import pytest
 import torch
 from transformers import AttentionInterface
 
-from umekit.modeling import packing_ume
+import umekit
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.modeling.packing_ume import PACKED_SDPA, packed_sdpa
+from umekit.modeling.packing_ume import PACKED_ON_CPU, PACKED_SDPA, packed_sdpa, packs
 from umekit.processing.processing_ume import UmeProcessor
 
 PACKABLE = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 BOTH_WAYS: dict[str, Any] = {"attention": "bidirectional", "pooling": "mean"}
+IF_PADDED: dict[str, Any] = {"attention": "bidirectional_if_padded"}
 
 
 def open_packed(folder: Path) -> tuple[Any, Any]:
@@ -100,13 +102,75 @@ def test_what_would_be_left_out_is_refused() -> None:
             packed_sdpa(module, heads, heads, heads, cu_seq_lens_q=ends, is_causal=True, **wrong)
 
 
-def test_flash_attention_is_packed() -> None:
-    class Text:
-        layer_types = ("full_attention",)
-        _attn_implementation = "flash_attention_2"
+@pytest.mark.parametrize("settings", [{}, BOTH_WAYS, IF_PADDED], ids=["causal", "bidirectional", "if-padded"])
+@pytest.mark.parametrize("family", PACKABLE)
+def test_flash_attention_reads_packed_rows(
+    family: str,
+    settings: dict[str, Any],
+    tiny_checkpoint: Callable[..., Path],
+    mixed_items: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flash_stand_in.install(monkeypatch)
+    folder = tiny_checkpoint(family, **settings)
+    processor = UmeProcessor.from_pretrained(folder)
+    model = UmeForDiscriminativeEmbedding.from_pretrained(folder, attn_implementation="sdpa")
+    lengths: list[list[int]] = []
+    real = flash_stand_in.varlen
 
-    class Config:
-        def get_text_config(self) -> Any:
-            return Text()
+    def spy(*args: Any, **kwargs: Any) -> torch.Tensor:
+        lengths.append(kwargs["cu_seqlens_q"].diff().tolist())
+        return real(*args, **kwargs)
 
-    assert packing_ume.packs(Config())
+    monkeypatch.setattr(flash_stand_in, "varlen", spy)
+    flash_stand_in.install(monkeypatch)
+    rows = processor.prepare_all(mixed_items)
+    batch = processor.collate(rows)
+    with torch.no_grad():
+        expected = model(**batch).embeddings
+        model.config._attn_implementation = flash_stand_in.NAME
+        found = model(**batch).embeddings
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    layers = model.config.get_text_config().num_hidden_layers
+    assert lengths[-layers:] == [[row.length for row in rows]] * layers
+
+
+def test_a_row_of_padding_alone_has_no_states(tiny_checkpoint: Callable[..., Path]) -> None:
+    model, processor = open_packed(tiny_checkpoint("qwen2_vl"))
+    batch = processor.encode_items(["one", "two words"])
+    with torch.no_grad():
+        expected = model(**batch).last_hidden_state[1]
+        batch["attention_mask"][0] = 0
+        del batch["pooling_slots"]
+        states = model(**batch).last_hidden_state
+    assert not states[0].any()
+    torch.testing.assert_close(states[1], expected, atol=1e-5, rtol=0)
+
+
+def test_with_gradient_checkpointing(tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]) -> None:
+    found = []
+    for checkpointing in (False, True):
+        model, processor = open_packed(tiny_checkpoint("qwen2_vl"))
+        if checkpointing:
+            model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        vectors = model(**processor.encode_items(mixed_items)).embeddings
+        (vectors[:, :3] ** 2).sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_the_default_on_a_cpu_does_not_leave_it(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu")
+    config = encoder.model.config
+    assert config.get_text_config()._attn_implementation == PACKED_ON_CPU
+    assert packs(config, torch.device("cpu"))
+    assert not packs(config, torch.device("cuda"))
+    encoder.model.save_pretrained(tmp_path)
+    assert "packed" not in (tmp_path / "config.json").read_text()
+    chosen = umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu", attn_implementation="sdpa")
+    assert not packs(chosen.model.config, torch.device("cpu"))
+    other = umekit.load(tiny_checkpoint("qwen3_5"), device="cpu")
+    assert other.model.config.get_text_config()._attn_implementation == "sdpa"

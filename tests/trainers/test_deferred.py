@@ -72,8 +72,11 @@ def test_a_file_that_changes_is_named(
 ) -> None:
     trainer = make_trainer(tiny_checkpoint("qwen2_vl"), tmp_path, rows, chunk_tokens=80, media_per_chunk=True)
     inputs = trainer.data_collator(rows)
-    Image.new("RGB", (224, 28)).save(tmp_path / "one.png")
-    with pytest.raises(ValueError, match=r"one\.png.*changed during training"):
+    Image.new("RGB", Image.open(tmp_path / "one.png").size).save(tmp_path / "one.png")
+    with pytest.raises(ValueError, match=r"one\.png.*is not what it was"):
+        trainer.training_step(trainer.model, inputs)
+    (tmp_path / "one.png").unlink()
+    with pytest.raises(ValueError, match=r"one\.png.*could be read when its batch was planned.*no such file"):
         trainer.training_step(trainer.model, inputs)
 
 

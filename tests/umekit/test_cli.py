@@ -271,6 +271,35 @@ def test_encode_writes_an_npz_without_pickles(
     assert call(capsys, "encode", folder / "p0.png", "--out", out, "--quiet")[0] == 0
 
 
+def test_kernel_and_compilation_are_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import umekit
+
+    seen: list[dict[str, Any]] = []
+
+    def load(path: Any, **options: Any) -> Any:
+        seen.append(options)
+        raise ValueError("stop here")
+
+    monkeypatch.setattr(umekit, "load", load)
+    line = [
+        "encode",
+        "--text",
+        "a",
+        "--out",
+        str(tmp_path / "a.npz"),
+        "--attention",
+        "packed_sdpa",
+        "--compile",
+    ]
+    assert main(line) == 1
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    line[1:3] = [str(tmp_path / "rows.jsonl"), "--shard-size", "4"]
+    line[line.index("--out") + 1] = str(tmp_path / "out")
+    assert main(line) == 1
+    expected = {"attn_implementation": "packed_sdpa", "compile": True}
+    assert [{name: one.get(name) for name in expected} for one in seen] == [expected] * 2
+
+
 def test_explain_a_text_and_a_file(encoder: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "explain", "hello")
     assert code == 0

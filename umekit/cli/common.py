@@ -30,15 +30,16 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, embedder: bool = Tru
     group.add_argument(
         "--attention",
         choices=KERNELS,
-        help="kernel (default: the checkpoint's); the last two read a batch without its padding",
-    )
-    group.add_argument(
-        "--compile",
-        action="store_const",
-        const=True,
-        help="torch.compile the layers: slow to begin, for long runs",
+        help="kernel (default: sdpa, and packed_sdpa on a CPU); the last two compute no padding where no thought is "
+        "written",
     )
     if embedder:
+        group.add_argument(
+            "--compile",
+            action="store_const",
+            const=True,
+            help="torch.compile the layers of a discriminative checkpoint: slow to begin, for long runs",
+        )
         group.add_argument("--mode", choices=MODES, help="how to embed (default: the checkpoint's)")
     group.add_argument(
         "--max-new-tokens", type=int, metavar="N", help="most tokens of a thought, for modes that think"
