@@ -5,7 +5,7 @@ On a CPU there is nothing to overlap: collation would take the cores that the mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,34 +16,35 @@ from transformers import BatchFeature
 from .passes import out_of_memory
 
 if TYPE_CHECKING:
-    from ..processing.collating_ume import Prepared
+    from ..processing.collating_ume import Place, Prepared
     from .shared_features import SharedFeatures
 
 
 class Mover(Protocol):
-    """Takes a collated batch to where the model is, in two halves."""
+    """Takes a batch to where the model is, in two halves."""
 
-    def send(self, batch: BatchFeature) -> Any:
-        """Start; called in a thread of its own."""
+    def send(self, collate: Callable[[Place], BatchFeature]) -> Any:
+        """Collate a batch, its tensors placed; called in a thread of its own."""
 
     def receive(self, sent: Any) -> BatchFeature:
         """The batch, safe to compute with; called in the model's thread."""
 
 
 class CudaMover:
-    """Copies from pinned memory on a stream of its own, beside the kernels of the model's stream."""
+    """Copies from pinned memory on a stream of its own, beside the kernels of the model's stream.
+
+    Pixels are copied as bytes and normalised there.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device)
 
-    def send(self, batch: BatchFeature) -> tuple[BatchFeature, torch.cuda.Event]:
+    def send(self, collate: Callable[[Place], BatchFeature]) -> tuple[BatchFeature, torch.cuda.Event]:
         with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
             # The allocator of pinned memory keeps a block until the copies from it are done.
-            moved = {
-                name: value.pin_memory().to(self.device, non_blocking=True) for name, value in batch.items()
-            }
-            return BatchFeature(moved), self.stream.record_event()
+            batch = collate(lambda tensor: tensor.pin_memory().to(self.device, non_blocking=True))
+            return batch, self.stream.record_event()
 
     def receive(self, sent: tuple[BatchFeature, torch.cuda.Event]) -> BatchFeature:
         batch, arrived = sent
@@ -115,7 +116,8 @@ class Feed:
 
     def _send(self, rows: list[Prepared], padding_side: str) -> Any:
         assert self.mover is not None
-        return self.mover.send(self.features.processor.collate(rows, padding_side))
+        collate = self.features.processor.collate
+        return self.mover.send(lambda place: collate(rows, padding_side, place=place))
 
     def _drop(self) -> bool:
         ahead, self._ahead = self._ahead, {}

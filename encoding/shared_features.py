@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from transformers import BatchFeature
 
 from ..modeling.backbone_ume import base_of
@@ -41,7 +42,7 @@ class SharedFeatures:
         self.processor = processor
         self.store = VisionStore(
             base_of(model.backbone),
-            processor.pixels,
+            lambda media: processor.pixels(media, self._place),
             deepstack=model.settings.deepstack,
             keep_bytes=keep_bytes,
         )
@@ -77,14 +78,16 @@ class SharedFeatures:
     def collate(self, rows: Sequence[Prepared], padding_side: str = "right") -> BatchFeature:
         """A padded batch on the model's device: as the processor's, or with ``mm_encoder_outputs`` and no pixels."""
         shared = self.shared_among(rows)
-        batch: BatchFeature = self.processor.collate(rows, padding_side, pixels=not shared)
-        batch = batch.to(self.store.base.device)
+        batch: BatchFeature = self.processor.collate(rows, padding_side, pixels=not shared, place=self._place)
         if not shared:
             return batch
         images = [medium for row in rows for medium in row.images]
         videos = [medium for row in rows for medium in row.videos]
         batch["mm_encoder_outputs"] = self.store.outputs(images, videos)
         return batch
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.store.base.device)
 
     def release(self) -> bool:
         """Give up sharing for the rest of the window, for want of memory; whether that frees any."""

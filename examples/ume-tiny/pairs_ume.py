@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .collating_ume import Prepared
+from .collating_ume import Place, Prepared
 from .items_ume import Item, ItemError, parse_item
 from .limits_ume import MediaError
 from .patching_ume import content_of
@@ -149,9 +149,9 @@ class PairCalls:
         # A chat without a system message has no instruction, whatever the default is: the caller wrote all of it.
         return self.prepare_pair(query, document, instruction="")
 
-    def pixels(self: Any, media: Sequence[Patches]) -> Tensor:
-        """Patches as the vision tower reads them, float32 ``[patches, C*T*P*P]``."""
-        return self.scale.apply(media, self.layout.temporal)
+    def pixels(self: Any, media: Sequence[Patches], place: Place | None = None) -> Tensor:
+        """Patches as the vision tower reads them, float32 ``[patches, C*T*P*P]``, where ``place`` takes their bytes."""
+        return self.scale.apply(media, self.layout.temporal, place)
 
     def answer_tokens(self: Any, yes: str, no: str) -> dict[str, int]:
         """Entries of ``config.ume.tokens`` for two answers.

@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .checkpoint_ume import read_processor_settings, write_processor_files
-from .collating_ume import PixelScale, Prepared, collate
+from .collating_ume import PixelScale, Place, Prepared, collate
 from .explaining_ume import explain
 from .families_ume import family_of
 from .items_ume import ItemError, parse_item
@@ -204,7 +204,12 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         ]
 
     def collate(
-        self, rows: Sequence[Prepared], padding_side: str | None = None, *, pixels: bool = True
+        self,
+        rows: Sequence[Prepared],
+        padding_side: str | None = None,
+        *,
+        pixels: bool = True,
+        place: Place | None = None,
     ) -> BatchFeature:
         """A padded batch of prepared items; see ``collating_ume.collate``. Padding is on the right when None."""
         pad = self.tokenizer.pad_token_id
@@ -215,6 +220,7 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
             temporal=self.layout.temporal,
             padding_side=padding_side or "right",
             pixels=pixels,
+            place=place,
             seconds_per_grid=(
                 self.layout.temporal / self.settings.sampling.fps if self.family.seconds_per_grid else None
             ),

@@ -29,13 +29,25 @@ class RecordingMover:
         self.received = 0
         self.fail_on = fail_on
         self.began = threading.Event()
+        self.placed: set[int] = set()
+        self.dtypes: set[torch.dtype] = set()
 
-    def send(self, batch: BatchFeature) -> BatchFeature:
+    def send(self, collate: Callable[[Callable[[torch.Tensor], torch.Tensor]], BatchFeature]) -> BatchFeature:
         self.sent.append(threading.current_thread().name)
         self.began.set()
         if len(self.sent) == self.fail_on:
             raise self.error
+        batch = collate(self.place)
+        unmoved = [name for name, tensor in batch.items() if id(tensor) not in self.placed]
+        assert all(
+            name.startswith("pixel_values") for name in unmoved
+        )  # which are made of bytes that were moved
         return batch
+
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.placed.add(id(tensor))
+        self.dtypes.add(tensor.dtype)
+        return tensor
 
     def receive(self, sent: BatchFeature) -> BatchFeature:
         assert threading.current_thread() is threading.main_thread()
@@ -64,6 +76,8 @@ def test_vectors_are_the_same(
     np.testing.assert_array_equal(encoder.encode(items), expected)
     assert mover.received == len(mover.sent) > 3
     assert all(name.startswith("umekit-feed") for name in mover.sent)
+    assert torch.uint8 in mover.dtypes
+    assert torch.float32 not in mover.dtypes
 
 
 def test_thoughts_are_the_same(tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
