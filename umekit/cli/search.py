@@ -12,6 +12,7 @@ from .common import (
     add_model_arguments,
     item_from,
     load_encoder,
+    loading_options,
     mode_options,
     print_json,
     print_table,
@@ -138,7 +139,7 @@ def rerank(
 
     from ..encoding.rescoring import FUSION, file_row, rescore
 
-    given = {"preset": args.rerank_preset, "device": args.device, "dtype": args.dtype}
+    given = {**loading_options(args), "preset": args.rerank_preset, "compile": None}  # the last is for embedders
     reranker = umekit.load(args.rerank, **{name: value for name, value in given.items() if value is not None})
     if not hasattr(reranker, "rerank"):
         raise UsageError(f"{args.rerank} is an embedder: it scores no pairs, and can't be given as --rerank")
