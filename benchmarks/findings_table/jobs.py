@@ -25,8 +25,8 @@ class Settings:
         quick: no search of learning rates.
         queries: of the test pools.
         warm_up: folders to use in place of a warm-up, by seed.
-        divide: what the rows of every arm are divided by; four for a quick table. Starts are always whole: arms that
-            begin where nothing was learned show nothing.
+        divide: what the rows of every arm, and of the first contrastive stage, are divided by; four for a quick table.
+            Reading is always whole: arms that begin where nothing was read show nothing.
     """
 
     cache: Path
@@ -37,7 +37,7 @@ class Settings:
 
     @property
     def scale(self) -> Path:
-        """Folder of all results of this size; starts are the same for all sizes."""
+        """Folder of all results of this size; starts that have only read are the same for all sizes."""
         return self.cache / f"rows-over-{self.divide}"
 
 
@@ -118,7 +118,8 @@ class Work:
 
     def start_folder(self, start: str, seed: int) -> Path:
         """Where a start of a seed lies."""
-        own = self.settings.cache / "starts" / f"{start}-{seed}"
+        root = self.settings.scale if start == "paired" else self.settings.cache
+        own = root / "starts" / f"{start}-{seed}"
         return self.settings.warm_up.get(seed, own) if start == "read" else own
 
     def adapter_folder(self, arm: str, seed: int) -> Path:
@@ -137,7 +138,7 @@ class Work:
         settings = self.settings
         if job.kind == "start":
             given = settings.warm_up.get(job.seed)
-            return starts.fingerprint(cast(Start, job.name), job.seed, given)
+            return starts.fingerprint(cast(Start, job.name), job.seed, given, settings.divide)
         arm = self.arms[job.name]
         parts: list[Any] = [
             VERSION,

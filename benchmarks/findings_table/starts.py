@@ -61,7 +61,7 @@ def before(start: Start) -> Start | None:
     return earlier.get(start)
 
 
-def fingerprint(start: Start, seed: int, given: Path | None) -> str:
+def fingerprint(start: Start, seed: int, given: Path | None, divide: int = 1) -> str:
     """Of everything that decides a start. ``given``: a folder in place of the warm-up; its weights count."""
     if given is not None:
         read = _weights_hash(given)
@@ -71,7 +71,7 @@ def fingerprint(start: Start, seed: int, given: Path | None) -> str:
     if start != "read":
         parts |= {"start": start, "steps": CONVERSION_STEPS, "rate": CONVERSION_RATE}
     if start == "paired":
-        parts |= {"arm": PAIRED.to_dict(), "rate": PAIRED_RATE}
+        parts |= {"arm": PAIRED.to_dict(), "rate": PAIRED_RATE} | ({"divide": divide} if divide > 1 else {})
     return digest(parts)
 
 
@@ -80,15 +80,18 @@ def _weights_hash(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
-def make_start(start: Start, seed: int, folder: Path, source: Path | None) -> dict[str, Any]:
-    """Make a start in ``folder``, from the start in ``source`` (None for ``read``); what is worth keeping about it."""
+def make_start(start: Start, seed: int, folder: Path, source: Path | None, divide: int = 1) -> dict[str, Any]:
+    """Make a start in ``folder``, from the start in ``source`` (None for ``read``); what is worth keeping about it.
+
+    divide: what the rows of ``paired`` are divided by.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DONE).unlink(missing_ok=True)
     with open(folder / "log.jsonl", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         if source is None:
             model, processor, found = _warm_up(seed)
         elif start == "paired":
-            trained = train_arm(PAIRED, Context(1000 + seed, source), PAIRED_RATE)
+            trained = train_arm(PAIRED, Context(1000 + seed, source), PAIRED_RATE, divide)
             model, processor = trained.model, trained.processor
             found = {"steps": trained.steps, "last_loss": trained.history[-1][2]}
         else:

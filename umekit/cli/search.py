@@ -139,7 +139,11 @@ def rerank(
 
     from ..encoding.rescoring import FUSION, file_row, rescore
 
-    given = {**loading_options(args), "preset": args.rerank_preset, "compile": None}  # the last is for embedders
+    given = {
+        **loading_options(args),
+        "preset": args.rerank_preset,
+        "compile": None,
+    }  # the last is for embedders
     reranker = umekit.load(args.rerank, **{name: value for name, value in given.items() if value is not None})
     if not hasattr(reranker, "rerank"):
         raise UsageError(f"{args.rerank} is an embedder: it scores no pairs, and can't be given as --rerank")
