@@ -25,8 +25,8 @@ class Settings:
         quick: no search of learning rates.
         queries: of the test pools.
         warm_up: folders to use in place of a warm-up, by seed.
-        divide: what the rows of every arm, and of the first contrastive stage, are divided by; four for a quick table.
-            Reading is always whole: arms that begin where nothing was read show nothing.
+        divide: what the rows of every arm are divided by; four for a quick table. Reading is always whole: arms that
+            begin where nothing was learned show nothing.
     """
 
     cache: Path
@@ -34,6 +34,12 @@ class Settings:
     queries: int = 2000
     warm_up: dict[int, Path] = field(default_factory=dict)
     divide: int = 1
+
+    @property
+    def first_stage(self) -> int:
+        """What the rows of the first contrastive stage are divided by: with a quarter of them, no later arm shows more
+        than chance."""
+        return 2 if self.divide > 1 else 1
 
     @property
     def scale(self) -> Path:
@@ -138,7 +144,7 @@ class Work:
         settings = self.settings
         if job.kind == "start":
             given = settings.warm_up.get(job.seed)
-            return starts.fingerprint(cast(Start, job.name), job.seed, given, settings.divide)
+            return starts.fingerprint(cast(Start, job.name), job.seed, given, settings.first_stage)
         arm = self.arms[job.name]
         parts: list[Any] = [
             VERSION,

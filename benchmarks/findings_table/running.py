@@ -27,7 +27,7 @@ def execute(work: Work, job: Job) -> dict[str, Any]:
         earlier = starts.before(cast(Start, job.name))
         source = None if earlier is None else work.start_folder(earlier, job.seed)
         folder = work.start_folder(job.name, job.seed)
-        record = starts.make_start(cast(Start, job.name), job.seed, folder, source, work.settings.divide)
+        record = starts.make_start(cast(Start, job.name), job.seed, folder, source, work.settings.first_stage)
     else:
         record = _search(work, job) if job.kind == "search" else _run(work, job)
     seconds = round(perf_counter() - began, 1)

@@ -91,7 +91,7 @@ def test_given_warm_up_is_used_and_its_weights_decide_the_fingerprint(tmp_path: 
 
 
 def test_a_quick_table_shares_reading_but_not_the_first_stage(tmp_path: Path) -> None:
-    claims = chosen(["hardness"])
+    claims = chosen(["hardness-weighting"])
     whole, quick = (Work(claims, (0,), Settings(tmp_path, divide=divide)) for divide in (1, 4))
     for start in ("read", "bidirectional", "paired"):
         job = Job("start", start, 0)
