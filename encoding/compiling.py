@@ -10,8 +10,9 @@ from torch import nn
 def compile_layers(model: Any, **options: Any) -> int:
     """Compile each layer for batches of any shape; the number of layers.
 
-    The first batches take a minute or more, so it pays for long runs. In place: names of weights stay, and saving
-    writes what it wrote before. The vision tower is left alone: where its pictures begin is data, and breaks graphs.
+    The first batches wait for the compiler (``benchmarks/attention.py``), so it is for long runs. In place: names of
+    weights stay, and saving writes what it wrote before. The vision tower is left alone: where its pictures begin is
+    data, and breaks graphs.
 
     Args:
         model: a discriminative model of ours, with another kernel than ``packed_sdpa``, whose loop breaks graphs.

@@ -81,8 +81,7 @@ class Encoder:
     @property
     def arithmetic(self) -> str:
         """What decides the last digits of a vector, beside weights, batches and threads: device, dtype, attention."""
-        layers = self.model.backbone.get_decoder().layers
-        compiled = any(layer._compiled_call_impl is not None for layer in layers)
+        compiled = any(part._compiled_call_impl is not None for part in self.model.modules())
         kernel = self.model.config.get_text_config()._attn_implementation
         parts = [self.model.device.type, str(self.model.dtype).removeprefix("torch."), str(kernel)]
         return ", ".join([*parts, "compiled"] if compiled else parts)

@@ -75,7 +75,7 @@ def packs(config: Any, device: torch.device) -> bool:
 def pack_on_cpu(config: Any) -> None:
     """Have a loaded backbone that uses ``sdpa`` read packed rows on a CPU. Its vision tower does so already.
 
-    On a GPU one call per sequence is slower than a padded batch.
+    One call per sequence means many small kernels on a GPU, where it was not measured.
     """
     text = config.get_text_config()
     if text._attn_implementation == "sdpa" and can_pack(config):

@@ -19,6 +19,10 @@ try:
     import pypdfium2
 except ImportError:  # an optional extra: the error is raised where a PDF is asked for
     pypdfium2 = None
+try:
+    import resource
+except ImportError:  # not on Windows, where remote code with this import outside a try would not load at all
+    resource = None  # type: ignore[assignment]
 
 PROGRAM = __file__
 MEMORY = 4 * 2**30  # bytes that this process may take: a document of a kilobyte can ask for any number
@@ -50,10 +54,9 @@ def main() -> None:
 
 
 def _limit_memory() -> None:
-    with suppress(ImportError, ValueError, OSError):  # not on every system
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    if resource is not None:
+        with suppress(ValueError, OSError):  # there is a lower limit already
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 def _answer(request: dict[str, Any], data: bytes, answers: BinaryIO) -> None:
