@@ -1,11 +1,12 @@
-"""What packed rows and ``torch.compile`` give: ``encode`` with either, and with neither.
+"""What packed rows, patches as matrix products and ``torch.compile`` give: ``encode`` with each, and without.
 
     python benchmarks/attention.py --out benchmarks/results/attention.json
 
-The items are those of ``encode.py``, in memory, once the mix and once its texts alone. ``times_as_fast`` is the padded
-``sdpa`` forward's time over an arm's, the shortest of turns; ``seconds_of_first_call`` is what compilation costs before
-it gives anything. The vectors of all arms must agree. On a CUDA device flash attention is an arm, too, where it is
-installed and ``--dtype`` is one that it knows.
+The items are those of ``encode.py``, in memory: the mix, its texts alone and its pictures alone. ``times_as_fast`` is
+the padded ``sdpa`` forward's time over an arm's, the shortest of turns; ``convolved`` leaves the patches to the
+convolution that transformers embeds them by, where every other arm multiplies; ``seconds_of_first_call`` is what
+compilation costs before it gives anything. The vectors of all arms must agree. On a CUDA device flash attention is an
+arm, too, where it is installed and ``--dtype`` is one that it knows.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from transformers.utils import is_flash_attn_2_available
 import umekit
 from umekit.encoding.loading import packaged_model
 from umekit.modeling.packing_ume import PACKED_SDPA
+from umekit.modeling.patches_ume import PatchProjection
 
 ARMS: dict[str, dict[str, Any]] = {
     "sdpa": {"attn_implementation": "sdpa"},
+    "convolved": {"attn_implementation": "sdpa"},
     "packed": {"attn_implementation": PACKED_SDPA},
     "compiled": {"attn_implementation": "sdpa", "compile": True},
 }
@@ -50,10 +53,13 @@ def measure(folder: Path, media: Path, args: argparse.Namespace) -> dict[str, An
         name: umekit.load(folder, device=device, dtype=args.dtype, **options)
         for name, options in arms.items()
     }
+    for module in encoders["convolved"].model.modules():
+        if isinstance(module, PatchProjection):
+            module.__class__ = torch.nn.Conv3d
     media.mkdir()
     works = make_items(media, args.items, encoders["sdpa"].processor)
     result: dict[str, Any] = {}
-    for kind in ("mix", "texts"):
+    for kind in ("mix", "texts", "images"):
         items = works[kind].in_memory
         first: dict[str, float] = {}
         vectors: dict[str, Any] = {}

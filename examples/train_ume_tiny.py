@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from umekit.evaluation.digit_world import DigitWorld
+from umekit.evaluation.digit_world.glyphs import Split
 from umekit.examples.ume_tiny_captions import (
     ANSWERS,
     BESIDE,
     LESSONS,
     CaptionReader,
     Lesson,
+    Readable,
     lesson_rows,
 )
 from umekit.examples.ume_tiny_curriculum import Curriculum
@@ -52,12 +54,10 @@ def float32_attention(
 
 
 def speed_up(model: UmeForDiscriminativeEmbedding) -> None:
-    """Leave to bfloat16 only what a CPU does faster in it: matrix products, not attention or convolution."""
+    """Leave to bfloat16 only what a CPU does faster in it: matrix products, not attention."""
     AttentionInterface.register("float32_sdpa", float32_attention)
     AttentionMaskInterface.register("float32_sdpa", sdpa_mask)
     model.backbone.set_attn_implementation("float32_sdpa")
-    patches = model.backbone.model.visual.patch_embed
-    patches.forward = torch.autocast("cpu", enabled=False)(patches.forward)
 
 
 def learn_to_read(
@@ -65,9 +65,13 @@ def learn_to_read(
     reader: CaptionReader,
     lessons: Sequence[Lesson],
     args: argparse.Namespace,
+    open_world: Callable[[Split, int], Readable] = DigitWorld,
 ) -> None:
-    """Stage 1: the lessons, with a slow warm-up, each until unseen handwriting is read."""
-    world, unseen = DigitWorld("train", args.seed), DigitWorld("validation", args.seed)
+    """Stage 1: the lessons, with a slow warm-up, each until unseen handwriting is read.
+
+    open_world: gives what is read, by split and seed.
+    """
+    world, unseen = open_world("train", args.seed), open_world("validation", args.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = get_constant_schedule_with_warmup(optimizer, args.warmup)
     model.train()

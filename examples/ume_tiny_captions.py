@@ -8,21 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from umekit.evaluation.digit_world import TASKS, DigitWorld, word_kind
-from umekit.evaluation.digit_world.world import CaptionKind
+from umekit.evaluation.digit_world import TASKS, word_kind
 from umekit.modeling.backbone_ume import states_of
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from umekit.processing.processing_ume import UmeProcessor
 
 KINDS = ("digit", "colour", "position", "other")
 IGNORED = -100
+
+
+class Readable(Protocol):
+    """A world with something to read: DigitWorld, or one that stands in its place."""
+
+    def row(self, task: str, index: int) -> dict[str, Any]: ...
+
+    def caption(self, kind: Any, index: int) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ BESIDE = (
 )
 
 
-def lesson_rows(world: DigitWorld, sources: Sequence[str], start: int, count: int) -> list[dict[str, Any]]:
+def lesson_rows(world: Readable, sources: Sequence[str], start: int, count: int) -> list[dict[str, Any]]:
     """Rows ``start .. start+count-1``, the sources in turn: ``{"item", "text"}``.
 
     The first word of a task's answer is predicted from the state at ``<disc_emb>``: the state that is the embedding.
@@ -89,7 +96,7 @@ def lesson_rows(world: DigitWorld, sources: Sequence[str], start: int, count: in
             row = world.row(source, index)
             rows.append({"item": row["query"], "text": row["answer"]})
         else:
-            rows.append(world.caption(cast(CaptionKind, source), index))
+            rows.append(world.caption(source, index))
     return rows
 
 
@@ -140,7 +147,7 @@ class CaptionReader:
 
     @torch.inference_mode()
     def accuracy(
-        self, model: UmeForDiscriminativeEmbedding, world: DigitWorld, source: str, count: int = 192
+        self, model: UmeForDiscriminativeEmbedding, world: Readable, source: str, count: int = 192
     ) -> dict[str, float]:
         """Accuracy per kind of word on ``count`` rows of one source, in evaluation mode."""
         was_training = model.training

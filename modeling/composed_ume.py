@@ -19,6 +19,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from .adapters_ume import adapter_of, add_adapter, lacking_rows
 from .backbone_ume import audit_loading, load_backbone
+from .patches_ume import multiply_patches
 from .saving_ume import copy_code, write_sentence_transformers_files
 from .settings_ume import FILLED_ROWS, UmeSettings, UmeSettingsError
 
@@ -49,6 +50,7 @@ class UmePreTrainedModel(PreTrainedModel):
         self.backbone: Any = (
             backbone if backbone is not None else AutoModelForImageTextToText.from_config(config)
         )
+        multiply_patches(self.backbone)
         self.filled_rows: dict[str, int] = {}
         text = config.get_text_config()
         if self.settings.attention != "bidirectional" and getattr(text, "is_causal", True) is False:

@@ -18,6 +18,7 @@ CODE_FILES = (
     "settings_ume.py",
     "pooling_ume.py",
     "packing_ume.py",
+    "patches_ume.py",
     "backbone_ume.py",
     "adapters_ume.py",
     "composed_ume.py",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .records import Arm, Claim, Lora, Phase
+from .rows import FAMILIES
 
-# From the reading start clips and pages stay at chance in these steps (measured), hence the first stage here, too.
+# From the reading start clips stay at chance in these steps (measured), hence the first stage here, too. Pages stay
+# near chance even after it, and with them no claim could be tried: strips and edits stand in their place.
 _SECOND: dict[str, Any] = {"start": "paired", "prompt": "bidirectional-mean"}
 _WORDED: dict[str, Any] = {
     "pool": "worded",
@@ -69,12 +71,12 @@ _LABELS: dict[str, Any] = {"pool": "labels", "start": "paired", "prompt": "bidir
 LABELS_APART = Arm("labels-apart", "one label set a batch", phases=(Phase("labels_apart"),), **_LABELS)
 LABELS_MERGED = Arm("labels-merged", "label sets merged", phases=(Phase("labels_merged"),), **_LABELS)
 
-EVEN = Arm("resample-even", "half and half", "pages_and_clips", phases=(Phase("pages_and_clips"),), **_SECOND)
+EVEN = Arm("resample-even", "half and half", "fast_and_slow", phases=(Phase("fast_and_slow"),), **_SECOND)
 WEIGHTED = Arm(
     "resample-measured",
     "by measured convergence",
-    "pages_and_clips",
-    phases=(Phase("pages_and_clips_weighted"),),
+    "fast_and_slow",
+    phases=(Phase("fast_and_slow_weighted"),),
     **_SECOND,
     needs=(EVEN.name,),
 )
@@ -95,7 +97,7 @@ _ADAPTER: dict[str, Any] = {
 }
 SINGLES = tuple(
     Arm(f"adapter-without-{name}", f"without {name}", phases=(Phase(f"without_{name}"),), **_ADAPTER)
-    for name in ("strips", "clips", "pages")
+    for name in FAMILIES
 )
 ONE_ON_ALL = Arm("adapter-on-all", "one adapter on all", phases=(Phase("families_all"),), **_ADAPTER)
 SOUP = Arm(
@@ -103,7 +105,7 @@ SOUP = Arm(
 )
 _ADAPTERS = (SOUP, *SINGLES, ONE_ON_ALL)
 _SOUP_CONDITION = (
-    "three adapters from one start, each of which misses a family (strips, clips, pages); equal rows each"
+    "three adapters from one start, each of which misses a family (strips, clips, edits); equal rows each"
 )
 
 RZENEMBED = (
@@ -158,7 +160,8 @@ RZENEMBED = (
         "resampling",
         "sampling the slower set more often helps (67.2 : 66.7)",
         "RzenEmbed section 3.4.3, ablation",
-        "fixed budget, pages and clips; weights from the losses of the even run of the same seed, which is not counted",
+        "fixed budget, strips (fast) and clips (slow); weights from the losses of the even run of the same seed, which "
+        "is not counted",
         WEIGHTED.name,
         (EVEN.name,),
         (WEIGHTED, EVEN),

@@ -44,7 +44,6 @@ UNMASKED = Arm(
     "instruction-pooled", "instruction pooled", prompt="bidirectional-mean-unmasked", **_INSTRUCTED
 )
 
-DIRECT = Arm("stage-direct", "instructed pairs only", "edits_hard", phases=(Phase("edits"),), **_FREE)
 PROGRESSIVE = Arm(
     "stage-progressive",
     "text, then text and picture, then instructed pairs",
@@ -62,7 +61,9 @@ LEARNED = Arm(
     "temperature-learned", "learned from 0.05", arguments={"learnable_temperature": True}, **_PICTURES
 )
 
-_EQUAL: dict[str, Any] = {"rows": 6144, **_PICTURES}  # 192 steps of 32, 48 of 128, 12 of 512
+# 192 steps of 32, 48 of 128, 12 of 512. From a reading start the larger two end on the plateau where no digit is
+# learned (0.09 and 0.004, measured), and say nothing about batches; hence the first stage.
+_EQUAL: dict[str, Any] = {"rows": 6144, **_PICTURES, "start": "paired"}
 BATCH_32 = Arm("batch-32", "32", batch=32, **_EQUAL)
 BATCH_128 = Arm(
     "batch-128-rule", "128, rate times 2", batch=128, rate_from="batch-32", rate_factor=2.0, **_EQUAL
@@ -74,7 +75,8 @@ BATCH_512 = Arm(
 BATCH_512_FIXED = Arm("batch-512-fixed", "512, same rate", batch=512, rate_from="batch-32", **_EQUAL)
 _BATCHES = (BATCH_32, BATCH_128, BATCH_128_FIXED, BATCH_512, BATCH_512_FIXED)
 _BATCH_CONDITION = (
-    "equal rows, hard pool; the rate is searched at 32 and follows the square root of the batch"
+    "equal rows, hard pool; the rate is searched at 32 and follows the square root of the batch; from a first "
+    "contrastive stage, since twelve steps of 512 leave a fresh embedder where it began"
 )
 
 _MINED: dict[str, Any] = {
@@ -149,10 +151,11 @@ UMARVEL = (
         "progressive-transition",
         "text, then text and picture, then instructions, beats instructions alone (57.7 : 56.6)",
         "U-MARVEL table 3",
-        "equal total rows; the text stage is caption and paraphrase; composed retrieval, hard pool",
+        "equal total rows, against the arm of the grid that has instructed pairs only (bidirectional, mean); the text "
+        "stage is caption and paraphrase; composed retrieval, hard pool",
         PROGRESSIVE.name,
-        (DIRECT.name,),
-        (DIRECT, PROGRESSIVE),
+        (MEAN.name,),
+        (MEAN, PROGRESSIVE),
     ),
     Claim(
         "learned-temperature",

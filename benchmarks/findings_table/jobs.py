@@ -25,7 +25,7 @@ class Settings:
         quick: no search of learning rates.
         queries: of the test pools.
         warm_up: folders to use in place of a warm-up, by seed.
-        divide: what the rows of every arm are divided by; four for a quick table. Reading is always whole: arms that
+        divide: what the rows of every arm are divided by; four for a quick table. Starts are always whole: arms that
             begin where nothing was learned show nothing.
     """
 
@@ -36,14 +36,8 @@ class Settings:
     divide: int = 1
 
     @property
-    def first_stage(self) -> int:
-        """What the rows of the first contrastive stage are divided by: with a quarter of them, no later arm shows more
-        than chance."""
-        return 2 if self.divide > 1 else 1
-
-    @property
     def scale(self) -> Path:
-        """Folder of all results of this size; starts that have only read are the same for all sizes."""
+        """Folder of all results of this size; starts are the same for all sizes."""
         return self.cache / f"rows-over-{self.divide}"
 
 
@@ -124,8 +118,7 @@ class Work:
 
     def start_folder(self, start: str, seed: int) -> Path:
         """Where a start of a seed lies."""
-        root = self.settings.scale if start == "paired" else self.settings.cache
-        own = root / "starts" / f"{start}-{seed}"
+        own = self.settings.cache / "starts" / f"{start}-{seed}"
         return self.settings.warm_up.get(seed, own) if start == "read" else own
 
     def adapter_folder(self, arm: str, seed: int) -> Path:
@@ -144,7 +137,7 @@ class Work:
         settings = self.settings
         if job.kind == "start":
             given = settings.warm_up.get(job.seed)
-            return starts.fingerprint(cast(Start, job.name), job.seed, given, settings.first_stage)
+            return starts.fingerprint(cast(Start, job.name), job.seed, given)
         arm = self.arms[job.name]
         parts: list[Any] = [
             VERSION,

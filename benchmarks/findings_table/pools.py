@@ -119,7 +119,7 @@ POOLS: dict[str, PoolSet] = {
     "labels_and_pictures": of_tasks(("digits", "random"), ("pictures", "random")),
     "modalities": of_tasks(("pictures", "hard"), ("captions", "hard"), ("retrieve_clip", "hard")),
     "labels": of_tasks(*((task, "random") for task in LABEL_TASKS)),
-    "pages_and_clips": of_tasks(("retrieve_page", "random"), ("retrieve_clip", "random")),
+    "fast_and_slow": of_tasks(("pictures", "random"), ("retrieve_clip", "random")),
     "families": of_tasks(*((task, "random") for task in FAMILIES.values())),
     "instructed": PoolSet(_instructed),
     "worded": PoolSet(_worded, best=len(WORDINGS)),

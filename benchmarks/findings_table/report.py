@@ -142,7 +142,7 @@ def markdown(result: Record) -> str:
         "# Findings: contrastive training",
         "",
         "What the published systems claim, tried at the size of ume-tiny on the first rows of DigitWorld's scenes "
-        "(three cells, which a minute can teach), its clips and its pages. *Reproduced*: the paired differences of "
+        "(three cells, which a minute can teach) and its clips. *Reproduced*: the paired differences of "
         "three seeds agree in sign and the 95 % paired bootstrap interval (2,000 queries or more, each the mean of "
         "three seeds) excludes 0; *reversed*: likewise, the other way; else *not seen*. Arms of a claim see equal "
         "rows; their learning rate is the better of two on validation rows, tried on seed 0 at a quarter of the "

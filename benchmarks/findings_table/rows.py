@@ -19,7 +19,7 @@ from .world import World
 
 GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill the unit interval evenly
 LABEL_TASKS = ("digits", "colours", "counts", "parities")
-FAMILIES = {"strips": "pictures", "clips": "retrieve_clip", "pages": "retrieve_page"}
+FAMILIES = {"strips": "pictures", "clips": "retrieve_clip", "edits": "edits"}
 
 
 class BatchRows(Dataset):  # type: ignore[type-arg]
@@ -181,7 +181,7 @@ DATA: dict[str, Data] = {
         interleaved("pictures"),
         near_families("captions", 4),
         interleaved("digits"),
-        interleaved("retrieve_page"),
+        interleaved("edits"),
         interleaved("paraphrases"),
         near_families("pictures", 4),
         interleaved("digits"),
@@ -198,8 +198,8 @@ DATA: dict[str, Data] = {
     "modalities_apart": by_batch("pictures", "captions", "retrieve_clip"),
     "labels_merged": interleaved(*LABEL_TASKS),
     "labels_apart": by_batch(*LABEL_TASKS),
-    "pages_and_clips": by_batch("retrieve_page", "retrieve_clip"),
-    "pages_and_clips_weighted": by_convergence("retrieve_page", "retrieve_clip", "resample-even"),
+    "fast_and_slow": by_batch("pictures", "retrieve_clip"),
+    "fast_and_slow_weighted": by_convergence("pictures", "retrieve_clip", "resample-even"),
     "families_all": by_batch(*FAMILIES.values()),
     **{
         f"without_{left_out}": by_batch(*(task for name, task in FAMILIES.items() if name != left_out))

@@ -7,14 +7,17 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 
+import torch
+
 import umekit
 from umekit.encoding.encoder import Encoder
+from umekit.evaluation.digit_world.glyphs import Split
 from umekit.trainers.souping import soup
 
 from . import starts
 from .context import Context
 from .jobs import QUARTER, VALIDATION_QUERIES, Job, Work
-from .pools import POOLS, by_part, score
+from .pools import POOLS, Values, by_part, score
 from .records import Arm, Start
 from .store import pack, read_json, write_json
 from .training import Trained, train_arm
@@ -27,7 +30,7 @@ def execute(work: Work, job: Job) -> dict[str, Any]:
         earlier = starts.before(cast(Start, job.name))
         source = None if earlier is None else work.start_folder(earlier, job.seed)
         folder = work.start_folder(job.name, job.seed)
-        record = starts.make_start(cast(Start, job.name), job.seed, folder, source, work.settings.first_stage)
+        record = starts.make_start(cast(Start, job.name), job.seed, folder, source)
     else:
         record = _search(work, job) if job.kind == "search" else _run(work, job)
     seconds = round(perf_counter() - began, 1)
@@ -67,8 +70,7 @@ def _run(work: Work, job: Job) -> dict[str, Any]:
             trained.processor.save_pretrained(folder)
     half = perf_counter()
     validation = _validation(arm, trained)
-    encoder = Encoder(trained.model, trained.processor, workers=0)
-    values = score(encoder, arm.pool, "test", work.settings.queries)
+    values = _score(arm, trained, "test", work.settings.queries)
     best = POOLS[arm.pool].best
     return {
         "arm": arm.name,
@@ -91,9 +93,14 @@ def _run(work: Work, job: Job) -> dict[str, Any]:
 
 def _validation(arm: Arm, trained: Trained) -> float:
     """Mean value on the validation split: what rates and best arms are chosen by."""
-    encoder = Encoder(trained.model, trained.processor, workers=0)
-    values = score(encoder, arm.pool, "validation", VALIDATION_QUERIES)
+    values = _score(arm, trained, "validation", VALIDATION_QUERIES)
     return round(float(values.mean()) / POOLS[arm.pool].best, 4)
+
+
+def _score(arm: Arm, trained: Trained, split: Split, queries: int) -> Values:
+    """Under the arithmetic of the training."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return score(Encoder(trained.model, trained.processor, workers=0), arm.pool, split, queries)
 
 
 def _soup(adapters: list[Path], out: Path, base: Path) -> Trained:

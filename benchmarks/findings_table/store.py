@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from umekit.encoding.manifest import write_atomically
 
-VERSION = (
-    1  # raise it where what rows, prompts or pools mean is changed: every cached result is then made anew
-)
+# Raise it where what rows, prompts or pools mean is changed: every cached result is then made anew.
+VERSION = 2
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
 from zlib import crc32
 
 import numpy as np
 
-from umekit.evaluation.digit_world import DigitWorld, Pool, Row
+from umekit.evaluation.digit_world import INSTRUCTIONS, DigitWorld, Pool, Row
 from umekit.evaluation.digit_world.glyphs import SPLIT_CODES, Split
 from umekit.evaluation.digit_world.pools import PoolKind, label_pool, retrieval_pool
 from umekit.evaluation.digit_world.rows import Draw
+from umekit.evaluation.digit_world.world import CaptionKind
 
 from .strips import STRIPS
 
@@ -38,6 +40,14 @@ class World:
     def rows(self, task: str, count: int, start: int = 0) -> list[Row]:
         """Rows ``start`` to ``start + count - 1``."""
         return [self.row(task, index) for index in range(start, start + count)]
+
+    def caption(self, kind: str, index: int) -> dict[str, Any]:
+        """A dense reading, ``{"item", "text"}``: of a ``strip``, or of what DigitWorld has captions of."""
+        if kind != "strip":
+            return self.digit_world.caption(cast(CaptionKind, kind), index)
+        row = self.row("captions", index)
+        item = {**row["query"], "instruction": INSTRUCTIONS["caption_scene"]}
+        return {"item": item, "text": row["positive"]["text"]}
 
     def pool(self, task: str, queries: int, size: int, kind: PoolKind, index: int = 0) -> Pool:
         """Pool ``index``; of a label task all labels and ``queries`` queries, else ``size`` candidates."""

@@ -30,6 +30,7 @@ class PdfiumProcess:
     """One of them, with the pipes to it."""
 
     def __init__(self) -> None:
+        self._expired = False
         found = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
             [sys.executable, PROGRAM],
@@ -47,7 +48,7 @@ class PdfiumProcess:
     @property
     def alive(self) -> bool:
         """Whether it can be asked."""
-        return self._process.poll() is None
+        return not self._expired and self._process.poll() is None
 
     def close(self) -> None:
         """End it."""
@@ -103,13 +104,18 @@ class PdfiumProcess:
 
     @contextmanager
     def _killed_after(self, seconds: float) -> Iterator[None]:
-        watch = threading.Timer(seconds, self._process.kill)
+        watch = threading.Timer(seconds, self._expire)
         watch.daemon = True
         watch.start()
         try:
             yield
         finally:
             watch.cancel()
+            watch.join()  # one that fired in the last moment has said so before anybody asks again
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._process.kill()
 
 
 class PdfiumPool:

@@ -13,12 +13,12 @@ from findings_table.context import Context
 from findings_table.mined import best_bound
 from findings_table.pools import score
 from findings_table.records import Arm, Claim, Phase
-from findings_table.starts import PROMPT_OF, BlankReader, _readings
+from findings_table.starts import PROMPT_OF, STRIPS_ALOUD, BlankReader
 from findings_table.training import open_start, train_arm
 from findings_table.world import World
 
 from umekit.encoding.encoder import Encoder
-from umekit.examples.ume_tiny_captions import IGNORED, CaptionReader
+from umekit.examples.ume_tiny_captions import IGNORED, CaptionReader, lesson_rows
 
 ARMS = {arm.name: arm for claim in CLAIMS for arm in claim.arms}
 
@@ -56,12 +56,12 @@ def test_a_learned_temperature_moves_and_a_fixed_one_does_not(start: Path) -> No
 
 
 def test_weights_by_convergence_read_the_earlier_run(start: Path) -> None:
-    fast = [(step, "retrieve_page", 2.0 if step < 4 else 0.5) for step in range(16)]
+    fast = [(step, "pictures", 2.0 if step < 4 else 0.5) for step in range(16)]
     slow = [(step, "retrieve_clip", 2.0 - step / 10) for step in range(16)]
     context = Context(0, start, earlier={"resample-even": {"history": fast + slow}})
     trained = train_arm(short("resample-measured"), context, 1e-3)
     share = context.notes["share_of_batches"]
-    assert share["retrieve_clip"] > share["retrieve_page"]
+    assert share["retrieve_clip"] > share["pictures"]
     assert trained.steps == 2
 
 
@@ -84,7 +84,7 @@ def test_the_filter_drops_what_is_too_similar(start: Path) -> None:
 
 def test_blanked_words_are_told_from_the_place_before(start: Path) -> None:
     _, processor = open_start(start, 0)
-    rows = _readings(World("train"), 0, 6)
+    rows = lesson_rows(World("train"), ("strip",), 0, 6)
     plain = CaptionReader(processor).batch(rows)
     reader = BlankReader(processor, seed=0)
     blanked = reader.batch(rows)
@@ -110,3 +110,16 @@ def test_phases_go_on_through_the_rows(start: Path) -> None:
     trained = train_arm(arm, Context(0, start), 1e-3)
     assert [step for step, _, _ in trained.history] == [1, 2, 3, 4]
     assert isinstance(CLAIMS[0], Claim)
+
+
+def test_reading_takes_its_turns() -> None:
+    """What arms see is read aloud: strips by their caption, clips and cells by DigitWorld's."""
+    world = World("train")
+    rows = lesson_rows(world, STRIPS_ALOUD.sources, 0, 4)
+    assert [sorted(row["item"]) for row in rows[:3]] == [
+        ["image", "instruction"],
+        ["image", "instruction"],
+        ["instruction", "video"],
+    ]
+    assert rows[0]["text"] == world.row("captions", 0)["positive"]["text"]
+    assert rows[3] == world.digit_world.caption("cell", 3)

@@ -1,0 +1,28 @@
+"""Patches embedded by a matrix product.
+
+Qwen's vision towers cut a picture into patches beforehand and then convolve each of them alone, with a kernel of the
+patch's own size: a matrix product that is written as a convolution, and computed four to five times as slowly on a CPU
+(timed in ``benchmarks/attention.py``).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class PatchProjection(nn.Conv3d):
+    """A ``Conv3d`` that multiplies where its input is single patches; weights, names and file layout stay its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[patches, channels, frames, height, width]`` -> ``[patches, width of the tower, 1, 1, 1]``."""
+        if tuple(input.shape[2:]) != self.kernel_size:
+            return super().forward(input)
+        found = nn.functional.linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        return found[:, :, None, None, None]
+
+
+def multiply_patches(backbone: nn.Module) -> None:
+    """Have a backbone's patch convolutions work as products. LoRA, checkpoints and quantisation see a ``Conv3d``."""
+    for module in backbone.modules():
+        if type(module) is nn.Conv3d and module.padding == (0, 0, 0) and module.dilation == (1, 1, 1):
+            module.__class__ = PatchProjection  # in place: hooks, ties and names of the module stay
