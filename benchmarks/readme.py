@@ -149,7 +149,8 @@ def findings_block() -> str:
         )
     return (
         f"{len(claims)} claims of U-MARVEL and RzenEmbed, each with arms of equal rows from "
-        f"{len(result['seeds'])} paired seeds, scored on {min(row['queries'] for row in claims):,} queries or more.\n\n"
+        f"{len(result['seeds'])} paired seeds, scored on {min(row['queries'] for row in claims):,} queries or more; "
+        f"{result['core_minutes']:.0f} minutes of one core of an {result['machine']['processor']}.\n\n"
         + table(["claim", "source", "difference, 95 %", "verdict here"], rows, left=4)
     )
 

@@ -124,9 +124,8 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
     for key, value in stored.items():
         if placed[key].shape != value.shape:
             raise AdapterError(f"{source}: {key} is {[*value.shape]}, the model's is {[*placed[key].shape]}")
-        with (
-            torch.no_grad()
-        ):  # load_adapter leaves DoRA's magnitudes as they were made, with no more than a report
+        # load_adapter leaves DoRA's magnitudes as they were made, with no more than a report
+        with torch.no_grad():
             placed[key].copy_(value)
     if not any(bool(torch.count_nonzero(value)) for key, value in placed.items() if "lora_B" in key):
         raise AdapterError(f"{source}: the adapter is all zeros and changes nothing")

