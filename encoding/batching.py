@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..processing.collating_ume import Prepared
 
 WINDOW_TOKENS = 131_072  # about 300 MB of uint8 patches
 TOKENS_OF_A_BATCH = 64  # what a forward costs beside its tokens, in tokens
-AHEAD = 64  # items that are prepared beyond the current window
+AHEAD = 64  # items that are prepared beyond the first window; beyond a later one, as many as the last one had
 
 
 def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -54,7 +55,7 @@ def prepare_ahead(
     """Prepare items window by window; while the caller works on one, threads prepare the next.
 
     What is held at a time is bounded by tokens and not only by items, since a picture can be megabytes: a window
-    closes at ``WINDOW_TOKENS``, and no more than ``AHEAD`` items wait beyond it.
+    closes at ``WINDOW_TOKENS``, and beyond it wait no more items than the last one had, or ``AHEAD``.
 
     Args:
         items: only their number counts here.
@@ -66,19 +67,27 @@ def prepare_ahead(
         For each window, ``(index, prepared item or the exception that its preparation raised)``.
     """
     found: list[tuple[int, Prepared | Exception]] = []
-    tokens = 0
-    for index, outcome in _in_order(len(items), prepare, workers):
+    tokens, room = 0, _Room(AHEAD)
+    for index, outcome in _in_order(len(items), prepare, workers, room):
         found.append((index, outcome))
         tokens += outcome.length if isinstance(outcome, Prepared) else 0
         if len(found) == window or tokens >= WINDOW_TOKENS:
             yield found
+            room.items = max(AHEAD, len(found))
             found, tokens = [], 0
     if found:
         yield found
 
 
+@dataclass
+class _Room:
+    """How many items may wait."""
+
+    items: int
+
+
 def _in_order(
-    count: int, prepare: Callable[[int], Prepared], workers: int
+    count: int, prepare: Callable[[int], Prepared], workers: int, room: _Room
 ) -> Iterator[tuple[int, Prepared | Exception]]:
     if workers == 0:
         for index in range(count):
@@ -88,7 +97,7 @@ def _in_order(
         waiting: deque[Future[Prepared | Exception]] = deque()
         try:
             for index in range(count):
-                while index + len(waiting) < count and len(waiting) <= AHEAD:
+                while index + len(waiting) < count and len(waiting) <= room.items:
                     waiting.append(pool.submit(_caught, prepare, index + len(waiting)))
                 yield index, waiting.popleft().result()
         finally:

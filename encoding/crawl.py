@@ -20,11 +20,14 @@ from tqdm.auto import tqdm
 
 from .files import UnreadableFileError, file_items, kind_of
 from .index import Index
+from .inputs.unit import bytes_of
 from .manifest import MANIFEST, IndexMismatchError, file_sha256
 
 DEFAULT_FOLDER = ".umekit-index"
-CHUNK = 64  # items handed to the encoder at a time; it makes batches of its own inside
-SAVE_SECONDS = 120.0  # a long run is written this often, so that a kill costs two minutes of work at most
+CHUNK = 1024  # items handed to the encoder at a time, more than it prepares before its first forward
+CHUNK_BYTES = 1 << 28  # and bytes of those that are in memory
+SAVE_SECONDS = 120.0  # a long run is written this often, so that a kill costs little
+SAVE_SHARE = 10.0  # but a large index takes long to write: the time between is this many times as long
 RACY_NS = 2_000_000_000  # a file touched this shortly before we read it may change without a new time stamp
 
 
@@ -177,9 +180,13 @@ class _Run:
             self.rows_of.setdefault(str(metadata.get("path", name)), []).append(name)
             self.meta_of.setdefault(str(metadata.get("path", name)), []).append(metadata)
         self.waiting: list[_Row] = []
+        self.held = 0  # bytes of what waits
         self.done: list[tuple[_Row, Any]] = []  # a row and its vector [d]
         self.stale: list[str] = []  # ids that leave
-        self.saved = time.monotonic()
+        self.saved, self.saving = time.monotonic(), 0.0
+        self.halved_to: int | None = (
+            None  # tokens of a batch, once memory did not hold those that were asked for
+        )
 
     def drop_missing(self, present: set[str]) -> None:
         for relative in sorted(set(self.rows_of) - present):
@@ -213,16 +220,22 @@ class _Run:
             for suffix, item, extra in items:
                 metadata = {"path": relative, **extra, **facts, "rows": len(items)}
                 self.waiting.append(_Row(relative + suffix, item, metadata))
+                self.held += bytes_of(item)
             (self.report.updated if known else self.report.added).append(relative)
         except (OSError, ValueError, ImportError) as error:
             self.stale.extend(self.rows_of.get(relative, []))
             self._fail(relative, error)
-        if len(self.waiting) >= CHUNK:
+        if len(self.waiting) >= CHUNK or self.held >= CHUNK_BYTES:
             self._encode()
-        if time.monotonic() - self.saved > SAVE_SECONDS and self.on_error == "skip":
+        if (
+            time.monotonic() - self.saved > max(SAVE_SECONDS, SAVE_SHARE * self.saving)
+            and self.on_error == "skip"
+        ):
             self.flush()
+            began = time.monotonic()
             self.index.save(self.target)
             self.saved = time.monotonic()
+            self.saving = self.saved - began
 
     def _fail(self, name: str, error: BaseException) -> None:
         if self.on_error == "raise":
@@ -230,17 +243,20 @@ class _Run:
         self.report.failed.append((name, _reason(error)))
 
     def _encode(self) -> None:
-        rows, self.waiting = self.waiting, []
+        rows, self.waiting, self.held = self.waiting, [], 0
         if not rows:
             return
+        fitting = {} if self.halved_to is None else {"batch_tokens": self.halved_to}
         encoded = self.encoder.encode(
             [row.item for row in rows],
             role="document",
             on_error="skip",
             show_progress=False,
             return_details=True,
-            **self.options,
+            **{**self.options, **fitting},
         )
+        if getattr(encoded, "halved", False):
+            self.halved_to = int(encoded.batch_tokens)
         reasons = dict(encoded.errors)
         for position, row in enumerate(rows):
             vector = encoded.embeddings[position]

@@ -28,6 +28,7 @@ class Encoded:
         errors: ``(index, exception)`` of every item that was skipped.
         batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them. Other
             batches change the last digits of vectors.
+        halved: whether memory did not hold what was asked for.
     """
 
     embeddings: Any
@@ -37,6 +38,7 @@ class Encoded:
     forced: list[Any]
     errors: list[tuple[int, Exception]] = field(default_factory=list)
     batch_tokens: int = 0
+    halved: bool = False
 
     def copy_row(self, source: int, target: int) -> None:
         """Give an item what an equal one has."""

@@ -217,7 +217,7 @@ class Encoder:
                     result.copy_row(first, index)
                     bar.update()
         errors.sort(key=lambda error: error[0])
-        result.batch_tokens = budget.tokens
+        result.batch_tokens, result.halved = budget.tokens, budget.halved
         if plan.mode != "both":
             result.embeddings = result.embeddings[plan.mode]
         if return_details:

@@ -6,7 +6,6 @@ so that a zero or NaN vector can't sit in an index and be found by everything or
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import secrets
@@ -37,6 +36,7 @@ from .manifest import (
     read_manifest,
     sweep,
     write_atomically,
+    written_atomically,
 )
 
 __all__ = ["Index", "IndexFormatError", "IndexMismatchError"]
@@ -214,10 +214,9 @@ class Index:
         data = root / generation
         data.mkdir()
         try:
-            buffer = io.BytesIO()
-            np.save(buffer, self.vectors, allow_pickle=False)
             lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in self.metadata]
-            write_atomically(data / VECTORS, buffer.getvalue())
+            with written_atomically(data / VECTORS) as file:
+                np.save(file, self.vectors, allow_pickle=False)
             write_atomically(data / IDS, json.dumps(self.ids, ensure_ascii=False, indent=0).encode())
             write_atomically(data / METADATA, "".join(lines).encode())
             manifest = Manifest(

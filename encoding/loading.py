@@ -94,15 +94,24 @@ def load(
         )
     if role != settings.role:
         settings = UmeSettings(**{**_entries(settings), "role": role})
+    if device is not None and model_kwargs.get("device_map") is not None:
+        raise ValueError("device and device_map both say where the model goes: give one of them")
     device = torch.device(device) if device is not None else _best_device()
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
     elif isinstance(dtype, str) and dtype != "auto":
         dtype = _dtype(dtype)
-    placed = "device_map" in model_kwargs or "quantization_config" in model_kwargs
+    if "quantization_config" in model_kwargs:  # quantised weights cannot be moved afterwards
+        model_kwargs.setdefault("device_map", {"": device})
+    placed = "device_map" in model_kwargs
     model, info = CLASSES[role].from_pretrained(
         source, config=config, settings=settings, dtype=dtype, output_loading_info=True, **hub, **model_kwargs
     )
+    if any(weight.is_meta for weight in model.parameters()):
+        raise ValueError(
+            f"{source}: the device_map leaves weights outside the devices, and a vector would need them all in turn: "
+            "give more or larger devices, or a quantization_config"
+        )
     model.unexpected_keys = _unexpected(info, record, source)
     if processor is None:
         processor = UmeProcessor.from_pretrained(source, **hub)

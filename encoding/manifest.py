@@ -21,12 +21,13 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,10 +91,17 @@ def file_sha256(path: Path) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``path`` through a temporary file beside it; a reader sees the old or the new bytes."""
+    with written_atomically(path) as handle:
+        handle.write(data)
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """The temporary file that becomes ``path`` at the end; nothing does after an error."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
         umask = os.umask(0)
@@ -210,7 +218,7 @@ def check_ids(names: Sequence[object], known: set[str], error: type[ValueError])
 
 def check_rows(names: Sequence[str], rows: NDArray[np.float32], error: type[ValueError]) -> None:
     """Rows [n, d] are finite and of length 1; raises ``error`` with the names of those that are not."""
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))  # no copy of the rows in float64
     bad = np.flatnonzero(~(np.abs(lengths - 1.0) <= UNIT_TOLERANCE))  # NaN fails the comparison too
     if len(bad):
         shown = ", ".join(f"{names[row]} (length {lengths[row]:.3g})" for row in bad[:5])

@@ -10,12 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .inputs.rooted import Columns
 from .inputs.unit import Row, reason_of
 
 _LOADED: dict[str, Any] = {}  # encoders of this process by what they were loaded with
 _LOADING = threading.Lock()
+
+
+def _forget_encoders() -> None:
+    """In a forked process: what is on a GPU belongs to the one that loaded it, and so may the lock."""
+    global _LOADING
+    _LOADED.clear()
+    _LOADING = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_encoders)
 
 
 class EncodeRows:
@@ -69,11 +81,12 @@ class EncodeRows:
         self.media_root = None if media_root is None else os.fspath(media_root)
         self.load_options = dict(load_options or {})
 
-    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    def __call__(self, batch: Mapping[str, Sequence[Any]], rank: int | None = None) -> dict[str, Any]:
         """Encode a batch.
 
         Args:
             batch: column -> n values; other columns than those named are left alone.
+            rank: of the process, from ``datasets.map(..., with_rank=True)``: the GPUs are shared out by it.
 
         Returns:
             ``embedding`` float32 ``[n, d]`` (a bad row is NaN), ``embedding_error`` (n texts, "" for good rows) and
@@ -81,9 +94,10 @@ class EncodeRows:
 
         Raises:
             KeyError: there is no column that an item could be made of.
+            RuntimeError: this process was forked from one that used a GPU.
         """
         rows = self.rows(batch)
-        encoder = self.encoder()
+        encoder = self.encoder(rank)
         good = [number for number, row in enumerate(rows) if row.error is None]
         vectors = np.full((len(rows), self.options["dim"] or encoder.dim), np.nan, dtype=np.float32)
         errors = [row.error or "" for row in rows]
@@ -113,14 +127,24 @@ class EncodeRows:
             self._row(batch, names, number, None if ids is None else ids[number]) for number in range(count)
         ]
 
-    def encoder(self) -> Any:
+    def encoder(self, rank: int | None = None) -> Any:
         """The encoder of this process."""
-        key = repr((self.model, sorted(self.load_options.items(), key=lambda entry: entry[0])))
+        options = dict(self.load_options)
+        devices = torch.cuda.device_count()
+        if rank is not None and devices and not {"device", "device_map"} & set(options):
+            options["device"] = f"cuda:{rank % devices}"
+        key = repr((self.model, sorted(options.items(), key=lambda entry: entry[0])))
         with _LOADING:
             if key not in _LOADED:
+                if torch.cuda._is_in_bad_fork():
+                    raise RuntimeError(
+                        "this process was forked from one that used a GPU, and cannot use it: call "
+                        "multiprocess.set_start_method('spawn') before datasets.map(num_proc=...), or try the "
+                        "function in another process first"
+                    )
                 from .loading import load
 
-                _LOADED[key] = load(self.model, **self.load_options)
+                _LOADED[key] = load(self.model, **options)
             return _LOADED[key]
 
     def _row(self, batch: Mapping[str, Sequence[Any]], names: list[str], number: int, name: Any) -> Row:

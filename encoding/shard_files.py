@@ -20,8 +20,10 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,8 +39,8 @@ RUN, MANIFEST, ERRORS = "run.json", "manifest.json", "errors.jsonl"
 FORMATS = ("npy", "parquet")
 DTYPES = ("float32", "float16")
 PART = re.compile(r"part-\d{5,}(-of-\d{5,})?")
-_SCRATCH = re.compile(r"\.tmp-(?P<host>.+)-(?P<pid>\d+)")
-
+_SCRATCH = re.compile(r"\.tmp-(?P<place>[0-9a-f]{12})-[0-9a-f]{8}-(?P<pid>\d+)")
+ABANDONED_SECONDS = 86_400.0  # after which a scratch folder of elsewhere is taken for a killed process's
 
 SURROUNDINGS = ("threads", "arithmetic")  # options of a run that ``encode`` is not called with
 
@@ -192,11 +194,15 @@ def read_done(folder: Path, part: str, run: Run, digest: str, *, hashes: bool) -
 
 
 class Scratch:
-    """Where files are written before they are moved to their names; remains of killed processes are removed."""
+    """Where files are written before they are moved to their names; remains of killed processes are removed.
+
+    A process can tell that another is dead only where both count processes alike: on one machine, since one start of
+    it, and in one container, whatever these call themselves. Elsewhere a folder is left until it is a day old.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.target = folder
-        self.folder = folder / f".tmp-{socket.gethostname()}-{os.getpid()}"
+        self.folder = folder / f".tmp-{_place()}-{secrets.token_hex(4)}-{os.getpid()}"
 
     def __enter__(self) -> Scratch:
         self.sweep()
@@ -208,9 +214,10 @@ class Scratch:
         self.sweep()
 
     def sweep(self) -> None:
-        for path in self.target.iterdir():
+        for path in self.target.glob(".tmp-*"):
             found = _SCRATCH.fullmatch(path.name)
-            if found and found["host"] == socket.gethostname() and not _alive(int(found["pid"])):
+            here = found is not None and found["place"] == _place()
+            if _old(path) or (here and found is not None and not _alive(int(found["pid"]))):
                 shutil.rmtree(path, ignore_errors=True)
 
     def put(self, name: str, data: bytes) -> dict[str, Any]:
@@ -279,6 +286,27 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _place() -> str:
+    """Where process numbers mean what they mean here: twelve hexadecimal digits."""
+    parts = [socket.gethostname()]
+    for path in (
+        "/proc/sys/kernel/random/boot_id",
+        "/proc/self/ns/pid",
+    ):  # Linux; elsewhere the name has to do
+        try:
+            parts.append(os.readlink(path) if os.path.islink(path) else Path(path).read_text().strip())
+        except OSError:
+            continue
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+    except OSError:  # another process has removed it
+        return False
 
 
 def _alive(pid: int) -> bool:

@@ -55,7 +55,7 @@ def encode_shards_in_processes(
         return encode_shards(load(devices[0]), source, out, resume=True, **options)
     context = multiprocessing.get_context("spawn")
     queue, starts = list(range(len(devices))), [0] * len(devices)
-    running: dict[int, tuple[int, Any, Any]] = {}  # sentinel -> rank, process, our end of its pipe
+    running: dict[Any, tuple[int, Any]] = {}  # our end of a process's pipe -> rank, process
     reports: list[ShardReport] = []
     failures: list[str] = []
     try:
@@ -67,12 +67,14 @@ def encode_shards_in_processes(
                 process.start()
                 theirs.close()
                 starts[rank] += 1
-                running[process.sentinel] = (rank, process, ours)
+                running[ours] = (rank, process)
             queue = []
-            for sentinel in wait(list(running)):
-                rank, process, ours = running.pop(sentinel)  # type: ignore[arg-type]
+            # A pipe is ready when its process reports, or ended without a word. Were the process itself waited for, it
+            # would wait in turn, for us to read a report that is larger than the pipe: that of a few hundred parts.
+            for pipe in wait(list(running)):
+                rank, process = running.pop(pipe)
+                outcome = _received(pipe)
                 process.join()
-                outcome = _received(ours)
                 if isinstance(outcome, ShardReport):
                     reports.append(outcome)
                 elif outcome is not None:  # it said why: a second start would say the same
@@ -84,7 +86,7 @@ def encode_shards_in_processes(
                         f"process {rank} of {len(devices)} died with exit code {process.exitcode}"
                     )
     finally:
-        for _, process, _ in running.values():
+        for _, process in running.values():
             process.terminate()
             process.join()
     if failures:
@@ -133,8 +135,9 @@ def _end_with_parent() -> None:
 
 
 def _received(pipe: Any) -> ShardReport | str | None:
+    """What a process said; None where it ended before it had."""
     try:
-        found = pipe.recv() if pipe.poll() else None
+        found = pipe.recv()
     except (EOFError, OSError):
         found = None
     pipe.close()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from .inputs import InputError, Row, Source, Unit
-from .inputs.unit import reason_of
+from .inputs.unit import bytes_of, reason_of
 from .shard_files import SURROUNDINGS, Done, Run, Scratch, part_name, read_done, write_part
 from .shard_manifest import finish
 
@@ -147,6 +147,8 @@ class ShardWork:
         vectors = np.full((len(rows), self.run.dim), np.nan, dtype=np.float32)
         if asked:
             options = {name: value for name, value in self.run.options.items() if name not in SURROUNDINGS}
+            if self.halved_to is not None:  # what the part's former rows have shown need not be tried again
+                options["batch_tokens"] = self.halved_to
             encoded = self.encoder.encode(
                 [rows[position].item for position in asked],
                 dim=self.run.dim if self.run.dim != self.encoder.dim else None,
@@ -156,10 +158,8 @@ class ShardWork:
                 **options,
             )
             vectors[asked] = encoded.embeddings
-            wanted = int(options.get("batch_tokens", 0) or getattr(self.encoder, "batch_tokens", 0))
-            used = int(getattr(encoded, "batch_tokens", wanted))
-            if used < wanted:
-                self.halved_to = min(used, self.halved_to or wanted)
+            if getattr(encoded, "halved", False):
+                self.halved_to = int(encoded.batch_tokens)
             reasons |= {asked[index]: reason_of(error) for index, error in encoded.errors}
         for position in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
             reasons.setdefault(int(position), "its vector is not finite")
@@ -189,16 +189,9 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
     held = 0
     for row in rows:
         chunk.append(row)
-        held += _bytes_of(row.item)
+        held += bytes_of(row.item)
         if len(chunk) == CHUNK_ROWS or held >= CHUNK_BYTES:
             yield chunk
             chunk, held = [], 0
     if chunk:
         yield chunk
-
-
-def _bytes_of(item: Any) -> int:
-    if isinstance(item, (bytes, str)):
-        return len(item)
-    values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-    return sum(_bytes_of(value) for value in values)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from .adapters_ume import adapter_of, add_adapter, lacking_rows
-from .backbone_ume import audit_loading, load_backbone
+from .backbone_ume import audit_loading, flag_attention, load_backbone
 from .patches_ume import multiply_patches
 from .saving_ume import copy_code, write_sentence_transformers_files
 from .settings_ume import FILLED_ROWS, UmeSettings, UmeSettingsError
@@ -52,11 +52,7 @@ class UmePreTrainedModel(PreTrainedModel):
         )
         multiply_patches(self.backbone)
         self.filled_rows: dict[str, int] = {}
-        text = config.get_text_config()
-        if self.settings.attention != "bidirectional" and getattr(text, "is_causal", True) is False:
-            text.is_causal = (
-                True  # that flag is for stock classes; here the settings hold, and they say otherwise
-            )
+        flag_attention(config, self.settings)
 
     # ---- loading -------------------------------------------------------------------------------------------
 
@@ -168,8 +164,7 @@ class UmePreTrainedModel(PreTrainedModel):
             config.ume[FILLED_ROWS] = dict(self.filled_rows)
         module = type(self).__module__.rpartition(".")[2]
         config.auto_map = {"AutoModel": f"{module}.{type(self).__name__}"}
-        if self.settings.role == "discriminative" and self.settings.attention == "bidirectional":
-            config.get_text_config().is_causal = False  # stock classes, too, then attend both ways
+        flag_attention(config, self.settings)
         self.backbone.save_pretrained(folder, state_dict=state_dict, **kwargs)
         if not (folder / "config.json").is_file():  # an adapter alone is saved without its base's config
             config.save_pretrained(folder)

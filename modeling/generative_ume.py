@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .backbone_ume import back_home
 from .decoding_ume import Decoding, prefill
 from .modeling_ume import UmeForDiscriminativeEmbedding, UmeOutput
 from .pooling_ume import DIRECT_SLOT, GENERATED_SLOT, check_vectors, pool
@@ -85,7 +86,7 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
 
     def logits_of(self, states: Tensor) -> Tensor:
         """States ``[..., H]`` to logits ``[..., V]``."""
-        return self.backbone.get_output_embeddings()(states)
+        return back_home(self.backbone.get_output_embeddings()(states), states)
 
     @torch.inference_mode()
     def embed(

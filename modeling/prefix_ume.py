@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .backbone_ume import base_of, positions_of
+from .backbone_ume import back_home, base_of, positions_of
 from .pooling_ume import DIRECT_SLOT, pool
 from .settings_ume import LINEAR_ATTENTION_FAMILIES, UmeSettings
 from .vision_store_ume import VisionStore
@@ -185,6 +185,7 @@ class PrefixReader:
             use_cache=cache is not None,
             return_dict=True,
         ).last_hidden_state
+        states = back_home(states, inputs["input_ids"])
         return pool(states, inputs["pooling_slots"][:, length:], DIRECT_SLOT)
 
     def _inputs(self, rows: Sequence[Any]) -> Any:

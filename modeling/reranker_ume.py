@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from .backbone_ume import base_of, states_of
+from .backbone_ume import back_home, base_of, states_of
 from .composed_ume import UmePreTrainedModel
 from .pooling_ume import DIRECT_SLOT, DegenerateVectorError, pool
 from .prefix_ume import PrefixReader
@@ -75,9 +75,10 @@ class UmeForReranking(UmePreTrainedModel):
         """Logits of yes and no: states ``[..., H]`` to float32 ``[..., 2]``."""
         head = self.backbone.get_output_embeddings()
         if not head.weight.is_floating_point():  # a quantised matrix has no rows to take
-            return head(states.to(self.dtype))[..., self.answer_ids].float()
+            return back_home(head(states.to(self.dtype)), states)[..., self.answer_ids].float()
+        rows = back_home(head.weight[self.answer_ids], states)
         # Row by row, so that equal pairs have equal scores wherever they stand in a batch.
-        return (states.float().unsqueeze(-2) * head.weight[self.answer_ids].float()).sum(dim=-1)
+        return (states.float().unsqueeze(-2) * rows.float()).sum(dim=-1)
 
     def forward(
         self,
@@ -117,9 +118,10 @@ class UmeForReranking(UmePreTrainedModel):
 
     def vision_store(self, processor: Any, keep_bytes: int = 0) -> VisionStore:
         """Features of media, to be shared by several calls of :meth:`pair_logits`."""
+        base = base_of(self.backbone)
         return VisionStore(
-            base_of(self.backbone),
-            processor.pixels,
+            base,
+            lambda media: processor.pixels(media, lambda tensor: tensor.to(base.device)),
             deepstack=self.settings.deepstack,
             keep_bytes=keep_bytes,
         )

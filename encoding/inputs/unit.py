@@ -87,3 +87,11 @@ def hash_of_files(files: Iterable[tuple[str, Path]]) -> str:
             handle.seek(max(0, size - EDGE_BYTES))
             digest.update(handle.read(EDGE_BYTES))
     return digest.hexdigest()
+
+
+def bytes_of(item: Any) -> int:
+    """Bytes of an item's texts and files that are in memory; what it names by a path is not."""
+    if isinstance(item, (bytes, str)):
+        return len(item)
+    values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    return sum(bytes_of(value) for value in values)

@@ -6,7 +6,9 @@ file; the native classes of transformers do the work, reached through public acc
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import threading
 from typing import Any
 
 import torch
@@ -19,6 +21,11 @@ from .settings_ume import UmeSettings
 # What bitsandbytes should leave alone (``llm_int8_skip_modules``): the vision tower, whose sizes are no multiples of
 # its blocks, and the output matrix. Names as in memory; "visual", as on disk, would match nothing.
 UNQUANTISED_MODULES = ("model.visual", "lm_head")
+
+
+# transformers lays a call's is_causal into the shared config for as long as the forward takes: where batches differ in
+# it, one thread's would be seen by another's.
+_CONFIGURED = threading.Lock()
 
 
 class LoadAuditError(RuntimeError):
@@ -50,6 +57,19 @@ def audit_loading(info: dict[str, Any], source: str) -> None:
             f"{source}: {len(missing)} weights are missing and {len(mismatched)} have another shape ({some}, ...); "
             "they would be random. The checkpoint is incomplete or belongs to another architecture."
         )
+
+
+def flag_attention(config: Any, settings: UmeSettings) -> None:
+    """Say in a backbone's config what the settings say of its attention.
+
+    Stock classes go by it. Ours say it with every call, but transformers lays a call's flag into the config for as
+    long as the forward takes and then takes it out again, which the forward of another thread would see.
+    """
+    text = config.get_text_config()
+    if settings.attention == "bidirectional":
+        text.is_causal = False
+    elif getattr(text, "is_causal", True) is False:
+        text.is_causal = True
 
 
 def base_of(backbone: Any) -> Any:
@@ -129,14 +149,22 @@ def states_of(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -
     attention = {"is_causal": False} if sees_all(settings.attention, attention_mask) else {}
     positions = positions_of(base, inputs, settings.positions)
     features = vision_features(base, inputs, deepstack=settings.deepstack)
-    if packs(base.config, attention_mask.device):
-        return packed_states(base, inputs["input_ids"], attention_mask, positions, features, **attention)
-    return base(
-        input_ids=inputs["input_ids"],
-        attention_mask=attention_mask,
-        position_ids=positions,
-        mm_encoder_outputs=features,
-        use_cache=False,
-        return_dict=True,
-        **attention,
-    ).last_hidden_state
+    alone = _CONFIGURED if settings.attention == "bidirectional_if_padded" else contextlib.nullcontext()
+    with alone:
+        if packs(base.config, attention_mask.device):
+            return packed_states(base, inputs["input_ids"], attention_mask, positions, features, **attention)
+        output = base(
+            input_ids=inputs["input_ids"],
+            attention_mask=attention_mask,
+            position_ids=positions,
+            mm_encoder_outputs=features,
+            use_cache=False,
+            return_dict=True,
+            **attention,
+        )
+    return back_home(output.last_hidden_state, attention_mask)
+
+
+def back_home(states: Tensor, inputs: Tensor) -> Tensor:
+    """States where their inputs are: a model that is spread over devices leaves them on its last one."""
+    return states.to(inputs.device)

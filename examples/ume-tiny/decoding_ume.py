@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from .backbone_ume import base_of, positions_of, vision_features
+from .backbone_ume import back_home, base_of, positions_of, vision_features
 from .settings_ume import UmeSettings
 
 
@@ -101,14 +101,15 @@ class CachedRows:
     def step(self, tokens: Tensor) -> None:
         """Read one more token per row, int64 ``[B]``; ``state`` is then that token's own."""
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        self.state = self._base(
+        output = self._base(
             input_ids=tokens.unsqueeze(1),
             attention_mask=self._mask,
             position_ids=self._position.view(1, -1, 1).expand(3, -1, -1),
             past_key_values=self._cache,
             use_cache=True,
             return_dict=True,
-        ).last_hidden_state[:, -1]
+        )
+        self.state = back_home(output.last_hidden_state[:, -1], self._mask)
         self._position = self._position + 1
 
     def take(self, rows: Sequence[int]) -> None:
@@ -152,7 +153,7 @@ def prefill(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -> 
         use_cache=True,
         return_dict=True,
     )
-    states = output.last_hidden_state
+    states = back_home(output.last_hidden_state, mask)
     cache = output.past_key_values
     cache.layers = [GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     # After a picture the axes differ, and the largest may lie before the last token.

@@ -117,5 +117,6 @@ def packed_states(
         return_dict=True,
         **attention,
     ).last_hidden_state.squeeze(0)
+    found = found.to(input_ids.device)  # a model that is spread over devices leaves it on its last one
     states = found.new_zeros(rows * width, found.shape[-1]).index_copy(0, real, found)
     return states.view(rows, width, -1)

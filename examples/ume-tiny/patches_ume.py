@@ -25,4 +25,8 @@ def multiply_patches(backbone: nn.Module) -> None:
     """Have a backbone's patch convolutions work as products. LoRA, checkpoints and quantisation see a ``Conv3d``."""
     for module in backbone.modules():
         if type(module) is nn.Conv3d and module.padding == (0, 0, 0) and module.dilation == (1, 1, 1):
-            module.__class__ = PatchProjection  # in place: hooks, ties and names of the module stay
+            module.__class__ = PatchProjection  # in place: ties and names of the module stay
+            if "_old_forward" in vars(
+                module
+            ):  # what accelerate's hook calls, where a device_map put one there
+                module._old_forward = PatchProjection.forward.__get__(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import umekit
+from umekit.encoding import batching, loading
 from umekit.encoding.batching import plan_batches, prepare_ahead
 from umekit.encoding.index import Index
 from umekit.encoding.loading import ProcessorMismatchError
@@ -50,6 +52,20 @@ def test_preparing_ahead_keeps_order_and_hands_over_errors(workers: int) -> None
     assert [index for index, _ in flat] == list(range(11))
     assert isinstance(flat[5][1], ValueError)
     assert flat[10][1] == 100
+
+
+def test_a_window_is_prepared_while_the_last_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "AHEAD", 2)
+    begun: set[int] = set()
+    seen = []
+    for window in prepare_ahead(range(100), lambda index: begun.add(index) or index, 10, 2):
+        wanted = window[-1][0] + 1 + (2 if window[0][0] == 0 else 10)
+        for _ in range(500):
+            if len(begun) >= min(wanted, 100):
+                break
+            time.sleep(0.01)
+        seen.append(len(begun) - wanted)
+    assert set(seen[:-2]) <= {0, 1}
 
 
 def test_batched_shuffled_and_small_budgets_equal_alone(
@@ -178,6 +194,25 @@ def test_export_of_a_backbone_and_reload(
         umekit.export(tiny_backbone(family), out)
 
 
+def test_quantised_weights_go_where_they_are_wanted(
+    tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They cannot be moved once they are there, and without a map they all go to the first device."""
+    asked: dict[str, Any] = {}
+
+    class Asked(Exception):
+        pass
+
+    def open_(*_: Any, **options: Any) -> None:
+        asked.update(options)
+        raise Asked
+
+    monkeypatch.setattr(loading.CLASSES["discriminative"], "from_pretrained", open_)
+    with pytest.raises(Asked):
+        umekit.load(tiny_checkpoint("qwen2_vl"), device="cuda:1", quantization_config=object())
+    assert asked["device_map"] == {"": torch.device("cuda:1")}
+
+
 def test_load_refuses(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     import json
     import shutil
@@ -188,6 +223,11 @@ def test_load_refuses(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> N
 
     def copy(name: str) -> Path:
         return Path(shutil.copytree(folder, tmp_path / name))
+
+    with pytest.raises(ValueError, match="give one of them"):
+        umekit.load(folder, device="cpu", device_map="auto")
+    with pytest.raises(ValueError, match="leaves weights outside"):
+        umekit.load(folder, device_map={"": "meta"})
 
     newer = copy("newer")
     config = json.loads((newer / "config.json").read_text())

@@ -8,13 +8,16 @@ import runpy
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from umekit.encoding import crawl
 from umekit.encoding import index as index_module
 from umekit.encoding.crawl import index_folder
 from umekit.encoding.files import UnreadableFileError, file_items
@@ -164,7 +167,7 @@ def test_saving_again_leaves_one_data_folder(filled: Index, tmp_path: Path) -> N
     assert len(Index.load(tmp_path)) == 29
 
 
-@pytest.mark.parametrize("step", ["vectors.npy", "ids.json", "metadata.jsonl", "manifest.json"])
+@pytest.mark.parametrize("step", ["ids.json", "metadata.jsonl", "manifest.json"])
 def test_a_kill_while_saving_leaves_the_old_index(
     filled: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -181,6 +184,44 @@ def test_a_kill_while_saving_leaves_the_old_index(
     with pytest.raises(KeyboardInterrupt):
         filled.save(tmp_path)
     assert len(Index.load(tmp_path)) == 30
+
+
+def test_a_kill_while_vectors_are_written_leaves_the_old_index(
+    filled: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.save(tmp_path)
+    real = np.save
+
+    def dies(file: Any, array: np.ndarray, **options: Any) -> None:
+        real(file, array[:3], **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        filled.save(tmp_path)
+    assert len(Index.load(tmp_path)) == 30
+    assert len(list(tmp_path.glob("data-*"))) == 1
+
+
+def test_a_large_index_is_not_copied_to_be_checked_or_written(tmp_path: Path) -> None:
+    """Fourteen gigabytes of vectors should need fourteen, and not five times as many."""
+    index = Index.create(dim=256, fingerprint={**PRINT, "dim": 256})
+    vectors = unit(4000, 256)
+    index.add([str(n) for n in range(4000)], vectors, [{}] * 4000)
+    index.save(tmp_path / "warm")
+    Index.load(tmp_path / "warm")
+    tracemalloc.start()
+    try:
+        index.save(tmp_path / "index")
+        saving = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        loaded = Index.load(tmp_path / "index")
+        loading = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert saving < vectors.nbytes / 2
+    assert loading < 1.5 * vectors.nbytes + saving
+    np.testing.assert_array_equal(loaded.vectors, vectors)
 
 
 def test_create_does_not_overwrite(filled: Index, tmp_path: Path) -> None:
@@ -448,6 +489,24 @@ def test_another_model_or_setting_needs_a_rebuild(photos: Path) -> None:
     index, report = run(photos, FakeEncoder(model="e" * 64), rebuild=True)
     assert len(report.added) == 7
     assert index.fingerprint["model"] == "e" * 64
+
+
+def test_memory_that_ran_out_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder goes to the encoder in several calls: what one has learned, the next need not."""
+    asked: list[int | None] = []
+
+    class Small(FakeEncoder):  # type: ignore[misc, valid-type]
+        def encode(self, items: Any, **options: Any) -> Any:
+            asked.append(options.get("batch_tokens"))
+            found = super().encode(items, **options)
+            return SimpleNamespace(**vars(found), batch_tokens=128, halved=len(asked) == 1)
+
+    for number in range(6):
+        (tmp_path / f"{number}.txt").write_text(f"text {number}")
+    monkeypatch.setattr(crawl, "CHUNK_BYTES", 10)  # two texts
+    index, report = index_folder(Small(), tmp_path)
+    assert asked == [None, 128, 128]
+    assert len(index) == report.rows == 6
 
 
 def test_not_a_folder(photos: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import umekit
@@ -31,6 +32,34 @@ def _fresh() -> Iterator[None]:
     rows_module._LOADED.clear()
     yield
     rows_module._LOADED.clear()
+
+
+def test_gpus_are_shared_out_by_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("umekit.encoding.loading.load", lambda model, **options: asked.append(options))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    encode = EncodeRows("m")
+    for rank in (None, 0, 1, 2, 3):
+        encode.encoder(rank)
+    EncodeRows("m", load_options={"device": "cpu"}).encoder(1)
+    assert asked == [{}, {"device": "cuda:0"}, {"device": "cuda:1"}, {"device": "cpu"}]
+
+
+def test_a_forked_process_loads_its_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_module._LOADED["a key"] = "an encoder on a GPU"
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, str(len(rows_module._LOADED)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 10) == b"0"
+    os.close(reader)
+    os.close(writer)
+    assert rows_module._LOADED
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    with pytest.raises(RuntimeError, match="set_start_method"):
+        EncodeRows("m").encoder()
 
 
 def test_columns_in_and_out(model: Path, pictures: list[Image.Image]) -> None:

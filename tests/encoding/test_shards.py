@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import runpy
 import shutil
@@ -21,9 +22,10 @@ from PIL import Image
 
 import umekit
 from umekit.cli.main import main
+from umekit.encoding import shard_work
 from umekit.encoding.index import Index
 from umekit.encoding.inputs import InputError, open_source
-from umekit.encoding.shard_files import ShardFormatError, ShardMismatchError
+from umekit.encoding.shard_files import Scratch, ShardFormatError, ShardMismatchError, _place
 from umekit.encoding.shard_reading import ShardSet
 from umekit.encoding.shards import encode_shards
 
@@ -191,14 +193,20 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(rows: Path, tmp_path:
         run(rows, tmp_path / "out", Sees(), threads=3)
 
 
-def test_a_part_made_with_less_memory_says_so(rows: Path, tmp_path: Path) -> None:
+def test_a_part_made_with_less_memory_says_so_and_asks_for_no_more(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Small(ProbeEncoder):  # type: ignore[misc, valid-type]
         batch_tokens = 512
 
         def encode(self, items: Any, **options: Any) -> Any:
             found = super().encode(items, **options)
-            found.batch_tokens = 128
+            asked.append(options.get("batch_tokens"))
+            found.batch_tokens, found.halved = 128, len(asked) % 2 == 1
             return found
+
+    monkeypatch.setattr(shard_work, "CHUNK_ROWS", 5)  # two calls a part
+    asked: list[int | None] = []
 
     run(rows, tmp_path / "whole")
     run(rows, tmp_path / "halved", Small())
@@ -209,6 +217,7 @@ def test_a_part_made_with_less_memory_says_so(rows: Path, tmp_path: Path) -> Non
         for folder in ("whole", "halved")
     }
     assert told == {"whole": {None}, "halved": {128}}
+    assert asked[:4] == [512, 128, 512, 128]  # the next part, which may stand alone, tries for itself
 
 
 def test_a_source_that_shrinks_meanwhile_is_noticed(rows: Path, tmp_path: Path) -> None:
@@ -325,6 +334,30 @@ def test_twenty_kills_and_the_same_bytes(tmp_path: Path) -> None:
     assert list(out.glob(".tmp-*")), "no kill left anything half written"
     subprocess.run(probe(rows, out), env=environment(), check=True, timeout=240)
     assert contents(out) == contents(tmp_path / "unbroken")
+
+
+def test_a_report_larger_than_a_pipe_is_heard(tmp_path: Path) -> None:
+    """The manifest of 400 parts does not fit into a pipe: whoever waits for the process's end waits for ever."""
+    rows = write_rows(tmp_path / "rows.jsonl", 4000)
+    subprocess.run(probe(rows, tmp_path / "out", 2), env=environment(), check=True, timeout=240)
+    assert len(pickle.dumps((tmp_path / "out" / "manifest.json").read_text())) > 2**16
+    assert len(list((tmp_path / "out").glob("*.done.json"))) == 400
+
+
+def test_scratch_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    """A number of a process says nothing in another container, and two runs of one process are two."""
+    elsewhere = tmp_path / f".tmp-{'0' * 12}-{'0' * 8}-{2**22 + 1}"
+    elsewhere.mkdir()
+    dead = tmp_path / f".tmp-{_place()}-{'0' * 8}-{2**22 + 1}"
+    dead.mkdir()
+    old = tmp_path / ".tmp-host-1"  # as earlier versions called them
+    old.mkdir()
+    os.utime(old, (0, 0))
+    with Scratch(tmp_path) as outer:
+        with Scratch(tmp_path):
+            pass
+        outer.put("a", b"a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [elsewhere.name, "a"]
 
 
 def test_two_processes_one_of_which_dies_once(rows: Path, tmp_path: Path) -> None:
