@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import convert_to_fp32
 
 from .data import IndexedRows, RowBatch
 from .validation import same_random_state
 
 MOMENTS = 2  # of AdamW, float32, for each trained number
+# What a step sets in a module: its mode, and how transformers marks what is checkpointed.
+MARKS = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,15 @@ def dry_run(trainer: Any, sample: int = 512) -> DryRun:
     trainer: a :class:`ContrastiveTrainer` with a map-style ``train_dataset``; call it before ``train()``.
     sample: rows to look at, evenly spaced over the dataset; the longest of them make the batch of one device.
 
-    Weights, gradients, optimiser, logs and random generators are afterwards as they were. Raises ValueError for
-    a dataset without length or rows, and whatever the step raises (``torch.OutOfMemoryError`` above all).
+    The step is the training's: with its activation checkpointing and its autocast. Weights, gradients, optimiser, logs,
+    checkpointing and random generators are afterwards as they were. Raises ValueError for a dataset without length or
+    rows and for FSDP or DeepSpeed, and whatever the step raises (``torch.OutOfMemoryError`` above all).
     """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError(
+            "a dry run cannot measure FSDP or DeepSpeed: the model is split over the devices only when training "
+            "begins. Train for a few steps instead (max_steps)"
+        )
     dataset = trainer.train_dataset
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise ValueError("a dry run needs a train_dataset with len() and [index], to find its longest rows")
@@ -68,7 +77,8 @@ def dry_run(trainer: Any, sample: int = 512) -> DryRun:
         device = torch.device(trainer.args.device)
         resting = _start_measuring(device)
         start = time.perf_counter()
-        trainer.training_step(trainer.model, inputs).item()  # waits for the device
+        with _as_trained(trainer):
+            trainer.training_step(trainer.model, inputs).item()  # waits for the device
         seconds = time.perf_counter() - start
         peak = max(
             resting, _peak(device)
@@ -96,12 +106,48 @@ def longest_rows(trainer: Any, sample: int) -> list[int]:
 
 
 @contextlib.contextmanager
+def _as_trained(trainer: Any) -> Iterator[None]:
+    """What ``train()`` does to the model before the first step: checkpointing is enabled, and forwards run under
+    autocast, as accelerate makes them when it prepares the model."""
+    model = trainer.model
+    if trainer.args.activation_checkpointing:
+        _checkpoint_activations(model, dict(trainer.args.activation_checkpointing_kwargs or {}))
+    own, forward = vars(model).get("forward"), model.forward
+
+    def autocast(*args: Any, **kwargs: Any) -> Any:
+        with trainer.accelerator.autocast():
+            found = forward(*args, **kwargs)
+        return convert_to_fp32(found) if trainer.accelerator.native_amp else found
+
+    model.forward = autocast
+    try:
+        yield
+    finally:
+        del model.forward  # that of the class again
+        if own is not None:
+            model.forward = own
+
+
+def _checkpoint_activations(model: Any, options: dict[str, Any]) -> None:
+    """As ``transformers.Trainer.train`` does it, which has no method of its own for it."""
+    layers, offload = options.pop("every_n_layers", 1), options.pop("offload", False)
+    more: dict[str, Any] = {"every_n_layers": layers, "offload": offload}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **more)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options or None, **more)
+
+
+@contextlib.contextmanager
 def _untouched(trainer: Any) -> Iterator[None]:
-    """Gradients, buffers, mode and metrics of the trainer are put back."""
+    """Gradients, buffers, modes, checkpointing and metrics of the trainer are put back."""
     model = trainer.model
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    training, sums = model.training, dict(trainer._sums)
+    modules = {
+        module: {key: vars(module)[key] for key in MARKS if key in vars(module)} for module in model.modules()
+    }
+    sums = dict(trainer._sums)
     model.zero_grad(set_to_none=True)
     try:
         yield
@@ -111,7 +157,10 @@ def _untouched(trainer: Any) -> Iterator[None]:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-        model.train(training)
+        for module, marks in modules.items():
+            for key in MARKS:
+                vars(module).pop(key, None)
+            vars(module).update(marks)
         trainer._sums = sums
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stub_model import stub_rows, stub_trainer
+from stub_model import StubModel, stub_rows, stub_trainer
 
+import umekit
+from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 from umekit.trainers.dry_run import dry_run
 
 
@@ -75,6 +77,67 @@ def test_nothing_is_touched(tmp_path: Path) -> None:
     trainer.train()  # and the run that follows is the run without it
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, trained.model.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("budget", [None, 400])
+def test_it_tries_what_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int | None
+) -> None:
+    """Every forward is under autocast and with checkpointing, given the arguments of the training; neither stays."""
+    seen: list[tuple[bool, bool]] = []
+    enabled: list[dict[str, Any]] = []
+    forward = StubModel.forward
+
+    def watched(self: StubModel, *args: Any, **kwargs: Any) -> Any:
+        seen.append(
+            (torch.is_autocast_enabled("cpu"), getattr(self.backbone, "gradient_checkpointing", False))
+        )
+        return forward(self, *args, **kwargs)
+
+    def enable(self: StubModel, **options: Any) -> None:
+        enabled.append(options)
+        self.backbone.gradient_checkpointing = True  # type: ignore[assignment]
+
+    monkeypatch.setattr(StubModel, "forward", watched)
+    monkeypatch.setattr(StubModel, "activation_checkpointing_enable", enable, raising=False)
+    settings: dict[str, Any] = {
+        "bf16": True,
+        "activation_checkpointing": True,
+        "activation_checkpointing_kwargs": {"every_n_layers": 2, "use_reentrant": False},
+        "max_steps": 1,
+        "chunk_tokens": budget,
+    }
+    trainer = stub_trainer(tmp_path, rows=uneven(), **settings)
+    trainer.model.model.backbone.norm.eval()  # one part in another mode than the whole
+    before = {name: dict(vars(module)) for name, module in trainer.model.named_modules()}
+    dry_run(trainer)
+    assert set(seen) == {(True, True)}
+    assert {name: dict(vars(module)) for name, module in trainer.model.named_modules()} == before
+    seen.clear()
+    trainer.train()
+    assert set(seen) == {(True, True)}
+    assert enabled[0] == enabled[1]
+
+
+def test_real_checkpointing_is_on_and_off_again(tmp_path: Path) -> None:
+    loaded = umekit.load(device="cpu")
+    arguments: dict[str, Any] = {"activation_checkpointing": True, "use_cpu": True, "report_to": "none"}
+    args = ContrastiveTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2, **arguments)
+    rows = [{"query": f"query {n}", "positive": f"positive {n}"} for n in range(2)]
+    trainer = ContrastiveTrainer(loaded.model, args, processing_class=loaded.processor, train_dataset=rows)
+    on: list[bool] = []
+    loaded.model.register_forward_pre_hook(lambda module, _: on.append(module.is_activation_checkpointing))
+    dry_run(trainer)
+    assert set(on) == {True}
+    assert not loaded.model.is_activation_checkpointing
+
+
+@pytest.mark.parametrize("name", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_sharded_training_is_refused(tmp_path: Path, name: str) -> None:
+    trainer = stub_trainer(tmp_path)
+    setattr(trainer, name, True)
+    with pytest.raises(ValueError, match="FSDP or DeepSpeed"):
+        dry_run(trainer)
 
 
 def test_rows_that_cannot_be_prepared(tmp_path: Path) -> None:

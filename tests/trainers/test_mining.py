@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tracemalloc
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,7 +182,7 @@ def test_random_negatives_fill_up_and_are_counted(tmp_path: Path) -> None:
 
 
 def test_known_positives_are_no_negatives(tmp_path: Path) -> None:
-    """By id, by the ids of the row, by equal content, of another row with the same query, and the query itself."""
+    """By id, by ids and content of all rows with the same query, and the query itself."""
     vectors = {
         "one": [1, 0.1],
         "two": [1, 0.2],
@@ -200,8 +202,8 @@ def test_known_positives_are_no_negatives(tmp_path: Path) -> None:
     report = mine(encoder, rows, pool, out=tmp_path, k=3, max_similarity=None)
     found = read(report.file)
     assert found[0]["negative_ids"] == ["p3", "p5"]
-    assert found[1]["negative_ids"] == ["p3", "p4", "p5"]
-    assert report.short == 1
+    assert found[1]["negative_ids"] == ["p3", "p5"]
+    assert report.short == 2
     assert encoder.roles == {"query", "document"}
 
 
@@ -501,3 +503,95 @@ def test_parquet_refuses_contrary_orders_of_content(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match="one order of an item's keys, and query has"):
         mine(StubEncoder(hashed), rows, out=tmp_path, max_similarity=None)
+
+
+# ---- what is read, and media that are named ------------------------------------------------------------------------
+
+
+def test_one_query_id_or_one_query_is_the_same_question(tmp_path: Path) -> None:
+    """Rows 0 and 1 share an id, rows 1 and 2 the query: what any of them knows is no negative of the others."""
+    rows = [
+        {"query": "query 1", "positive": "target 1", "query_id": "a"},
+        {"query": "query 2", "positive": "target 2", "query_id": "a"},
+        {"query": "query 2", "positive": "target 3", "query_id": "b"},
+        {"query": "query 2", "positive": "target 4"},
+        {"query": "query 5", "positive": "target 5", "query_id": "c"},
+    ]
+    report = mine(StubEncoder(hashed), rows, out=tmp_path, k=4, max_similarity=None)
+    *same, other = read(report.file)
+    assert all(row["negatives"] == ["target 5"] for row in same)
+    assert set(other["negatives"]) == {f"target {n}" for n in (1, 2, 3, 4)}
+
+
+def archived_rows(folder: Path, count: int = 8) -> Any:
+    """Rows whose positives are members of a zip, and one that is a file beside it."""
+    (folder / "deep").mkdir(parents=True)
+    with zipfile.ZipFile(folder / "deep" / "images.zip", "w") as archive:
+        for number in range(count):
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(buffer, format="PNG")
+            archive.writestr(f"in/{number}.png", buffer.getvalue())
+            if number == 0:
+                (folder / "0.png").write_bytes(buffer.getvalue())
+    names = ["0.png", *(f"deep/images.zip::in/{number}.png" for number in range(1, count))]
+    lines = [json.dumps({"query": f"query {n}", "positive": {"image": name}}) for n, name in enumerate(names)]
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    return read_rows(folder / "rows.jsonl")
+
+
+class Counted:
+    """Rows that count how often one is read."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows, self.reads = rows, 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Any:
+        self.reads += 1
+        return self.rows[number]
+
+
+def content(item: Any) -> bytes:
+    image = item["image"]
+    return image if isinstance(image, bytes) else Path(image).read_bytes()
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_members_of_archives_are_named_and_rows_are_read_a_few_times(format: Any, tmp_path: Path) -> None:
+    given = archived_rows(tmp_path / "data")
+    rows = Counted(given)
+    encoder = StubEncoder(lambda text: hashed(text[-20:]))
+    choice = None if format == "jsonl" else format
+    report = mine(encoder, rows, out=tmp_path / "out", k=5, max_similarity=None, format=choice)
+    # Scanned, its query and its positive encoded, and written; and each negative is read where it is written.
+    assert rows.reads <= 4 * len(rows) + report.negatives
+    assert report.file.endswith(f".{format}")
+    assert report.media_root == str(tmp_path / "data")
+    back = read_rows(report.file, media=report.media_root, cache_dir=tmp_path / "cache")
+    by_name = {content(row["positive"]) for row in given}
+    for row, mined in zip(given, back, strict=True):
+        assert content(mined["positive"]) == content(row["positive"])
+        assert {content(item) for item in mined["negatives"]} < by_name
+    assert Path(back[0]["positive"]["image"]) == tmp_path / "data" / "0.png"
+    if format == "jsonl":
+        assert read(report.file)[3]["positive"] == {"image": "deep/images.zip::in/3.png"}
+    assert b"PNG" not in Path(report.file).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"mined.{format}", "mining.json"]
+
+
+def test_bytes_beside_archives_go_into_parquet(tmp_path: Path) -> None:
+    """In two chunks, with a column and a key of an item that only the last row has."""
+    given = archived_rows(tmp_path / "data")
+    rows = [{**given[number % 8], "query": f"query {number}"} for number in range(70)]
+    rows.append({"query": "a picture", "positive": {"image": b"no file", "text": "last"}, "task": "late"})
+    encoder = StubEncoder(lambda text: hashed(text[-20:]))
+    report = mine(encoder, rows, out=tmp_path / "out", k=2, max_similarity=None)
+    assert report.file.endswith("mined.parquet")
+    back = read_rows(report.file, media=report.media_root, cache_dir=tmp_path / "cache")
+    assert len(back) == 71
+    assert back[70]["positive"] == {"image": b"no file", "text": "last"}
+    assert back[70]["task"] == "late"
+    assert "task" not in back[0]
+    assert content(back[9]["positive"]) == content(given[1]["positive"])

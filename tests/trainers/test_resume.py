@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from stub_model import stub_rows, stub_trainer
 from transformers import TrainerCallback
 
-from umekit.trainers.checkpoints import last_complete_checkpoint
+from umekit.trainers.checkpoints import check_checkpoint, last_complete_checkpoint
 
 
 class Killed(Exception):
@@ -116,6 +116,31 @@ def test_a_missing_file_raises(checkpoint: Path, tmp_path: Path, name: str) -> N
     (broken / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
         stub_trainer(tmp_path).train(resume_from_checkpoint=str(broken))
+
+
+def test_a_checkpoint_is_of_as_many_processes_as_wrote_it(checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint-2")
+    (folder / "rng_state.pth").unlink()
+    for rank in range(8):
+        (folder / f"rng_state_{rank}.pth").touch()
+    assert last_complete_checkpoint(tmp_path, 8) == str(folder)
+    for processes in (1, 2, 4, 16):
+        with pytest.raises(FileNotFoundError, match="rng_state"):
+            check_checkpoint(folder, processes)
+        with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+            last_complete_checkpoint(tmp_path, processes)
+    (folder / "rng_state.pth").touch()
+    with pytest.raises(FileNotFoundError, match=r"rng_state_0\.pth.*not of a run of 1 process"):
+        check_checkpoint(folder, 1)
+
+
+def test_written_again_by_fewer_processes_it_is_theirs(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    (folder / "rng_state_1.pth").touch()  # left by two processes that were killed
+    stub_trainer(tmp_path, **settings).train()
+    assert last_complete_checkpoint(tmp_path) == str(folder)
 
 
 @pytest.mark.parametrize(

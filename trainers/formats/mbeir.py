@@ -68,7 +68,9 @@ def read_mbeir(
     """Rows of M-BEIR's training files.
 
     A query's text and its instruction are, joined by a blank, what the official loader makes of them with
-    ``format_string``. The positive's ``did`` is the ``positive_id``; ``dataset`` is ``mscoco_task0`` and the like.
+    ``format_string``. The positive's ``did`` is the ``positive_id``, all of ``pos_cand_list`` are ``positive_ids`` (so
+    that mining takes none of them for a negative), the ``qid`` is the ``query_id``; ``dataset`` is ``mscoco_task0`` and
+    the like.
 
     Args:
         queries: ``query/train/mbeir_*_train.jsonl``, or the union.
@@ -77,7 +79,7 @@ def read_mbeir(
         media: the folder of M-BEIR, to which image paths are relative.
         prompt: ``first`` paraphrase, or ``random`` by (seed, qid).
         positive: ``first`` of ``pos_cand_list``, or ``random`` by (seed, qid) (U-MARVEL, section 2.4).
-        negatives: at most so many of ``neg_cand_list``, from the start.
+        negatives: at most so many of ``neg_cand_list``, from the start; one that is in ``pos_cand_list`` is left out.
         seed: of both choices.
 
     Raises:
@@ -173,14 +175,15 @@ def _row(
         item["instruction"] = choice
     if text:
         item["text"] = text
+    wrong = [one for one in record.get("neg_cand_list") or [] if one not in dids]
     task = TASKS.get((str(modality), str(candidate.get("modality"))))
     row: dict[str, Any] = {
         "query": item,
         "positive": _candidate(candidate, media),
-        "negatives": [
-            _candidate(pool[one], media) for one in (record.get("neg_cand_list") or [])[:negatives]
-        ],
+        "negatives": [_candidate(pool[one], media) for one in wrong[:negatives]],
         "positive_id": did,
+        "positive_ids": list(dids),
+        "query_id": qid,
     }
     if task is not None and number.isdigit() and int(number) < len(DATASETS):
         row["dataset"] = f"{DATASETS[int(number)]}_task{task}"

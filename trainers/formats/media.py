@@ -20,6 +20,25 @@ SEPARATOR = "::"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
 
+class Member(bytes):
+    """The content of a member of an archive, which knows where it is from: what is written again can name it.
+
+    Attributes:
+        archive: absolute path. member: its name in there.
+    """
+
+    archive: str
+    member: str
+
+    def __new__(cls, data: bytes, archive: str | os.PathLike[str], member: str) -> Member:
+        made = super().__new__(cls, data)
+        made.archive, made.member = os.path.abspath(archive), member
+        return made
+
+    def __getnewargs__(self) -> tuple[bytes, str, str]:  # type: ignore[override]
+        return bytes(self), self.archive, self.member
+
+
 class MediaRoot:
     """Where the media of some rows lie.
 
@@ -61,7 +80,7 @@ class MediaRoot:
         }
 
     def find(self, value: Any) -> Any:
-        """A medium: bytes of a member, an absolute path, an address, or what it was if it is content itself."""
+        """A medium: a :class:`Member`, an absolute path, an address, or what it was if it is content itself."""
         if isinstance(value, (list, tuple)):
             return [self.find(one) for one in value]
         if isinstance(value, Mapping) and value.get("bytes") is None and isinstance(value.get("path"), str):
@@ -78,12 +97,12 @@ class MediaRoot:
             return self._read(inside(archive, self.where), member)
         return confined(text, self.where)
 
-    def _read(self, archive: Path, member: str) -> bytes:
+    def _read(self, archive: Path, member: str) -> Member:
         # A handle must not be shared with a forked worker: both would move its position.
         key = (os.getpid(), archive)
         if key not in self._archives:
             self._archives[key] = _open(archive)
-        return self._archives[key].read(member, self.limits)
+        return Member(self._archives[key].read(member, self.limits), archive, member)
 
 
 class MediaNames(MediaRoot):

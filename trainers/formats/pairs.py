@@ -33,7 +33,8 @@ def read_pairs(
     The query is the column ``anchor``, ``query``, ``question``, ``sentence1`` or ``sent0``; the positive
     ``positive``, ``answer``, ``passage``, ``sentence2`` or ``sent1``; negatives are ``negative``, ``negative_1`` ...,
     ``hard_neg``, or a list ``negatives``. A str is a text; an object with ``bytes`` or ``path`` is a picture; an
-    object with keys of an item is an item.
+    object with keys of an item is an item. A row has one positive: one with a list of several is refused, since
+    taking one of them would leave the others to be drawn as negatives.
 
     Args:
         where: see :func:`open_records`.
@@ -44,7 +45,8 @@ def read_pairs(
         cache_dir: see :func:`open_records`.
 
     Raises:
-        FormatError: no such columns, or a column of labels (a pair that may not match is no positive pair).
+        FormatError: no such columns, or a column of labels (a pair that may not match is no positive pair); and (from
+            ``rows[i]``) an empty query or positive, or several of them.
     """
     records = open_records(where, cache_dir=cache_dir)
     names = list(getattr(records, "column_names", None) or records[0])
@@ -98,6 +100,12 @@ def _item(media: MediaRoot, record: Mapping[str, Any], column: str) -> Any:
     value = record.get(column)
     if value is None or value == "":
         raise ValueError(f"{column!r} is empty")
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise ValueError(
+                f"{column!r} is a list of {len(value)}: give each of them a row of its own, with the same query"
+            )
+        value = value[0]
     return _as_item(media, value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from .entries import Scan
-from .items import id_key
 from .selecting import FILTERS, Selector
 from .settings import MiningSettings
 from .vectors import Asking, Vectors, search
@@ -33,7 +31,6 @@ def block_dtype(k: int) -> np.dtype[Any]:
 
 
 def mine_blocks(
-    rows: Sequence[Any],
     found: Scan,
     settings: MiningSettings,
     work: Path,
@@ -48,7 +45,7 @@ def mine_blocks(
     A block's searches do not depend on which blocks share its pass, so neither ``memory`` nor a stop shows in them.
 
     Args:
-        rows, found, settings: as scanned.
+        found, settings: as scanned.
         work: holds the shards ``queries`` and ``pool``.
         blocks: folder to write; made if missing.
         size: rows of a block.
@@ -56,39 +53,37 @@ def mine_blocks(
         show_progress: None shows bars on a terminal.
     """
     blocks.mkdir(exist_ok=True)
-    queries, entries = Vectors(work / "queries", len(rows)), Vectors(work / "pool", len(found.entry_id))
+    count = len(found.query)
+    queries, entries = Vectors(work / "queries", count), Vectors(work / "pool", len(found.entry_id))
     selector = Selector(found, entries, settings)
     usable = queries.present & entries.present[found.positive]
-    starts = {blocks / f"{number:05d}.npy": start for number, start in enumerate(range(0, len(rows), size))}
+    starts = {blocks / f"{number:05d}.npy": start for number, start in enumerate(range(0, count, size))}
     missing = [path for path in starts if not path.is_file()]
     in_pass = max(1, memory // (size * Asking.row_bytes(queries.dim, settings.depth)))
     visible = sys.stderr.isatty() if show_progress is None else show_progress
-    left = sum(min(size, len(rows) - starts[path]) for path in missing)
-    with tqdm(total=len(rows), initial=len(rows) - left, unit="row", desc="mine", disable=not visible) as bar:
+    left = sum(min(size, count - starts[path]) for path in missing)
+    with tqdm(total=count, initial=count - left, unit="row", desc="mine", disable=not visible) as bar:
         for first in range(0, len(missing), in_pass):
             paths = missing[first : first + in_pass]
             askings = []
             for path in paths:
-                numbers = np.arange(starts[path], min(starts[path] + size, len(rows)), dtype=np.int64)
+                numbers = np.arange(starts[path], min(starts[path] + size, count), dtype=np.int64)
                 asked = numbers[usable[numbers]]
                 askings.append(Asking(asked, queries.take(asked), found.group[asked], settings.depth))
             search(askings, entries, found.entry_group, show_progress=visible)
             for path, asking in zip(paths, askings, strict=True):
-                count = min(size, len(rows) - starts[path])
-                _save(path, mine_block(rows, starts[path], count, asking, selector))
-                bar.update(count)
+                here = min(size, count - starts[path])
+                _save(path, mine_block(starts[path], here, asking, selector))
+                bar.update(here)
 
 
-def mine_block(
-    rows: Sequence[Any], start: int, count: int, asking: Asking, selector: Selector
-) -> NDArray[Any]:
+def mine_block(start: int, count: int, asking: Asking, selector: Selector) -> NDArray[Any]:
     """Records [count] of the rows from ``start`` on; those that ``asking`` lacks are left out."""
     records = np.zeros(count, block_dtype(selector.settings.k))
     records["entries"], records["scores"], records["positive"] = -1, np.nan, np.nan
     for number, vector, candidates in zip(asking.numbers, asking.queries, asking.found, strict=True):
         row = int(number)
-        more = np.array([id_key(name) for name in rows[row].get("positive_ids") or ()], np.int64)
-        chosen = selector.select(row, vector, candidates[candidates >= 0], more)
+        chosen = selector.select(row, vector, candidates[candidates >= 0])
         record = records[row - start]
         record["entries"][: len(chosen.entries)] = chosen.entries
         record["scores"][: len(chosen.scores)] = chosen.scores

@@ -24,6 +24,7 @@ from .blocks import mine_blocks
 from .entries import Items, Scan, entry_item, scan
 from .selecting import FILTERS
 from .settings import MiningReport, MiningSettings
+from .surveying import Survey
 from .writing import write_rows
 
 MANIFEST, WORK = "mining.json", "work"
@@ -80,8 +81,10 @@ def mine(
         k, max_similarity, relative_margin, max_positive_similarity, depth, scope, local_by, seed: see
             :class:`MiningSettings`.
         format: of the rows; jsonl unless rows or pool hold pictures or bytes, which parquet keeps, when None.
+            Members of archives that a reader of ours has read are named, as files are.
         media_root: what media paths are relative to and confined to; they are then written as they stand. None
-            opens paths as they stand and writes them relative to their common folder (``report.media_root``).
+            opens paths as they stand and writes them relative to the common folder of all files and archives of
+            rows and pool (``report.media_root``).
         replace_negatives: drop negatives that rows already have; otherwise such rows are refused.
         max_failed: how many items may fail to be encoded. Their rows are left out and reported.
         mode, dim: as in ``Encoder.encode``.
@@ -109,9 +112,10 @@ def mine(
     if not memory_gib > 0 or math.isinf(memory_gib):
         raise ValueError(f"memory_gib is {memory_gib}; need a number above 0")
     folder = Path(out)
-    found = scan(rows, pool, settings)
+    survey = Survey(format, media_root)
+    found = scan(rows, pool, settings, survey)
     media = None if media_root is None else MediaRoot(media_root)
-    queries = Items(lambda number: rows[number]["query"], [found.same, found.query], media)
+    queries = Items(lambda number: rows[number]["query"], [found.instructed, found.same], media)
     entries = Items(
         partial(entry_item, rows, pool, found),
         [found.entry_content, found.entry_group, found.entry_id],
@@ -133,7 +137,10 @@ def mine(
     done = _finished(folder, identity)
     if done is not None:
         return done
-    _refuse_negatives(rows, replace_negatives)
+    if survey.negatives_at is not None and not replace_negatives:
+        raise ValueError(
+            f"row {survey.negatives_at} has negatives already: replace_negatives=True drops them"
+        )
     work = folder / WORK
     work.mkdir(parents=True, exist_ok=True)
     shard_options: dict[str, Any] = {"mode": mode, "dim": dim, "shard_size": shard_size}
@@ -144,12 +151,10 @@ def mine(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     blocks = work / f"blocks-{digest[:16]}"
     mine_blocks(
-        rows, found, settings, work, blocks,
+        found, settings, work, blocks,
         size=block_size, memory=int(memory_gib * 2**30), show_progress=show_progress,
     )  # fmt: skip
-    written = write_rows(
-        folder, rows, pool, found, blocks, k=settings.k, format=format, media_root=media_root
-    )
+    written = write_rows(folder, rows, pool, found, survey, blocks, k=settings.k)
     manifest = {
         "kind": "umekit-mining",
         "schema": SCHEMA,
@@ -193,12 +198,6 @@ def _finished(folder: Path, identity: dict[str, Any]) -> MiningReport | None:
             f"{folder} holds negatives that were mined with other {', '.join(different)}: name another folder"
         )
     return MiningReport.from_manifest(manifest, str(folder / manifest["file"]))
-
-
-def _refuse_negatives(rows: Sequence[Any], replace: bool) -> None:
-    for number in range(0 if replace else len(rows)):
-        if rows[number].get("negatives"):
-            raise ValueError(f"row {number} has negatives already: replace_negatives=True drops them")
 
 
 def _failed(work: Path, found: Scan, limit: int) -> list[str]:

@@ -69,6 +69,9 @@ class Selector:
         self.scan, self.vectors, self.settings = scan, vectors, settings
         self._order = np.argsort(scan.same, kind="stable")
         self._sorted = scan.same[self._order]
+        same = scan.same[scan.more_row]
+        order = np.argsort(same, kind="stable")
+        self._more_sorted, self._more = same[order], scan.more_id[order]
         present = vectors.present
         self._members = {
             int(group): np.flatnonzero((scan.entry_group == group) & present)
@@ -80,19 +83,17 @@ class Selector:
         row: int,
         query: NDArray[np.float32],
         candidates: NDArray[np.int64],
-        more_ids: NDArray[np.int64],
     ) -> Selected:
         """
         Args:
             row: which.
             query: its unit vector [d].
             candidates: entries near it, in any order.
-            more_ids: keys of further ids that are known to be relevant.
         """
         settings = self.settings
         positive = self.vectors.take(self.scan.positive[row : row + 1])[0]
         score = float(cosines(positive[None], query)[0])
-        known_ids, known_contents = self._known(row, more_ids)
+        known_ids, known_contents = self._known(row)
 
         def judge(entries: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
             rows = self.vectors.take(entries)
@@ -117,13 +118,13 @@ class Selector:
             scores = np.concatenate([scores, drawn_scores[extra]])
         return Selected(entries, scores, score, len(entries) - len(chosen), dropped)
 
-    def _known(self, row: int, more_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _known(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids and contents of the positives of all rows that ask for the same, and the query's own content."""
         scan, key = self.scan, self.scan.same[row]
-        first, last = np.searchsorted(self._sorted, key), np.searchsorted(self._sorted, key, side="right")
-        rows = self._order[first:last]
-        ids = np.concatenate([scan.positive_id[rows], more_ids])
-        return ids, np.append(scan.positive_content[rows], scan.query[row])
+        rows = self._order[_span(self._sorted, key)]
+        ids = np.concatenate([scan.positive_id[rows], self._more[_span(self._more_sorted, key)]])
+        contents = [scan.positive_content[rows], scan.contents_of(ids), scan.query[row : row + 1]]
+        return ids, np.concatenate(contents)
 
     def _draw(self, row: int) -> NDArray[np.int64]:
         """Random members of the row's group, each once: all of a small group, up to ``DRAWS`` of a large one."""
@@ -134,3 +135,8 @@ class Selector:
         picked = random.integers(len(members), size=DRAWS)
         _, first = np.unique(picked, return_index=True)
         return members[picked[np.sort(first)]]
+
+
+def _span(keys: NDArray[np.int64], key: np.int64) -> slice:
+    """Where ``key`` stands in sorted keys."""
+    return slice(np.searchsorted(keys, key), np.searchsorted(keys, key, side="right"))

@@ -24,7 +24,9 @@ from ..lora import add_lora
 from ..merging import merge
 from ..mining import mine
 from ..objectives.module import ContrastiveObjective
+from ..sampling import PlannedRows
 from ..souping import soup
+from .plan_file import check_plan, write_plan
 from .prompts import get_prompt, with_prompt
 from .schema import START, MineStep, ModelSpec, PromptSpec, Recipe, RecipeError, SoupStep, TrainStep
 from .sources import Opener, eval_rows, open_sources, train_rows
@@ -51,7 +53,11 @@ class StepContext:
 def train_step(step: TrainStep, context: StepContext) -> dict[str, Any]:
     """Train, save, merge; returns the metrics and where the result is."""
     trainer = build_trainer(step, context)
-    output = trainer.train(resume_from_checkpoint=_checkpoint(context, trainer))
+    rows: Any = trainer.train_dataset
+    checkpoint = _checkpoint(context, trainer, rows)
+    if checkpoint is None and trainer.is_world_process_zero():
+        write_plan(context.folder, rows, trainer.args.world_size)
+    output = trainer.train(resume_from_checkpoint=checkpoint)
     metrics = {name: value for name, value in output.metrics.items() if name.startswith("train_")}
     if step.eval_data is not None:
         metrics |= {k: v for k, v in trainer.evaluate().items() if k.startswith("eval_") and "_per_" not in k}
@@ -69,15 +75,16 @@ def train_step(step: TrainStep, context: StepContext) -> dict[str, Any]:
     return {"result": result.name, **metrics}
 
 
-def _checkpoint(context: StepContext, trainer: ContrastiveTrainer) -> str | None:
+def _checkpoint(context: StepContext, trainer: ContrastiveTrainer, rows: PlannedRows) -> str | None:
     """Where a training that was broken off goes on; None for the beginning.
 
     Raises:
-        RecipeError: there are checkpoints, and none that this run can go on from.
+        RecipeError: there are checkpoints, and none that this run can go on from, or they are of another plan.
     """
     folder = context.folder / "trainer"
     if not context.resume or not any(folder.glob("checkpoint-*/trainer_state.json")):
         return None
+    check_plan(context.folder, rows, trainer.args.world_size)
     try:
         return last_complete_checkpoint(folder, trainer.args.world_size, trainer._own_optimizer_files)
     except FileNotFoundError as error:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from umekit.trainers.formats import FormatError, FormatRows, format_string, read_mbeir
+from umekit.trainers.formats import FormatError, FormatRows, format_string, read_mbeir, read_rows
+from umekit.trainers.mining import mine
+from umekit.trainers.recipes.sources import eval_rows
+from umekit.trainers.sampling import Source
 
 QUERIES = [
     {
@@ -86,11 +91,57 @@ def test_a_row(folder: Path) -> None:
         "positive": {"image": str(folder / "mbeir_images" / "10.jpg")},
         "negatives": [{"text": "A dog."}],
         "positive_id": "9:10",
+        "positive_ids": ["9:10", "9:11", "9:12"],
+        "query_id": "9:1",
         "dataset": "mscoco_task0",
     }
     edited = read(folder, prompt="first")[1]
     assert edited["query"]["image"] == str(folder / "mbeir_images" / "q.jpg")
     assert edited["dataset"] == "fashioniq_task7"
+
+
+def test_no_ground_truth_is_a_negative(folder: Path) -> None:
+    assert read(folder, negatives=2)[0]["negatives"] == [{"text": "A dog."}]  # 9:10 is a positive, too
+
+
+class StubEncoder:
+    """Every item has the same vector, so that nothing but what is known keeps a candidate away."""
+
+    dim = 2
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"dim": 2}
+
+    def encode(self, items: Any, **_: Any) -> Any:
+        return SimpleNamespace(embeddings=np.ones((len(items), 2), np.float32), errors=[])
+
+
+@pytest.mark.parametrize("as_recipe", [False, True])
+def test_mining_takes_no_ground_truth_for_a_negative(tmp_path: Path, as_recipe: bool) -> None:
+    truths = {"9:0": ["9:10", "9:11", "9:12"], "9:1": ["9:11"], "9:2": ["9:12"], "9:3": ["9:13", "9:15"]}
+    queries = [
+        {"qid": qid, "query_txt": f"query {qid}", "query_modality": "text", "pos_cand_list": dids}
+        for qid, dids in truths.items()
+    ]
+    texts = {f"9:{n}": f"candidate {n}" for n in range(10, 15)} | {"9:15": "candidate 14"}
+    pool = [{"did": did, "txt": text, "modality": "text"} for did, text in texts.items()]
+    for name, records in (("q", queries), ("pool", pool)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(record) for record in records))
+    rows: Any = read_mbeir(tmp_path / "q.jsonl", tmp_path / "pool.jsonl", media=tmp_path, positive="first")
+    prefix, candidates = "", [{"id": did, "text": format_string(text)} for did, text in texts.items()]
+    if as_recipe:  # the positives are the pool, and ids are those of the source
+        rows, prefix, candidates = eval_rows([Source("beir", rows)]), "beir\0", None
+    report = mine(StubEncoder(), rows, candidates, out=tmp_path / "out", k=6, depth=6, max_similarity=None)
+    mined = [json.loads(line) for line in Path(report.file).read_text().splitlines()]
+    for row, (qid, dids) in zip(mined, truths.items(), strict=True):
+        assert row["query_id"] == qid
+        assert row["positive_ids"] == [f"{prefix}{did}" for did in dids]
+        assert not set(row["negative_ids"]) & set(row["positive_ids"])
+        assert row["negatives"], "others are left"
+        wrong = {format_string(texts[did]) for did in dids}  # 9:14 is what 9:15 is, by content
+        assert not wrong & {item["text"] for item in row["negatives"]}
+    back = read_rows(report.file, media=tmp_path)[0]
+    assert back["positive_ids"] == mined[0]["positive_ids"]
 
 
 def test_instruction_and_text_are_the_official_string(folder: Path) -> None:

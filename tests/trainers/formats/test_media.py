@@ -103,3 +103,9 @@ def test_workers_open_archives_anew(root: Path) -> None:
     media = MediaRoot(root)
     media.find("b.zip::in/b.jpg")
     assert pickle.loads(pickle.dumps(media)).find("b.zip::in/b.jpg") == b"zipped"
+
+
+def test_a_member_is_bytes_that_know_their_place(root: Path) -> None:
+    found = MediaRoot(root / "b.zip").find("in/b.jpg")
+    for one in (found, pickle.loads(pickle.dumps(found))):  # as it comes from a worker
+        assert (one, one.archive, one.member) == (b"zipped", str(root / "b.zip"), "in/b.jpg")

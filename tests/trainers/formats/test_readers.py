@@ -309,3 +309,13 @@ def test_format_string() -> None:
     assert format_string(' "a cat\r" ') == "A cat."
     assert format_string("really?") == "Really?"
     assert format_string(None) == format_string('""') == ""
+
+
+def test_several_positives_of_one_query_are_refused() -> None:
+    """One of them would be the positive, and the others candidates for its negatives."""
+    rows = read_pairs(
+        [{"query": "q", "pos": ["a", "b"], "neg": ["c"]}, {"query": "q", "pos": ["a"], "neg": ["c"]}]
+    )
+    with pytest.raises(FormatError, match=r"row 0: 'pos' is a list of 2: give each of them a row of its own"):
+        rows[0]
+    assert rows[1] == {"query": "q", "positive": "a", "negatives": ["c"]}

@@ -177,6 +177,38 @@ def test_a_killed_step_goes_on_and_ends_the_same(tmp_path: Path) -> None:
         run_recipe(recipe, tmp_path / "killed", formats=FORMATS_HERE, resume=True)
 
 
+def test_a_killed_step_does_not_go_on_with_other_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file of a source grew, or twice as many processes run: another plan, in which step 2 is another."""
+    recipe = small(tmp_path, ("max_steps: 2", "max_steps: 4\n      save_steps: 2"))
+    data = tmp_path / "data"
+    rows = [{"query": f"query {n}", "positive": f"positive {n}"} for n in range(66)]
+
+    def formats(count: int) -> Any:
+        return {**FORMATS, "digit-world": lambda path, options: rows[:count]}
+
+    run_recipe(recipe, data, formats=formats(64))
+    folder = data / "one"
+    (folder / "done.json").unlink()
+    shutil.rmtree(folder / "trainer" / "checkpoint-4")
+    with pytest.raises(
+        RecipeError, match=r"source 'text' has 66 rows, and had 64 rows\. Put back .*, or remove"
+    ):
+        run_recipe(recipe, data, formats=formats(66), resume=True)
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(
+        json.dumps({**plan, "fingerprint": "of two processes", "processes": 2, "rows of a batch": 8})
+    )
+    with pytest.raises(
+        RecipeError, match="there are 1 processes, and were 2; there are 4 rows of a batch, and were 8"
+    ):
+        run_recipe(recipe, data, formats=formats(64), resume=True)
+    (folder / "plan.json").unlink()
+    run_recipe(recipe, data, formats=formats(64), resume=True)
+    assert "no plan.json" in caplog.text
+
+
 def test_other_ranks_wait_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small(tmp_path)
     root = tmp_path / "run"
