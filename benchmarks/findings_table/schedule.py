@@ -52,6 +52,9 @@ def run_all(
     running: dict[Future[dict[str, Any]], Job] = {}
     while left or running:
         ready = [job for job in left if all(need in done for need in work.before(job))]
+        # Starts are made one after the other and everything waits for them: left to their turn, the last seed's would
+        # run alone.
+        ready.sort(key=lambda job: job.kind != "start")
         for job in ready[: workers - len(running)]:
             running[pool.submit(execute, work, job)] = job
             left.remove(job)

@@ -122,6 +122,15 @@ def test_a_stopped_table_goes_on_where_it_was(work: Work) -> None:
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
+def test_starts_come_first(work: Work) -> None:
+    """The longest chain: made in the arms' order, the last seed's start would run alone."""
+    lines: list[str] = []
+    assert run_all(work, ThreadPoolExecutor(1), 1, findings_fakes.execute, lines.append) == []
+    kinds = [line.split("] ")[1].split()[0] for line in lines]
+    assert kinds[:3] == ["start"] * 3
+    assert "start" not in kinds[3:]
+
+
 def test_a_stale_result_is_not_taken(work: Work) -> None:
     finish(work)
     job = Job("run", GOOD, 1)
