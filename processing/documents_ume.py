@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from PIL import Image
 from .limits_ume import MediaError, MediaLimits, describe
 from .media_ume import load_image
 from .pdfium_process_ume import POOL
-from .sources_ume import read_bytes
+from .sources_ume import file_key, read_bytes
 
 
 def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaLimits) -> list[Image.Image]:
     """Pages of a PDF as RGB pictures, rendered at about ``max_pixels`` so that one small resize is left.
+
+    A local file is read once for many pages that are asked for one after the other: PDFium keeps its last document.
 
     Args:
         source: path, URL or bytes of a PDF; or anything that ``load_image`` takes, as its only page.
@@ -25,18 +28,18 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
         MediaError: not readable, encrypted, without pages, page out of range, more pages than allowed, too slow.
         ImportError: a PDF, and pypdfium2 is not installed.
     """
-    data = None if isinstance(source, (Image.Image, np.ndarray)) else read_bytes(source, limits)
-    if data is None or not data[:1024].lstrip().startswith(b"%PDF-"):
-        if page not in (None, 1):
-            raise MediaError(f"{describe(source)} is a picture: it has one page, not a page {page}")
-        return [load_image(source if data is None else {"bytes": data, "path": describe(source)}, limits)]
+    if isinstance(source, (Image.Image, np.ndarray)):
+        return _only_page(source, page, source, limits)
+    key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
+    if not POOL.holds(key) and not _is_pdf(read()):
+        return _only_page({"bytes": read(), "path": describe(source)}, page, source, limits)
     request = {
         "name": describe(source),
         "page": page,
         "most_pages": max(1, limits.document_pages),
         "max_pixels": min(max_pixels, limits.image_pixels),
     }
-    return POOL.ask(request, data, limits)[1]
+    return POOL.ask(request, read, limits, key)[1]
 
 
 def count_pages(source: Any, limits: MediaLimits) -> int:
@@ -47,4 +50,17 @@ def count_pages(source: Any, limits: MediaLimits) -> int:
         ImportError: pypdfium2 is not installed.
     """
     request = {"name": describe(source), "page": None, "most_pages": 0, "max_pixels": 0}
-    return POOL.ask(request, read_bytes(source, limits), limits)[0]
+    key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
+    if not POOL.holds(key) and not _is_pdf(read()):
+        key = None  # PDFium refuses it; what it holds under a key is a PDF
+    return POOL.ask(request, read, limits, key)[0]
+
+
+def _is_pdf(data: bytes) -> bool:
+    return data[:1024].lstrip().startswith(b"%PDF-")
+
+
+def _only_page(picture: Any, page: int | None, source: Any, limits: MediaLimits) -> list[Image.Image]:
+    if page not in (None, 1):
+        raise MediaError(f"{describe(source)} is a picture: it has one page, not a page {page}")
+    return [load_image(picture, limits)]

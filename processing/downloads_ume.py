@@ -13,9 +13,9 @@ from typing import Any
 
 from .limits_ume import MediaError, MediaLimits, describe, reason
 
-NETWORKS_64 = [
-    ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48")
-]  # IPv4 behind NAT64
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # the last 32 bits are an address of IPv4
+# NAT64 of a local network's own (RFC 8215): only that network knows which bits are the address of IPv4.
+LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 
 
 def download(url: str, limits: MediaLimits) -> bytes:
@@ -50,8 +50,10 @@ def _is_public(address: str) -> bool:
     """Whether an address is one of the open internet; one of IPv4 inside IPv6 is judged by itself."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
+        if found in LOCAL_NAT64:
+            return False
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
-        if any(found in network for network in NETWORKS_64):
+        if found in NAT64:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         found = inner or found
     return found.is_global and not found.is_multicast

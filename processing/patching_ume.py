@@ -11,7 +11,15 @@ from .limits_ume import MediaLimits
 from .media_ume import load_image
 from .settings_processor_ume import ProcessorSettings
 from .video_ume import load_video
-from .vision_ume import Patches, PatchLayout, image_patches, video_patches
+from .vision_ume import (
+    FrameResize,
+    FramesAsImages,
+    Patches,
+    PatchLayout,
+    PixelBudget,
+    image_patches,
+    video_patches,
+)
 
 
 def is_listed(item: Item) -> bool:
@@ -70,7 +78,16 @@ def patches_of(
     if isinstance(part, Document):
         pages = load_document(part.source, part.page, budget.image[1], limits)
         return [("image", image_patches(page, layout, budget)) for page in pages]
-    frames = load_video(part.source, settings.sampling, limits)
     if settings.video_as_images:
-        return [("image", image_patches(frame, layout, budget)) for frame in frames.images]
-    return [("video", video_patches(frames.images, frames.seconds, layout, budget, frames.from_list))]
+        pictures = load_video(part.source, settings.sampling, limits, FramesAsImages(layout, budget)).images
+        return [("image", patches) for patches in pictures]
+    return [("video", _video(part, settings, layout, limits, budget))]
+
+
+def _video(
+    part: Video, settings: ProcessorSettings, layout: PatchLayout, limits: MediaLimits, budget: PixelBudget
+) -> Patches:
+    resize = FrameResize(layout, budget)
+    frames = load_video(part.source, settings.sampling, limits, resize)
+    assert resize.original is not None  # a video without frames was refused
+    return video_patches(frames.images, frames.seconds, layout, resize.original)

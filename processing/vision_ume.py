@@ -7,6 +7,7 @@ queues and caches, and one fused multiply-add on the device instead of a float c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -153,25 +154,69 @@ def image_patches(image: Image.Image, layout: PatchLayout, budget: PixelBudget) 
     return Patches(_cut(pixels, layout, temporal=1), (1, rows // layout.patch, columns // layout.patch), size)
 
 
-def video_patches(
-    frames: list[Image.Image],
-    seconds: list[float],
-    layout: PatchLayout,
-    budget: PixelBudget,
-    from_list: bool = False,
-) -> Patches:
-    """Resize frames once and cut them into patches that span ``layout.temporal`` frames.
+class FrameResize:
+    """Brings the frames of one video to the size of its patches, one by one, so that no large frame is held.
 
-    The last frame is repeated where their number is no multiple. Frames of other sizes than the first are brought
-    to its size by the same single resize. ``from_list``: frames that the user chose have sizes of their own in some
-    systems, see :class:`PixelBudget`.
+    The number of frames and the first one set the size of all; frames of other sizes are brought to it, too, by the
+    same single resize (after ``budget.first_frame``, where the frames were chosen by the user).
+
+    Attributes:
+        original: size of the first frame ``(width, height)`` as it was read; None before it.
     """
-    size = frames[0].size
-    if from_list and budget.first_frame is not None:
-        frames = [budget.first_frame.apply(frame) for frame in frames]
-    rows, columns = frame_size(len(frames), frames[0].height, frames[0].width, layout, budget, from_list)
-    pixels = [_resize(frame, rows, columns) for frame in frames]
-    times = list(seconds)
+
+    def __init__(self, layout: PatchLayout, budget: PixelBudget) -> None:
+        self.layout, self.budget = layout, budget
+        self.begin(1, False)
+
+    def begin(self, count: int, from_list: bool) -> None:
+        """Before the first of ``count`` frames. ``from_list``: frames that the user chose have sizes of their own in
+        some systems, see :class:`PixelBudget`."""
+        self.original: tuple[int, int] | None = None
+        self._count, self._from_list = count, from_list
+        self._size: tuple[int, int] | None = None
+
+    def keep(self, frame: Image.Image) -> np.ndarray:
+        """The next frame as uint8 ``[H, W, 3]``.
+
+        Raises:
+            ValueError: a side more than 200 times the other.
+        """
+        self.original = self.original or frame.size
+        if self._from_list and self.budget.first_frame is not None:
+            frame = self.budget.first_frame.apply(frame)
+        if self._size is None:
+            self._size = frame_size(
+                self._count, frame.height, frame.width, self.layout, self.budget, self._from_list
+            )
+        return _resize(frame, *self._size)
+
+
+class FramesAsImages:
+    """Makes every frame of a video a picture of its own, as soon as it is read."""
+
+    def __init__(self, layout: PatchLayout, budget: PixelBudget) -> None:
+        self.layout, self.budget = layout, budget
+
+    def begin(self, count: int, from_list: bool) -> None:
+        """Each frame is sized by itself."""
+
+    def keep(self, frame: Image.Image) -> Patches:
+        """:func:`image_patches` of the next frame."""
+        return image_patches(frame, self.layout, self.budget)
+
+
+def video_patches(
+    frames: Sequence[np.ndarray], seconds: Sequence[float], layout: PatchLayout, original: tuple[int, int]
+) -> Patches:
+    """Cut frames into patches that span ``layout.temporal`` of them; the last is repeated where one is missing.
+
+    Args:
+        frames: uint8 ``[H, W, 3]`` each, of the size that :class:`FrameResize` gave them.
+        seconds: when each is shown.
+        layout: geometry of the vision tower.
+        original: size of the source ``(width, height)``.
+    """
+    pixels, times = list(frames), list(seconds)
     while len(pixels) % layout.temporal:
         pixels.append(pixels[-1])
         times.append(times[-1])
@@ -180,9 +225,10 @@ def video_patches(
         (times[i * layout.temporal] + times[(i + 1) * layout.temporal - 1]) / 2 for i in range(steps)
     )
     values = _cut(np.stack(pixels), layout, temporal=layout.temporal)
+    rows, columns = pixels[0].shape[:2]
     grid = (steps, rows // layout.patch, columns // layout.patch)
     interval = times[layout.temporal] - times[0] if steps > 1 else None
-    return Patches(values, grid, size, middles, interval)
+    return Patches(values, grid, original, middles, interval)
 
 
 def _resize(image: Image.Image, rows: int, columns: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from .limits_ume import Deadline, MediaError, MediaLimits, describe, reason
 from .sources_ume import read_bytes
 
+STRIP_PIXELS = 2**18  # of a deep picture that are scaled at once: float64 values take many bytes each
 JPEG_BLOCK = 4096  # bytes between two looks at the time; a dozen are one more scan over the whole picture
 
 # Pillow's decoders are safe to run side by side, but not two of them on one picture that is not loaded yet.
@@ -107,16 +109,38 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not keyed:
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("the picture has values that are not finite")
-        top = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 255.0
-        return Image.fromarray((values.clip(0, top) * (255.0 / top)).astype(np.uint8)).convert("RGB")
+        return _scaled(image).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """A picture of mode I, I;16 or F as one of mode L, strip by strip."""
+    top = 65535.0 if image.mode.startswith("I;16") or _highest(image) > 255 else 255.0
+    scaled = np.empty((image.height, image.width), dtype=np.uint8)
+    for row, values in _strips(image):
+        scaled[row : row + len(values)] = values.clip(0, top) * (255.0 / top)
+    return Image.fromarray(scaled)
+
+
+def _highest(image: Image.Image) -> float:
+    highest = -np.inf
+    for _, values in _strips(image):
+        if not np.isfinite(values).all():
+            raise ValueError("the picture has values that are not finite")
+        highest = max(highest, values.max())
+    return float(highest)
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """Strips of rows from the top: the number of the first row, and the values as float64 ``[rows, W]``."""
+    step = max(1, STRIP_PIXELS // image.width)
+    for row in range(0, image.height, step):
+        strip = image.crop((0, row, image.width, min(row + step, image.height)))
+        yield row, np.asarray(strip, dtype=np.float64)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

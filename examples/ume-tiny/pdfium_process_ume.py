@@ -2,7 +2,8 @@
 
 No call of PDFium can be interrupted, a file of a kilobyte can keep it busy for days (forms within forms), and it is not
 thread-safe. So it runs in processes (``pdfium_ume``), one per thread that asks, which are kept for the next document
-and killed when a document's time is over.
+and killed when a document's time is over. Each keeps the bytes of its last document, so that they are read and sent
+once for all of its pages.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,9 +28,14 @@ CRASHED = "PDFium crashed on it, or wanted more memory than it may take"
 
 
 class PdfiumProcess:
-    """One of them, with the pipes to it."""
+    """One of them, with the pipes to it.
+
+    Attributes:
+        held: key of the document whose bytes it has; None where they have no key.
+    """
 
     def __init__(self) -> None:
+        self.held: str | None = None
         self._expired = False
         found = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
@@ -55,8 +61,16 @@ class PdfiumProcess:
         self._process.kill()
         self._process.communicate()
 
-    def ask(self, request: dict[str, Any], data: bytes, deadline: Deadline) -> tuple[int, list[Image.Image]]:
+    def ask(
+        self, request: dict[str, Any], data: bytes | None, deadline: Deadline, key: str | None = None
+    ) -> tuple[int, list[Image.Image]]:
         """The number of a document's pages, and those that were asked for.
+
+        Args:
+            request: see ``pdfium_ume``.
+            data: the document; None for the one that is held.
+            deadline: when the process is killed.
+            key: of the document, under which it is held from now on.
 
         Raises:
             MediaError: it cannot be read, its time was over, or the process died of it. It is closed then, unless the
@@ -64,7 +78,8 @@ class PdfiumProcess:
         """
         with self._killed_after(deadline.seconds):
             try:
-                self._send({**request, "size": len(data)}, data)
+                self._send({**request, "size": None if data is None else len(data)}, data or b"")
+                self.held = key
                 head = self._answer(deadline)
                 return head["pages"], [self._page(deadline) for _ in range(head["rendered"])]
             except OSError:  # it is gone, and its pipe with it
@@ -125,8 +140,25 @@ class PdfiumPool:
         self._idle: list[PdfiumProcess] = []
         self._lock = threading.Lock()
 
-    def ask(self, request: dict[str, Any], data: bytes, limits: MediaLimits) -> tuple[int, list[Image.Image]]:
+    def holds(self, key: str | None) -> bool:
+        """Whether an idle process has the document of a key; it may be gone when it is asked for."""
+        with self._lock:
+            return key is not None and any(process.held == key for process in self._idle)
+
+    def ask(
+        self,
+        request: dict[str, Any],
+        read: Callable[[], bytes],
+        limits: MediaLimits,
+        key: str | None = None,
+    ) -> tuple[int, list[Image.Image]]:
         """:meth:`PdfiumProcess.ask` of a process that is free, or of a new one; its time begins then.
+
+        Args:
+            request: see ``pdfium_ume``.
+            read: gives the document, where no free process has it.
+            limits: whose ``file_seconds`` count, without the time for ``read``.
+            key: what tells the document from every other and from itself after a change; None: it is always read.
 
         Raises:
             MediaError: also where no process can be started.
@@ -135,11 +167,12 @@ class PdfiumPool:
         if pypdfium2 is None:
             raise ImportError("PDF pages need pypdfium2: pip install umekit[media]")
         try:
-            process = self._take()
+            process = self._take(key)
         except OSError as error:
             raise MediaError(f"{request['name']}: no process for PDFium ({error})") from error
         try:
-            return process.ask(request, data, Deadline(request["name"], limits))
+            data = None if key is not None and process.held == key else read()
+            return process.ask(request, data, Deadline(request["name"], limits), key)
         except BaseException as error:
             if not isinstance(error, MediaError):  # an interrupt: half an answer may be in the pipe
                 process.close()
@@ -147,12 +180,16 @@ class PdfiumPool:
         finally:
             self._give_back(process)
 
-    def _take(self) -> PdfiumProcess:
+    def _take(self, key: str | None) -> PdfiumProcess:
+        """One that has the document of the key, else any that is free, else a new one."""
         with self._lock:
-            while self._idle:
-                process = self._idle.pop()
-                if process.alive:
+            self._idle = [process for process in self._idle if process.alive]
+            for process in reversed(self._idle):
+                if key is not None and process.held == key:
+                    self._idle.remove(process)
                     return process
+            if self._idle:
+                return self._idle.pop()
         return PdfiumProcess()
 
     def _give_back(self, process: PdfiumProcess) -> None:

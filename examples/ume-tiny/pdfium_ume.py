@@ -1,6 +1,7 @@
 """PDFium in a process of its own; ``pdfium_process_ume`` starts this file as a program, so it imports no sibling.
 
-A request is a line of JSON and the bytes of a document. The answer is a line of JSON with the number of pages, then
+A request is a line of JSON and the bytes of a document; without a ``size`` no bytes follow, and it is about the last
+document once more. The answer is a line of JSON with the number of pages, then
 one for each page that was asked for, each before its pixels (RGB, rows of ``stride`` bytes); or, at any place, a line
 with an ``error``.
 """
@@ -41,10 +42,12 @@ def main() -> None:
     )  # whatever prints must not be taken for an answer
     _limit_memory()
     _write(answers, {"ready": True})
-    requests = sys.stdin.buffer
+    requests, data = sys.stdin.buffer, b""
     while line := requests.readline():
         request = json.loads(line)
-        data = requests.read(request["size"])
+        if request["size"] is not None:
+            data = b""  # two documents may be more than the memory
+            data = requests.read(request["size"])
         try:
             _answer(request, data, answers)
         except DocumentError as error:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from .downloads_ume import download
 from .limits_ume import MediaError, MediaLimits, describe
+
+SETTLED_SECONDS = (
+    2.0  # after its last change; a second change within one tick of its clock may not show in a file's times
+)
 
 
 def read_bytes(source: Any, limits: MediaLimits) -> bytes:
@@ -19,8 +24,7 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
         TypeError: a source of another type.
     """
     name = describe(source)
-    if isinstance(source, Mapping):
-        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    source = _inner(source)
     if isinstance(source, (bytes, bytearray)):
         data = bytes(source)
     elif isinstance(source, str) and "://" in source[:32]:
@@ -34,6 +38,32 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
     if len(data) > limits.file_bytes:
         raise MediaError(f"{name} has {len(data)} bytes, more than the limit of {limits.file_bytes}")
     return data
+
+
+def file_key(source: Any, limits: MediaLimits) -> str | None:
+    """What names the content of a local file without reading it: another file, or a change, gives another key.
+
+    None where only the bytes can tell, or where :func:`read_bytes` has something to refuse: no path, no regular file,
+    empty (as files of /proc are said to be), too large, or changed a moment ago.
+    """
+    source = _inner(source)
+    if not isinstance(source, (str, os.PathLike)) or (isinstance(source, str) and "://" in source[:32]):
+        return None
+    try:
+        found = os.stat(source)
+    except (OSError, ValueError):  # ValueError: a path with a NUL
+        return None
+    settled = time.time() - max(found.st_mtime, found.st_ctime) >= SETTLED_SECONDS
+    if not stat.S_ISREG(found.st_mode) or not 0 < found.st_size <= limits.file_bytes or not settled:
+        return None
+    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+
+def _inner(source: Any) -> Any:
+    """What a ``{"bytes": ..., "path": ...}`` record holds; anything else as it is."""
+    if isinstance(source, Mapping):
+        return source["bytes"] if source.get("bytes") is not None else source.get("path")
+    return source
 
 
 def _read_file(path: str | os.PathLike[str], limits: MediaLimits) -> bytes:

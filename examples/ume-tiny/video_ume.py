@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageSequence
@@ -53,11 +53,39 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames in order, the second at which each was shown, and whether the user gave a list of them."""
+    """Frames in order (RGB, or what a :class:`FrameKeeper` kept of each), the second at which each was shown, and
+    whether the user gave a list of them."""
 
-    images: list[Image.Image]
+    images: list[Any]
     seconds: list[float]
     from_list: bool = False
+
+
+class FrameKeeper(Protocol):
+    """Says what is kept of each frame while the next ones are read.
+
+    64 frames of 4K take 1.6 GB, so whoever needs small ones has each made small as soon as it is there.
+    """
+
+    def begin(self, count: int, from_list: bool) -> None:
+        """Before the first frame of ``count``; and once more, from the first on, where there were fewer."""
+
+    def keep(self, frame: Image.Image) -> Any:
+        """What is kept of the next frame.
+
+        Raises:
+            ValueError: a frame that is not taken; the reader passes its words on as a MediaError.
+        """
+
+
+class WholeFrames:
+    """Keeps every frame as it is."""
+
+    def begin(self, count: int, from_list: bool) -> None:
+        """Nothing is known to be needed."""
+
+    def keep(self, frame: Image.Image) -> Image.Image:
+        return frame
 
 
 def sample_indices(total: int, seconds: float | None, sampling: Sampling) -> list[int]:
@@ -74,19 +102,25 @@ def sample_indices(total: int, seconds: float | None, sampling: Sampling) -> lis
     return np.linspace(0, total - 1, wanted).round().astype(int).tolist()
 
 
-def load_video(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames:
+def load_video(
+    source: Any, sampling: Sampling, limits: MediaLimits, keeper: FrameKeeper | None = None
+) -> Frames:
     """Frames of a video.
 
     Args:
         source: path, URL or bytes of mp4, webm, gif, webp, ...; a sequence of frames (each what ``load_image``
             takes; evenly spaced, see :class:`Sampling`); or an array ``[T, H, W, 3]``.
+        sampling: rate and limits.
+        limits: what the video may cost; the keeper's work counts as decoding.
+        keeper: what is kept of each frame; None keeps all of them whole.
 
     Raises:
-        MediaError: unreadable, without frames, or over a limit.
+        MediaError: unreadable, without frames, over a limit, or with a frame that the keeper does not take.
         ImportError: a video file without PyAV installed.
     """
+    keeper = keeper or WholeFrames()
     if isinstance(source, (np.ndarray, Sequence)) and not isinstance(source, (str, bytes, bytearray)):
-        return _from_frames(source, sampling, limits)
+        return _from_frames(source, sampling, limits, keeper)
     data = read_bytes(source, limits)
     deadline = Deadline(describe(source), limits)
     animation = data[:6] in (b"GIF87a", b"GIF89a") or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
@@ -94,14 +128,22 @@ def load_video(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames:
         raise ImportError("video files need PyAV: pip install umekit[media]")
     read = _from_animation if animation else _from_film
     try:
-        return read(data, deadline, sampling, limits)
+        return read(data, deadline, sampling, limits, keeper)
     except MediaError:
         raise
     except Exception as error:  # decoders meet hostile bytes here, and let through whatever they cause
         raise MediaError(f"{deadline.name}: cannot read the video ({reason(error)})") from None
 
 
-def _from_frames(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames:
+def _kept(keeper: FrameKeeper, frame: Image.Image) -> Any:
+    """What the keeper keeps; that it does not take a frame is no fault of the decoder and is told as it is."""
+    try:
+        return keeper.keep(frame)
+    except ValueError as error:
+        raise MediaError(str(error)) from None
+
+
+def _from_frames(source: Any, sampling: Sampling, limits: MediaLimits, keeper: FrameKeeper) -> Frames:
     if isinstance(source, np.ndarray) and source.ndim not in (3, 4):
         raise MediaError(f"an array of shape {source.shape} is no video; give [T, H, W, 3]")
     total = len(source)
@@ -113,10 +155,12 @@ def _from_frames(source: Any, sampling: Sampling, limits: MediaLimits) -> Frames
     most = replace(sampling, max_frames=sampling.list_frames or sampling.max_frames)
     keep = list(range(total)) if total <= most.max_frames else sample_indices(total, None, most)
     rate = sampling.list_fps or sampling.fps
-    images, seconds = [_frame(source[i], i, limits) for i in keep], [i / rate for i in keep]
-    while sampling.list_pad and len(images) % sampling.multiple:
-        images.append(images[-1])
+    seconds = [i / rate for i in keep]
+    while sampling.list_pad and len(seconds) % sampling.multiple:
         seconds.append(seconds[-1] + 1 / rate)
+    keeper.begin(len(seconds), True)
+    images = [_kept(keeper, _frame(source[i], i, limits)) for i in keep]
+    images += images[-1:] * (len(seconds) - len(keep))
     return Frames(images, seconds, from_list=True)
 
 
@@ -129,7 +173,9 @@ def _frame(source: Any, number: int, limits: MediaLimits) -> Image.Image:
         raise TypeError(f"frame {number}: {error}") from None
 
 
-def _from_animation(data: bytes, deadline: Deadline, sampling: Sampling, limits: MediaLimits) -> Frames:
+def _from_animation(
+    data: bytes, deadline: Deadline, sampling: Sampling, limits: MediaLimits, keeper: FrameKeeper
+) -> Frames:
     film = Image.open(io.BytesIO(data), formats=["GIF", "WEBP"])
     _check_frame(film.width, film.height, deadline, limits)
     starts, clock = [], 0.0
@@ -140,11 +186,12 @@ def _from_animation(data: bytes, deadline: Deadline, sampling: Sampling, limits:
         clock += (frame.info.get("duration") or 100) / 1000
     keep = sample_indices(len(starts), clock, sampling)
     wanted = set(keep)
+    keeper.begin(len(keep), False)
     images = []
     for number, frame in enumerate(ImageSequence.Iterator(film)):
         deadline.check()
         if number in wanted:
-            images.append(to_rgb(frame.copy()))
+            images.append(_kept(keeper, to_rgb(frame.copy())))
     return Frames(images, [starts[i] for i in keep])
 
 
@@ -162,17 +209,19 @@ def _check_frame(width: int, height: int, deadline: Deadline, limits: MediaLimit
         )
 
 
-def _from_film(data: bytes, deadline: Deadline, sampling: Sampling, limits: MediaLimits) -> Frames:
+def _from_film(
+    data: bytes, deadline: Deadline, sampling: Sampling, limits: MediaLimits, keeper: FrameKeeper
+) -> Frames:
     total, seconds = _measure(data, deadline, limits)
     keep = sample_indices(total, seconds, sampling)
     rate = total / seconds if seconds else sampling.fps
-    images = _decode(data, set(keep), deadline, limits)
-    if len(images) < len(keep):  # the header promised more frames than there are
+    images = _decode(data, set(keep), deadline, limits, keeper)
+    if len(images) < len(keep):  # some packets gave no frame, so that frames were sized for too many
         total = _count_decoded(data, deadline, limits)
         if total == 0:
             raise MediaError(f"{deadline.name} has no frame that can be decoded")
         keep = sample_indices(total, total / rate, sampling)
-        images = _decode(data, set(keep), deadline, limits)
+        images = _decode(data, set(keep), deadline, limits, keeper)
     return Frames(images, [i / rate for i in keep])
 
 
@@ -197,12 +246,15 @@ def _measure(data: bytes, deadline: Deadline, limits: MediaLimits) -> tuple[int,
     return total, (total / float(rate) if rate else None)
 
 
-def _decode(data: bytes, keep: set[int], deadline: Deadline, limits: MediaLimits) -> list[Image.Image]:
+def _decode(
+    data: bytes, keep: set[int], deadline: Deadline, limits: MediaLimits, keeper: FrameKeeper
+) -> list[Any]:
+    keeper.begin(len(keep), False)
     images = []
     last = max(keep)
     for index, frame in enumerate(_decoded(data, deadline, limits)):
         if index in keep:
-            images.append(to_rgb(frame.to_image()))
+            images.append(_kept(keeper, to_rgb(frame.to_image())))
         if index >= last:
             break
     return images

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing.documents_ume import load_document
+from umekit.processing import documents_ume, pdfium_process_ume, sources_ume
+from umekit.processing.documents_ume import count_pages, load_document
 from umekit.processing.items_ume import ItemError
 from umekit.processing.limits_ume import MediaError, MediaLimits
 from umekit.processing.processing_ume import UmeProcessor
@@ -92,3 +94,121 @@ def test_documents_become_pictures(pdf: Path, tiny_checkpoint: Callable[..., Pat
     np.testing.assert_array_equal(page.images[0].values, whole.images[1].values)
     with pytest.raises(ItemError, match="item 5"):
         processor.prepare({"document": pdf, "page": 9}, index=5)
+
+
+# --- a document is read once for its pages ------------------------------------------------------------------
+
+
+@pytest.fixture
+def settled(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A document that may be held at once, and a pool of this test."""
+    monkeypatch.setattr(sources_ume, "SETTLED_SECONDS", -1.0)
+    pool = pdfium_process_ume.PdfiumPool()
+    monkeypatch.setattr(documents_ume, "POOL", pool)
+    yield pdf
+    pool.close()
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes of a document each request sent."""
+    found: list[int] = []
+    real = pdfium_process_ume.PdfiumProcess._send
+
+    def send(self: Any, request: dict[str, Any], data: bytes) -> None:
+        found.append(len(data))
+        real(self, request, data)
+
+    monkeypatch.setattr(pdfium_process_ume.PdfiumProcess, "_send", send)
+    return found
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Sources that were read whole."""
+    found: list[Any] = []
+    real = documents_ume.read_bytes
+
+    def read(source: Any, limits: MediaLimits) -> bytes:
+        found.append(source)
+        return real(source, limits)
+
+    monkeypatch.setattr(documents_ume, "read_bytes", read)
+    return found
+
+
+def test_a_file_is_read_and_sent_once_for_all_of_its_pages(
+    settled: Path, sent: list[int], reads: list[Any]
+) -> None:
+    assert count_pages(settled, LIMITS) == 3
+    for source in (settled, str(settled), {"bytes": None, "path": str(settled)}):
+        for page in (1, 2, 3):
+            (found,) = load_document(source, page, PIXELS, LIMITS)
+            assert _colour(found) == page - 1
+    with pytest.raises(MediaError, match=r"pages.pdf has 3 pages, not a page 4"):
+        load_document(settled, 4, PIXELS, LIMITS)
+    assert reads == [settled]
+    assert sent == [settled.stat().st_size] + [0] * 10
+
+
+def test_another_file_and_a_changed_one_are_read(settled: Path, reads: list[Any]) -> None:
+    other = settled.with_name("other.pdf")
+    Image.new("RGB", (300, 400), COLOURS[2]).save(other, "PDF")
+    for _ in range(2):
+        assert _colour(load_document(settled, 1, PIXELS, LIMITS)[0]) == 0
+        assert _colour(load_document(other, 1, PIXELS, LIMITS)[0]) == 2
+    assert len(reads) == 4
+    other.replace(settled)
+    assert _colour(load_document(settled, 1, PIXELS, LIMITS)[0]) == 2
+    Image.new("RGB", (300, 400), COLOURS[1]).save(settled, "PDF")
+    assert _colour(load_document(settled, 1, PIXELS, LIMITS)[0]) == 1
+    settled.unlink()
+    with pytest.raises(MediaError, match="no such file"):
+        load_document(settled, 1, PIXELS, LIMITS)
+
+
+def test_a_held_file_is_still_limited(settled: Path) -> None:
+    assert count_pages(settled, LIMITS) == 3
+    with pytest.raises(MediaError, match="more than the limit of 10"):
+        load_document(settled, 1, PIXELS, MediaLimits(file_bytes=10))
+    with pytest.raises(MediaError, match="name a page"):
+        load_document(settled, None, PIXELS, MediaLimits(document_pages=2))
+
+
+def test_what_is_no_settled_file_is_read_each_time(
+    settled: Path, reads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = settled.read_bytes()
+    for _ in range(2):
+        assert len(load_document(data, None, PIXELS, LIMITS)) == 3
+    assert len(reads) == 2
+    monkeypatch.setattr(sources_ume, "SETTLED_SECONDS", 3600.0)  # its times may not show another change
+    for _ in range(2):
+        assert len(load_document(settled, None, PIXELS, LIMITS)) == 3
+    assert len(reads) == 4
+    for source in ("/proc/self/status", settled.parent, "a\0b", "https://a.example/b.pdf", 3):
+        assert sources_ume.file_key(source, LIMITS) is None
+
+
+def test_a_picture_that_was_asked_for_its_pages_is_still_a_picture(settled: Path) -> None:
+    place = settled.with_name("scan.png")
+    Image.new("RGB", (30, 40), COLOURS[1]).save(place)
+    with pytest.raises(MediaError, match="cannot open the PDF"):
+        count_pages(place, LIMITS)
+    assert load_document(place, 1, PIXELS, LIMITS)[0].size == (30, 40)
+
+
+def test_a_process_that_died_is_sent_the_document_again(settled: Path, sent: list[int]) -> None:
+    assert count_pages(settled, LIMITS) == 3
+    process = documents_ume.POOL._idle[0]
+    holds = documents_ume.POOL.holds
+
+    def dies_after(key: str | None) -> bool:  # between the question and the request
+        found = holds(key)
+        process._process.kill()
+        process._process.wait()
+        return found
+
+    documents_ume.POOL.holds = dies_after  # type: ignore[method-assign]
+    assert _colour(load_document(settled, 2, PIXELS, LIMITS)[0]) == 1
+    assert sent == [settled.stat().st_size] * 2

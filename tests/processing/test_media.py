@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from umekit.processing import media_ume
 from umekit.processing.limits_ume import MediaError, MediaLimits
 from umekit.processing.media_ume import load_image
 from umekit.processing.vision_ume import PatchLayout, PixelBudget, fit, image_patches
@@ -56,6 +58,52 @@ def test_modes_become_rgb(picture: Image.Image) -> None:
     half = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert load_image(half, LIMITS).getpixel((0, 0)) == (255, 255, 255)
     assert load_image(np.zeros((4, 4, 1), dtype=np.uint8), LIMITS).size == (4, 4)
+
+
+def _deep(mode: str, width: int, height: int) -> list[Image.Image]:
+    """Pictures of a mode with more than 8 bits: of its whole range, of 0 to 255, and of what lies outside."""
+    rng = np.random.default_rng(1)
+    if mode.startswith("I;16"):
+        values = rng.integers(0, 65536, (height, width), dtype=np.uint16)
+        return [
+            Image.frombytes(
+                mode, (width, height), values.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
+            )
+        ]
+    kind = np.int32 if mode == "I" else np.float32
+    spans = [(0, 65535), (0, 255), (-300, 70_000)]
+    return [Image.fromarray(rng.uniform(*span, (height, width)).astype(kind)) for span in spans]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+def test_deep_pictures_are_scaled_strip_by_strip(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for strip in (1, 700, media_ume.STRIP_PIXELS):  # one row, some rows with a rest, all
+        monkeypatch.setattr(media_ume, "STRIP_PIXELS", strip)
+        for image in _deep(mode, 130, 71):
+            values = np.asarray(image, dtype=np.float64)
+            top = 65535.0 if mode.startswith("I;16") or values.max() > 255 else 255.0
+            expected = (values.clip(0, top) * (255.0 / top)).astype(np.uint8)
+            found = np.asarray(media_ume.to_rgb(image))
+            np.testing.assert_array_equal(found, np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_pictures_take_little_memory(mode: str) -> None:
+    image = _deep(mode, 2000, 1500)[0]
+    tracemalloc.start()
+    try:
+        media_ume.to_rgb(image)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2000 * 1500  # of 17 bytes for each pixel, before
+    finally:
+        tracemalloc.stop()
+
+
+def test_deep_pictures_that_are_not_finite_are_refused() -> None:
+    for bad in (np.nan, np.inf):
+        values = np.zeros((400, 1000), dtype=np.float32)
+        values[-1, -1] = bad  # in the last strip
+        with pytest.raises(MediaError, match="not finite"):
+            load_image(Image.fromarray(values), LIMITS)
 
 
 def test_exif_turns_the_picture_upright(picture: Image.Image, tmp_path: Path) -> None:

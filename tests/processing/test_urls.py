@@ -167,7 +167,7 @@ def test_a_proxy_cannot_stand_between(server: str, monkeypatch: pytest.MonkeyPat
     "address",
     ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
      "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::",
-     "64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b:1::a00:1"],
+     "64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b:1::a00:1", "64:ff9b:1::808:808", "64:ff9b:1:a9fe:a9:fe00:808:808"],
 )  # fmt: skip
 def test_private_addresses(address: str) -> None:
     assert not downloads_ume._is_public(address)
