@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +148,12 @@ def findings_block() -> str:
         rows.append(
             [row["statement"], row["source"], f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]", said]
         )
+    counts = Counter(row["verdict"] for row in claims)
     return (
         f"{len(claims)} claims of U-MARVEL and RzenEmbed, each with arms of equal rows from "
         f"{len(result['seeds'])} paired seeds, scored on {min(row['queries'] for row in claims):,} queries or more; "
-        f"{result['core_minutes']:.0f} minutes of one core of an {result['machine']['processor']}.\n\n"
+        f"{result['core_minutes']:.0f} minutes of one core ({result['machine']['processor']}). "
+        f"{', '.join(f'{count} {verdict}' for verdict, count in counts.most_common())}.\n\n"
         + table(["claim", "source", "difference, 95 %", "verdict here"], rows, left=4)
     )
 
