@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .adapters import load_adapter_weights
 from .checkpoints import check_checkpoint, last_complete_checkpoint, mark_incomplete
 from .gradient_cache import Metrics
 from .objectives.saving import SavedObjective
+from .sharding import give_own_group, set_up_plugin
 from .validation import same_random_state
 from .wrapping import ModelWithObjective, kept_use_cache
 
@@ -33,6 +35,19 @@ class NativeTrainer(Trainer):
         self._sums: dict[str, tuple[Tensor, int]] = {}
         with kept_use_cache(model):
             super().__init__(model=ModelWithObjective(model, objective), args=args, **kwargs)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in the parent; FSDP is set up for a model with an objective, or refused (ValueError)."""
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            set_up_plugin(self.accelerator.state.fsdp_plugin)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in the parent; under FSDP what the objective learns is in a group of its own."""
+        optimizer = super().create_optimizer(model)
+        if self.is_fsdp_enabled:
+            give_own_group(optimizer, self.objective_module.parameters())
+        return optimizer
 
     # ---- parts -----------------------------------------------------------------------------------
 
@@ -79,11 +94,12 @@ class NativeTrainer(Trainer):
         folder = Path(output_dir if output_dir is not None else str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         mark_incomplete(folder)
-        native = None
+        native = own = None
         if state_dict is not None:
-            native = {k[len("model.") :]: v for k, v in state_dict.items() if k.startswith("model.")}
+            named = _without_second_names(state_dict, self.accelerator.unwrap_model(self.model))
+            native, own = _entries(named, "model."), _entries(named, "objective.")
         self.native_model.save_pretrained(str(folder), state_dict=native)
-        self.objective_module.save_pretrained(folder)
+        self.objective_module.save_pretrained(folder, state_dict=own)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
         torch.save(self.args, os.path.join(folder, "training_args.bin"))
@@ -121,3 +137,15 @@ class NativeTrainer(Trainer):
         else:
             self.native_model.load_native_weights(folder)
         self.objective_module.load_weights(folder)
+
+
+def _without_second_names(state_dict: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
+    """Tied parameters once: gathered from their shards they are a tensor for each name, and all would be written."""
+    first = {name for name, _ in module.named_parameters()}
+    second = {name for name, _ in module.named_parameters(remove_duplicate=False)} - first
+    return {name: value for name, value in state_dict.items() if name not in second}
+
+
+def _entries(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What stands under ``prefix``, without it."""
+    return {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}

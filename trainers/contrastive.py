@@ -5,40 +5,34 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import ContrastiveTrainingArguments
 from .bad_rows import BadRows
-from .base import NativeTrainer
 from .clamping import ClampTemperature
-from .data import ContrastiveCollator, IndexedRows, RowBatch, Sides
-from .deferred import undeferred
+from .data import ContrastiveCollator, RowBatch, Sides
 from .distributed import (
     gather_sides,
     max_over_ranks,
-    needs_vision_in_every_forward,
     no_sync,
     without_padding,
     world_size,
 )
 from .gradient_cache import Metrics, cached_backward, encode_chunks, one_forward, plan_chunks, plan_groups
-from .lora import part_of
-from .memory import patch_cost
+from .items import ItemTrainer
 from .objectives.module import ContrastiveObjective
+from .sharding import average_unsharded
 from .validation import validate
-from .wrapping import freeze_lm_head
+from .wrapping import freeze_lm_head, untied_head_parameters
 
 logger = logging.getLogger(__name__)
 
 
-class ContrastiveTrainer(NativeTrainer):
+class ContrastiveTrainer(ItemTrainer):
     """Train an embedding model with InfoNCE.
 
     model: returns ``.embeddings`` float32 [B, d] from ``model(**batch)`` and has ``backbone``,
@@ -54,8 +48,8 @@ class ContrastiveTrainer(NativeTrainer):
     Gradient accumulation averages the gradients of several contrastive batches; it does not add negatives.
     For more negatives raise ``per_device_train_batch_size`` and let ``chunk_tokens`` bound the memory.
 
-    Seams for a subclass: :meth:`auxiliary_loss`, :meth:`representation_loss`, and the collator's
-    ``prepare_row``.
+    Seams for a subclass: :meth:`auxiliary_loss`, :meth:`representation_loss`, the placeholders of
+    :class:`ItemTrainer`, and the collator's ``prepare_row``.
     """
 
     args: ContrastiveTrainingArguments
@@ -108,14 +102,11 @@ class ContrastiveTrainer(NativeTrainer):
             sees it).
         inputs: the collator's dict on the device; a collator may put what this needs under ``auxiliary``. Its
         gradient is added to that of InfoNCE (scale it here if it shall weigh less) and is averaged over
-        ranks; give a zero loss rather than None on a rank that has nothing while others have.
+        ranks; give a zero loss rather than None on a rank that has nothing while others have. Of the parameters that
+        InfoNCE does not train it may train those of the output matrix (``train_lm_head``) and no others: under DDP
+        nothing would average them.
         """
         return None
-
-    def media_placeholder(self) -> Any:
-        """A prepared item with a small picture, for forwards that must run the vision tower and have no media."""
-        picture = Image.new("RGB", (32, 32), "grey")
-        return self.processing_class.prepare({"image": picture}, role="document")  # type: ignore[union-attr]
 
     def representation_loss(self, embeddings: Tensor, rows: RowBatch) -> tuple[Tensor, Metrics]:
         """Loss over all ranks' rows, and metrics. embeddings: this rank's [items, d], with gradient.
@@ -155,6 +146,8 @@ class ContrastiveTrainer(NativeTrainer):
                 loss = loss.detach()
             else:
                 loss, metrics = self._cached(model, inputs, backward, scale)
+        if self.accelerator.gradient_state.sync_gradients:
+            average_unsharded(model, self.objective_module.parameters())
         if auxiliary is not None:
             metrics = {**metrics, "contrastive_loss": loss, "auxiliary_loss": auxiliary}
             loss = loss + auxiliary.to(loss)
@@ -179,8 +172,9 @@ class ContrastiveTrainer(NativeTrainer):
         return one_forward(
             model,
             groups,
-            functools.partial(self._collate, rows),
+            self._collator(rows),
             lambda embeddings: self.representation_loss(embeddings, rows),
+            idle=self._idle_parameters(),
             representation_scale=self._representation_scale,
             group_count=max_over_ranks(len(groups), self.args.device),
         )
@@ -193,34 +187,21 @@ class ContrastiveTrainer(NativeTrainer):
         return cached_backward(
             model,
             chunks,
-            functools.partial(self._collate, rows),
+            self._collator(rows),
             lambda embeddings: self.representation_loss(embeddings, rows),
             backward=backward,
-            objective_parameters=list(self.objective_module.parameters()),
+            objective_parameters=lambda: dict(self.objective_module.named_parameters()),
+            idle=self._idle_parameters(),
             no_sync=functools.partial(self._no_sync, model),
             representation_scale=self._representation_scale,
             scale=scale,
             chunk_count=max_over_ranks(len(chunks), self.args.device),
         )
 
-    def _training_chunks(self, rows: RowBatch) -> list[list[int]]:
-        assert self.args.chunk_tokens is not None
-        tower = (
-            [math.ceil(self._patch_cost * patches) for patches in rows.patches] if self._patch_cost else None
-        )
-        return plan_chunks(rows.lengths, self.args.chunk_tokens, tower)
-
-    @functools.cached_property
-    def _patch_cost(self) -> float:
-        """Of a patch in tokens; nothing where no gradient goes through the tower, which then keeps nothing."""
-        named = self.native_model.backbone.named_parameters()
-        trained = any(part_of(name) == "vision" and p.requires_grad for name, p in named)
-        return patch_cost(self.native_model.config) if trained else 0.0
-
     def _auxiliary_backward(
         self, model: nn.Module, inputs: dict[str, Any], backward: Callable[[Tensor], None], scale: float
     ) -> Tensor | None:
-        if type(self).auxiliary_loss is ContrastiveTrainer.auxiliary_loss:
+        if not self._has_auxiliary:
             return None
         with self._no_sync(model):  # the contrastive backward that follows synchronises both
             loss = model(None, lambda _none, module: self.auxiliary_loss(module.model, inputs))
@@ -229,25 +210,18 @@ class ContrastiveTrainer(NativeTrainer):
             backward(loss * scale)
         return loss.detach()  # type: ignore[no-any-return]
 
+    @property
+    def _has_auxiliary(self) -> bool:
+        return type(self).auxiliary_loss is not ContrastiveTrainer.auxiliary_loss
+
+    def _idle_parameters(self) -> list[nn.Parameter]:
+        """What only the auxiliary loss trains: its gradient waits for the contrastive backward to be averaged."""
+        if not self._has_auxiliary or self._sharded or world_size() == 1:
+            return []
+        return [p for p in untied_head_parameters(self.native_model) if p.requires_grad]
+
     def _no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         return no_sync(self.accelerator, model, self.is_deepspeed_enabled)
-
-    def _rows(self, inputs: Mapping[str, Any]) -> RowBatch:
-        processor: Any = self.processing_class
-        return RowBatch.from_inputs(inputs).filled(lambda: processor.prepare("no row", role="document"))
-
-    def _collate(self, rows: RowBatch, indices: Sequence[int]) -> dict[str, Any]:
-        items = undeferred([rows.items[index] for index in indices], self.processing_class)
-        batch = self.processing_class.collate(items)  # type: ignore[union-attr]
-        if self._placeholder is not None and not any(key.startswith("pixel_values") for key in batch):
-            batch = self.processing_class.collate([*items, self._placeholder])  # type: ignore[union-attr]
-        return {key: self._prepare_input(value) for key, value in batch.items()}
-
-    @functools.cached_property
-    def _placeholder(self) -> Any:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        needed = needs_vision_in_every_forward(self.native_model, sharded)
-        return self.media_placeholder() if needed else None
 
     @property
     def _representation_scale(self) -> int:
@@ -258,23 +232,6 @@ class ContrastiveTrainer(NativeTrainer):
         if self.args.max_bad_rows and "loss" in logs:
             logs = {**logs, "bad_rows": self.bad_rows.count}
         super().log(logs, start_time)
-
-    # ---- data ------------------------------------------------------------------------------------
-
-    def _get_dataloader(
-        self,
-        dataset: Any,
-        description: str,
-        batch_size: int,
-        sampler_fn: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        rows = dataset
-        if not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__"):
-            rows = IndexedRows(dataset, getattr(self.data_collator, "skip_bad_rows", False))
-        sampler = None if sampler_fn is None else lambda _rows: sampler_fn(dataset)  # it may read a column
-        return super()._get_dataloader(rows, description, batch_size, sampler, *args, **kwargs)
 
     # ---- evaluation ------------------------------------------------------------------------------
 
@@ -302,7 +259,7 @@ class ContrastiveTrainer(NativeTrainer):
             if self.args.chunk_tokens is not None:
                 chunks = plan_chunks(rows.lengths, self.args.chunk_tokens)
             count = max_over_ranks(len(chunks), self.args.device)
-            embeddings = encode_chunks(model, chunks, functools.partial(self._collate, rows), count)
+            embeddings = encode_chunks(model, chunks, self._collator(rows), count)
             tasks = self.objective_module.temperature.index(rows.tasks)
             return without_padding(
                 gather_sides(rows.split(embeddings, tasks)), self.accelerator.gradient_state

@@ -111,10 +111,16 @@ def gather_sides(sides: Sides) -> Sides:
 
 @contextlib.contextmanager
 def no_sync(accelerator: Any, model: nn.Module, deepspeed: bool) -> Iterator[None]:
-    """No gradient synchronisation (DDP, FSDP), no optimiser step inside backward (DeepSpeed)."""
+    """No gradient synchronisation (DDP, FSDP), no optimiser step inside backward (DeepSpeed).
+
+    FSDP keeps whole gradients on every rank until it synchronises, as much memory as all trained parameters. With
+    accelerate's switch ``sync_each_batch`` (in ``gradient_accumulation_kwargs`` of the Trainer's
+    ``accelerator_config``) it synchronises every time instead: more traffic, the same sum.
+    """
     state = accelerator.gradient_state
     before = state.sync_gradients
-    with contextlib.nullcontext() if deepspeed else accelerator.no_sync(model):
+    synchronises = deepspeed or state.plugin_kwargs.get("sync_each_batch", False)
+    with contextlib.nullcontext() if synchronises else accelerator.no_sync(model):
         state._set_sync_gradients(False)
         try:
             yield

@@ -111,6 +111,7 @@ def one_forward(
     *,
     representation_scale: float = 1.0,
     group_count: int | None = None,
+    idle: Sequence[nn.Parameter] = (),
 ) -> tuple[Tensor, Metrics]:
     """The loss of a whole batch with its graph, and the metrics; nothing is cached.
 
@@ -129,7 +130,8 @@ def one_forward(
 
     def then(embeddings: Tensor, _module: Any) -> tuple[Tensor, Metrics]:
         ordered = embeddings[torch.tensor(places, device=embeddings.device)]
-        return objective_fn(scale_gradient(ordered, representation_scale))
+        loss, metrics = objective_fn(scale_gradient(ordered, representation_scale))
+        return loss + _nothing_of(idle), metrics
 
     loss, metrics = model(batches, then)
     return loss, metrics
@@ -142,7 +144,8 @@ def cached_backward(
     objective_fn: Callable[[Tensor], tuple[Tensor, Metrics]],
     *,
     backward: Callable[[Tensor], None],
-    objective_parameters: Sequence[nn.Parameter] = (),
+    objective_parameters: Callable[[], Mapping[str, nn.Parameter]] = dict,
+    idle: Sequence[nn.Parameter] = (),
     no_sync: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     representation_scale: float = 1.0,
     scale: float = 1.0,
@@ -153,7 +156,11 @@ def cached_backward(
     model: a :class:`ModelWithObjective`, wrapped by DDP or FSDP or not. chunks: item indices, each item once.
     collate: indices -> model inputs on the device; called twice per chunk. It may add rows of its own after those
         of the indices; they are encoded and have no weight. objective_fn: embeddings [items,
-    d] -> (loss, metrics); it gathers over ranks if there are several. objective_parameters: what it learns.
+    d] -> (loss, metrics); it gathers over ranks if there are several.
+    objective_parameters: gives what it learns, by name. Asked for when the loss is taken and again in the last
+        forward, because sharded training swaps a module's parameters from one forward to the next. idle: trained
+        parameters that no embedding depends on; the last forward touches them with zero weight, so that DDP
+        synchronises what another backward of the same step has left in them.
     backward: for example ``accelerator.backward``; called once per chunk. no_sync: entered for all but the
         last.
     representation_scale: factor on what flows into the backbone only (the number of ranks under DDP's
@@ -162,7 +169,7 @@ def cached_backward(
         weight.
 
     Returns the loss, detached and not scaled, and the metrics. The generators are left as one forward
-    leaves them.
+    leaves them. Raises RuntimeError where the loss does not depend on a parameter that it should learn.
     """
     surplus = max(0, (chunk_count or 0) - len(chunks))
     shortest = chunks[-1][-1:]
@@ -180,12 +187,8 @@ def cached_backward(
     end = RandomState()
 
     representations = _restore_order(torch.cat(parts), chunks).requires_grad_()
-    parameters = [p for p in objective_parameters if p.requires_grad]
     loss, metrics = objective_fn(representations)
-    gradient, *own = torch.autograd.grad(loss, [representations, *parameters], allow_unused=True)
-    learned = [(p, g) for p, g in zip(parameters, own, strict=True) if g is not None]
-    if gradient is None:
-        gradient = torch.zeros_like(representations)
+    gradient, learned = _gradients(loss, representations, objective_parameters())
     weight = gradient * (representation_scale * scale)
 
     def surrogate(weights: Tensor | None, last: bool) -> Callable[[Tensor, Any], Tensor]:
@@ -193,10 +196,10 @@ def cached_backward(
             total = (
                 embeddings.sum() * 0.0 if weights is None else (embeddings[: len(weights)] * weights).sum()
             )
-            if last:
-                for parameter, value in learned:
-                    total = total + (parameter * (value * scale)).sum()
-            return total
+            own, share = objective_parameters(), scale if last else 0.0  # DDP may synchronise every forward
+            for name, value in learned.items():
+                total = total + (own[name] * (value * share)).sum()
+            return total + _nothing_of(idle if last else ())
 
         return then
 
@@ -209,3 +212,24 @@ def cached_backward(
             backward(model(collate(indices), surrogate(weights, last)))
     end.restore()
     return loss.detach(), metrics
+
+
+def _gradients(
+    loss: Tensor, representations: Tensor, parameters: Mapping[str, nn.Parameter]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of the loss in the representations, and in the parameters that are trained, by name."""
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    gradient, *own = torch.autograd.grad(loss, [representations, *trained.values()], allow_unused=True)
+    found = dict(zip(trained, own, strict=True))
+    without = sorted(name for name, value in found.items() if value is None)
+    if without:
+        raise RuntimeError(
+            f"the loss does not depend on {without}, which the objective should learn: do not train them "
+            "(learnable_temperature=False), or give a loss that uses them in every batch"
+        )
+    return torch.zeros_like(representations) if gradient is None else gradient, found
+
+
+def _nothing_of(parameters: Sequence[nn.Parameter]) -> Tensor | float:
+    """Zero with a graph to each of the parameters."""
+    return sum((parameter.sum() * 0.0 for parameter in parameters), start=0.0)

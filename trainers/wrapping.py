@@ -68,10 +68,24 @@ class ModelWithObjective(nn.Module):
             raise ValueError("the model returned no embeddings: the batch has no pooling slots")
         return embeddings  # type: ignore[no-any-return]
 
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The output matrix where it is that of the input embeddings: FSDP must have both in one group.
+
+        None for another: no forward here runs it, and FSDP2 fails in a backward without synchronisation on a group
+        that was never gathered. It is then in the group of the root.
+        """
+        backbone = getattr(self.model, "backbone", None)
+        if backbone is None or untied_head_parameters(self.model):
+            return None
+        return backbone.get_output_embeddings()  # type: ignore[no-any-return]
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name == "_no_split_modules":  # the blocks, from which accelerate makes groups of FSDP
+                backbone: Any = self.model.backbone
+                return backbone._no_split_modules
             if name not in self._PROXIED:
                 raise
             found = getattr(self.model, name)
@@ -94,14 +108,21 @@ class ModelWithObjective(nn.Module):
         return enabled
 
 
-def freeze_lm_head(model: Any) -> None:
-    """Freeze an output head that is not tied to the input embeddings: DDP would wait for it."""
+def untied_head_parameters(model: Any) -> list[nn.Parameter]:
+    """Parameters of an output head that is not tied to the input embeddings: what no vector depends on."""
     backbone = getattr(model, "backbone", None)
     if backbone is None:
-        return
+        return []
     head, embeddings = backbone.get_output_embeddings(), backbone.get_input_embeddings()
-    if head is not None and head.weight is not embeddings.weight:
-        head.requires_grad_(False)
+    if head is None or head.weight is embeddings.weight:
+        return []
+    return list(head.parameters())
+
+
+def freeze_lm_head(model: Any) -> None:
+    """Freeze an output head that is not tied to the input embeddings: DDP would wait for it."""
+    for parameter in untied_head_parameters(model):
+        parameter.requires_grad_(False)
 
 
 @contextlib.contextmanager

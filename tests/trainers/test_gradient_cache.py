@@ -103,7 +103,7 @@ def test_surplus_chunks_change_nothing_but_are_run(tmp_path: Path) -> None:
             lambda indices: trainer._collate(batch, indices),
             lambda embeddings: trainer.representation_loss(embeddings, batch),
             backward=backward,
-            objective_parameters=list(trainer.objective_module.parameters()),
+            objective_parameters=lambda: dict(trainer.objective_module.named_parameters()),
             chunk_count=count,
         )
         assert len(calls) == (count or len(chunks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,20 @@ def test_every_data_set_of_the_benchmark_has_one_of_seven_groups() -> None:
 def test_an_objective_that_makes_no_sense_raises_when_it_is_made(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"margin|matryoshka"):
         ContrastiveObjective(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("theta", "used"), [(-9.0, 0.005), (0.0, 0.2), (math.log(0.03), 0.03)])
+def test_a_temperature_outside_its_bounds_is_not_used(theta: float, used: float) -> None:
+    """An optimiser with a copy of its own may bring it out again after :meth:`clamp_`."""
+    temperature = LearnableTemperature(0.02)
+    with torch.no_grad():
+        temperature.log_temperature.fill_(theta)
+    tau = temperature()
+    tau.backward()
+    assert tau.item() == pytest.approx(used, rel=1e-5)
+    assert temperature.values()["temperature"].item() == tau.item()
+    assert temperature.log_temperature.grad.item() == pytest.approx(used, rel=1e-5), "not cut off"
+
+
+def test_a_fixed_temperature_may_be_outside_the_bounds() -> None:
+    assert LearnableTemperature(1.0, learnable=False)().item() == 1.0

@@ -26,7 +26,7 @@ def test_text_on_one_rank_and_images_on_the_other(
         env=env,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     for number, budget in enumerate((None, 100)):

@@ -40,6 +40,14 @@ class WithAuxiliary(ContrastiveTrainer):
         return {k: v.to(self.args.device) for k, v in self.processing_class.collate(items).items()}
 
 
+class WithHead(WithAuxiliary):
+    """The auxiliary loss alone trains the output matrix."""
+
+    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
+        batch = self._collate_items(inputs["auxiliary"])
+        return model.backbone.lm_head(model(**batch).embeddings).pow(2).mean()
+
+
 class AuxiliaryCollator(ContrastiveCollator):
     def __call__(self, rows: Any) -> dict[str, Any]:
         inputs = super().__call__(rows)
@@ -101,8 +109,29 @@ SCENARIOS: dict[str, tuple[Callable[[], list[dict[str, Any]]], dict[str, Any]]] 
     "one_sided_cached": (one_sided_rows, {**STRICT, "chunk_tokens": 20}),
     "text_only": (stub_rows, STRICT),
     "text_only_cached": (stub_rows, {**STRICT, "chunk_tokens": 60}),
+    "each": (  # every chunk synchronises
+        stub_rows,
+        {
+            **STRICT,
+            "chunk_tokens": 60,
+            "gradient_accumulation_steps": 3,
+            "accelerator_config": {
+                "dispatch_batches": False,
+                "gradient_accumulation_kwargs": {"sync_each_batch": True},
+            },
+        },
+    ),
     "broken": (broken_rows, {**STRICT, "max_bad_rows": 6}),
     "broken_cached": (broken_rows, {**STRICT, "max_bad_rows": 6, "chunk_tokens": 60}),
+}
+
+_HEAD = {**STRICT, "train_lm_head": True}
+AUXILIARY: dict[str, tuple[type[WithAuxiliary], Callable[[], list[dict[str, Any]]], dict[str, Any]]] = {
+    "auxiliary": (WithAuxiliary, uneven_rows, {}),
+    "auxiliary_cached": (WithAuxiliary, uneven_rows, {"chunk_tokens": 60}),
+    "head": (WithHead, stub_rows, _HEAD),
+    "head_cached": (WithHead, stub_rows, {**_HEAD, "chunk_tokens": 60}),
+    "head_unused": (WithHead, stub_rows, {**_HEAD, "ddp_find_unused_parameters": True}),
 }
 
 
@@ -135,17 +164,14 @@ def run(folder: Path, world: int) -> dict[str, Any]:
             }
             for entry in trainer.state.log_history
         ]
-    args = stub_trainer(
-        folder / "args", **{**OPTIONS, "max_steps": 2, "per_device_train_batch_size": size}
-    ).args
-    for name, budget in (("auxiliary", None), ("auxiliary_cached", 60)):
-        args.chunk_tokens = budget
+    for name, (kind, rows, extra) in AUXILIARY.items():
+        options = {**OPTIONS, "max_steps": 2, "per_device_train_batch_size": size, **extra}
         processor = StubProcessor()
-        trainer = WithAuxiliary(
+        trainer = kind(
             StubModel(),
-            args,
+            stub_trainer(folder / name, **options).args,
             processing_class=processor,
-            train_dataset=uneven_rows(),
+            train_dataset=rows(),
             data_collator=AuxiliaryCollator(processor),
         )
         trainer.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,13 +24,25 @@ class SavedObjective(nn.Module):
 
     settings: dict[str, Any]
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write both files into ``folder``, which is made if it is not there."""
+    def save_pretrained(
+        self, folder: str | Path, state_dict: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Write both files into ``folder``, which is made if it is not there.
+
+        state_dict: the whole parameters, where those of the module are sharded; the module's own when None.
+
+        Raises:
+            RuntimeError: ``state_dict`` has other names than the module.
+        """
+        own = self.state_dict()
+        tensors = own if state_dict is None else state_dict
+        if tensors.keys() != own.keys():
+            raise RuntimeError(
+                f"the objective cannot be saved: it has {sorted(own)}, and {sorted(tensors)} were gathered"
+            )
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, path / WEIGHTS_FILE
-        )
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path / WEIGHTS_FILE)
         text = json.dumps({"schema": SCHEMA, "objective": type(self).__name__, **self.settings}, indent=2)
         (path / SETTINGS_FILE).write_text(text + "\n")
 

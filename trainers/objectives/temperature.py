@@ -17,8 +17,9 @@ class LearnableTemperature(nn.Module):
 
     temperature: the value to start from. tasks: names; None is a single temperature for all rows.
     bounds: (lowest, highest) tau. The parameter is projected into them by :meth:`clamp_` after each
-    optimiser step (the trainer does it), so that the gradient is never cut off at a bound. learnable=False
-    keeps it fixed.
+    optimiser step (the trainer does it), so that the gradient is never cut off at a bound. What is used is within
+    them also where an optimiser keeps a copy of its own (DeepSpeed's float32 master) and brings the parameter back
+    out. learnable=False keeps it fixed, wherever it is.
 
     The parameter ``log_temperature`` is float32 [tasks] and stays so when the module is cast to half
     precision.
@@ -59,12 +60,20 @@ class LearnableTemperature(nn.Module):
 
     def forward(self, task_index: Tensor | None = None) -> Tensor:
         """tau, float32: [n] for int64 task_index [n], 0-d for None (only where there is one task)."""
-        tau = self.log_temperature.float().exp()
+        tau = self._bounded().exp()
         if task_index is not None:
             return tau[task_index.to(tau.device)]
         if self.per_task and len(self.tasks) > 1:
             raise ValueError(f"rows must name their task: the objective has {self.tasks}")
         return tau[0]
+
+    def _bounded(self) -> Tensor:
+        """The logarithms within the bounds, float32 [tasks]; the gradient is as if they were not bounded."""
+        theta = self.log_temperature.float()
+        if not self.log_temperature.requires_grad:
+            return theta
+        low, high = self.bounds
+        return theta + (theta.clamp(math.log(low), math.log(high)) - theta).detach()
 
     @torch.no_grad()
     def clamp_(self) -> None:
@@ -75,7 +84,7 @@ class LearnableTemperature(nn.Module):
 
     def values(self) -> dict[str, Tensor]:
         """Detached 0-d temperatures by metric name: ``temperature``, or ``temperature_<task>`` each."""
-        tau = self.log_temperature.detach().float().exp()
+        tau = self._bounded().detach().exp()
         if not self.per_task:
             return {"temperature": tau[0]}
         return {f"temperature_{task}": tau[i] for i, task in enumerate(self.tasks)}

@@ -1,0 +1,58 @@
+"""Items that are put into a forward only so that the vision tower runs in it, as it does on other ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from .deferred import Deferred
+from .distributed import max_over_ranks
+
+PICTURES, VIDEOS = "pixel_values", "pixel_values_videos"
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A prepared item for batches that have none of the ``keys``."""
+
+    item: Any
+    keys: frozenset[str]
+
+
+def grey_picture() -> Image.Image:
+    """As small as a vision tower can read."""
+    return Image.new("RGB", (32, 32), "grey")
+
+
+def lacking(placeholders: Sequence[Placeholder], batch: Mapping[str, Any]) -> list[Any]:
+    """The items that a collated batch needs in addition."""
+    return [one.item for one in placeholders if not one.keys.intersection(batch)]
+
+
+def unsharded_placeholders(picture: Any) -> list[Placeholder]:
+    """Under DDP one run of the tower is enough, whatever it reads: each of its parameters gets a gradient."""
+    return [Placeholder(picture, frozenset({PICTURES, VIDEOS}))]
+
+
+def sharded_placeholders(
+    items: Sequence[Any], picture: Any, make_video: Callable[[], Any], device: torch.device
+) -> list[Placeholder]:
+    """With sharded parameters the tower must run equally often on every rank, in every forward of a batch.
+
+    A forward runs it once for all its pictures and once for all its videos. So each forward gets a picture, and
+    where a batch of any rank may have a video, a video, too. items: of this rank's batch. A collective: to be called
+    once a batch on every rank.
+    """
+    found = [Placeholder(picture, frozenset({PICTURES}))]
+    if max_over_ranks(int(any(map(may_hold_video, items))), device):
+        found.append(Placeholder(make_video(), frozenset({VIDEOS})))
+    return found
+
+
+def may_hold_video(item: Any) -> bool:
+    """Whether a batch with this item can have videos; an item without its media does not tell, so it may."""
+    return isinstance(item, Deferred) or bool(getattr(item, "videos", None))
