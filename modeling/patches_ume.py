@@ -1,8 +1,8 @@
 """Patches embedded by a matrix product.
 
 Qwen's vision towers cut a picture into patches beforehand and then convolve each of them alone, with a kernel of the
-patch's own size: a matrix product that is written as a convolution, and computed four to five times as slowly on a CPU
-(timed in ``benchmarks/attention.py``).
+patch's own size: a matrix product that is written as a convolution, which a CPU computes more slowly (``convolved`` in
+``benchmarks/attention.py``).
 """
 
 from __future__ import annotations
