@@ -18,12 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
-import socket
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,15 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .manifest import IndexFormatError, IndexMismatchError, file_sha256
+from .scratch import Scratch
 
 SCHEMA = 1
 RUN, MANIFEST, ERRORS = "run.json", "manifest.json", "errors.jsonl"
 FORMATS = ("npy", "parquet")
 DTYPES = ("float32", "float16")
 PART = re.compile(r"part-\d{5,}(-of-\d{5,})?")
-_SCRATCH = re.compile(r"\.tmp-(?P<place>[0-9a-f]{12})-[0-9a-f]{8}-(?P<pid>\d+)")
-ABANDONED_SECONDS = 86_400.0  # after which a scratch folder of elsewhere is taken for a killed process's
-
 SURROUNDINGS = ("threads", "arithmetic")  # options of a run that ``encode`` is not called with
 
 
@@ -193,51 +186,6 @@ def read_done(folder: Path, part: str, run: Run, digest: str, *, hashes: bool) -
     return done if whole else None
 
 
-class Scratch:
-    """Where files are written before they are moved to their names; remains of killed processes are removed.
-
-    A process can tell that another is dead only where both count processes alike: on one machine, since one start of
-    it, and in one container, whatever these call themselves. Elsewhere a folder is left until it is a day old.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.target = folder
-        self.folder = folder / f".tmp-{_place()}-{secrets.token_hex(4)}-{os.getpid()}"
-
-    def __enter__(self) -> Scratch:
-        self.sweep()
-        self.folder.mkdir(exist_ok=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.sweep()
-
-    def sweep(self) -> None:
-        for path in self.target.glob(".tmp-*"):
-            found = _SCRATCH.fullmatch(path.name)
-            here = found is not None and found["place"] == _place()
-            if _old(path) or (here and found is not None and not _alive(int(found["pid"]))):
-                shutil.rmtree(path, ignore_errors=True)
-
-    def put(self, name: str, data: bytes) -> dict[str, Any]:
-        """Write a file of the target folder in one step; returns its size and sha256."""
-        return self.move(self.write(name, data), name)
-
-    def write(self, name: str, data: bytes) -> Path:
-        path = self.folder / name
-        path.write_bytes(data)
-        return path
-
-    def move(self, path: Path, name: str) -> dict[str, Any]:
-        """Give a finished file its name, once it is on the disk."""
-        facts = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        _sync(path)
-        os.replace(path, self.target / name)
-        _sync(self.target)
-        return facts
-
-
 def write_part(
     scratch: Scratch, part: str, run: Run, ids: list[str], vectors: NDArray[Any]
 ) -> dict[str, dict[str, Any]]:
@@ -272,51 +220,6 @@ def parse(path: Path, data: bytes, kind: str) -> dict[str, Any]:
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _sync(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # a folder can't be opened on every system
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _place() -> str:
-    """Where process numbers mean what they mean here: twelve hexadecimal digits."""
-    parts = [socket.gethostname()]
-    for path in (
-        "/proc/sys/kernel/random/boot_id",
-        "/proc/self/ns/pid",
-    ):  # Linux; elsewhere the name has to do
-        try:
-            parts.append(os.readlink(path) if os.path.islink(path) else Path(path).read_text().strip())
-        except OSError:
-            continue
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _old(path: Path) -> bool:
-    try:
-        return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
-    except OSError:  # another process has removed it
-        return False
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _short(value: Any) -> str:

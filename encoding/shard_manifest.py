@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .inputs import InputError
-from .shard_files import ERRORS, MANIFEST, SCHEMA, Done, Run, Scratch, part_name, read_done
+from .scratch import Scratch
+from .shard_files import ERRORS, MANIFEST, SCHEMA, Done, Run, part_name, read_done
 from .shard_reading import ids_of
 
 KIND = "umekit-shards"

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from .inputs import InputError, Row, Source, Unit
 from .inputs.unit import bytes_of, reason_of
-from .shard_files import SURROUNDINGS, Done, Run, Scratch, part_name, read_done, write_part
+from .scratch import Scratch
+from .shard_files import SURROUNDINGS, Done, Run, part_name, read_done, write_part
 from .shard_manifest import finish
 
 CHUNK_ROWS = 1024  # items that the encoder is given at a time

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from .inputs import Source
 from .manifest import library_versions
-from .shard_files import DTYPES, FORMATS, RUN, Run, Scratch, ShardMismatchError, read_run
+from .scratch import Scratch
+from .shard_files import DTYPES, FORMATS, RUN, Run, ShardMismatchError, read_run
 from .shard_work import ShardEncoder, ShardReport, ShardWork
 
 __all__ = ["ShardEncoder", "ShardMismatchError", "ShardReport", "encode_shards"]

@@ -25,7 +25,8 @@ from umekit.cli.main import main
 from umekit.encoding import shard_work
 from umekit.encoding.index import Index
 from umekit.encoding.inputs import InputError, open_source
-from umekit.encoding.shard_files import Scratch, ShardFormatError, ShardMismatchError, _place
+from umekit.encoding.scratch import Scratch, _place
+from umekit.encoding.shard_files import ShardFormatError, ShardMismatchError
 from umekit.encoding.shard_reading import ShardSet
 from umekit.encoding.shards import encode_shards
 
