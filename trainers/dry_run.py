@@ -80,9 +80,8 @@ def dry_run(trainer: Any, sample: int = 512) -> DryRun:
         with _as_trained(trainer):
             trainer.training_step(trainer.model, inputs).item()  # waits for the device
         seconds = time.perf_counter() - start
-        peak = max(
-            resting, _peak(device)
-        )  # Linux counts a process's pages in batches, and the two at other times
+        # Linux counts a process's pages in batches, and the two at other times.
+        peak = max(resting, _peak(device))
     numbers = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     to_come = 0 if trainer.optimizer is not None and trainer.optimizer.state else 4 * MOMENTS * numbers
     return DryRun(chosen, max(lengths), sum(lengths), str(device), peak, resting, to_come, seconds)

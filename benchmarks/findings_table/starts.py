@@ -39,12 +39,12 @@ from .world import World
 
 DONE = "start.json"
 PROMPT_OF = {"causal": "causal-last", "bidirectional": "bidirectional-mean"}
-# Strips in place of ume-tiny's whole scenes: what the arms see, and learned in a third of the time.
+# Strips in place of ume-tiny's whole scenes and pages: what the arms see, at fewer tokens.
 STRIPS_ALOUD = Lesson("strips", ("strip", "strip", "clip", "cell"), "strip", 0.95, batch=64)
 CONVERSION_STEPS = 200
 CONVERSION_RATE = 5e-4
 BLANK = "<reason>"  # a reserved token that nothing else here uses
-# 200 steps: in a hard pool about half is right then. After 400 it is 0.86, and little is left to be learned.
+# 200 steps, in the middle of what there is to learn: twice as many leave the arms little.
 PAIRED = Arm(
     name="paired",
     what="a first contrastive stage",
