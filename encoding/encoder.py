@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ..modeling.evaluating_ume import evaluating
 from ..modeling.pooling_ume import DegenerateVectorError
 from ..processing.collating_ume import Prepared
 from ..processing.items_ume import ItemError
@@ -46,7 +47,7 @@ class Encoder:
     """A model and its processor, ready to encode; see :func:`umekit.load`.
 
     Args:
-        model: an embedding model of ours, in evaluation mode.
+        model: an embedding model of ours.
         processor: the checkpoint's processor.
         batch_tokens: padded tokens of one forward, visual ones counted; chosen by device when None.
         workers: threads that read, resize and tokenise ahead of the model; chosen by cores when None.
@@ -117,6 +118,8 @@ class Encoder:
     ) -> Any:
         """Embed items. Of equal ones, one is encoded and the others get its vector.
 
+        Nothing is dropped out, whatever mode the model is in, and its mode is afterwards what it was.
+
         Args:
             items: an iterable of items, or one item: ``str`` (always text), a PIL image, or a dict with any of
                 ``text, image, images, video, document, page, instruction``.
@@ -183,6 +186,7 @@ class Encoder:
         pictures = SharedPictures(listed, unique, processor.limits)
         features = SharedFeatures(self.model, processor)
         with (
+            evaluating(self.model),
             Feed(features, mover_for(self.model.device)) as feed,
             tqdm(total=len(listed), unit="item", disable=not show_progress, desc="encode") as bar,
         ):

@@ -49,7 +49,7 @@ class Reranker:
     """A reranking model and its processor, ready to score; see :func:`umekit.load`.
 
     Args:
-        model: a reranking model of ours, in evaluation mode.
+        model: a reranking model of ours.
         processor: the checkpoint's processor.
         batch_tokens: padded tokens of one forward, the shared ones not counted; chosen by device when None.
         workers: threads that read, resize and tokenise ahead of the model; chosen by cores when None.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .backbone_ume import back_home
 from .decoding_ume import Decoding, prefill
+from .evaluating_ume import evaluated
 from .modeling_ume import UmeForDiscriminativeEmbedding, UmeOutput
 from .pooling_ume import DIRECT_SLOT, GENERATED_SLOT, check_vectors, pool
 from .reasoning_ume import Rollout, ThoughtTokens, think
@@ -88,6 +89,7 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         """States ``[..., H]`` to logits ``[..., V]``."""
         return back_home(self.backbone.get_output_embeddings()(states), states)
 
+    @evaluated
     @torch.inference_mode()
     def embed(
         self,

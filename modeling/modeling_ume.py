@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from .backbone_ume import states_of
 from .composed_ume import UmePreTrainedModel
+from .evaluating_ume import evaluated
 from .pooling_ume import DIRECT_SLOT, check_vectors, finish, pool
 
 
@@ -94,6 +95,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
     def _finish(self, pooled: Tensor, dim: int | None) -> Tensor:
         return finish(pooled, normalize=self.settings.normalize, dim=dim or self.settings.dim)
 
+    @evaluated
     @torch.inference_mode()
     def encode(
         self,
@@ -106,7 +108,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         dim: int | None = None,
         batch_size: int = 16,
     ) -> Tensor:
-        """Embed items.
+        """Embed items, without dropout whatever mode the model is in.
 
         Args:
             items: one item or a sequence of items: ``str``, a PIL image, or a dict of text, image(s), video,

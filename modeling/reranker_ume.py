@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from .backbone_ume import back_home, base_of, states_of
 from .composed_ume import UmePreTrainedModel
+from .evaluating_ume import evaluated
 from .pooling_ume import DIRECT_SLOT, DegenerateVectorError, pool
 from .prefix_ume import PrefixReader
 from .settings_ume import UmeSettings, UmeSettingsError
@@ -126,6 +127,7 @@ class UmeForReranking(UmePreTrainedModel):
             keep_bytes=keep_bytes,
         )
 
+    @evaluated
     @torch.inference_mode()
     def pair_logits(
         self,

@@ -20,6 +20,7 @@ CODE_FILES = (
     "packing_ume.py",
     "patches_ume.py",
     "backbone_ume.py",
+    "evaluating_ume.py",
     "adapters_ume.py",
     "composed_ume.py",
     "saving_ume.py",

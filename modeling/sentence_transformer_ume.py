@@ -16,6 +16,7 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor
 
+from .evaluating_ume import evaluating
 from .generative_ume import UmeForGenerativeEmbedding, decoding_of
 from .modeling_ume import UmeForDiscriminativeEmbedding
 from .pooling_ume import check_vectors
@@ -134,14 +135,16 @@ class UmeTransformer(InputModule):
             seconds, count = features["seconds_of_sample"], features["num_videos_per_sample"]
             real = torch.arange(seconds.shape[1], device=seconds.device) < count.unsqueeze(1)
             batch["second_per_grid_ts"] = seconds[real]
-        if mode == "generative" and not self.training:
+        if self.training:
+            return {**features, "sentence_embedding": self.model(**batch).embeddings}
+        if mode == "generative":
             decoding = decoding_of(self.model.settings, 1, max_new_tokens, None, None)
             found = self.model.embed(batch, mode, decoding=decoding, vocabulary=len(self.tokenizer))
             embeddings = found.generated
         else:
-            embeddings = self.model(**batch).embeddings
-        if not self.training:
-            check_vectors(embeddings)
+            with evaluating(self.model):
+                embeddings = self.model(**batch).embeddings
+        check_vectors(embeddings)
         return {**features, "sentence_embedding": embeddings}
 
     def _mode(self, mode: str | None, max_new_tokens: int | None) -> str:
