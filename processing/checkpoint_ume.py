@@ -23,6 +23,7 @@ CODE_FILES = (
     "families_ume.py",
     "first_resize_ume.py",
     "items_ume.py",
+    "kinds_ume.py",
     "limits_ume.py",
     "downloads_ume.py",
     "sources_ume.py",

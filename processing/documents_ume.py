@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .kinds_ume import HEAD_BYTES, format_of
 from .limits_ume import MediaError, MediaLimits, describe
 from .media_ume import load_image
 from .pdfium_process_ume import POOL
@@ -38,6 +39,7 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
         "page": page,
         "most_pages": max(1, limits.document_pages),
         "max_pixels": min(max_pixels, limits.image_pixels),
+        "password": limits.document_password,
     }
     return POOL.ask(request, read, limits, key)[1]
 
@@ -49,7 +51,8 @@ def count_pages(source: Any, limits: MediaLimits) -> int:
         MediaError: not a PDF that can be opened, or one without pages.
         ImportError: pypdfium2 is not installed.
     """
-    request = {"name": describe(source), "page": None, "most_pages": 0, "max_pixels": 0}
+    request: dict[str, Any] = {"name": describe(source), "page": None, "most_pages": 0, "max_pixels": 0}
+    request["password"] = limits.document_password
     key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
     if not POOL.holds(key) and not _is_pdf(read()):
         key = None  # PDFium refuses it; what it holds under a key is a PDF
@@ -57,7 +60,7 @@ def count_pages(source: Any, limits: MediaLimits) -> int:
 
 
 def _is_pdf(data: bytes) -> bool:
-    return data[:1024].lstrip().startswith(b"%PDF-")
+    return format_of(data[:HEAD_BYTES]) == "pdf"
 
 
 def _only_page(picture: Any, page: int | None, source: Any, limits: MediaLimits) -> list[Image.Image]:

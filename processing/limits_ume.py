@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import UnidentifiedImageError
@@ -26,6 +26,7 @@ class MediaLimits:
         image_pixels: largest picture, width times height.
         video_frames: most frames that are decoded of one video.
         document_pages: most pages of a document that is embedded whole.
+        document_password: opens PDFs that are encrypted; others do not mind it. Never saved or shown.
         file_seconds: most time for decoding one file.
         url_seconds: most time for one download, redirects included.
         allow_urls: whether http(s) sources are fetched at all.
@@ -41,6 +42,7 @@ class MediaLimits:
     image_pixels: int = 178_956_970
     video_frames: int = 200_000
     document_pages: int = 64
+    document_password: str | None = field(default=None, repr=False)
     file_seconds: float = 300.0
     url_seconds: float = 20.0
     allow_urls: bool = True

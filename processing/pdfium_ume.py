@@ -64,7 +64,7 @@ def _limit_memory() -> None:
 
 def _answer(request: dict[str, Any], data: bytes, answers: BinaryIO) -> None:
     name, page, most = request["name"], request["page"], request["most_pages"]
-    with _opened(data, name) as pdf:
+    with _opened(data, name, request["password"]) as pdf:
         count = len(pdf)
         if most == 0:  # only their number is wanted
             _write(answers, {"pages": count, "rendered": 0})
@@ -82,21 +82,32 @@ def _answer(request: dict[str, Any], data: bytes, answers: BinaryIO) -> None:
 
 
 @contextmanager
-def _opened(data: bytes, name: str) -> Iterator[Any]:
+def _opened(data: bytes, name: str, password: str | None) -> Iterator[Any]:
     raw = pypdfium2.raw
     # PDFium keeps its last error, and sets none for a document without pages. So one is set that no bytes can cause.
     raw.FPDF_LoadDocument(b"", None)
     try:
-        pdf = pypdfium2.PdfDocument(data)
+        pdf = pypdfium2.PdfDocument(data, password=password)
     except pypdfium2.PdfiumError as error:
-        why = "it has no pages" if raw.FPDF_GetLastError() == raw.FPDF_ERR_FILE else error
-        raise DocumentError(f"{name}: cannot open the PDF ({why})") from None
+        raise DocumentError(f"{name}: {_why(raw.FPDF_GetLastError(), error, password)}") from None
     try:
         if len(pdf) == 0:
             raise DocumentError(f"{name} has no pages")
         yield pdf
     finally:
         pdf.close()
+
+
+def _why(code: int, error: Exception, password: str | None) -> str:
+    """PDFium's last error in words that say what to do."""
+    if code == pypdfium2.raw.FPDF_ERR_PASSWORD:
+        if password is not None:
+            return "the PDF is encrypted, and the password that was given does not open it"
+        return "the PDF is encrypted: give its password (--password, or MediaLimits(document_password=...))"
+    if code == pypdfium2.raw.FPDF_ERR_SECURITY:
+        return "the PDF is encrypted in a way that PDFium does not know: save it without encryption"
+    why = "it has no pages" if code == pypdfium2.raw.FPDF_ERR_FILE else error
+    return f"cannot open the PDF ({why})"
 
 
 def _render(pdf: Any, number: int, max_pixels: int, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -88,3 +89,50 @@ def mixed_items(pictures: list[Image.Image]) -> list[object]:
         "a much longer text " * 6,
         pictures[5],
     ]
+
+
+@pytest.fixture(scope="session")
+def encrypted_pdf() -> Callable[[str], bytes]:
+    """Makes a PDF of one green page that a password opens (RC4 of 40 bits, revision 2 of the standard handler)."""
+    return _encrypted_pdf
+
+
+def _encrypted_pdf(password: str) -> bytes:
+    padding = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")
+    padded = (password.encode() + padding)[:32]
+    identity = bytes(range(16))
+    owner = _rc4(hashlib.md5(padded).digest()[:5], padded)
+    key = hashlib.md5(padded + owner + (-4).to_bytes(4, "little", signed=True) + identity).digest()[:5]
+    content = _rc4(
+        hashlib.md5(key + (4).to_bytes(3, "little") + bytes(2)).digest()[:10], b"0 0.8 0 rg 0 0 300 400 re f"
+    )
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 400]/Contents 4 0 R>>",
+        b"<</Length %d>>stream\n%b\nendstream" % (len(content), content),
+        b"<</Filter/Standard/V 1/R 2/P -4/O<%b>/U<%b>>>"
+        % (owner.hex().encode(), _rc4(key, padding).hex().encode()),
+    ]
+    file, places = bytearray(b"%PDF-1.4\n"), []
+    for number, body in enumerate(objects, start=1):
+        places.append(len(file))
+        file += b"%d 0 obj%b endobj\n" % (number, body)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    name = identity.hex().encode()
+    end = b"xref\n0 6\n0000000000 65535 f \n%btrailer<</Size 6/Root 1 0 R/Encrypt 5 0 R/ID[<%b><%b>]>>\n"
+    return bytes(file + end % (table, name, name) + b"startxref\n%d\n%%%%EOF" % len(file))
+
+
+def _rc4(key: bytes, data: bytes) -> bytes:
+    box, j = list(range(256)), 0
+    for i in range(256):
+        j = (j + box[i] + key[i % len(key)]) % 256
+        box[i], box[j] = box[j], box[i]
+    out, i, j = bytearray(), 0, 0
+    for byte in data:
+        i = (i + 1) % 256
+        j = (j + box[i]) % 256
+        box[i], box[j] = box[j], box[i]
+        out.append(byte ^ box[(box[i] + box[j]) % 256])
+    return bytes(out)

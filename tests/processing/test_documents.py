@@ -73,6 +73,36 @@ def test_broken_and_locked_documents(tmp_path: Path, pdf: Path) -> None:
         load_document(tmp_path / "locked.pdf", None, PIXELS, LIMITS)
 
 
+def test_a_header_that_stands_behind_other_bytes(pdf: Path, tmp_path: Path) -> None:
+    data = pdf.read_bytes()
+    for before in (b"\xef\xbb\xbf", b"HTTP/1.1 200 OK\r\n\r\n", b"\0" * 1000):
+        assert count_pages(before + data, LIMITS) == 3
+        assert [_colour(page) for page in load_document(before + data, 2, PIXELS, LIMITS)] == [1]
+    with pytest.raises(MediaError):
+        count_pages(b"\0" * 1100 + data, LIMITS)
+
+
+def test_encrypted_documents_need_their_password(
+    tmp_path: Path, encrypted_pdf: Callable[[str], bytes]
+) -> None:
+    path = tmp_path / "letter.pdf"
+    path.write_bytes(encrypted_pdf("sesame"))
+    with pytest.raises(MediaError, match=r"letter\.pdf: the PDF is encrypted: give its password"):
+        count_pages(path, LIMITS)
+    with pytest.raises(MediaError, match="the password that was given does not open it"):
+        load_document(path, 1, PIXELS, MediaLimits(document_password="simsalabim"))
+    limits = MediaLimits(document_password="sesame")
+    assert count_pages(path, limits) == 1
+    assert _colour(load_document(path, 1, PIXELS, limits)[0]) == 1
+    assert "sesame" not in repr(limits)
+    with pytest.raises(MediaError, match="encrypted"):  # what a process has seen opens nothing for others
+        load_document(path, 1, PIXELS, LIMITS)
+
+
+def test_a_password_does_not_matter_to_a_document_without(pdf: Path) -> None:
+    assert count_pages(pdf, MediaLimits(document_password="sesame")) == 3
+
+
 def _locked(data: bytes) -> bytes:
     """The document with an encryption dictionary that no password opens."""
     key = b"00" * 32
