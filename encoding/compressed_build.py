@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .compressed_files import FAISS, KIND, NAMES, SCHEMA, STARTS, VECTORS, import_faiss
+from .manifest import KIND as EXACT_KIND
 from .manifest import (
-    GENERATION,
     MANIFEST,
     IndexFormatError,
     file_sha256,
+    generation_in_force,
     library_versions,
+    sweep,
     write_atomically,
 )
+from .ownership import MARK, check_own, json_of, make_marked, naming_the_disk, remove_marked
 from .shard_reading import ShardSet
 
 FEWEST_ROWS = 1024  # below, an exact index is smaller and faster
@@ -50,12 +52,14 @@ def build_compressed(
     if dim % code_bytes:
         raise ValueError(f"code_bytes is {code_bytes}, which does not divide the dimension {dim}")
     root.mkdir(parents=True, exist_ok=True)
-    data = root / f"data-{secrets.token_hex(8)}"
-    data.mkdir()
+    check_own(root / MANIFEST, json_of(EXACT_KIND, KIND), "name another folder for the index")
+    former = generation_in_force(root)
+    data = make_marked(root / f"data-{secrets.token_hex(8)}", FAISS, NAMES, STARTS, VECTORS)
     try:
         index = _trained(source, lists, code_bytes)
         index.nprobe = nprobe or max(8, lists // 16)
-        _fill(index, source, data, keep_vectors)
+        with naming_the_disk(data):
+            _fill(index, source, data, keep_vectors)
         manifest = {
             "kind": KIND,
             "schema": SCHEMA,
@@ -65,15 +69,13 @@ def build_compressed(
             "fingerprint": source.run.fingerprint | {"dim": dim},
             "settings": source.settings,
             "versions": library_versions(),
-            "files": {path.name: file_sha256(path) for path in sorted(data.iterdir())},
+            "files": {path.name: file_sha256(path) for path in sorted(data.iterdir()) if path.name != MARK},
         }
         write_atomically(root / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
     except BaseException:
-        shutil.rmtree(data, ignore_errors=True)
+        remove_marked(data)
         raise
-    for path in root.iterdir():
-        if path.name != data.name and not path.is_symlink() and GENERATION.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+    sweep(root, former, data.name)
     return root
 
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .manifest import COMPRESSED_KIND as KIND
 from .manifest import GENERATION, MANIFEST, IndexFormatError
 
-KIND = "umekit-compressed-index"
 SCHEMA = 1
 FAISS, NAMES, STARTS, VECTORS = "index.faiss", "ids.utf8", "ids.npy", "vectors.npy"
 FAISS_HEAD = b"IwPQ"  # how a file of an IVF-PQ begins

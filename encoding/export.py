@@ -8,6 +8,7 @@ from pathlib import Path
 from .adapters import merge_adapter
 from .golden import GOLDEN_FOLDER, make_golden
 from .loading import load
+from .ownership import new_folder
 
 
 def export(
@@ -22,7 +23,7 @@ def export(
 
     Args:
         src: folder or Hub repository; an adapter is merged into its base.
-        out: folder to write; must be missing or empty.
+        out: folder to write; must be missing or empty. An export that fails leaves nothing.
         preset: a published system, for checkpoints without our settings.
         role: what to export it as; its own role when None.
         compat: see :func:`umekit.load`; goes into the settings that are saved.
@@ -32,14 +33,12 @@ def export(
     Raises:
         FileExistsError: ``out`` has files already.
     """
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not an empty folder; name another")
-    encoder = load(src, preset=preset, role=role, device="cpu", dtype="auto", compat=compat)
-    if getattr(encoder.model, "_hf_peft_config_loaded", False):
-        merge_adapter(encoder.model.backbone)
-    encoder.model.save_pretrained(folder)
-    encoder.processor.save_pretrained(folder)
-    if golden:
-        make_golden(encoder, folder / GOLDEN_FOLDER)
-    return folder
+    with new_folder(out) as folder:
+        encoder = load(src, preset=preset, role=role, device="cpu", dtype="auto", compat=compat)
+        if getattr(encoder.model, "_hf_peft_config_loaded", False):
+            merge_adapter(encoder.model.backbone)
+        encoder.model.save_pretrained(folder)
+        encoder.processor.save_pretrained(folder)
+        if golden:
+            make_golden(encoder, folder / GOLDEN_FOLDER)
+    return Path(out)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .manifest import (
+    COMPRESSED_KIND,
     IDS,
+    KIND,
     MANIFEST,
     METADATA,
     VECTORS,
@@ -38,6 +39,7 @@ from .manifest import (
     write_atomically,
     written_atomically,
 )
+from .ownership import check_own, json_of, make_marked, remove_marked
 
 __all__ = ["Index", "IndexFormatError", "IndexMismatchError"]
 
@@ -207,12 +209,16 @@ class Index:
         return [names[position] for position in order], exact[order]
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the index; until the last step a former one in ``folder`` stays whole and in force."""
+        """Write the index; until the last step a former one in ``folder`` stays whole and in force.
+
+        Raises:
+            ForeignFileError: the folder has a ``manifest.json`` that is not that of an index.
+        """
         root = Path(folder)
         root.mkdir(parents=True, exist_ok=True)
+        check_own(root / MANIFEST, json_of(KIND, COMPRESSED_KIND), "name another folder for the index")
         generation = f"data-{secrets.token_hex(8)}"
-        data = root / generation
-        data.mkdir()
+        data = make_marked(root / generation, VECTORS, IDS, METADATA)
         try:
             lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in self.metadata]
             with written_atomically(data / VECTORS) as file:
@@ -232,7 +238,7 @@ class Index:
             former = generation_in_force(root)
             write_atomically(root / MANIFEST, manifest.to_json().encode())
         except BaseException:
-            shutil.rmtree(data, ignore_errors=True)
+            remove_marked(data)
             raise
         sweep(root, former, generation)
 

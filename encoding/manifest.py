@@ -18,9 +18,7 @@ import json
 import os
 import platform
 import re
-import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -32,11 +30,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from .ownership import is_left_over, naming_the_disk, remove_marked, umask_in_force
+
 SCHEMA = 1
 MANIFEST = "manifest.json"
+KIND, COMPRESSED_KIND = "umekit-index", "umekit-compressed-index"
 VECTORS, IDS, METADATA = "vectors.npy", "ids.json", "metadata.jsonl"
 UNIT_TOLERANCE = 1e-3
-STALE_SECONDS = 3600.0  # a data folder that no manifest names and that is older was left by a killed process
 COMPARED = ("model", "processor", "prompts", "dim")  # the parts of a fingerprint that change vectors
 GENERATION = re.compile(r"data-[0-9a-f]{8,64}")
 
@@ -65,7 +65,7 @@ class Manifest:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        return json.dumps({"kind": "umekit-index", **asdict(self)}, indent=2, sort_keys=True) + "\n"
+        return json.dumps({"kind": KIND, **asdict(self)}, indent=2, sort_keys=True) + "\n"
 
 
 def library_versions() -> dict[str, str]:
@@ -100,13 +100,11 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
     """The temporary file that becomes ``path`` at the end; nothing does after an error."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as handle:
+        with naming_the_disk(path), os.fdopen(descriptor, "wb") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
+        os.chmod(name, 0o666 & ~umask_in_force())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -127,7 +125,7 @@ def read_manifest(folder: Path) -> Manifest:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise IndexFormatError(f"{path} is not JSON: {error}") from None
-    if not isinstance(raw, dict) or raw.get("kind") != "umekit-index":
+    if not isinstance(raw, dict) or raw.get("kind") != KIND:
         raise IndexFormatError(f"{path} is not the manifest of an umekit index")
     if raw.get("schema") != SCHEMA:
         raise IndexFormatError(f"{path} has schema {raw.get('schema')!r}; this umekit reads {SCHEMA}")
@@ -227,17 +225,22 @@ def check_rows(names: Sequence[str], rows: NDArray[np.float32], error: type[Valu
 
 
 def generation_in_force(root: Path) -> str | None:
-    """The data folder that the manifest names; None without a readable manifest."""
+    """The data folder that the manifest of an index of either kind names; None without a readable manifest."""
     try:
-        return read_manifest(root).generation
-    except (IndexFormatError, OSError):
+        raw = json.loads((root / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
+    if not isinstance(raw, dict) or raw.get("kind") not in (KIND, COMPRESSED_KIND):
+        return None
+    name = raw.get("generation")
+    return name if isinstance(name, str) and GENERATION.fullmatch(name) else None
 
 
 def sweep(root: Path, former: str | None, current: str) -> None:
-    """Remove the data folder that was replaced, and those of killed processes."""
+    """Remove the data folder that was replaced, and those of killed processes; none that lacks our mark."""
+    kept = {current, generation_in_force(root)}  # another process may have saved meanwhile
     for path in root.iterdir():
-        if path.name == current or path.is_symlink() or not GENERATION.fullmatch(path.name):
+        if path.name in kept or not GENERATION.fullmatch(path.name):
             continue
-        if path.name == former or time.time() - path.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        if path.name == former or is_left_over(path):
+            remove_marked(path)

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .manifest import IndexFormatError, IndexMismatchError, file_sha256
+from .ownership import ForeignFileError, check_own, json_of, naming_the_disk
 from .scratch import Scratch
 
 SCHEMA = 1
@@ -35,6 +36,8 @@ RUN, MANIFEST, ERRORS = "run.json", "manifest.json", "errors.jsonl"
 FORMATS = ("npy", "parquet")
 DTYPES = ("float32", "float16")
 PART = re.compile(r"part-\d{5,}(-of-\d{5,})?")
+PART_FILE = re.compile(PART.pattern + r"\.(npy|ids\.json|done\.json|parquet)")
+KIND = "umekit-shards"  # of the manifest
 SURROUNDINGS = ("threads", "arithmetic")  # options of a run that ``encode`` is not called with
 
 
@@ -99,6 +102,38 @@ def read_run(folder: Path) -> tuple[Run, str] | None:
     except FileNotFoundError:
         return None
     return run_of(parse(path, data, "umekit-shard-run"), path), hashlib.sha256(data).hexdigest()
+
+
+def open_folder(folder: Path) -> tuple[Run, str] | None:
+    """:func:`read_run` of a folder that is to be written to; with a run in it, all that it writes is the run's.
+
+    Raises:
+        ForeignFileError: a file that was not written by a run of ours has the name of one that a run writes.
+        ShardFormatError: ``run.json`` is damaged, or not ours.
+    """
+    names = sorted(
+        path.name for path in folder.iterdir()
+    )  # first: what another process adds comes after run.json
+    found = read_run(folder)
+    if found is None:
+        for name in names:
+            if name in (RUN, MANIFEST, ERRORS) or PART_FILE.fullmatch(name):
+                raise ForeignFileError(
+                    f"{folder / name} is there, and {folder} holds no run of shards: name another folder, so that "
+                    "nothing of yours is written over"
+                )
+    check_own(folder / MANIFEST, json_of(KIND), "name another folder for the shards")
+    check_own(folder / ERRORS, _lists_errors, "name another folder for the shards")
+    return found
+
+
+def _lists_errors(path: Path) -> bool:
+    """Whether a file is the ``errors.jsonl`` of a run: lines of an id and a reason, and nothing else."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return all(set(json.loads(line)) == {"id", "reason"} for line in lines)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def run_of(raw: Mapping[str, Any], path: Path) -> Run:
@@ -191,9 +226,10 @@ def write_part(
 ) -> dict[str, dict[str, Any]]:
     """Write the data of a part, vectors [rows, d]; returns size and sha256 by file name."""
     names = data_names(part, run.format)
-    path = scratch.folder / names[0]
+    path = scratch.path(names[0])
     if run.format == "npy":
-        np.save(path, vectors, allow_pickle=False)
+        with naming_the_disk(scratch.target):
+            np.save(path, vectors, allow_pickle=False)
         listed = json.dumps(ids, ensure_ascii=False, indent=0).encode()
         return {names[0]: scratch.move(path, names[0]), names[1]: scratch.put(names[1], listed)}
     import pyarrow as pa
@@ -201,7 +237,8 @@ def write_part(
 
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     column = pa.FixedSizeListArray.from_arrays(flat, run.dim)
-    pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "embedding": column}), path)
+    with naming_the_disk(scratch.target):
+        pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "embedding": column}), path)
     return {names[0]: scratch.move(path, names[0])}
 
 

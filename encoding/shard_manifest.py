@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from .inputs import InputError
 from .scratch import Scratch
-from .shard_files import ERRORS, MANIFEST, SCHEMA, Done, Run, part_name, read_done
+from .shard_files import ERRORS, KIND, MANIFEST, SCHEMA, Done, Run, part_name, read_done
 from .shard_reading import ids_of
 
-KIND = "umekit-shards"
 NAMED_DOUBLES = 20
 
 

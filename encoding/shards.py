@@ -18,7 +18,7 @@ from typing import Any, Literal
 from .inputs import Source
 from .manifest import library_versions
 from .scratch import Scratch
-from .shard_files import DTYPES, FORMATS, RUN, Run, ShardMismatchError, read_run
+from .shard_files import DTYPES, FORMATS, RUN, Run, ShardMismatchError, open_folder, read_run
 from .shard_work import ShardEncoder, ShardReport, ShardWork
 
 __all__ = ["ShardEncoder", "ShardMismatchError", "ShardReport", "encode_shards"]
@@ -69,7 +69,8 @@ def encode_shards(
         show_progress: None shows a bar on a terminal, for rank 0.
 
     Raises:
-        FileExistsError: ``out`` holds a run, and ``resume`` is False.
+        FileExistsError: ``out`` holds a run, and ``resume`` is False; or files that a run would write over
+            (ForeignFileError).
         ShardMismatchError: that run had another model, source or setting.
         InputError: the source changed while it was read.
     """
@@ -108,7 +109,7 @@ def _agree(
     folder: Path, scratch: Scratch, wanted: Run, encoder: ShardEncoder, resume: bool
 ) -> tuple[Run, str]:
     """The run that is in the folder, or that now is; refuses one that would give other vectors."""
-    found = read_run(folder)
+    found = open_folder(folder)
     if found is None:
         own = {"batch_tokens": getattr(encoder, "batch_tokens", None), "threads": _threads_in_use()}
         chosen = {

@@ -95,9 +95,9 @@ def write_sentence_transformers_files(
     else:
         modules = [_module(0, "", "sentence_transformer_ume.UmeTransformer")]
         modules[0]["kwargs"] = ["mode", "max_new_tokens", "instruction"]
-        for name in ("1_Pooling", "2_Normalize"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / "sentence_bert_config.json").unlink(missing_ok=True)
+        _remove_module(folder / "1_Pooling", "pooling_mode")
+        _remove_module(folder / "2_Normalize")
+        _remove_json(folder / "sentence_bert_config.json", "transformer_task")
     _write(folder / "modules.json", modules)
 
 
@@ -109,8 +109,8 @@ def _write_cross_encoder_files(folder: Path, settings: UmeSettings, native: bool
     """
     score = folder / "1_LogitScore"
     if not native:
-        shutil.rmtree(score, ignore_errors=True)
-        (folder / "sentence_bert_config.json").unlink(missing_ok=True)
+        _remove_module(score, "true_token_id")
+        _remove_json(folder / "sentence_bert_config.json", "transformer_task")
         _write(folder / "modules.json", [_module(0, "", "sentence_transformer_ume.UmeTransformer")])
         return
     modules = [
@@ -152,6 +152,31 @@ def native_transformer_config(output: str = "last_hidden_state") -> dict[str, An
 
 def _module(index: int, path: str, kind: str) -> dict[str, Any]:
     return {"idx": index, "name": str(index), "path": path, "type": kind}
+
+
+def _remove_module(folder: Path, *keys: str) -> None:
+    """Take away the folder of a stock module that a save no longer has; what else lies in it stays."""
+    if folder.is_symlink():
+        return
+    _remove_json(folder / "config.json", *keys)
+    try:
+        folder.rmdir()
+    except OSError:  # not there, or not empty
+        return
+
+
+def _remove_json(path: Path, *keys: str) -> None:
+    """Take away a file that is an object of JSON with these keys, or without any where none are named."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if (
+        isinstance(content, dict)
+        and not path.is_symlink()
+        and (set(keys) <= set(content) if keys else not content)
+    ):
+        path.unlink()
 
 
 def _write(path: Path, content: Any) -> None:

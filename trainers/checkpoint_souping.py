@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..encoding.golden import GOLDEN_FOLDER, make_golden
 from ..encoding.loading import load
+from ..encoding.ownership import new_folder
 from .lora_folders import SoupError, has_settings
 from .lora_surroundings import check_surroundings, write_surroundings
-from .merging import new_folder
 from .souping import SoupReport, largest_difference, normalised, probe
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from ..encoding.adapters import add_adapter, merge_adapter
 from ..encoding.encoder import Encoder
 from ..encoding.golden import GOLDEN_FOLDER, make_golden
 from ..encoding.loading import CLASSES, check_pair, load
+from ..encoding.ownership import new_folder
 from ..encoding.reranker import Reranker
 from ..encoding.verify import verify
 from ..modeling.adapters_ume import lacking_rows
@@ -116,27 +114,3 @@ def save_checkpoint(encoder: Any, folder: Path) -> None:
     """Model and processor of an encoder or reranker, in the stock layout."""
     encoder.model.save_pretrained(folder)
     encoder.processor.save_pretrained(folder)
-
-
-@contextmanager
-def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
-    """A scratch folder beside ``out`` that gets its name if the block ends well, and is removed otherwise.
-
-    Raises:
-        FileExistsError: ``out`` exists and is not an empty folder.
-    """
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not an empty folder; name another")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.parent / f".{target.name}.writing-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
-        yield scratch
-        if target.exists():
-            target.rmdir()
-        scratch.replace(target)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from ..encoding.golden import GOLDEN_FOLDER, make_golden, vector_of
 from ..encoding.golden_items import golden_items, golden_pairs
+from ..encoding.ownership import new_folder
 from .adapters import ADAPTER_FILE
 from .lora_folders import CONFIG_FILE, LoraFolder, LoraModule, SoupError, read_lora_folder
 from .lora_surroundings import check_surroundings, write_surroundings
-from .merging import new_folder, open_base, save_checkpoint
+from .merging import open_base, save_checkpoint
 
 Mode = Literal["delta", "concat", "factors"]
 MODES: tuple[str, ...] = ("delta", "concat", "factors")

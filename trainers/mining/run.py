@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-import shutil
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...encoding.manifest import library_versions, write_atomically
-from ...encoding.shard_files import ERRORS
+from ...encoding.ownership import ForeignFileError, check_own, json_of, make_marked, read_mark, remove_marked
+from ...encoding.shard_files import ERRORS, PART_FILE
 from ...encoding.shard_work import ShardEncoder
 from ...encoding.shards import encode_shards
 from ..formats.media import MediaRoot
@@ -25,10 +26,17 @@ from .entries import Items, Scan, entry_item, scan
 from .selecting import FILTERS
 from .settings import MiningReport, MiningSettings
 from .surveying import Survey
-from .writing import write_rows
+from .writing import is_of_run, write_rows
 
 MANIFEST, WORK = "mining.json", "work"
+KIND = "umekit-mining"
 SCHEMA = 1
+# What a run puts into its work folder: shards of vectors, blocks of mined rows, the rows before they get their name.
+WORK_FILES = re.compile(
+    rf"(queries|pool)/(|run\.json|manifest\.json|errors\.jsonl|{PART_FILE.pattern})"
+    r"|blocks-[0-9a-f]{16}/(|\d{5,}(\.npy|\.\d+\.tmp))"
+    r"|mined\.(jsonl|parquet)\.\d+(\.chunks)?|mined\.json"
+)
 
 
 def mine(
@@ -101,7 +109,8 @@ def mine(
 
     Raises:
         ValueError: a setting, row or pool item that cannot be used, or more than ``max_failed`` failed items.
-        FileExistsError: ``out`` holds the result of other arguments.
+        FileExistsError: ``out`` holds the result of other arguments, or files that no run of ours wrote where this one
+            would write (ForeignFileError).
         ImportError: faiss is not installed.
     """
     settings = MiningSettings(
@@ -141,8 +150,7 @@ def mine(
         raise ValueError(
             f"row {survey.negatives_at} has negatives already: replace_negatives=True drops them"
         )
-    work = folder / WORK
-    work.mkdir(parents=True, exist_ok=True)
+    work = _open_work(folder, survey.format)
     shard_options: dict[str, Any] = {"mode": mode, "dim": dim, "shard_size": shard_size}
     shard_options["show_progress"] = show_progress
     encode_shards(encoder, queries, work / "queries", role="query", **shard_options)
@@ -156,7 +164,7 @@ def mine(
     )  # fmt: skip
     written = write_rows(folder, rows, pool, found, survey, blocks, k=settings.k)
     manifest = {
-        "kind": "umekit-mining",
+        "kind": KIND,
         "schema": SCHEMA,
         "score": "cosine",
         "identity": identity,
@@ -173,7 +181,7 @@ def mine(
     }
     write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
     if not keep_vectors:
-        shutil.rmtree(work)
+        remove_marked(work, WORK_FILES)
     return MiningReport.from_manifest(manifest, str(folder / written.file))
 
 
@@ -188,6 +196,7 @@ def _finished(folder: Path, identity: dict[str, Any]) -> MiningReport | None:
         FileExistsError: a finished run of other arguments.
     """
     path = folder / MANIFEST
+    check_own(path, json_of(KIND), "name another folder for the mined rows")
     if not path.is_file():
         return None
     manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -198,6 +207,24 @@ def _finished(folder: Path, identity: dict[str, Any]) -> MiningReport | None:
             f"{folder} holds negatives that were mined with other {', '.join(different)}: name another folder"
         )
     return MiningReport.from_manifest(manifest, str(folder / manifest["file"]))
+
+
+def _open_work(folder: Path, format: str) -> Path:
+    """The work folder, made now or by a run of ours that was broken off.
+
+    Raises:
+        ForeignFileError: there is a folder or a file of that name that no run of ours made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / WORK
+    if not os.path.lexists(work):
+        make_marked(work)
+    elif read_mark(work) is None:
+        raise ForeignFileError(
+            f"{work} is there and was not made by this version of umekit: move it away, or name another folder"
+        )
+    check_own(folder / f"mined.{format}", partial(is_of_run, work), "name another folder for the mined rows")
+    return work
 
 
 def _failed(work: Path, found: Scan, limit: int) -> list[str]:

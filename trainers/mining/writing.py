@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from ...encoding.manifest import file_sha256
+from ...encoding.ownership import naming_the_disk
 from .entries import Scan, named_entry
 from .selecting import FILTERS
 from .surveying import Survey, each_item, json_line
 from .tables import write_parquet
+
+RECORD = "mined.json"  # in the work folder: what the file of rows is, noted before it gets its name
 
 
 @dataclass
@@ -44,7 +49,7 @@ def write_rows(
     Every row is read once, and once more as the negative of each row that it is one of. Memory holds a few rows.
 
     Args:
-        folder: to write in.
+        folder: to write in; the rows are written beside ``blocks`` first.
         rows, pool, found: as scanned.
         survey: has seen all of them.
         blocks: folder of what was chosen.
@@ -66,13 +71,24 @@ def write_rows(
             written.filled += int(record["filled"])
             written.dropped = [a + int(b) for a, b in zip(written.dropped, record["dropped"], strict=True)]
 
-    scratch = folder / f".{written.file}.{os.getpid()}"
+    scratch = blocks.parent / f"{written.file}.{os.getpid()}"
     try:
-        (_write_jsonl if survey.format == "jsonl" else write_parquet)(scratch, finished())
+        with naming_the_disk(folder):
+            (_write_jsonl if survey.format == "jsonl" else write_parquet)(scratch, finished())
+        (blocks.parent / RECORD).write_text(json.dumps({"sha256": file_sha256(scratch)}), encoding="utf-8")
         os.replace(scratch, folder / written.file)
     finally:
         scratch.unlink(missing_ok=True)
     return written
+
+
+def is_of_run(work: Path, path: Path) -> bool:
+    """Whether a file of mined rows is what the run of this work folder wrote, before it was broken off."""
+    try:
+        noted = json.loads((work / RECORD).read_bytes())
+        return isinstance(noted, dict) and noted.get("sha256") == file_sha256(path)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _mined(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ from .plan_file import check_plan, write_plan
 from .prompts import get_prompt, with_prompt
 from .schema import START, MineStep, ModelSpec, PromptSpec, Recipe, RecipeError, SoupStep, TrainStep
 from .sources import Opener, eval_rows, open_sources, train_rows
+
+logger = logging.getLogger(__name__)
 
 MODEL, ADAPTER = "model", "adapter"  # folders in a step's
 
@@ -69,7 +71,7 @@ def train_step(step: TrainStep, context: StepContext) -> dict[str, Any]:
     if step.lora is not None and step.keep == "merged":
         result = context.folder / MODEL
         if trainer.is_world_process_zero():
-            _fresh(result)
+            result = _fresh(result)
             merge(kept, result)
             ContrastiveObjective.from_pretrained(kept).save_pretrained(result)
     return {"result": result.name, **metrics}
@@ -178,9 +180,8 @@ def soup_step(step: SoupStep, context: StepContext) -> dict[str, Any]:
     """Average what several steps left: adapters, or whole models."""
     parts = [context.result_of(name) for name in step.of]
     weights = None if step.weights is None else list(step.weights)
-    whole = all(part.name == MODEL for part in parts)
-    result = context.folder / (MODEL if whole or step.mode == "delta" else ADAPTER)
-    _fresh(result)
+    whole = all(part.name.startswith(MODEL) for part in parts)
+    result = _fresh(context.folder / (MODEL if whole or step.mode == "delta" else ADAPTER))
     if whole:
         soup_checkpoints(parts, result, weights=weights)
     else:
@@ -233,7 +234,14 @@ def _prompted(model: Any, processor: Any, spec: PromptSpec) -> tuple[Any, Any]:
     return type(model)(model.config, model.backbone, settings), processor
 
 
-def _fresh(folder: Path) -> None:
-    """A half-written result of a killed run is written anew."""
-    if folder.exists():
-        shutil.rmtree(folder)
+def _fresh(folder: Path) -> Path:
+    """The folder, or one beside it: a result that a killed run left without having noted it is not ours to remove."""
+    found, number = folder, 1
+    while found.exists():
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    if found != folder:
+        logger.warning(
+            "%s is there from a run that was broken off; the result goes to %s", folder, found.name
+        )
+    return found

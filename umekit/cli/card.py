@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--out: there is no folder {out.parent}")
     if out.exists() and not args.force:
         raise UsageError(f"{out} is there already; give --force to replace it")
+    from ..encoding.manifest import write_atomically
     from ..evaluation.results import load_report
     from ..hub_cards.card import CardOptions, build_card
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     options = CardOptions(repo=args.repo, license=args.license, base_model=args.base_model, **examples)
     reports = [load_report(file) for file in args.results]
     about = args.about.read_text(encoding="utf-8") if args.about else ""
-    build_card(args.checkpoint, reports, about, options).save(out)
+    write_atomically(out.resolve(), str(build_card(args.checkpoint, reports, about, options)).encode())
     if args.json:
         print_json({"out": str(out), "results": len(reports)})
     else:

@@ -50,12 +50,14 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise UsageError(f"--seed is {args.seed}; need 0 or more")
     started = time.monotonic()
-    from ..demo.contact_sheet import contact_sheet
+    from ..demo.contact_sheet import contact_sheet, is_contact_sheet
     from ..demo.gallery import write_gallery
     from ..demo.queries import make_queries, rank
     from ..encoding.crawl import index_folder
     from ..encoding.manifest import write_atomically
+    from ..encoding.ownership import check_own
 
+    check_own(args.out / SHEET, is_contact_sheet, "give another --out")
     encoder = load_encoder(args)
     gallery = write_gallery(args.out / "gallery", args.seed)
     queries = make_queries(gallery, args.out / "queries", args.seed)

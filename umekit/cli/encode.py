@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..encoding.files import file_items
     from ..encoding.manifest import library_versions, write_atomically
+    from ..encoding.ownership import check_own
 
     if not args.files and not args.text:
         raise UsageError("nothing to encode: give files or --text")
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--out must end in .npz: {args.out} (for a folder of parts, give --shard-size)")
     if not args.out.parent.is_dir():
         raise UsageError(f"--out: there is no folder {args.out.parent}")
+    check_own(args.out, _is_ours, "give another --out")
     rows: list[tuple[str, dict[str, Any]]] = []
     failed: list[tuple[str, str]] = []
     for file in args.files:
@@ -97,3 +99,17 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{args.out}: {len(kept)} vectors of {encoder.dim} numbers, {len(failed)} not readable")
     return 1 if failed else 0
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is an npz that this verb wrote."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            manifest = json.loads(str(found["manifest"])) if {"ids", "embeddings"} <= set(found) else None
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError, zipfile.BadZipFile):
+        return False
+    return isinstance(manifest, dict) and isinstance(manifest.get("fingerprint"), dict)

@@ -111,7 +111,7 @@ def run_shards(args: argparse.Namespace) -> int:
         raise UsageError(f"--out is a folder with --shard-size, not {args.out}")
     columns = _columns(args.column)
     from ..encoding.inputs import InputError, open_source
-    from ..encoding.shard_files import read_run
+    from ..encoding.shard_files import open_folder
     from ..encoding.shard_processes import encode_shards_in_processes
     from ..encoding.shards import encode_shards
 
@@ -120,7 +120,8 @@ def run_shards(args: argparse.Namespace) -> int:
         source = open_source(where, format=args.input_format, columns=columns, split=args.split)
     except InputError as error:
         raise UsageError(str(error)) from None
-    if not args.resume and world == 1 and read_run(args.out) is not None:
+    begun = open_folder(args.out) if args.out.is_dir() else None  # refuses files that are not ours
+    if not args.resume and world == 1 and begun is not None:
         raise UsageError(f"{args.out} holds a run already; give --resume to go on, or another --out")
     loading = {name: value for name, value in loading_options(args).items() if name != "device"}
     load = LoadOn(args.model, loading)
@@ -140,7 +141,7 @@ def run_shards(args: argparse.Namespace) -> int:
         report = encode_shards_in_processes(load, source, args.out, devices, **options)
     else:
         encoder = load(devices[0])
-        if args.probe and read_run(args.out) is None:
+        if args.probe and begun is None:
             options |= _probed(encoder, source, args)
         report = encode_shards(encoder, source, args.out, rank=rank, world=world, **options)
     return _tell(args, report, rank, world)

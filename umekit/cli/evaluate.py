@@ -51,10 +51,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..evaluation.results import load_report, save_report
+    from ..encoding.manifest import write_atomically
+    from ..encoding.ownership import check_own, json_of
+    from ..evaluation.results import KIND, load_report, save_report
     from ..evaluation.tables import markdown_table, replace_block
 
     _check(args)
+    if args.out:
+        check_own(args.out, json_of(KIND), "give another --out")
     readme = args.readme.read_text(encoding="utf-8") if args.readme else None
     if readme is not None:
         _marked(args.readme, readme)  # before hours are spent
@@ -64,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if readme is not None:
         # the file is read again: it may have been edited while the model ran
         text = replace_block(args.readme.read_text(encoding="utf-8"), markdown_table(report))
-        args.readme.write_text(text, encoding="utf-8")
+        write_atomically(args.readme.resolve(), text.encode())
     if args.json:
         print_json(report.to_dict())
     else:

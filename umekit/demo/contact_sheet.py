@@ -22,6 +22,7 @@ SIDE = 140  # longest side of a thumbnail in pixels
 STRIP = 4  # frames of a clip
 TEXT = 200  # letters of a note
 
+GENERATOR = '<meta name="generator" content="umekit demo">'  # by which a sheet is known to be ours
 STYLE = """
 :root { color-scheme: light dark; --page: #fafafa; --ink: #1c1c22; --soft: #6a6a76; --card: #fff;
   --line: #dcdce4; --right: #17924a; }
@@ -48,6 +49,12 @@ figcaption { font-size: .78rem; overflow-wrap: anywhere; } blockquote { margin: 
 """
 
 
+def is_contact_sheet(path: Path) -> bool:
+    """Whether a file is a contact sheet that the demo wrote."""
+    with path.open("rb") as handle:
+        return GENERATOR.encode() in handle.read(1000)
+
+
 def contact_sheet(results: Sequence[Result], root: Path, title: str, summary: str, top: int = 5) -> str:
     """The page as text.
 
@@ -70,7 +77,7 @@ def contact_sheet(results: Sequence[Result], root: Path, title: str, summary: st
     body = "\n".join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{GENERATOR}\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{escape(title)}</h1>\n<p>{escape(summary)}</p>\n{body}\n</body>\n</html>\n"
     )

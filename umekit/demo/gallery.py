@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..encoding.manifest import write_atomically
+from ..encoding.ownership import check_own
 from ..evaluation.digit_world.clips import Actor, Clip, make_clip, near_clip
 from ..evaluation.digit_world.edits import Edit, random_edit
 from ..evaluation.digit_world.glyphs import Glyphs, load_glyphs
@@ -56,18 +58,23 @@ def write_gallery(root: Path, seed: int = 0) -> Gallery:
     _write_pictures(gallery, rng)
     for number, clip in enumerate(_clips(glyphs, rng, families=4, size=3), start=1):
         name = f"clips/clip-{number:02}.mp4"
-        write_if_changed(root / name, film_bytes(clip.render(glyphs)))
+        write_if_missing(root / name, film_bytes(clip.render(glyphs)))
         gallery.clips[name] = clip
     _write_papers(gallery, rng)
     _write_notes(gallery, rng)
     return gallery
 
 
-def write_if_changed(path: Path, data: bytes) -> None:
-    """Write a file unless it holds these bytes already."""
+def write_if_missing(path: Path, data: bytes) -> None:
+    """Write a file unless it is there.
+
+    Raises:
+        ForeignFileError: it holds other bytes, so that it is a file of the user's, or of another demo.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not (path.is_file() and path.read_bytes() == data):
-        path.write_bytes(data)
+    check_own(path, lambda file: file.read_bytes() == data, "give another --out (it may be of another seed)")
+    if not path.exists():
+        write_atomically(path, data)
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -115,7 +122,7 @@ def _write_pictures(gallery: Gallery, rng: np.random.Generator) -> None:
     numbers = rng.permutation(len(scenes)) + 1
     for scene, number in zip(scenes, numbers, strict=True):
         name = f"pictures/scene-{number:02}.png"
-        write_if_changed(gallery.root / name, png_bytes(scene.render(gallery.glyphs)))
+        write_if_missing(gallery.root / name, png_bytes(scene.render(gallery.glyphs)))
         gallery.scenes[name] = scene
     names = list(gallery.scenes)
     gallery.edits = [(edit, names[25 + 2 * place]) for place, edit in enumerate(edits)]
@@ -152,7 +159,7 @@ def _write_papers(gallery: Gallery, rng: np.random.Generator) -> None:
     for number, count in enumerate(PAGES_PER_PDF, start=1):
         members = [next(ordered) for _ in range(count)]
         name = f"papers/papers-{number}.pdf"
-        write_if_changed(gallery.root / name, pdf_bytes([page.render(gallery.glyphs) for page in members]))
+        write_if_missing(gallery.root / name, pdf_bytes([page.render(gallery.glyphs) for page in members]))
         gallery.pages |= {f"{name}#page={place}": page for place, page in enumerate(members, start=1)}
 
 
@@ -161,9 +168,9 @@ def _write_notes(gallery: Gallery, rng: np.random.Generator) -> None:
     scenes = [scene for _ in range(2) for scene in _scene_family(gallery.glyphs, rng, 4)]
     for number, scene in enumerate(scenes, start=1):
         name = f"notes/scene-note-{number}.md"
-        write_if_changed(gallery.root / name, f"{scene.caption}\n".encode())
+        write_if_missing(gallery.root / name, f"{scene.caption}\n".encode())
         gallery.scene_notes[name] = scene
     for number, clip in enumerate(_clips(gallery.glyphs, rng, families=2, size=3), start=1):
         name = f"notes/clip-note-{number}.txt"
-        write_if_changed(gallery.root / name, f"{clip.caption}\n".encode())
+        write_if_missing(gallery.root / name, f"{clip.caption}\n".encode())
         gallery.clip_notes[name] = clip

@@ -14,7 +14,7 @@ from ..encoding.index import Index
 from ..evaluation.digit_world.other_hand import rewritten, rewritten_clip, rewritten_page
 from ..evaluation.digit_world.words import INSTRUCTIONS
 from .film import film_bytes
-from .gallery import Gallery, pdf_bytes, png_bytes, write_if_changed
+from .gallery import Gallery, pdf_bytes, png_bytes, write_if_missing
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class _Maker:
         self.gallery, self.folder, self.rng = gallery, folder, rng
 
     def _file(self, name: str, data: bytes) -> Path:
-        write_if_changed(self.folder / name, data)
+        write_if_missing(self.folder / name, data)
         return self.folder / name
 
     def text_to_image(self) -> list[Query]:

@@ -1,0 +1,277 @@
+"""What umekit wrote, and may therefore remove or replace. Neither a name nor an age is proof of that.
+
+A folder that is removed again holds a *mark*, written when the folder was made: who made it, its own name, and the
+names of the files that are put there. Removing takes away those files, the mark, and the folder if nothing else is left
+in it; a link is never followed. A file is replaced only if its content says that it is ours (:func:`check_own`). What
+earlier versions left without a mark stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = ".umekit-mark"
+KIND = "umekit-mark"
+MARK_BYTES = 1 << 24
+ABANDONED_SECONDS = 86_400.0  # after which a marked folder of elsewhere is taken for a killed process's
+_TEMPORARY = re.compile(
+    r"\.(?P<name>.+)\.[a-z0-9_]{8}"
+)  # how written_atomically calls a file before it is whole
+
+
+class ForeignFileError(FileExistsError):
+    """A file or folder that umekit did not write is where something is to be written."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Who made a folder, and which files were announced for it."""
+
+    place: str
+    pid: int
+    names: frozenset[str]
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the process that made the folder is gone, where that can be told."""
+        return self.place == place() and not _alive(self.pid)
+
+    def holds(self, name: str) -> bool:
+        """Whether a file of the folder is one of those announced, or was to become one."""
+        temporary = _TEMPORARY.fullmatch(name)
+        return name in self.names or (temporary is not None and temporary["name"] in self.names)
+
+
+# ---- folders -----------------------------------------------------------------------------------------------------
+
+
+def make_marked(folder: Path, *names: str) -> Path:
+    """Make a folder and write its mark; ``names`` are files that will be put there.
+
+    Raises:
+        FileExistsError: there is something of that name.
+    """
+    folder.mkdir()
+    header = {"kind": KIND, "schema": 1, "folder": folder.name, "place": place(), "pid": os.getpid()}
+    with (folder / MARK).open("x", encoding="utf-8") as handle:
+        handle.writelines(json.dumps(line) + "\n" for line in (header, *names))
+    return folder
+
+
+def announce(folder: Path, name: str) -> Path:
+    """The path of a file that is about to be written into a marked folder; the mark knows it from now on."""
+    with (folder / MARK).open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps(name) + "\n")
+    return folder / name
+
+
+def read_mark(folder: Path) -> Mark | None:
+    """The mark of a folder; None unless it is a plain file that was written for a folder of this name."""
+    path = folder / MARK
+    try:
+        if folder.is_symlink() or not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size > MARK_BYTES:
+            return None
+        lines = path.read_text(encoding="utf-8").split("\n")
+        header = json.loads(lines[0])
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(header, dict) or (header.get("kind"), header.get("schema")) != (KIND, 1):
+        return None
+    found, pid = header.get("place"), header.get("pid")
+    if header.get("folder") != folder.name or not isinstance(found, str) or not isinstance(pid, int):
+        return None
+    names = set()
+    for line in lines[1:]:
+        with suppress(ValueError, RecursionError):  # the last line of a killed process may be half written
+            name = json.loads(line)
+            if isinstance(name, str):
+                names.add(name)
+    return Mark(found, pid, frozenset(names))
+
+
+def remove_marked(folder: Path, also: re.Pattern[str] | None = None) -> bool:
+    """Remove what umekit put into a folder of its own, and the folder if nothing else is in it.
+
+    Args:
+        folder: with a mark; without one nothing is done.
+        also: paths relative to the folder (POSIX; of a folder with ``/`` at its end) that are umekit's beside those
+            that the mark names.
+
+    Returns:
+        Whether the folder is gone.
+    """
+    mark = read_mark(folder)
+    if mark is None:
+        return False
+
+    def ours(relative: str) -> bool:
+        return mark.holds(relative) or (also is not None and also.fullmatch(relative) is not None)
+
+    _clear(folder, "", ours)
+    with suppress(OSError):
+        (folder / MARK).unlink()
+        folder.rmdir()
+    return not folder.exists()
+
+
+def _clear(folder: Path, prefix: str, ours: Callable[[str], bool]) -> None:
+    with suppress(OSError), os.scandir(folder) as found:
+        for entry in list(found):
+            relative = prefix + entry.name
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    if ours(relative + "/"):
+                        _clear(Path(entry.path), relative + "/", ours)
+                        os.rmdir(entry.path)
+                elif entry.is_file(follow_symlinks=False) and ours(relative):
+                    os.unlink(entry.path)
+
+
+def is_left_over(folder: Path) -> bool:
+    """Whether a folder has a mark whose process is gone: dead here, or of elsewhere and a day old.
+
+    A process can tell that another is dead only where both count processes alike: on one machine, since one start of
+    it, and in one container, whatever these call themselves.
+    """
+    mark = read_mark(folder)
+    if mark is None:
+        return False
+    if mark.place == place():
+        return mark.is_abandoned
+    try:
+        return time.time() - folder.stat().st_mtime > ABANDONED_SECONDS
+    except OSError:  # another process has removed it
+        return False
+
+
+@contextmanager
+def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder beside ``out`` that gets its name if the block ends well, and is removed otherwise.
+
+    Raises:
+        FileExistsError: ``out`` exists and is not an empty folder.
+    """
+    target = Path(os.path.abspath(out))
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise FileExistsError(f"{target} exists and is not an empty folder; name another")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
+    try:
+        scratch.chmod(0o777 & ~umask_in_force())
+        with naming_the_disk(target):
+            yield scratch
+        scratch.replace(target)  # over an empty folder; one that was filled meanwhile makes this fail
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)  # made above under a name that nobody else has
+        raise
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def check_own(path: Path, ours: Callable[[Path], bool], hint: str = "name another place") -> None:
+    """Refuse to write over a file that umekit did not write.
+
+    Args:
+        path: that is to be written; nothing there is fine.
+        ours: looks at a plain file and says whether it is umekit's.
+        hint: what to do.
+
+    Raises:
+        ForeignFileError: there is something else.
+    """
+    try:
+        plain = stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not plain or not ours(path):
+        raise ForeignFileError(
+            f"{path} was not written by umekit and is left as it is: move it away, or {hint}"
+        )
+
+
+def json_of(*kinds: str) -> Callable[[Path], bool]:
+    """Says whether a file is an object of JSON of one of our kinds."""
+
+    def ours(path: Path) -> bool:
+        try:
+            raw = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(raw, dict) and raw.get("kind") in kinds
+
+    return ours
+
+
+@contextmanager
+def naming_the_disk(path: Path) -> Iterator[None]:
+    """A full disk's error says which disk, and how much is free there; libraries say less, or nothing."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        near = next((one for one in (path, *path.absolute().parents) if one.exists()), Path("/"))
+        usage = shutil.disk_usage(near)
+        free, size = (f"{count / 2**20:.0f} MiB" for count in (usage.free, usage.total))
+        what = (
+            "the disk quota is used up"
+            if getattr(error, "errno", None) == errno.EDQUOT
+            else "the disk is full"
+        )
+        raise OSError(
+            errno.ENOSPC, f"{what}: {free} of {size} are free there; make room, then run it again", str(path)
+        ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    text = str(error)  # safetensors and Arrow wrap it, NumPy counts what it could write
+    return "No space left on device" in text or re.search(r"\d+ requested and \d+ written", text) is not None
+
+
+def umask_in_force() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+# ---- processes ---------------------------------------------------------------------------------------------------
+
+
+def place() -> str:
+    """Where process numbers mean what they mean here: twelve hexadecimal digits."""
+    parts = [socket.gethostname()]
+    if sys.platform == "linux":  # elsewhere the name has to do
+        with suppress(OSError):
+            parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        with suppress(OSError):
+            parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _alive(pid: int) -> bool:
+    if pid < 1:  # kill(0) and below are whole groups
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
