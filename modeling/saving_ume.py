@@ -97,7 +97,9 @@ def write_sentence_transformers_files(
         modules[0]["kwargs"] = ["mode", "max_new_tokens", "instruction"]
         _remove_module(folder / "1_Pooling", "pooling_mode")
         _remove_module(folder / "2_Normalize")
-        _remove_json(folder / "sentence_bert_config.json", "transformer_task")
+        # Our module does not read this, but it is where mteb looks for what a model takes beside text.
+        modalities = {"modality_config": native_transformer_config()["modality_config"]}
+        _write(folder / "sentence_bert_config.json", modalities)
     _write(folder / "modules.json", modules)
 
 

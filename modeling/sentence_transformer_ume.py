@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from sentence_transformers.base.modality import infer_modality
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor
@@ -32,6 +33,7 @@ _MODES: dict[str, tuple[str, ...]] = {
     "generative": ("generative", "discriminative"),
 }
 
+_MODALITIES: tuple[Any, ...] = ("text", "image", "video", "message")
 _MODEL_INPUTS = (
     "input_ids",
     "attention_mask",
@@ -76,8 +78,9 @@ class UmeTransformer(InputModule):
         """Inputs to features.
 
         Args:
-            inputs: each a ``str`` (always text, never guessed to be a path), a PIL image, a dict item, a chat
-                message or a list of them.
+            inputs: each a ``str``, a PIL image, a dict item, a chat message or a list of them. A ``str`` is what
+                sentence-transformers takes it for in every folder: a picture or a video where it is an existing
+                file's path, a URL or a data URI of one, else text. ``{"text": ...}`` is always text.
             prompt: sentence-transformers' prompt (``encode_query``, ``prompt_name`` ...): becomes the instruction.
             instruction: replaces the prompt; an input's own instruction wins over both.
             mode, max_new_tokens: see :meth:`forward`.
@@ -160,7 +163,7 @@ class UmeTransformer(InputModule):
 
     @property
     def modalities(self) -> list[Any]:  # type: ignore[override]
-        return ["text", "image", "video", "message"]
+        return list(_MODALITIES)
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
@@ -250,7 +253,10 @@ def _messages(one: Any) -> list[Mapping[str, Any]]:
 
 
 def _item(one: Any) -> Any:
-    """An input as an item: sentence-transformers says ``image`` of several pictures, too."""
+    """An input as an item: a ``str`` may name a medium, and ``image`` may say several pictures."""
+    if isinstance(one, str):
+        kind = infer_modality(one, supported_modalities=list(_MODALITIES))
+        return one if kind == "text" else {kind: one}
     if not isinstance(one, Mapping) or "images" in one or not isinstance(one.get("image"), (list, tuple)):
         return one
     return {("images" if key == "image" else key): value for key, value in one.items()}

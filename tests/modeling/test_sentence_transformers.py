@@ -133,15 +133,33 @@ def test_chats_and_texts_in_one_batch(
     _close(st.encode(inputs, prompt="a prompt"), expected)
 
 
-def test_our_module_takes_a_str_for_text(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    path = tmp_path / "cat.png"
-    Image.new("RGB", (64, 64)).save(path)
-    model, processor = _ours(tiny_checkpoint("qwen2_vl", **OURS))
-    st = _load(tiny_checkpoint("qwen2_vl", **OURS))
-    _close(st.encode([str(path)]), model.encode([str(path)], processor=processor))
-    assert not torch.allclose(
-        torch.tensor(st.encode([str(path)])), torch.tensor(st.encode([{"image": path}]))
+@pytest.mark.parametrize("kind", ["stock", "ours"])
+def test_a_str_is_what_sentence_transformers_takes_it_for(
+    kind: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    folder = tiny_checkpoint("qwen2_vl", **PATHS[kind])
+    model, processor = _ours(folder)
+    st = _load(folder)
+    path = tmp_path / "a cat.PNG"
+    pictures[0].save(path)
+    missing, other = str(tmp_path / "missing.png"), str(tmp_path / "notes.txt")
+    Path(other).write_text("a note", encoding="utf-8")
+    texts = [missing, other, "cat.png", "see https://example.org/cat.png for more", "sound.mp3"]
+    _close(st.encode([str(path)]), model.encode([{"image": path}], processor=processor))
+    _close(st.encode(str(path)), model.encode([{"image": path}], processor=processor)[0])
+    _close(
+        st.encode([str(path), "a cat", *texts]),
+        model.encode([{"image": path}, "a cat", *texts], processor=processor),
     )
+    _close(st.encode([{"text": str(path)}]), model.encode([str(path)], processor=processor))
+    chat = [{"role": "user", "content": str(path)}]
+    _close(st.encode([chat]), model.encode([str(path)], processor=processor))
+
+
+def test_our_module_says_what_it_takes(tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = tiny_checkpoint("qwen2_vl", **OURS)
+    told = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
+    assert [*told["modality_config"]] == _load(folder).modalities == ["text", "image", "video", "message"]
 
 
 def test_our_module_checks_its_arguments(tiny_checkpoint: Callable[..., Path]) -> None:
