@@ -112,7 +112,7 @@ def _write_cross_encoder_files(folder: Path, settings: UmeSettings, native: bool
     score = folder / "1_LogitScore"
     if not native:
         _remove_module(score, "true_token_id")
-        _remove_json(folder / "sentence_bert_config.json", "transformer_task")
+        _remove_json(folder / "sentence_bert_config.json", "modality_config")
         _write(folder / "modules.json", [_module(0, "", "sentence_transformer_ume.UmeTransformer")])
         return
     modules = [
