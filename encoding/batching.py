@@ -14,7 +14,7 @@ from ..processing.collating_ume import Prepared
 
 WINDOW_TOKENS = 131_072  # about 300 MB of uint8 patches
 TOKENS_OF_A_BATCH = 64  # what a forward costs beside its tokens, in tokens
-AHEAD = 64  # items that are prepared beyond the first window; beyond a later one, as many as the last one had
+FIRST_WINDOW = 64  # items: the model need not wait for more than these to be prepared
 
 
 def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -54,8 +54,10 @@ def prepare_ahead(
 ) -> Iterator[list[tuple[int, Prepared | Exception]]]:
     """Prepare items window by window; while the caller works on one, threads prepare the next.
 
-    What is held at a time is bounded by tokens and not only by items, since a picture can be megabytes: a window
-    closes at ``WINDOW_TOKENS``, and beyond it wait no more items than the last one had, or ``AHEAD``.
+    The first two windows are small, and each later one may be twice as large as the one before, up to ``window``: so
+    the model begins early, and finds the next window prepared. What is held at a time is bounded by tokens and not
+    only by items, since a picture can be megabytes: a window closes at ``WINDOW_TOKENS``, and the next ones grow no
+    further.
 
     Args:
         items: only their number counts here.
@@ -66,14 +68,17 @@ def prepare_ahead(
     Yields:
         For each window, ``(index, prepared item or the exception that its preparation raised)``.
     """
+    first = min(FIRST_WINDOW, window)
+    size, room = first, _Room(first)
     found: list[tuple[int, Prepared | Exception]] = []
-    tokens, room = 0, _Room(AHEAD)
+    tokens = 0
     for index, outcome in _in_order(len(items), prepare, workers, room):
         found.append((index, outcome))
         tokens += outcome.length if isinstance(outcome, Prepared) else 0
-        if len(found) == window or tokens >= WINDOW_TOKENS:
+        full = tokens >= WINDOW_TOKENS
+        if len(found) == size or full:
             yield found
-            room.items = max(AHEAD, len(found))
+            size, room.items = room.items, max(first, len(found)) if full else min(2 * room.items, window)
             found, tokens = [], 0
     if found:
         yield found
@@ -81,7 +86,7 @@ def prepare_ahead(
 
 @dataclass
 class _Room:
-    """How many items may wait."""
+    """How many items may wait beyond a window: those of the next one."""
 
     items: int
 

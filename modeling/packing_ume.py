@@ -2,12 +2,14 @@
 
 A padded batch ``[B, L]`` becomes one row of its real tokens ``[1, T]``, so that no layer computes padding and no
 attention needs a mask; the states go back to their places. Flash attention reads such a row natively, by cumulative
-lengths. ``packed_sdpa`` does the same with torch's own kernel, one call per sequence, on any device and dtype. Vision
-towers of transformers work this way by themselves, with either.
+lengths. ``packed_sdpa`` does the same with torch's own kernel on any device and dtype: one call for each run of
+sequences of one length, of which a batch planned by length has few. Vision towers of transformers work this way by
+themselves, with either.
 """
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ def packed_sdpa(
     cu_seq_lens_q: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """``sdpa`` on each sequence of a packed row; plain ``sdpa`` where no lengths are given.
+    """``sdpa`` within each sequence of a packed row; plain ``sdpa`` where no lengths are given.
 
     Args:
         query, key, value: ``[1, heads, T, d]``; fewer heads in key and value where they are grouped.
@@ -45,15 +47,26 @@ def packed_sdpa(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if attention_mask is not None or kwargs.get("sliding_window") is not None:
         raise ValueError(f"{PACKED_SDPA} knows neither masks nor sliding windows in a packed row")
-    lengths = [length for length in cu_seq_lens_q.diff().tolist() if length]
-    pieces = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    attended = [sdpa_attention_forward(module, q, k, v, None, **kwargs)[0] for q, k, v in pieces]
-    return torch.cat(attended, dim=1), None
+    attended = []
+    begin = 0
+    for length, run in groupby(length for length in cu_seq_lens_q.diff().tolist() if length):
+        count = len(list(run))
+        # [1, heads, count * length, d] -> [count, heads, length, d]: sequences of one length are a batch.
+        q, k, v = (
+            tensor.narrow(2, begin, count * length).unflatten(2, (count, length)).squeeze(0).transpose(0, 1)
+            for tensor in (query, key, value)
+        )
+        states = sdpa_attention_forward(module, q, k, v, None, **kwargs)[0]  # [count, length, heads, d]
+        attended.append(states.flatten(0, 1))
+        begin += count * length
+    return torch.cat(attended).unsqueeze(0), None
 
 
 for _name in (PACKED_SDPA, PACKED_ON_CPU):
-    AttentionInterface.register(_name, packed_sdpa)
-    AttentionMaskInterface.register(_name, sdpa_mask)
+    # The first one stays: code that a checkpoint brings along must not replace the kernel of models loaded before it.
+    if _name not in AttentionInterface():
+        AttentionInterface.register(_name, packed_sdpa)
+        AttentionMaskInterface.register(_name, sdpa_mask)
 
 
 def can_pack(config: Any) -> bool:

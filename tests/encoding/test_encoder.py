@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,17 +56,27 @@ def test_preparing_ahead_keeps_order_and_hands_over_errors(workers: int) -> None
 
 
 def test_a_window_is_prepared_while_the_last_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "AHEAD", 2)
+    monkeypatch.setattr(batching, "FIRST_WINDOW", 2)
     begun: set[int] = set()
-    seen = []
+    seen, sizes = [], []
     for window in prepare_ahead(range(100), lambda index: begun.add(index) or index, 10, 2):
-        wanted = window[-1][0] + 1 + (2 if window[0][0] == 0 else 10)
+        sizes.append(len(window))
+        wanted = window[-1][0] + 1 + (2, 4, 8, 10)[min(len(sizes) - 1, 3)]
         for _ in range(500):
             if len(begun) >= min(wanted, 100):
                 break
             time.sleep(0.01)
         seen.append(len(begun) - wanted)
     assert set(seen[:-2]) <= {0, 1}
+    assert sizes[:5] == [2, 2, 4, 8, 10]
+
+
+def test_heavy_items_make_windows_that_do_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "FIRST_WINDOW", 4)
+    monkeypatch.setattr(batching, "WINDOW_TOKENS", 30)
+    monkeypatch.setattr(batching, "Prepared", SimpleNamespace)
+    windows = prepare_ahead(range(40), lambda index: SimpleNamespace(length=10), 32, 2)
+    assert [len(window) for window in windows] == [3] * 13 + [1]
 
 
 def test_batched_shuffled_and_small_budgets_equal_alone(

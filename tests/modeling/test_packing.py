@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from transformers import AttentionInterface
 
 import umekit
+from umekit.modeling import packing_ume
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from umekit.modeling.packing_ume import PACKED_ON_CPU, PACKED_SDPA, packed_sdpa, packs
 from umekit.processing.processing_ume import UmeProcessor
@@ -174,3 +176,10 @@ def test_the_default_on_a_cpu_does_not_leave_it(tiny_checkpoint: Callable[..., P
     assert not packs(chosen.model.config, torch.device("cpu"))
     other = umekit.load(tiny_checkpoint("qwen3_5"), device="cpu")
     assert other.model.config.get_text_config()._attn_implementation == "sdpa"
+
+
+def test_code_of_a_checkpoint_does_not_replace_the_kernel() -> None:
+    spec = importlib.util.spec_from_file_location("packing_of_a_checkpoint", packing_ume.__file__)
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert AttentionInterface()[packing_ume.PACKED_SDPA] is packing_ume.packed_sdpa
