@@ -20,7 +20,7 @@ from ..processing.items_ume import ItemError
 from .batching import prepare_ahead
 from .encoded import Encoded, as_items
 from .feeding import Feed, mover_for
-from .fingerprint import model_hash, processor_hash
+from .fingerprint import ModelHashes, processor_hash
 from .manifest import check_fingerprint
 from .passes import THINKING_BUDGET, Budget, Pass, plan_pass, run_batches, run_pass
 from .repeats import first_of_equals
@@ -88,12 +88,21 @@ class Encoder:
         return ", ".join([*parts, "compiled"] if compiled else parts)
 
     @cached_property
-    def _fingerprint(self) -> dict[str, Any]:
-        return {"model": model_hash(self.model), "processor": processor_hash(self.processor), "dim": self.dim}
+    def _model_hashes(self) -> ModelHashes:
+        return ModelHashes(self.model)
+
+    @cached_property
+    def _processor_hash(self) -> str:
+        return processor_hash(self.processor)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Hashes of model and processor, and the dimension: what vectors must share to be compared."""
-        return dict(self._fingerprint)
+        """Hashes of model and processor, and the dimension: what vectors must share to be compared.
+
+        ``model`` is of the weights as they are now; ``model_1`` is what earlier versions called it, and is looked at
+        only where an index has nothing better.
+        """
+        now, former = self._model_hashes()
+        return {"model": now, "model_1": former, "processor": self._processor_hash, "dim": self.dim}
 
     # ---- encoding -------------------------------------------------------------------------------------------------
 

@@ -11,21 +11,73 @@ import json
 from typing import Any
 
 import torch
+from torch import Tensor
 
-SAMPLES = 512
+VERSION = "2:"  # how a model's hash of this kind begins; those of version 1 are bare
+SAMPLES = 1 << 14  # values of a weight; of one with more rows, two of each row
+FORMER_SAMPLES = 512
 
 
 def model_hash(model: Any) -> str:
-    """sha256 of the settings and of up to 512 evenly spaced values of every weight."""
-    digest = hashlib.sha256(json.dumps(model.settings.to_dict(), sort_keys=True).encode())
+    """sha256 of the settings and of values of every weight, spread evenly from its first to its last."""
+    digest = _settings(model)
     for name, weight in sorted(model.backbone.state_dict().items()):
         flat = weight.detach().reshape(-1)
-        step = max(1, flat.numel() // SAMPLES)
-        sample = flat[::step][:SAMPLES].to("cpu")
-        values = sample.to(torch.bfloat16).view(torch.int16) if sample.is_floating_point() else sample
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(values.contiguous().numpy().tobytes())
+        wanted = max(SAMPLES, 2 * weight.shape[0] if weight.dim() else 0)
+        if flat.numel() > wanted:
+            flat = flat[_spread(flat.numel(), wanted).to(flat.device)]
+        _feed(digest, name, weight, flat)
+    return VERSION + digest.hexdigest()
+
+
+def former_model_hash(model: Any) -> str:
+    """The hash of version 1, by which indexes of earlier versions name their model; it may miss half of a weight."""
+    digest = _settings(model)
+    for name, weight in sorted(model.backbone.state_dict().items()):
+        flat = weight.detach().reshape(-1)
+        step = max(1, flat.numel() // FORMER_SAMPLES)
+        _feed(digest, name, weight, flat[::step][:FORMER_SAMPLES])
     return digest.hexdigest()
+
+
+class ModelHashes:
+    """Both hashes of a model, made anew when a weight was written to since."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._state: Any = None
+        self._hashes = ("", "")
+
+    def __call__(self) -> tuple[str, str]:
+        """The hash, and that of version 1."""
+        weights = self.model.backbone.state_dict()
+        state = [(name, weight.data_ptr(), _writes(weight)) for name, weight in weights.items()]
+        if state != self._state:
+            self._hashes = model_hash(self.model), former_model_hash(self.model)
+            self._state = state
+        return self._hashes
+
+
+def _writes(weight: Tensor) -> int:
+    """How often a tensor was written to; weights that were made in inference mode are not counted, nor trained."""
+    return -1 if weight.is_inference() else weight._version
+
+
+def _settings(model: Any) -> Any:
+    return hashlib.sha256(json.dumps(model.settings.to_dict(), sort_keys=True).encode())
+
+
+def _spread(count: int, wanted: int) -> Tensor:
+    """``wanted`` positions of ``count``, evenly from the first to the last: int64 [wanted]."""
+    return torch.arange(wanted, dtype=torch.int64) * (count - 1) // (wanted - 1)
+
+
+def _feed(digest: Any, name: str, weight: Tensor, values: Tensor) -> None:
+    values = values.to("cpu")
+    if values.is_floating_point():
+        values = values.to(torch.bfloat16).view(torch.int16)
+    digest.update(f"{name}{tuple(weight.shape)}".encode())
+    digest.update(values.contiguous().numpy().tobytes())
 
 
 def processor_hash(processor: Any) -> str:

@@ -19,6 +19,7 @@ import os
 import platform
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -184,18 +185,36 @@ def check_fingerprint(where: str, has: Mapping[str, Any], wants: Mapping[str, An
     """
     different = [
         name
-        for name in COMPARED
-        if (name in has or name in wants)
-        and has.get(name) != wants.get(name)
-        and not (name in ("prompts", "dim") and (name not in has or name not in wants))
+        for name in differences(has, wants)
+        if name not in ("prompts", "dim") or (name in has and name in wants)
     ]
     if not different:
+        if is_former(has, wants):
+            warnings.warn(
+                f"{where} was made by an earlier umekit, which looked at some weights of its model in part only: index "
+                "anew (--rebuild) where that model may have been trained further",
+                stacklevel=3,
+            )
         return
     sides = [", ".join(f"{name} {_short(side.get(name))}" for name in different) for side in (has, wants)]
     raise IndexMismatchError(
         f"{where} was made with {sides[0]}, but the encoder has {sides[1]}; "
         "vectors of different encoders can't be compared: load that encoder, or index anew (--rebuild)"
     )
+
+
+def differences(has: Mapping[str, Any], wants: Mapping[str, Any]) -> list[str]:
+    """Parts of two fingerprints that differ; ``has`` may be one of an earlier version."""
+    former = is_former(has, wants)
+    asked = {name: wants[name] for name in COMPARED if name in wants} | (
+        {"model": wants["model_1"]} if former else {}
+    )
+    return [name for name in COMPARED if (name in has or name in asked) and has.get(name) != asked.get(name)]
+
+
+def is_former(has: Mapping[str, Any], wants: Mapping[str, Any]) -> bool:
+    """Whether ``has`` names its model as earlier versions did, and ``wants`` as this one does."""
+    return "model_1" in wants and "model_1" not in has
 
 
 def _short(value: Any) -> str:

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from .._version import __version__
-from ..encoding.manifest import COMPARED
+from ..encoding.manifest import differences
 from ..evaluation.results import DigitWorldReport
 from ..evaluation.tables import markdown_table
 from .facts import Facts, read_facts, settings_rows
@@ -105,9 +105,8 @@ def build_card(
 
 def check_report(report: DigitWorldReport, fingerprint: Mapping[str, Any]) -> None:
     """Raises ResultMismatchError unless the report is of the model with this fingerprint."""
-    names = [name for name in COMPARED if name in fingerprint or name in report.fingerprint]
-    different = [name for name in names if report.fingerprint.get(name) != fingerprint.get(name)]
-    if different or "model" not in names:
+    different = differences(report.fingerprint, fingerprint)
+    if different or "model" not in {*fingerprint, *report.fingerprint}:
         sides = [str(side.get("model"))[:12] for side in (report.fingerprint, fingerprint)]
         raise ResultMismatchError(
             f"the result file of {report.model!r} ({report.created[:10]}) is not of this checkpoint: "

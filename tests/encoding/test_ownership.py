@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors import SafetensorError
-from tests.encoding.fake_encoder import FakeEncoder
-from tests.encoding.shard_probe import ProbeEncoder
 
 import umekit
+from tests.encoding.fake_encoder import FakeEncoder
+from tests.encoding.shard_probe import ProbeEncoder
 from umekit.cli.main import main
 from umekit.demo.gallery import write_gallery
 from umekit.encoding.compressed_index import CompressedIndex
@@ -355,9 +355,9 @@ def test_a_saved_checkpoint_takes_away_its_own_modules_alone(tmp_path: Path) -> 
     ],
 )
 def test_a_full_disk_is_named(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(OSError, match="the disk is full: .* MiB of .* MiB are free there") as found:
-        with naming_the_disk(tmp_path / "not" / "there.npy"):
-            raise error
+    full = pytest.raises(OSError, match=r"the disk is full: \d+ MiB of \d+ MiB are free there")
+    with full as found, naming_the_disk(tmp_path / "not" / "there.npy"):
+        raise error
     assert found.value.errno == errno.ENOSPC
     assert found.value.filename == str(tmp_path / "not" / "there.npy")
     with pytest.raises(OSError, match="other"), naming_the_disk(tmp_path):
