@@ -21,6 +21,7 @@ from .batching import prepare_ahead
 from .encoded import Encoded, as_items
 from .feeding import Feed, mover_for
 from .fingerprint import ModelHashes, processor_hash
+from .forking import compute_alone_after_fork
 from .manifest import check_fingerprint
 from .passes import THINKING_BUDGET, Budget, Pass, plan_pass, run_batches, run_pass
 from .repeats import first_of_equals
@@ -156,6 +157,7 @@ class Encoder:
             ItemError: which item is wrong, and how (``on_error="raise"``).
             DegenerateVectorError: a vector is zero, constant or not finite.
         """
+        compute_alone_after_fork()
         plan = plan_pass(
             self.model,
             mode,

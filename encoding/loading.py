@@ -20,6 +20,7 @@ from ..processing.processing_ume import UmeProcessor
 from .adapters import add_adapter
 from .compiling import compile_layers
 from .encoder import Encoder
+from .forking import compute_alone_after_fork
 from .presets import Preset, PresetError, fill_rows, find_preset, get_preset
 from .reranker import Reranker
 
@@ -73,6 +74,7 @@ def load(
         PresetError: no such preset, or not one of this checkpoint's family.
         ValueError: no such role, or ``compile`` for another one than the discriminative.
     """
+    compute_alone_after_fork()
     source = os.fspath(path) if path is not None else str(packaged_model())
     hub: dict[str, Any] = {"revision": revision} if revision is not None else {}
     if adapter is None and (bare := bare_adapter(source)) is not None:

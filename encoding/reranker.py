@@ -21,6 +21,7 @@ from ..processing.items_ume import ItemError
 from .batching import prepare_ahead
 from .encoded import as_items
 from .encoder import PROGRESS_FROM, WINDOW
+from .forking import compute_alone_after_fork
 from .passes import Budget, fits
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Reranker:
 
     def _budget(self, batch_tokens: int | None) -> Budget:
         """For all of a call: what one query did not fit into, the next one will not."""
+        compute_alone_after_fork()
         tokens = batch_tokens or self.batch_tokens or default_tokens(self.model.device)
         return Budget(tokens, self.model.device)
 
