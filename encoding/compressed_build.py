@@ -53,7 +53,7 @@ def build_compressed(
         raise ValueError(f"code_bytes is {code_bytes}, which does not divide the dimension {dim}")
     root.mkdir(parents=True, exist_ok=True)
     check_own(root / MANIFEST, json_of(EXACT_KIND, KIND), "name another folder for the index")
-    former = generation_in_force(root)
+    settings, former = source.index_settings(), generation_in_force(root)
     data = make_marked(root / f"data-{secrets.token_hex(8)}", FAISS, NAMES, STARTS, VECTORS)
     try:
         index = _trained(source, lists, code_bytes)
@@ -67,7 +67,7 @@ def build_compressed(
             "dim": dim,
             "count": count,
             "fingerprint": source.run.fingerprint | {"dim": dim},
-            "settings": source.settings,
+            "settings": settings,
             "versions": library_versions(),
             "files": {path.name: file_sha256(path) for path in sorted(data.iterdir()) if path.name != MARK},
         }

@@ -11,7 +11,10 @@ from typing import Any
 from .compressed_files import KIND, read_compressed_manifest
 from .compressed_index import CompressedIndex
 from .index import Index
-from .manifest import MANIFEST, read_manifest
+from .manifest import MANIFEST, IndexFormatError, read_manifest
+
+ROLES = ("query", "document")
+MODES = ("discriminative", "generative", "adaptive")
 
 
 def open_index(
@@ -32,11 +35,21 @@ def open_index(
 
 
 def index_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """How the rows of an index were encoded (model, role, mode). Raises IndexFormatError."""
+    """How the rows of an index were encoded (model, role, mode).
+
+    Raises:
+        IndexFormatError: not an index, or a setting that cannot be one.
+    """
     root = Path(folder)
-    if _is_compressed(root):
-        return dict(read_compressed_manifest(root)["settings"])
-    return read_manifest(root).settings
+    settings = (
+        read_compressed_manifest(root)["settings"] if _is_compressed(root) else read_manifest(root).settings
+    )
+    for name, allowed in (("role", ROLES), ("mode", MODES)):
+        if settings.get(name) not in (None, *allowed):
+            raise IndexFormatError(
+                f"{root / MANIFEST}: settings.{name} is {settings[name]!r:.80}, not one of {', '.join(allowed)}"
+            )
+    return dict(settings)
 
 
 def _is_compressed(root: Path) -> bool:

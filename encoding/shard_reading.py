@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +56,16 @@ class ShardSet:
         else:
             self.doubles = None
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """How rows and queries are to be encoded, as indexes keep it."""
-        return {
-            "model": self.run.model,
-            "role": self.run.options.get("role"),
-            "mode": self.run.options.get("mode"),
-        }
+    def index_settings(self) -> dict[str, Any]:
+        """How rows were encoded and queries are to be, as indexes keep it; warns where the rows are no documents."""
+        role = self.run.options.get("role")
+        if role != "document":
+            warnings.warn(
+                f"{self.folder} was encoded with role {role!r}: an index holds documents, whose vectors may be others "
+                "(encode with --role document)",
+                stacklevel=4,
+            )
+        return {"model": self.run.model, "role": role, "mode": self.run.options.get("mode")}
 
     def __len__(self) -> int:
         return self.rows
@@ -108,7 +111,7 @@ def exact_index(folder: str | os.PathLike[str]) -> Index:
     shards = ShardSet(folder)
     if shards.doubles:
         raise ShardFormatError(f"{shards.folder}: {shards.doubles}")
-    index = Index(shards.run.dim, shards.run.fingerprint | {"dim": shards.run.dim}, shards.settings)
+    index = Index(shards.run.dim, shards.run.fingerprint | {"dim": shards.run.dim}, shards.index_settings())
     blocks = [index.vectors]
     for ids, rows in shards.unit_rows():
         index.ids.extend(ids)

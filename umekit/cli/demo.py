@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from ..demo.queries import make_queries, rank
     from ..encoding.crawl import index_folder
     from ..encoding.manifest import write_atomically
+    from ..encoding.model_names import stored_model
     from ..encoding.ownership import check_own
 
     check_own(args.out / SHEET, is_contact_sheet, "give another --out")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     index, report = index_folder(
         encoder,
         gallery.root,
-        settings={"role": "document", "mode": args.mode, "model": args.model},
+        settings={"role": "document", "mode": args.mode, "model": stored_model(args.model)},
         rebuild=_needs_rebuild(gallery.root, encoder, args.mode),
         show_progress=False if args.quiet else None,
         encode_options=mode_options(args),

@@ -34,7 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the file (or, with --shard-size, folder) to write",
     )
     parser.add_argument(
-        "--role", choices=("query", "document"), help="which side of a search the items are on"
+        "--role",
+        choices=("query", "document"),
+        help="which side of a search the items are on (default: neither; with --shard-size document, as in an index)",
     )
     parser.add_argument("--instruction", metavar="TEXT", help="default: the checkpoint's")
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")

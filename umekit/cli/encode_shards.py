@@ -111,6 +111,7 @@ def run_shards(args: argparse.Namespace) -> int:
         raise UsageError(f"--out is a folder with --shard-size, not {args.out}")
     columns = _columns(args.column)
     from ..encoding.inputs import InputError, open_source
+    from ..encoding.model_names import stored_model
     from ..encoding.shard_files import open_folder
     from ..encoding.shard_processes import encode_shards_in_processes
     from ..encoding.shards import encode_shards
@@ -127,14 +128,14 @@ def run_shards(args: argparse.Namespace) -> int:
     load = LoadOn(args.model, loading)
     options: dict[str, Any] = {
         "shard_size": args.shard_size,
-        "role": args.role,
+        "role": args.role or "document",  # as an index encodes what is in it
         "instruction": args.instruction,
         "mode": args.mode,
         "format": args.format or "npy",
         "dtype": args.vectors or "float32",
         "threads": _threads(args, devices[0]),
         "batch_tokens": args.batch_tokens,
-        "model": args.model,
+        "model": stored_model(args.model),
         "show_progress": False if args.quiet else None,
     }
     if len(devices) > 1:
@@ -161,7 +162,7 @@ def _probed(encoder: Any, source: Any, args: argparse.Namespace) -> dict[str, in
             items,
             threads=[args.threads] if args.threads else thread_counts(),  # one is what a run has by itself
             budgets=None if args.batch_tokens is None else [args.batch_tokens],
-            role=args.role,
+            role=args.role or "document",
             instruction=args.instruction,
             mode=args.mode,
         )

@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     if args.compressed:
         raise UsageError("--compressed needs --from-shards DIR (see umekit index --help)")
     from ..encoding.crawl import DEFAULT_FOLDER, index_folder
-    from ..encoding.manifest import MANIFEST, read_manifest
+    from ..encoding.index_opening import index_settings
+    from ..encoding.manifest import MANIFEST
+    from ..encoding.model_names import named_model, stored_model
 
     if not args.path.is_dir():
         raise UsageError(f"{args.path} is not a folder")
@@ -52,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
     if (
         target / MANIFEST
     ).is_file() and not args.rebuild:  # a second run uses the model and mode of the first
-        former = read_manifest(target).settings
-        args.model = args.model or former.get("model")
+        former = index_settings(target)
+        args.model = args.model or named_model(target, former)
         args.mode = args.mode or former.get("mode")
-    settings = {"role": "document", "mode": args.mode, "model": args.model}
+    settings = {"role": "document", "mode": args.mode, "model": stored_model(args.model)}
     _, report = index_folder(
         load_encoder(args),
         args.path,

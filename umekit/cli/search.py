@@ -71,6 +71,7 @@ def find_index(folder: Path) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     from ..encoding.index_opening import index_settings, open_index
+    from ..encoding.model_names import named_model
 
     if args.query is not None and args.text is not None:
         raise UsageError("give the text once: as TEXT or as --text")
@@ -81,13 +82,14 @@ def run(args: argparse.Namespace) -> int:
     folder = find_index(args.index)
     root = files_root(args, folder) if args.rerank else None
     settings = index_settings(folder)
-    encoder = load_encoder(args, settings.get("model"))
+    encoder = load_encoder(args, args.model or named_model(folder, settings))
     index = open_index(folder, encoder.fingerprint())
     if len(index) == 0:
         raise UsageError(f"the index {folder} is empty")
     if args.mode is None:
         args.mode = settings.get("mode")
-    found, scores = index.search(encoder.encode([item], role="query", **mode_options(args)), depth)
+    query = encoder.encode([item], role="query", **mode_options(args))
+    found, scores = index.search(query, min(depth, len(index)))
     best = [(name, float(score)) for name, score in zip(found[0], scores[0], strict=True) if name is not None]
     if root is None:
         return show(args, folder, index, [(name, {"score": score}) for name, score in best])
