@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -81,6 +82,8 @@ class PdfiumProcess:
                 self._send({**request, "size": None if data is None else len(data)}, data or b"")
                 self.held = key
                 head = self._answer(deadline)
+                if "warning" in head:
+                    warnings.warn(head["warning"], stacklevel=2)
                 return head["pages"], [self._page(deadline) for _ in range(head["rendered"])]
             except OSError:  # it is gone, and its pipe with it
                 raise self._lost(deadline) from None

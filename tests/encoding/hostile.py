@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,48 @@ def pdf_of_forms(levels: int, fan: int) -> bytes:
             body, inner = b"0 0 m 200 200 l S\n" * fan, b""
         objects.append(stream % (form + inner, len(body), body))
     return pdf(objects)
+
+
+def pdf_stream(entries: bytes, body: bytes) -> bytes:
+    return b"<<%s /Length %d>>\nstream\n%s\nendstream" % (entries, len(body), body)
+
+
+def pdf_form(
+    entries: bytes,
+    *,
+    fields: bytes | None = b"/Fields[7 0 R]",
+    flags: int = 4,
+    widget: bytes = b"/Subtype/Widget/T(name)/DA(/F 40 Tf 0 g)",
+    page: bytes = b"",
+    catalogue: bytes = b"",
+    more: Sequence[bytes] = (),
+) -> bytes:
+    """An empty page of 300 x 200 points with one field (object 7), whose appearance (object 4) says "Alice".
+
+    Args:
+        entries: of the field.
+        fields: entries of the form; None for none.
+        flags: the field's, unless its entries give them.
+        widget: what makes it a field.
+        page, catalogue: entries of these.
+        more: objects from number 8 on.
+    """
+    fonts = b"/DR<</Font<</F 5 0 R/ZaDb 6 0 R>>>>/DA(/F 40 Tf 0 g)"
+    has = b"" if fields is None else b"/AcroForm<<" + fields + fonts + b">>"
+    box = b"/Type/XObject/Subtype/Form/BBox[0 0 260 80]/Resources<</Font<</F 5 0 R>>>>"
+    own = b"" if b"/F " in entries else b"/F %d" % flags
+    return pdf(
+        [
+            b"<</Type/Catalog/Pages 2 0 R" + has + catalogue + b">>",
+            b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+            b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 200]/Annots[7 0 R]" + page + b">>",
+            pdf_stream(box, b"/Tx BMC q BT /F 40 Tf 5 20 Td (Alice) Tj ET Q EMC"),
+            b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+            b"<</Type/Font/Subtype/Type1/BaseFont/ZapfDingbats>>",
+            b"<</Type/Annot/Rect[20 60 280 140]/P 3 0 R" + own + widget + entries + b">>",
+            *more,
+        ]
+    )
 
 
 def locked(data: bytes) -> bytes:
