@@ -106,6 +106,13 @@ class ContrastiveTrainingArguments(TrainingArguments):
             "help": "Leave out and log up to this many rows that cannot be prepared, then raise. 0: raise at once."
         },
     )
+    max_skipped_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Leave out, log and count up to this many steps whose loss or gradient is not finite, then raise. "
+            "0: raise at once."
+        },
+    )
     train_lm_head: bool = field(
         default=False,
         metadata={"help": "Leave an untied lm_head trainable (an auxiliary loss needs its logits)."},
@@ -124,8 +131,9 @@ class ContrastiveTrainingArguments(TrainingArguments):
             raise ValueError("media_per_chunk needs chunk_tokens: one forward holds all media at once")
         if self.max_negatives is not None and self.max_negatives < 0:
             raise ValueError(f"max_negatives must not be negative, got {self.max_negatives}")
-        if self.max_bad_rows < 0:
-            raise ValueError(f"max_bad_rows must not be negative, got {self.max_bad_rows}")
+        for name in ("max_bad_rows", "max_skipped_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.tasks is None and self.task_groups is not None:
             self.tasks = group_names(self.task_groups)
         if self.accelerator_config is None:

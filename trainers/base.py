@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from transformers import Trainer
 
 from .adapters import load_adapter_weights
 from .checkpoints import check_checkpoint, last_complete_checkpoint, mark_incomplete
+from .distributed import max_over_ranks
+from .finite import FiniteSteps, NonFiniteError, named, nonfinite_weights, without_gradients
 from .gradient_cache import Metrics
 from .objectives.saving import SavedObjective
 from .sharding import give_own_group, set_up_plugin
@@ -29,12 +32,23 @@ class NativeTrainer(Trainer):
     model: has ``save_pretrained`` and ``load_native_weights``, which write and strictly read the backbone's
     own layout. A checkpoint holds the native weights, the processor's files and the objective's. Resume and
     load-best go through the strict loader, so a missing key or file raises.
+
+    A step whose loss or gradient is not finite is never taken: NonFiniteError, which names step, rows and the last
+    good checkpoint, or with the argument ``max_skipped_steps`` up to so many are left out and counted. No checkpoint
+    and no model is saved with weights that are not finite. A subclass's ``training_step`` gives each batch's loss to
+    :meth:`_watch`.
     """
 
     def __init__(self, model: nn.Module, args: Any, *, objective: SavedObjective, **kwargs: Any) -> None:
         self._sums: dict[str, tuple[Tensor, int]] = {}
+        self.finite = FiniteSteps(getattr(args, "max_skipped_steps", 0))
         with kept_use_cache(model):
             super().__init__(model=ModelWithObjective(model, objective), args=args, **kwargs)
+        if self.finite.limit and self.is_deepspeed_enabled:
+            raise ValueError(
+                "max_skipped_steps: DeepSpeed takes its steps by itself, and none can be left out"
+            )
+        self.add_callback(self.finite)
 
     def create_accelerator_and_postprocess(self) -> None:
         """As in the parent; FSDP is set up for a model with an objective, or refused (ValueError)."""
@@ -67,6 +81,90 @@ class NativeTrainer(Trainer):
         names = super().get_decay_parameter_names(model)
         return [name for name in names if name in matrices and not name.startswith("objective.")]
 
+    # ---- numbers that are not finite ---------------------------------------------------------
+
+    def _watch(self, loss: Tensor, inputs: Mapping[str, Any], metrics: Metrics) -> Tensor:
+        """Look at a batch's loss (with its weight in the step), record its metrics if it is finite; the loss.
+
+        inputs: the collator's dict; ``rows`` has their names, where it is there.
+        """
+        if self.finite.saw(loss, inputs.get("rows", [])):
+            self._record(metrics)
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # What is called last before every optimiser step, whatever max_grad_norm is.
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if reason := self.finite.judge(norm, self.args.device, self._loss_scale):
+            self._leave_out(self.state.global_step + 1, reason)
+        return norm
+
+    @property
+    def _loss_scale(self) -> float | None:
+        """By which losses are multiplied before a backward in float16; None in any other precision."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None:
+            return float(scaler.get_scale())
+        return math.inf if self.is_deepspeed_enabled and self.args.fp16 else None  # it has its own
+
+    def _leave_out(self, step: int, reason: str) -> None:
+        rows = self.finite.rows(self.args.device)
+        broken = self._nonfinite_weights()
+        if not broken and len(self.finite.skipped) < self.finite.limit:
+            self.finite.skip(step, reason, rows)
+            if self._loss_scale is None:  # a scaler has seen them, and takes no step by itself
+                without_gradients(self.optimizer)
+            return
+        checkpoint = self._last_good()
+        raise NonFiniteError(
+            f"step {step}: {reason}; {named(rows)}. "
+            + (f"The weights of the step before are not finite ({broken[0]}). " if broken else "")
+            + ("No step was taken with it. " if not self.is_deepspeed_enabled else "")
+            + (f"{len(self.finite.skipped)} steps were left out before. " if self.finite.skipped else "")
+            + f"The last good checkpoint: {checkpoint or 'none'}. A smaller learning rate, a warm-up, a larger "
+            "temperature, bfloat16 in place of float16 or the repair of a row may help; max_skipped_steps=N leaves up "
+            "to N such steps out",
+            step,
+            rows,
+            checkpoint,
+        )
+
+    def _nonfinite_weights(self) -> list[str]:
+        """Names of trained weights that are not finite; empty on every rank or on none."""
+        broken = nonfinite_weights(self.model)
+        if not self._own_optimizer_files and max_over_ranks(len(broken), self.args.device) and not broken:
+            return ["in the shards of another rank"]
+        return broken
+
+    def _last_good(self) -> str | None:
+        try:
+            return last_complete_checkpoint(
+                str(self.args.output_dir), self.args.world_size, self._own_optimizer_files
+            )
+        except FileNotFoundError:
+            return None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in the parent. Raises NonFiniteError, before anything is written, if trained weights are not finite."""
+        if broken := self._nonfinite_weights():
+            checkpoint = self._last_good()
+            raise NonFiniteError(
+                f"step {self.state.global_step}: {len(broken)} of the trained weights are not finite ({broken[0]}), "
+                f"and nothing is saved. The last good checkpoint: {checkpoint or 'none'}",
+                self.state.global_step,
+                checkpoint=checkpoint,
+            )
+        super().save_model(output_dir, _internal_call)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # Nothing is better than NaN: the first to be so would stay the best.
+        name = str(self.args.metric_for_best_model or "")
+        value = metrics.get(name if name.startswith("eval_") else f"eval_{name}")
+        if value is not None and not math.isfinite(value):
+            logger.warning("%s is %s at step %d, and not the best", name, value, self.state.global_step)
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
     # ---- logs --------------------------------------------------------------------------------
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -84,6 +182,7 @@ class NativeTrainer(Trainer):
         if "loss" in logs and self._sums:
             logs = {**logs, **{name: (total / count).item() for name, (total, count) in self._sums.items()}}
             self._sums = {}
+        logs.update(self.finite.logged(logs))  # in place: they may be the metrics that train() returns
         super().log(logs, start_time)
 
     # ---- save and load ---------------------------------------------------------------------------
@@ -111,7 +210,23 @@ class NativeTrainer(Trainer):
                 str(self.args.output_dir), self.args.world_size, self._own_optimizer_files
             )
         self._sums = {}
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        return output._replace(training_loss=output.metrics["train_loss"])
+
+    def _init_training_state(
+        self, max_steps: int, steps_of_epoch: int, epochs: int, resume_from_checkpoint: Any, trial: Any
+    ) -> tuple[int, int]:
+        place = super()._init_training_state(max_steps, steps_of_epoch, epochs, resume_from_checkpoint, trial)
+        if self.state.global_step < max_steps:
+            return place
+        # The parent looks at the number of steps only after one more.
+        logger.warning(
+            "nothing is left to train: %s is of step %d, and the run has %d",
+            resume_from_checkpoint,
+            self.state.global_step,
+            max_steps,
+        )
+        return epochs, 0
 
     @property
     def _own_optimizer_files(self) -> bool:

@@ -151,8 +151,7 @@ class ContrastiveTrainer(ItemTrainer):
         if auxiliary is not None:
             metrics = {**metrics, "contrastive_loss": loss, "auxiliary_loss": auxiliary}
             loss = loss + auxiliary.to(loss)
-        self._record(metrics)
-        return (loss * scale).to(self.args.device)
+        return self._watch((loss * scale).to(self.args.device), inputs, metrics)
 
     def compute_loss(
         self,

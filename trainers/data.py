@@ -59,7 +59,7 @@ class IndexedRows(Dataset):  # type: ignore[type-arg]
 class ContrastiveCollator:
     """Rows -> {"query": [Prepared], "positive": [Prepared], "negatives": [[Prepared]], "tasks": [str],
     "positive_keys": int64 [rows, KEYS] or None, "negative_keys": int64 [negatives of all rows, KEYS] or None,
-    "bad_rows": [BadRow]}.
+    "bad_rows": [BadRow], "rows": names of the rows [str]}.
 
     A row has ``query`` and ``positive`` (items) and may have ``negatives`` (a list of items), ``task``,
     ``dataset``, ``positive_id`` and ``negative_ids`` (one per negative). Keys of an item whose value is None are left
@@ -87,10 +87,11 @@ class ContrastiveCollator:
     media_per_chunk: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        prepared, bad = [], []
+        prepared, bad, names = [], [], []
         for position, row in enumerate(rows):
             try:
                 prepared.append(self.prepare_row(row, position))
+                names.append(_row_name(row, position))
             except ValueError as error:
                 if not self.skip_bad_rows:
                     raise
@@ -108,6 +109,7 @@ class ContrastiveCollator:
             "positive_keys": positive_keys,
             "negative_keys": negative_keys,
             "bad_rows": bad,
+            "rows": names,
         }
 
     def prepare_row(self, row: Mapping[str, Any], position: int = 0) -> dict[str, Any]:

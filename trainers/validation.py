@@ -3,8 +3,10 @@ set."""
 
 from __future__ import annotations
 
+import logging
+import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data import Sides
+from .finite import named
 from .objectives.rows import number_targets
+
+logger = logging.getLogger(__name__)
 
 BLOCK = 1024
 
@@ -59,7 +64,8 @@ def validate(
 ) -> tuple[dict[str, float], int]:
     """Metrics ``loss`` (mean over rows of the batch losses) and ``recall@1``, and the number of rows.
 
-    encode: batch -> sides of all ranks. Raises ValueError for an empty set.
+    encode: batch -> sides of all ranks. A loss that is not finite makes the mean so, and the first is logged with its
+    rows. Raises ValueError for an empty set.
     """
     losses: list[float] = []
     sizes: list[int] = []
@@ -69,6 +75,9 @@ def validate(
         masks = sides.masks()
         loss, _ = objective(sides.query, sides.positive, sides.negatives, sides.tasks, **masks)
         losses.append(loss.item())
+        if not math.isfinite(losses[-1]) and all(map(math.isfinite, losses[:-1])):
+            rows = batch.get("rows", []) if isinstance(batch, Mapping) else []
+            logger.warning("the loss of eval batch %d is %s; %s", len(losses), losses[-1], named(rows))
         sizes.append(len(sides.query))
         queries.append(sides.query.cpu())
         positives.append(sides.positive.cpu())

@@ -192,3 +192,59 @@ def test_load_best_restores_weights_and_temperature(tmp_path: Path) -> None:
     best = Path(str(trainer.state.best_model_checkpoint))
     assert best.name != f"checkpoint-{trainer.state.global_step}", "the last step must not be the best here"
     assert_same(remember.best, weights(trainer))
+
+
+class StepsTaken(TrainerCallback):
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps.append(state.global_step)
+
+
+@pytest.mark.parametrize(
+    ("settings", "last"),
+    [
+        ({"max_steps": 2}, 2),  # in the middle of an epoch of 3 steps
+        ({"max_steps": 4}, 4),
+        ({"max_steps": 3}, 3),  # at its end
+        ({"num_train_epochs": 2}, 6),
+        ({"num_train_epochs": 1.5}, 5),
+        ({"max_steps": 2, "ignore_data_skip": True}, 2),
+        ({"max_steps": 1, "gradient_accumulation_steps": 2}, 1),
+    ],
+)
+def test_a_finished_run_that_is_resumed_trains_nothing_and_says_so(
+    tmp_path: Path, settings: dict[str, Any], last: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 1, "chunk_tokens": 60, **settings}
+    finished = stub_trainer(tmp_path, **settings)
+    finished.train()
+    assert finished.state.global_step == last
+    kept = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    for _ in range(2):
+        taken = StepsTaken()
+        again = stub_trainer(tmp_path, callbacks=[taken], **settings)
+        caplog.clear()
+        output = again.train(resume_from_checkpoint=True)
+        assert taken.steps == []
+        assert (again.state.global_step, output.global_step) == (last, last)
+        assert f"nothing is left to train: {tmp_path / f'checkpoint-{last}'}" in caplog.text
+        assert_same(weights(again), weights(finished))
+        assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == kept
+
+
+def test_a_run_that_went_too_far_or_is_to_end_earlier_trains_nothing(tmp_path: Path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    stub_trainer(tmp_path, max_steps=4, **settings).train()
+    taken = StepsTaken()
+    stub_trainer(tmp_path, callbacks=[taken], max_steps=2, **settings).train(resume_from_checkpoint=True)
+    assert taken.steps == []
+
+
+def test_more_steps_than_before_are_trained(tmp_path: Path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    stub_trainer(tmp_path, max_steps=2, **settings).train()
+    taken = StepsTaken()
+    stub_trainer(tmp_path, callbacks=[taken], max_steps=4, **settings).train(resume_from_checkpoint=True)
+    assert taken.steps == [3, 4]

@@ -73,3 +73,18 @@ def test_bad_rows_raise_on_every_rank_and_are_named(outcomes: Any) -> None:
 
 def test_resume_on_two_ranks_is_exact(outcomes: Any) -> None:
     assert all(rank["resumed"] for rank in outcomes[1])
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_is_left_out_on_all(outcomes: Any) -> None:
+    one, ranks = outcomes
+    for name in ("broken_loss", "broken_loss_cached"):
+        assert [rank[f"{name}_skipped"] for rank in (one, *ranks)] == [[2]] * 3
+        assert all(value.isfinite().all() for value in ranks[0][name].values())
+
+
+def test_a_loss_that_is_not_finite_ends_every_rank_and_names_the_rows_of_the_one(outcomes: Any) -> None:
+    _, ranks = outcomes
+    assert ranks[0]["not_finite"] == ranks[1]["not_finite"]
+    _, step, rows = ranks[0]["not_finite"]
+    assert step == 2
+    assert len(rows) == two_ranks.ROWS // 2

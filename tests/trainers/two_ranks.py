@@ -15,6 +15,7 @@ from torch import Tensor
 
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer
 from umekit.trainers.bad_rows import TooManyBadRows
+from umekit.trainers.finite import NonFiniteError
 
 ROWS = 8  # of one contrastive batch, over all ranks
 OPTIONS: dict[str, Any] = {
@@ -46,6 +47,15 @@ class WithHead(WithAuxiliary):
     def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
         batch = self._collate_items(inputs["auxiliary"])
         return model.backbone.lm_head(model(**batch).embeddings).pow(2).mean()
+
+
+class WithBroken(WithAuxiliary):
+    """The auxiliary loss of the last rank alone is NaN in the second step."""
+
+    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
+        loss = super().auxiliary_loss(model, inputs)
+        last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
+        return loss * float("nan") if last and self.state.global_step == 1 else loss
 
 
 class AuxiliaryCollator(ContrastiveCollator):
@@ -131,6 +141,12 @@ AUXILIARY: dict[str, tuple[type[WithAuxiliary], Callable[[], list[dict[str, Any]
     "auxiliary_cached": (WithAuxiliary, uneven_rows, {"chunk_tokens": 60}),
     "head": (WithHead, stub_rows, _HEAD),
     "head_cached": (WithHead, stub_rows, {**_HEAD, "chunk_tokens": 60}),
+    "broken_loss": (WithBroken, uneven_rows, {"max_steps": 3, "max_skipped_steps": 1}),
+    "broken_loss_cached": (
+        WithBroken,
+        uneven_rows,
+        {"max_steps": 3, "max_skipped_steps": 1, "chunk_tokens": 60, "max_grad_norm": 1.0},
+    ),
     "head_unused": (WithHead, stub_rows, {**_HEAD, "ddp_find_unused_parameters": True}),
 }
 
@@ -164,18 +180,28 @@ def run(folder: Path, world: int) -> dict[str, Any]:
             }
             for entry in trainer.state.log_history
         ]
-    for name, (kind, rows, extra) in AUXILIARY.items():
-        options = {**OPTIONS, "max_steps": 2, "per_device_train_batch_size": size, **extra}
+
+    def with_auxiliary(name: str, **more: Any) -> ContrastiveTrainer:
+        kind, rows, extra = AUXILIARY[name]
+        options = {**OPTIONS, "max_steps": 2, "per_device_train_batch_size": size, **extra, **more}
         processor = StubProcessor()
-        trainer = kind(
+        return kind(
             StubModel(),
             stub_trainer(folder / name, **options).args,
             processing_class=processor,
             train_dataset=rows(),
             data_collator=AuxiliaryCollator(processor),
         )
+
+    for name in AUXILIARY:
+        trainer = with_auxiliary(name)
         trainer.train()
         result[name] = weights(trainer)
+        result[f"{name}_skipped"] = trainer.finite.skipped
+    try:
+        with_auxiliary("broken_loss", max_skipped_steps=0).train()
+    except NonFiniteError as error:
+        result["not_finite"] = (str(error), error.step, error.rows)
     over = stub_trainer(
         folder / "over",
         rows=broken_rows(),

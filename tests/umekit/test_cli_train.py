@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -50,3 +51,31 @@ def test_refusals(arguments: tuple[object, ...], message: str, capsys: pytest.Ca
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_a_training_that_breaks_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"query": f"red {number}", "positive": f"a red {number}"} for number in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = {
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e30,
+        "save_strategy": "steps",
+        "save_steps": 1,
+    }
+    source = {"name": "rows", "path": str(tmp_path / "rows.jsonl")}
+    step = {
+        "kind": "train",
+        "name": "one",
+        "source": "here",
+        "data": {"sources": [source]},
+        "arguments": arguments,
+    }
+    recipe = {"name": "broken", "source": "here", "steps": [step]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    out = tmp_path / "out"
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--out", str(out), "--max-steps", "4"]) == 1
+    error = capsys.readouterr().err
+    assert "step 2: the loss is not finite; its rows: row " in error
+    assert str(out / "one" / "trainer" / "checkpoint-1") in error
+    assert not (out / "one" / "done.json").exists()
+    assert [path.name for path in (out / "one" / "trainer").iterdir()] == ["checkpoint-1"]

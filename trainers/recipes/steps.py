@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ..arguments import ContrastiveTrainingArguments
 from ..checkpoint_souping import soup_checkpoints
 from ..checkpoints import last_complete_checkpoint
 from ..contrastive import ContrastiveTrainer
+from ..finite import NonFiniteError
 from ..lora import add_lora
 from ..merging import merge
 from ..mining import mine
@@ -63,6 +65,12 @@ def train_step(step: TrainStep, context: StepContext) -> dict[str, Any]:
     metrics = {name: value for name, value in output.metrics.items() if name.startswith("train_")}
     if step.eval_data is not None:
         metrics |= {k: v for k, v in trainer.evaluate().items() if k.startswith("eval_") and "_per_" not in k}
+        if not math.isfinite(metrics["eval_loss"]):
+            raise NonFiniteError(
+                f"step {step.name}: eval_loss is {metrics['eval_loss']} after training, and nothing is kept of it but "
+                f"the checkpoints in {trainer.args.output_dir}",
+                trainer.state.global_step,
+            )
     metrics["steps"] = trainer.state.global_step
     metrics["temperature"] = {k: float(v) for k, v in trainer.objective_module.temperature.values().items()}
     kept = context.folder / (MODEL if step.lora is None else ADAPTER)
