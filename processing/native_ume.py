@@ -6,6 +6,7 @@ processor on rendered text. Both go through the same tokenisation as items, so t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .collating_ume import Prepared
 from .items_ume import Document, Image, Item, Part, Text, Video
+from .settings_processor_ume import with_arguments
 
 _MEDIA: dict[str, Any] = {"image": Image, "image_url": Image, "video": Video, "document": Document}
 
@@ -51,7 +53,8 @@ class NativeCalls:
             padding_side: side of the padding of a tokenized batch.
             thinking: among ``kwargs``: whether the prompt asks for a thought.
             return_slots: whether the batch has ``pooling_slots`` (native models do not know them).
-            kwargs: size and output arguments of native processors; the checkpoint's own settings apply instead.
+            kwargs: ``min_pixels``, ``max_pixels``, ``size``, ``fps`` and the like for this call, by themselves or in
+                ``processor_kwargs``; output arguments of native processors are ignored, torch tensors come out.
         """
         single = bool(conversation) and isinstance(conversation[0], Mapping)
         conversations = [conversation] if single else list(conversation)
@@ -63,7 +66,11 @@ class NativeCalls:
             raise ValueError(
                 "this processor tokenizes with its checkpoint's own template only; save another one there"
             )
-        limited = self._within(kwargs).for_mode("generative" if kwargs.get("thinking") else None)
+        limited = (
+            self._within(kwargs)
+            ._sized(kwargs.get("processor_kwargs") or kwargs)
+            .for_mode("generative" if kwargs.get("thinking") else None)
+        )
         rows = [limited.prepare_messages(one) for one in conversations]
         return self._native_batch(rows, padding_side, return_slots)
 
@@ -80,6 +87,7 @@ class NativeCalls:
         """Rendered prompts and their media, in the order of the placeholders, to a padded batch.
 
         Special tokens in ``text`` are real ones here: for text that users typed, use items or chat messages.
+        ``kwargs`` are as for :meth:`apply_chat_template`.
 
         Raises:
             ValueError: placeholders and media do not match.
@@ -88,6 +96,7 @@ class NativeCalls:
             raise ValueError(
                 "give rendered text with placeholders, chat messages to apply_chat_template, or items"
             )
+        sized = self._sized(kwargs)
         texts = [text] if isinstance(text, str) else list(text)
         stills = iter(_flat(images))
         films = iter([] if videos is None else videos)
@@ -97,8 +106,8 @@ class NativeCalls:
             clips = [next(films, None) for _ in range(one.count(self.video_token))]
             if any(media is None for media in (*mine, *clips)):
                 raise ValueError("the text has more placeholders than there are media")
-            pictures = [patches for media in mine for _, patches in self._media(Image(media))]
-            videos_of_row = [patches for media in clips for _, patches in self._media(Video(media))]
+            pictures = [patches for media in mine for _, patches in sized._media(Image(media))]
+            videos_of_row = [patches for media in clips for _, patches in sized._media(Video(media))]
             rows.append(self.tokenize_rendered(one, pictures, videos_of_row))
         if next(stills, None) is not None or next(films, None) is not None:
             raise ValueError("there are more media than placeholders in the text")
@@ -137,6 +146,17 @@ class NativeCalls:
         if turns != 1:
             raise ValueError(f"an item is one turn beside 'system', this chat has {turns}")
         return Item(tuple(parts), instruction)
+
+    def _sized(self: Any, kwargs: Mapping[str, Any]) -> Any:
+        """This processor, or one with the pixels and frames that a call asks for."""
+        given = {**kwargs.get("images_kwargs", {}), **kwargs.get("videos_kwargs", {}), **kwargs}
+        given.pop("model_max_length", None)
+        settings = with_arguments(self.settings, given)
+        if settings == self.settings:
+            return self
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
     def _within(self: Any, kwargs: Mapping[str, Any]) -> Any:
         """This processor, or one with a smaller ``max_length`` where the caller or the tokenizer has set one."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,7 +30,7 @@ from .placeholders_ume import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START
 from .preparing_ume import Preparing
 from .prompts_ume import compile_template
 from .rendering_ume import PromptTokenizer
-from .settings_processor_ume import ProcessorSettings
+from .settings_processor_ume import ARGUMENTS, ProcessorSettings, with_arguments
 from .vision_ume import PatchLayout
 
 ROLES = (None, "query", "document")
@@ -76,6 +77,9 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         self.family = family_of(self.settings.family)
         self.thinking = False  # whether prompts ask for a thought; see for_mode
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings!r})"
+
     # ---- loading and saving -----------------------------------------------------------------------------------
 
     @classmethod
@@ -92,22 +96,34 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         Args:
             settings: replaces the checkpoint's own; a published checkpoint without our settings gets defaults for
                 its family, with its own pixel budget.
-            kwargs: ``revision``, ``subfolder``, ``token``, ``cache_dir`` and so on.
+            kwargs: ``revision``, ``subfolder``, ``token``, ``cache_dir`` and so on; of a stock processor's arguments
+                ``min_pixels``, ``max_pixels``, ``size``, ``fps``, ``min_frames``, ``max_frames``,
+                ``model_max_length`` (see :func:`with_arguments`), ``padding_side`` (of native calls) and
+                ``chat_template``. Arguments of models, which pipelines pass to processors, too, mean nothing here;
+                others are left out with a warning.
 
         Raises:
-            TypeError: an unknown argument; pixels, frames and length are settings and not arguments.
+            ValueError: an argument's value is impossible.
         """
-        unknown = sorted(set(kwargs) - set(_HUB_KEYS) - set(_IGNORED_KEYS))
-        if unknown:
-            raise TypeError(f"unknown arguments {unknown}: change the processor with with_settings(...)")
+        known = {*_HUB_KEYS, *_IGNORED_KEYS, *_TOKENIZER_KEYS, *ARGUMENTS, "chat_template"}
+        if unknown := sorted(set(kwargs) - known):
+            warnings.warn(
+                f"the processor has no arguments {unknown}, they are left out; settings are changed by "
+                "with_settings(...)",
+                stacklevel=2,
+            )
         source = os.fspath(pretrained_model_name_or_path)
         hub = {key: kwargs[key] for key in _HUB_KEYS if kwargs.get(key) is not None}
         image_processor = AutoImageProcessor.from_pretrained(source, **hub)
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+        text = {key: kwargs[key] for key in _TOKENIZER_KEYS if kwargs.get(key) is not None}
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub, **text)
         stored, template = read_processor_settings(source, image_processor, hub)
-        return cls(
-            image_processor, tokenizer, None if settings is not None else template, settings or stored, limits
-        )
+        if settings is not None:
+            stored, template = settings, None
+        if kwargs.get("chat_template") is not None:
+            template = kwargs["chat_template"]
+            stored = replace(stored, prompt=replace(stored.prompt, template=template))
+        return cls(image_processor, tokenizer, template, with_arguments(stored, kwargs), limits)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> list[str]:  # type: ignore[override]
         """Write tokenizer, template, processor config (ours and the native one) and our code."""
@@ -241,13 +257,26 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         return explain(self.prepare(item, **options), self.layout, self.tokenizer)
 
 
-# What AutoProcessor and sentence-transformers pass along and what means nothing here.
+# What AutoProcessor, pipelines and sentence-transformers pass along and what means nothing here.
 _IGNORED_KEYS = (
     "trust_remote_code",
     "code_revision",
     "use_fast",
     "use_auth_token",
+    "backend",
     "_from_auto",
+    "_from_pipeline",
     "_commit_hash",
+    "dtype",
+    "torch_dtype",
+    "device_map",
+    "max_memory",
+    "low_cpu_mem_usage",
+    "offload_folder",
+    "attn_implementation",
+    "quantization_config",
+    "use_safetensors",
+    "variant",
 )
+_TOKENIZER_KEYS = ("padding_side", "model_max_length")
 _HUB_KEYS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from .first_resize_ume import FirstResize
@@ -12,6 +13,8 @@ from .video_ume import Sampling
 from .vision_ume import PixelBudget
 
 SCHEMA = 1
+# Arguments of stock processors' ``from_pretrained`` that change settings of ours.
+ARGUMENTS = ("min_pixels", "max_pixels", "size", "fps", "min_frames", "max_frames", "model_max_length")
 
 
 @dataclass(frozen=True)
@@ -106,3 +109,39 @@ class ProcessorSettings:
                     budget[name] = FirstResize(**budget[name])
             block["budget"] = PixelBudget(**budget)
         return cls(**block)
+
+
+def with_arguments(settings: ProcessorSettings, arguments: Mapping[str, Any]) -> ProcessorSettings:
+    """Settings under the arguments that a stock processor takes; see ``ARGUMENTS``.
+
+    As there, ``min_pixels`` and ``max_pixels`` (or ``size``) are the limits of pictures and of videos alike.
+    ``model_max_length`` only lowers ``max_length``. What is None counts as not given.
+
+    Raises:
+        ValueError: a size without such edges, or a least number of pixels over the most.
+    """
+    given = {name: arguments[name] for name in ARGUMENTS if arguments.get(name) is not None}
+    if not given:
+        return settings
+    size = dict(given.get("size") or {})
+    if "size" in given and not {"shortest_edge", "longest_edge"} >= set(size) > set():
+        raise ValueError(
+            f"size is {given['size']!r}; give 'shortest_edge' and 'longest_edge', both in pixels"
+        )
+    least = given.get("min_pixels", size.get("shortest_edge"))
+    most = given.get("max_pixels", size.get("longest_edge"))
+
+    budget = settings.budget
+    low, high = budget.image
+    image = (low if least is None else int(least), high if most is None else int(most))
+    name = "video" if budget.rule == "volume" else "frame"
+    low, high = getattr(budget, name)
+    high = high if most is None else int(most)
+    video = (min(low if least is None else int(least), high), high)
+    frames = {one: given[one] for one in ("fps", "min_frames", "max_frames") if one in given}
+    return replace(
+        settings,
+        budget=replace(budget, image=image, **{name: video}),
+        sampling=replace(settings.sampling, **frames),
+        max_length=min(settings.max_length, int(given.get("model_max_length", settings.max_length))),
+    )

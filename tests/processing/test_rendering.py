@@ -246,8 +246,6 @@ def test_native_calls(processor: UmeProcessor) -> None:
             tokenize=True,
             processor_kwargs={"videos_kwargs": {"video_metadata": [{"fps": 2}]}},
         )
-    with pytest.raises(TypeError, match="min_pixels"):
-        UmeProcessor.from_pretrained("anything", min_pixels=3)
 
 
 def test_settings_lost_by_another_processor_are_not_guessed(
