@@ -7,6 +7,7 @@ file; the native classes of transformers do the work, reached through public acc
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import threading
 from typing import Any
@@ -168,3 +169,19 @@ def states_of(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -
 def back_home(states: Tensor, inputs: Tensor) -> Tensor:
     """States where their inputs are: a model that is spread over devices leaves them on its last one."""
     return states.to(inputs.device)
+
+
+@functools.cache
+def _takes_cache(kind: type[nn.Module]) -> bool:
+    return "cache" in inspect.signature(kind.forward).parameters
+
+
+def cache_argument(base: nn.Module, cache: Any) -> dict[str, Any]:
+    """The argument that hands a cache to ``base``: ``cache`` from transformers 5.24 on, ``past_key_values`` before
+    (a name that warns from 5.24 and is gone in 5.40)."""
+    return {"cache" if _takes_cache(type(base)) else "past_key_values": cache}
+
+
+def cache_of(output: Any) -> Any:
+    """The cache that a forward of a base model gave back, under either name."""
+    return output.cache if hasattr(output, "cache") else output.past_key_values

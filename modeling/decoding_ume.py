@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from .backbone_ume import back_home, base_of, positions_of, vision_features
+from .backbone_ume import back_home, base_of, cache_argument, cache_of, positions_of, vision_features
 from .settings_ume import UmeSettings
 
 
@@ -105,9 +105,9 @@ class CachedRows:
             input_ids=tokens.unsqueeze(1),
             attention_mask=self._mask,
             position_ids=self._position.view(1, -1, 1).expand(3, -1, -1),
-            past_key_values=self._cache,
             use_cache=True,
             return_dict=True,
+            **cache_argument(self._base, self._cache),
         )
         self.state = back_home(output.last_hidden_state[:, -1], self._mask)
         self._position = self._position + 1
@@ -154,7 +154,7 @@ def prefill(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -> 
         return_dict=True,
     )
     states = back_home(output.last_hidden_state, mask)
-    cache = output.past_key_values
+    cache = cache_of(output)
     cache.layers = [GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     # After a picture the axes differ, and the largest may lie before the last token.
     following = positions.masked_fill(mask.unsqueeze(0) == 0, 0).amax(dim=(0, 2)) + 1

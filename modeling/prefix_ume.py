@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .backbone_ume import back_home, base_of, positions_of
+from .backbone_ume import back_home, base_of, cache_argument, cache_of, positions_of
 from .pooling_ume import DIRECT_SLOT, pool
 from .settings_ume import LINEAR_ATTENTION_FAMILIES, UmeSettings
 from .vision_store_ume import VisionStore
@@ -162,14 +162,15 @@ class PrefixReader:
     def _prefill(self, row: Any, length: int) -> Cache:
         inputs = self._inputs([row])
         images, videos = self._split(row, length)[0]
-        return self.base(
+        output = self.base(
             input_ids=inputs["input_ids"][:, :length],
             attention_mask=inputs["attention_mask"][:, :length],
             position_ids=positions_of(self.base, inputs, self.settings.positions)[..., :length],
             mm_encoder_outputs=self.store.outputs(images, videos),
             use_cache=True,
             return_dict=True,
-        ).past_key_values
+        )
+        return cache_of(output)
 
     def _forward(self, rows: Sequence[Any], length: int, cache: Cache | None) -> Tensor:
         inputs = self._inputs(rows)
@@ -181,9 +182,9 @@ class PrefixReader:
             attention_mask=inputs["attention_mask"],
             position_ids=positions_of(self.base, inputs, self.settings.positions)[..., length:],
             mm_encoder_outputs=self.store.outputs(images, videos),
-            past_key_values=None if cache is None else shared_cache(cache, len(rows)),
             use_cache=cache is not None,
             return_dict=True,
+            **({} if cache is None else cache_argument(self.base, shared_cache(cache, len(rows)))),
         ).last_hidden_state
         states = back_home(states, inputs["input_ids"])
         return pool(states, inputs["pooling_slots"][:, length:], DIRECT_SLOT)

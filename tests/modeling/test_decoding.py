@@ -9,17 +9,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from umekit.modeling.backbone_ume import cache_argument, cache_of
 from umekit.modeling.decoding_ume import CachedRows, Decoding, choose
 from umekit.modeling.generative_ume import streams_of
 from umekit.modeling.reasoning_ume import Rollout, ThoughtTokens, think
 
 
-class _Counter:
+class _Counter(nn.Module):
     """A stand-in for a backbone: the state of a token is its id and its position."""
 
-    def __call__(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:
+    def forward(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:
         assert attention_mask.shape[0] == len(input_ids)
         state = torch.stack([input_ids[:, -1], position_ids[0, :, -1]], dim=-1).float()
         return type("Output", (), {"last_hidden_state": state.unsqueeze(1)})
@@ -109,3 +110,27 @@ def test_choice_follows_the_probabilities() -> None:
     shares = np.bincount(chosen, minlength=5) / len(chosen)
     np.testing.assert_allclose(shares, probabilities.numpy(), atol=0.015)
     assert shares[2] == 0
+
+
+class _Old(nn.Module):
+    def forward(self, input_ids: Tensor, past_key_values: Any = None) -> Any:
+        return type("Output", (), {"past_key_values": past_key_values})()
+
+
+class _New(nn.Module):
+    def forward(self, input_ids: Tensor, cache: Any = None) -> Any:
+        return type("Output", (), {"cache": cache})()
+
+
+@pytest.mark.parametrize("kind", [_Old, _New])
+def test_a_cache_goes_in_and_out_under_the_name_that_the_backbone_knows(kind: type[nn.Module]) -> None:
+    base, cache = kind(), object()
+    assert cache_of(base(torch.zeros(1, 1), **cache_argument(base, cache))) is cache
+
+
+def test_a_wrapped_forward_is_looked_through() -> None:
+    """accelerate and PEFT lay a function over an instance's forward; the class still says what it takes."""
+    base = _New()
+    original = base.forward
+    base.forward = lambda *args, **kwargs: original(*args, **kwargs)  # type: ignore[method-assign]
+    assert list(cache_argument(base, None)) == ["cache"]
