@@ -83,13 +83,19 @@ def test_a_mix_of_lengths_is_hardly_padded(items: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_quick_benchmark_runs(tmp_path: Path) -> None:
-    done = run("encode.py", "--quick", "--threads", "1", "--out", str(tmp_path / "encode.json"))
+def test_the_quick_benchmark_runs(items: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "squares" / "images"
+    folder.mkdir(parents=True)
+    for number in range(8):
+        items.Image.new("RGB", (72, 72), (number * 30, 0, 0)).save(folder / f"{number}.png")
+    written = str(tmp_path / "encode.json")
+    done = run("encode.py", "--quick", "--threads", "1", "--folders", str(folder), "--out", written)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "encode.json").read_text())["models"]["ume-tiny"]
     for kind in ("texts", "images", "clips", "pages", "mix"):
         for form in ("by_path", "in_memory"):
             assert found[kind][form]["largest_difference"] < 1e-4
+    assert found["folders"]["squares/images"]["items"] == 8
     assert set(found["met"]) == {"mix_by_path", "mix_in_memory", "part", "padding", "forward_per_packed"}
 
 

@@ -180,6 +180,7 @@ def test_the_default_on_a_cpu_does_not_leave_it(tiny_checkpoint: Callable[..., P
 
 def test_code_of_a_checkpoint_does_not_replace_the_kernel() -> None:
     spec = importlib.util.spec_from_file_location("packing_of_a_checkpoint", packing_ume.__file__)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert AttentionInterface()[packing_ume.PACKED_SDPA] is packing_ume.packed_sdpa
