@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
@@ -43,6 +44,14 @@ CODE_FILES = (
     "truncating_ume.py",
     "video_ume.py",
     "vision_ume.py",
+)
+
+_MODULES = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "2_Normalize/config.json",
+    "1_LogitScore/config.json",
 )
 
 
@@ -116,7 +125,36 @@ def write_processor_files(processor: Any, folder_name: str) -> list[str]:
     for name in CODE_FILES:
         if (here / name).resolve() != (folder / name).resolve():
             shutil.copyfile(here / name, folder / name)
-    return [*written, "chat_template.jinja", *CODE_FILES]
+    return [*written, "chat_template.jinja", *CODE_FILES, *_copy_rest(processor.origin, folder)]
+
+
+def _copy_rest(origin: tuple[str, dict[str, Any]] | None, folder: Path) -> list[str]:
+    """Copy what the processor's own checkpoint has beside: model code and sentence-transformers' files.
+
+    A model that stock classes save has our settings in its ``config.json`` and none of our files, so the processor
+    brings them, before or after it. What our own classes have written stays as it is.
+    """
+    if origin is None:
+        return []
+    source, hub = origin
+    home = Path(source) / hub.get("subfolder", "")
+    if not home.is_dir():
+        known = ("revision", "token", "cache_dir", "local_files_only")
+        arguments = {name: hub[name] for name in known if name in hub}
+        home = Path(snapshot_download(source, allow_patterns=["*_ume.py", *_MODULES], **arguments))
+    if not (home / "modeling_ume.py").is_file():
+        return []  # a published checkpoint: its modules do not fit our settings
+    room = (
+        Path(__file__).parent.parent / "modeling"
+    )  # in an installation, whose code then goes with this one's
+    names = {path.name: path for base in (home, room) for path in base.glob("*_ume.py")}
+    if not (folder / "modules.json").is_file():
+        names |= {name: home / name for name in _MODULES if (home / name).is_file()}
+    missing = [name for name in names if not (folder / name).exists()]
+    for name in missing:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(names[name], folder / name)
+    return missing
 
 
 def _image_block(processor: Any) -> dict[str, Any]:

@@ -76,6 +76,9 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         self.scale = PixelScale(tuple(image_processor.image_mean), tuple(image_processor.image_std))
         self.family = family_of(self.settings.family)
         self.thinking = False  # whether prompts ask for a thought; see for_mode
+        self.origin: tuple[str, dict[str, Any]] | None = (
+            None  # the checkpoint this came from, and Hub arguments
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -123,10 +126,16 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         if kwargs.get("chat_template") is not None:
             template = kwargs["chat_template"]
             stored = replace(stored, prompt=replace(stored.prompt, template=template))
-        return cls(image_processor, tokenizer, template, with_arguments(stored, kwargs), limits)
+        processor = cls(image_processor, tokenizer, template, with_arguments(stored, kwargs), limits)
+        processor.origin = (source, hub)
+        return processor
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> list[str]:  # type: ignore[override]
-        """Write tokenizer, template, processor config (ours and the native one) and our code."""
+        """Write tokenizer, template, processor config (ours and the native one) and our code.
+
+        A processor from a checkpoint of ours also brings that one's model code and sentence-transformers' files where
+        the folder lacks them, so that a model which stock classes save there opens by every door.
+        """
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save first, then call push_to_hub")
         return write_processor_files(self, os.fspath(save_directory))
@@ -134,7 +143,9 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
     def with_settings(self, **changes: Any) -> UmeProcessor:
         """A processor with some settings replaced and its template compiled anew."""
         settings = replace(self.settings, **changes)
-        return UmeProcessor(self.image_processor, self.tokenizer, None, settings, self.limits)
+        other = UmeProcessor(self.image_processor, self.tokenizer, None, settings, self.limits)
+        other.origin = self.origin
+        return other
 
     def with_max_length(self, max_length: int) -> UmeProcessor:
         """A processor with another ``max_length`` that shares everything else with this one."""
