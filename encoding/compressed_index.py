@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .checked_files import read_npy
 from .compressed_build import build_compressed
-from .compressed_files import FAISS, NAMES, STARTS, VECTORS, read_compressed_manifest, read_faiss
+from .compressed_files import FAISS, VECTORS, read_compressed_manifest, read_faiss, read_names
 from .manifest import IndexFormatError, check_fingerprint, check_rows, file_sha256
 
 
@@ -162,21 +163,8 @@ class CompressedIndex:
             if hashes and file_sha256(data / name) != digest:
                 raise IndexFormatError(f"{data / name} is damaged: its sha256 differs from the manifest's")
         index = read_faiss(data / FAISS, dim, count)
-        try:
-            starts = np.load(data / STARTS, mmap_mode="r", allow_pickle=False)
-            vectors = np.load(data / VECTORS, mmap_mode="r", allow_pickle=False) if VECTORS in files else None
-        except (ValueError, EOFError) as error:
-            raise IndexFormatError(f"{root} is damaged: {error}") from None
-        names = (data / NAMES).read_bytes()
-        if (
-            starts.dtype != np.int64
-            or starts.shape != (count + 1,)
-            or starts[0] != 0
-            or starts[-1] != len(names)
-        ):
-            raise IndexFormatError(f"{root}: the ids do not have {count} rows")
-        if not (np.diff(starts) > 0).all():
-            raise IndexFormatError(f"{root}: an id is empty")
-        if vectors is not None and (vectors.dtype != np.float16 or vectors.shape != (count, dim)):
-            raise IndexFormatError(f"{root}: vectors are {vectors.dtype} {vectors.shape}")
+        names, starts = read_names(data, count)
+        vectors = None
+        if VECTORS in files:
+            vectors = read_npy(data / VECTORS, np.float16, (count, dim), IndexFormatError, mapped=True)
         return cls(dim, manifest["fingerprint"], manifest["settings"], index, names, starts, vectors)

@@ -18,16 +18,26 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..processing.limits_ume import MediaLimits
 from .files import UnreadableFileError, file_items, kind_of
 from .index import Index
 from .inputs.unit import bytes_of
-from .manifest import MANIFEST, IndexMismatchError, file_sha256
+from .manifest import MANIFEST, METADATA, IndexFormatError, IndexMismatchError, file_sha256
 
 DEFAULT_FOLDER = ".umekit-index"
 CHUNK = 1024  # items handed to the encoder at a time, more than it prepares before its first forward
 CHUNK_BYTES = 1 << 28  # and bytes of those that are in memory
 SAVE_SECONDS = 120.0  # a long run is written this often, so that a kill costs little
 SAVE_SHARE = 10.0  # but a large index takes long to write: the time between is this many times as long
+LARGEST = MediaLimits().file_bytes
+KNOWN = {
+    "path": str,
+    "sha256": str,
+    "rows": int,
+    "size": int,
+    "mtime_ns": int,
+    "read_ns": int,
+}  # what a row says
 RACY_NS = 2_000_000_000  # a file touched this shortly before we read it may change without a new time stamp
 
 
@@ -127,6 +137,14 @@ def _open(target: Path, encoder: FolderEncoder, settings: dict[str, Any], rebuil
                 "use the same, or index anew (--rebuild)"
             )
     index.settings = dict(settings)
+    for row, metadata in zip(index.ids, index.metadata, strict=True):
+        for name, kind in KNOWN.items():
+            if name in metadata and (
+                not isinstance(metadata[name], kind) or isinstance(metadata[name], bool)
+            ):
+                raise IndexFormatError(
+                    f"{target}: {METADATA} says of {row!r:.80} that {name} is {metadata[name]!r:.80}, no {kind.__name__}"
+                )
     return index
 
 
@@ -200,6 +218,10 @@ class _Run:
             status = file.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableFileError("not a regular file")
+            if (
+                status.st_size > LARGEST
+            ):  # before a byte of it is read: a sparse file has any size for nothing
+                raise UnreadableFileError(f"the file has {status.st_size} bytes; the limit is {LARGEST}")
             facts: dict[str, Any] = {
                 "size": status.st_size,
                 "mtime_ns": status.st_mtime_ns,

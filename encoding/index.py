@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .checked_files import parse_json, read_npy
+from .compressed_files import import_faiss
 from .manifest import (
     COMPRESSED_KIND,
     IDS,
@@ -195,7 +197,7 @@ class Index:
         if k == 0:
             return [], np.zeros(0, dtype=np.float32)
         if self._faiss is None:
-            self._faiss = _import_faiss().IndexFlatIP(self.dim)
+            self._faiss = import_faiss().IndexFlatIP(self.dim)
             self._faiss.add(self.vectors)
         width = min(len(self.ids), k + 16)
         while True:
@@ -271,32 +273,28 @@ class Index:
             if generation_in_force(root) in (None, manifest.generation):
                 raise
             return cls.load(folder, fingerprint)  # a writer replaced it meanwhile
-        try:
-            index = cls(manifest.dim, manifest.fingerprint, manifest.settings)
-            index.vectors = np.ascontiguousarray(np.load(data / VECTORS, allow_pickle=False))
-            index.ids = json.loads((data / IDS).read_text(encoding="utf-8"))
-            lines = (data / METADATA).read_text(encoding="utf-8").split("\n")[:-1]
-            index.metadata = [json.loads(line) for line in lines]
-        except (ValueError, EOFError) as error:
-            raise IndexFormatError(f"{root} is damaged: {error}") from None
-        index._validate(root, manifest.count)
+        if manifest.fingerprint.get("dim", manifest.dim) != manifest.dim:
+            told = f"{manifest.fingerprint['dim']!r:.80}"
+            raise IndexFormatError(f"{root / MANIFEST}: fingerprint.dim is {told}, and dim {manifest.dim}")
+        index = cls(manifest.dim, manifest.fingerprint, manifest.settings)
+        index.vectors = read_npy(data / VECTORS, np.float32, (manifest.count, manifest.dim), IndexFormatError)
+        index.ids = parse_json(data / IDS, (data / IDS).read_bytes(), IndexFormatError)
+        index.metadata = list(_objects(data / METADATA))
+        index._validate(data, manifest.count)
         return index
 
-    def _validate(self, root: Path, count: int) -> None:
-        if self.vectors.dtype != np.float32 or self.vectors.shape != (count, self.dim):
-            found = f"{self.vectors.dtype} {self.vectors.shape}"
-            raise IndexFormatError(f"{root}: vectors are {found}, expected float32 {(count, self.dim)}")
-        if not isinstance(self.ids, list) or len(self.ids) != count or len(self.metadata) != count:
-            raise IndexFormatError(f"{root}: ids or metadata do not have {count} rows")
-        if not all(isinstance(row, dict) for row in self.metadata):
-            raise IndexFormatError(f"{root}: a line of metadata is not an object")
+    def _validate(self, data: Path, count: int) -> None:
+        for name, rows in ((IDS, self.ids), (METADATA, self.metadata)):
+            if not isinstance(rows, list) or len(rows) != count:
+                raise IndexFormatError(f"{data / name} does not have {count} rows")
         check_ids(self.ids, set(), IndexFormatError)
         check_rows(self.ids, self.vectors, IndexFormatError)
 
 
-def _import_faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(f"searching an index needs faiss ({error}): pip install umekit[search]") from None
-    return faiss
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one on each line. Raises IndexFormatError with the line."""
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        row = parse_json(path, line, IndexFormatError, f", line {number},")
+        if not isinstance(row, dict):
+            raise IndexFormatError(f"{path}, line {number}, is not an object")
+        yield row

@@ -31,6 +31,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from .checked_files import read_object
 from .ownership import is_left_over, naming_the_disk, remove_marked, umask_in_force
 
 SCHEMA = 1
@@ -38,6 +39,7 @@ MANIFEST = "manifest.json"
 KIND, COMPRESSED_KIND = "umekit-index", "umekit-compressed-index"
 VECTORS, IDS, METADATA = "vectors.npy", "ids.json", "metadata.jsonl"
 UNIT_TOLERANCE = 1e-3
+MOST_DIM, MOST_ROWS = 1 << 20, 1 << 40
 COMPARED = ("model", "processor", "prompts", "dim")  # the parts of a fingerprint that change vectors
 GENERATION = re.compile(r"data-[0-9a-f]{8,64}")
 
@@ -122,10 +124,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise IndexFormatError(f"{folder} is not an umekit index: it has no {MANIFEST}")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise IndexFormatError(f"{path} is not JSON: {error}") from None
+    raw = read_object(path, IndexFormatError)
     if not isinstance(raw, dict) or raw.get("kind") != KIND:
         raise IndexFormatError(f"{path} is not the manifest of an umekit index")
     if raw.get("schema") != SCHEMA:
@@ -149,7 +148,7 @@ def _check_types(path: Path, raw: Mapping[str, Any]) -> None:
             continue
         if not isinstance(raw.get(name), kind) or isinstance(raw.get(name), bool):
             raise IndexFormatError(f"{path}: {name!r} is missing or not of type {kind.__name__}")
-    if raw["dim"] < 1 or raw["count"] < 0:
+    if not 1 <= raw["dim"] <= MOST_DIM or not 0 <= raw["count"] <= MOST_ROWS:
         raise IndexFormatError(f"{path}: dim {raw['dim']} and count {raw['count']} are impossible")
     if raw.get("dtype") != "float32":
         raise IndexFormatError(f"{path}: dtype {raw.get('dtype')!r}, expected 'float32'")
@@ -230,6 +229,10 @@ def check_ids(names: Sequence[object], known: set[str], error: type[ValueError])
             raise error(f"an id is a non-empty string, not {name!r}")
         if name in seen:
             raise error(f"the id {name!r} is there twice")
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise error(f"the id {name!r} is no valid Unicode") from None
         seen.add(name)
 
 

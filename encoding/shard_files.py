@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .manifest import IndexFormatError, IndexMismatchError, file_sha256
+from .checked_files import parse_json
+from .manifest import MOST_DIM, IndexFormatError, IndexMismatchError, file_sha256
 from .ownership import ForeignFileError, check_own, json_of, naming_the_disk
 from .scratch import Scratch
 
@@ -154,10 +155,13 @@ def run_of(raw: Mapping[str, Any], path: Path) -> Run:
         if name not in raw or not isinstance(raw[name], kind) or isinstance(raw[name], bool):
             raise ShardFormatError(f"{path}: {name!r} is missing or of a wrong type")
     run = Run(**{name: raw[name] for name in kinds})
-    if run.shard_size < 1 or run.dim < 1 or (run.units or 0) < 0:
+    if run.shard_size < 1 or not 1 <= run.dim <= MOST_DIM or (run.units or 0) < 0:
         raise ShardFormatError(f"{path}: shard size {run.shard_size}, dim {run.dim}, units {run.units}")
     if run.format not in FORMATS or run.dtype not in DTYPES:
         raise ShardFormatError(f"{path}: format {run.format!r}, dtype {run.dtype!r}")
+    for name in ("role", "instruction", "mode"):
+        if not isinstance(run.options.get(name), (str, type(None))):
+            raise ShardFormatError(f"{path}: options.{name} is {run.options[name]!r:.80}, not a text")
     return run
 
 
@@ -209,6 +213,7 @@ def read_done(folder: Path, part: str, run: Run, digest: str, *, hashes: bool) -
     try:
         raw = parse(path, path.read_bytes(), "umekit-shard")
         done = Done(**{name: raw[name] for name in Done.__dataclass_fields__})
+        _check_record(path, done)
         whole = set(done.files) == set(data_names(part, run.format))
         for name, facts in done.files.items():
             file = folder / name
@@ -219,6 +224,23 @@ def read_done(folder: Path, part: str, run: Run, digest: str, *, hashes: bool) -
     if whole and done.run != digest:
         raise ShardMismatchError(f"{path} belongs to another run than {folder / RUN}: use an empty folder")
     return done if whole else None
+
+
+def _check_record(path: Path, done: Done) -> None:
+    """Raise ShardFormatError unless the counts of a record are counts and its errors name items."""
+    counts = {"units": done.units, "rows": done.rows, "halved_to": done.halved_to or 0}
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ShardFormatError(f"{path}: {name} is {count!r:.80}")
+    if not isinstance(done.errors, list) or not all(
+        isinstance(error, dict) and set(error) == {"id", "reason"} and all(map(_is_text, error.values()))
+        for error in done.errors
+    ):
+        raise ShardFormatError(f"{path}: errors is not a list of ids and reasons")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def write_part(
@@ -244,10 +266,7 @@ def write_part(
 
 def parse(path: Path, data: bytes, kind: str) -> dict[str, Any]:
     """An object of ours in JSON. Raises ShardFormatError."""
-    try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ShardFormatError(f"{path} is not JSON: {error}") from None
+    raw = parse_json(path, data, ShardFormatError)
     if not isinstance(raw, dict) or raw.get("kind") != kind:
         raise ShardFormatError(f"{path} is not a file of {kind}")
     if raw.get("schema") != SCHEMA:

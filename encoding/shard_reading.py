@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .checked_files import parse_json, read_npy
 from .manifest import check_ids, check_rows, file_sha256
-from .shard_files import MANIFEST, PART, Run, ShardFormatError, data_names, parse, run_of
+from .shard_files import KIND, MANIFEST, PART, Run, ShardFormatError, data_names, parse, run_of
 
 if TYPE_CHECKING:
     from .index import Index
+
+# What reading a table may raise, where it is damaged or none.
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class ShardSet:
                 f"is not a folder of shards: it has no {MANIFEST}"
             )  # fmt: skip
             raise ShardFormatError(f"{self.folder} {why}")
-        raw = parse(path, path.read_bytes(), "umekit-shards")
+        raw = parse(path, path.read_bytes(), KIND)
         self.run: Run = run_of(raw, path)
         self.parts = [_part(path, entry, self.run) for entry in _list(path, raw.get("parts"))]
         self.rows = sum(part.rows for part in self.parts)
@@ -84,9 +87,7 @@ class ShardSet:
                 if file.stat().st_size != facts["bytes"] or file_sha256(file) != facts["sha256"]:
                     raise ShardFormatError(f"{file} is damaged: its sha256 differs from the manifest's")
             ids = ids_of(self.folder, part.name, self.run.format, part.rows)
-            vectors = vectors_of(self.folder, part.name, self.run.format)
-            if vectors.dtype != np.dtype(self.run.dtype) or vectors.shape != (part.rows, self.run.dim):
-                raise ShardFormatError(f"{part.name} holds {vectors.dtype} {vectors.shape}")
+            vectors = vectors_of(self.folder, part, self.run)
             check_ids(ids, set(), ShardFormatError)
             yield ids, vectors
 
@@ -127,31 +128,36 @@ def ids_of(folder: Path, part: str, format: str, rows: int) -> list[str]:
     name = data_names(part, format)[-1]
     try:
         if format == "npy":
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            found = parse_json(folder / name, (folder / name).read_bytes(), ShardFormatError)
         else:
             import pyarrow.parquet as pq
 
             found = pq.read_table(folder / name, columns=["id"]).column("id").to_pylist()
-    except (OSError, ValueError, RecursionError) as error:
+    except ShardFormatError:
+        raise
+    except UNREADABLE as error:
         raise ShardFormatError(f"{folder / name} can't be read: {error}") from None
     if not isinstance(found, list) or len(found) != rows:
         raise ShardFormatError(f"{folder / name} does not have {rows} ids")
     return found
 
 
-def vectors_of(folder: Path, part: str, format: str) -> NDArray[Any]:
+def vectors_of(folder: Path, part: Part, run: Run) -> NDArray[Any]:
     """The vectors [rows, d] of a part; mapped from the disk where it is npy. Raises ShardFormatError."""
-    path = folder / data_names(part, format)[0]
+    path, shape = folder / data_names(part.name, run.format)[0], (part.rows, run.dim)
+    if run.format == "npy":
+        return read_npy(path, run.dtype, shape, ShardFormatError, mapped=True)
     try:
-        if format == "npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
         import pyarrow.parquet as pq
 
         column = pq.read_table(path, columns=["embedding"]).column("embedding").combine_chunks()
         flat = column.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(column), column.type.list_size)
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+        vectors = flat.reshape(len(column), column.type.list_size)
+    except UNREADABLE as error:
         raise ShardFormatError(f"{path} can't be read: {error}") from None
+    if vectors.dtype != np.dtype(run.dtype) or vectors.shape != shape:
+        raise ShardFormatError(f"{path} holds {vectors.dtype} {vectors.shape}, expected {run.dtype} {shape}")
+    return vectors  # type: ignore[no-any-return]
 
 
 def _part(path: Path, raw: Any, run: Run) -> Part:
