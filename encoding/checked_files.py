@@ -49,15 +49,16 @@ def read_npy(
             found, fortran, kind = _head(handle)
             begin = handle.tell()
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, RecursionError, MemoryError) as wrong:
-        raise error(f"{path} can't be read as npy: {_short(wrong)}") from None
+        raise error(f"{path} is damaged, or no npy: {_short(wrong)}") from None
     except tokenize.TokenError as wrong:
-        raise error(f"{path} can't be read as npy: {_short(wrong)}") from None
+        raise error(f"{path} is damaged, or no npy: {_short(wrong)}") from None
     if kind != np.dtype(dtype) or found != shape or (fortran and len(shape) > 1):
         order = ", in Fortran order" if fortran else ""
-        raise error(f"{path} holds {_short(kind)} {_short(found)}{order}, expected {np.dtype(dtype)} {shape}")
+        told = f"{_short(kind)} {_short(found)}{order}, expected {np.dtype(dtype)} {shape}"
+        raise error(f"{path} is damaged: it holds {told}")
     size = begin + math.prod(shape) * kind.itemsize
     if path.stat().st_size != size:
-        raise error(f"{path} has {path.stat().st_size} bytes, and its head says {size}")
+        raise error(f"{path} is damaged: it has {path.stat().st_size} bytes, and its head says {size}")
     try:
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError, MemoryError) as wrong:

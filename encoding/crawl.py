@@ -138,13 +138,11 @@ def _open(target: Path, encoder: FolderEncoder, settings: dict[str, Any], rebuil
             )
     index.settings = dict(settings)
     for row, metadata in zip(index.ids, index.metadata, strict=True):
-        for name, kind in KNOWN.items():
-            if name in metadata and (
-                not isinstance(metadata[name], kind) or isinstance(metadata[name], bool)
-            ):
-                raise IndexFormatError(
-                    f"{target}: {METADATA} says of {row!r:.80} that {name} is {metadata[name]!r:.80}, no {kind.__name__}"
-                )
+        for name in KNOWN.keys() & metadata.keys():
+            value, kind = metadata[name], KNOWN[name]
+            if not isinstance(value, kind) or isinstance(value, bool):
+                told = f"that {name} is {value!r:.80}, no {kind.__name__}"
+                raise IndexFormatError(f"{target}: {METADATA} says of {row!r:.80} {told}")
     return index
 
 

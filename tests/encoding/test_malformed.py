@@ -1,4 +1,4 @@
-"""Indexes and shards that come from anywhere: heads that lie, types that are wrong, numbers that lead out of the rows."""
+"""Indexes and shards that come from anywhere: heads that lie, wrong types, numbers that lead out of the rows."""
 
 from __future__ import annotations
 
@@ -176,9 +176,8 @@ def test_a_sparse_file_is_not_read_to_be_refused(tmp_path: Path, monkeypatch: py
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("malformed")
     rows = folder / "rows.jsonl"
-    rows.write_text(
-        "".join(json.dumps({"text": f"text {number}", "id": f"ä{number}"}) + "\n" for number in range(1100))
-    )
+    lines = [json.dumps({"text": f"text {number}", "id": f"ä{number}"}) + "\n" for number in range(1100)]
+    rows.write_text("".join(lines))
     encode_shards(ProbeEncoder(), open_source(rows), folder / "out", 300, role="document")
     return folder / "out"
 
@@ -300,7 +299,7 @@ def test_data_of_shards(shards: Path, tmp_path: Path, ending: str, content: byte
         Index.from_shards(edited(shards, tmp_path, told))
 
 
-@pytest.mark.parametrize("name", ["units", "rows", "errors", "files", "halved_to", "run"])
+@pytest.mark.parametrize("name", ["units", "rows", "errors", "files", "halved_to"])
 def test_a_record_of_a_part_that_cannot_be_is_none(tmp_path: Path, name: str) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "a"}\n{"text": "b"}\n')
