@@ -95,7 +95,10 @@ def lacking_rows(config: Any, base: str, kwargs: Mapping[str, Any]) -> dict[str,
 
 
 def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None) -> None:
-    """Load an adapter onto a native backbone.
+    """Load an adapter onto a native backbone, ready to encode and ready to be trained on.
+
+    Its keys may be the backbone's own, or those of our class (``backbone.``, as PEFT writes them for it), of a stock
+    model without a head (``language_model.``, as sentence-transformers writes them) or of older transformers.
 
     Args:
         backbone: a native model; what it remembers of its own keys is kept in ``backbone.native_conversions``, as an
@@ -105,22 +108,38 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
 
     Raises:
         ImportError: peft is not installed.
-        AdapterError: a tensor of the file matches no module, or the adapter changes nothing.
+        AdapterError: a tensor of the file matches no module, a module has none, or the adapter changes nothing.
     """
     try:
-        from peft import load_peft_weights
+        from peft import PeftConfig, load_peft_weights
+        from peft.tuners.tuners_utils import check_target_module_exists
         from peft.utils import get_peft_model_state_dict
     except ImportError:
         raise ImportError(NO_PEFT) from None
-    backbone.native_conversions = getattr(backbone, "_weight_conversions", None)
-    backbone.load_adapter(source, adapter_kwargs=dict(hub or {}))
-    stored = _plain(load_peft_weights(source, device="cpu", **(hub or {})))
-    placed = _plain(get_peft_model_state_dict(backbone, adapter_name=backbone.active_adapters()[0]))
-    lost = sorted(stored.keys() - placed.keys())
-    if lost:
+    config = PeftConfig.from_pretrained(source, **(hub or {}))
+    stored = {
+        _native(key): value for key, value in load_peft_weights(source, device="cpu", **(hub or {})).items()
+    }
+    modules = sorted({key.split(".lora_")[0] for key in stored if ".lora_" in key})
+    known = dict(backbone.named_modules())
+    if lost := [name for name in modules if name not in known]:
         raise AdapterError(
-            f"{source}: {len(lost)} of {len(stored)} adapter tensors match no module of this backbone ({lost[0]}, ...)"
+            f"{source}: {len(lost)} of {len(modules)} adapted modules match no module of this backbone ({lost[0]}, ...)"
         )
+    if not all(check_target_module_exists(config, name) for name in modules):
+        config.target_modules = modules  # it names them from another root
+    backbone.native_conversions = getattr(backbone, "_weight_conversions", None)
+    backbone.load_adapter(peft_config=config, adapter_state_dict=dict(stored), is_trainable=True)
+    backbone.eval()
+    placed = _plain(get_peft_model_state_dict(backbone, adapter_name=backbone.active_adapters()[0]))
+    for without, having, words in (
+        (placed, stored, "match no module of"),
+        (stored, placed, "are not there for"),
+    ):
+        if missing := sorted(having.keys() - without.keys()):
+            raise AdapterError(
+                f"{source}: {len(missing)} of {len(having)} adapter tensors {words} this backbone ({missing[0]}, ...)"
+            )
     for key, value in stored.items():
         if placed[key].shape != value.shape:
             raise AdapterError(f"{source}: {key} is {[*value.shape]}, the model's is {[*placed[key].shape]}")
@@ -133,6 +152,52 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
 
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+
+
+def _native(key: str) -> str:
+    """The key of an adapter's tensor, whichever root it was written from, as the backbone calls it."""
+    key = key.removeprefix("base_model.model.").removeprefix("backbone.")
+    if key.startswith(("language_model.", "visual.")):
+        return f"model.{key}"
+    if key.startswith("model.layers."):
+        return key.replace("model.", "model.language_model.", 1)
+    return key
+
+
+class BackboneAdapters:
+    """transformers' methods for adapters, which sentence-transformers calls, too: on the backbone.
+
+    So what is saved loads into the plain backbone as well.
+    """
+
+    def add_adapter(self: Any, adapter_config: Any, adapter_name: str | None = None) -> None:
+        self.backbone.add_adapter(adapter_config, adapter_name)
+
+    def load_adapter(
+        self: Any, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any
+    ) -> Any:
+        """As :func:`add_adapter`, strictly; as transformers does it where a name or more arguments are given."""
+        if peft_model_id is None or adapter_name not in (None, "default") or kwargs:
+            return self.backbone.load_adapter(peft_model_id, adapter_name, **kwargs)
+        return add_adapter(self.backbone, os.fspath(peft_model_id))
+
+    def set_adapter(self: Any, adapter_name: list[str] | str) -> None:
+        self.backbone.set_adapter(adapter_name)
+
+    def disable_adapters(self: Any) -> None:
+        self.backbone.disable_adapters()
+
+    def enable_adapters(self: Any) -> None:
+        self.backbone.enable_adapters()
+
+    def active_adapters(self: Any) -> list[str]:
+        return list(self.backbone.active_adapters())
+
+    def get_adapter_state_dict(self: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        return dict(self.backbone.get_adapter_state_dict(*args, **kwargs))
+
+    def delete_adapter(self: Any, adapter_names: list[str] | str) -> None:
+        self.backbone.delete_adapter(adapter_names)
 
 
 def merge_adapter(backbone: nn.Module) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from .adapters_ume import adapter_of, add_adapter, lacking_rows
+from .adapters_ume import BackboneAdapters, adapter_of, add_adapter, lacking_rows
 from .backbone_ume import audit_loading, flag_attention, load_backbone
 from .patches_ume import multiply_patches
 from .saving_ume import copy_code, write_sentence_transformers_files
@@ -26,7 +26,7 @@ from .settings_ume import FILLED_ROWS, UmeSettings, UmeSettingsError
 PREFIX = "backbone."
 
 
-class UmePreTrainedModel(PreTrainedModel):
+class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[misc]
     """A backbone plus :class:`UmeSettings`; loads and saves in the backbone's native layout."""
 
     base_model_prefix = "backbone"
