@@ -172,6 +172,7 @@ class Done:
     Attributes:
         run: sha256 of the ``run.json`` that it belongs to.
         units, rows: how many were read, and how many vectors came of it.
+        content: hash of all that its items hold, files that they name included: with another, the part is made anew.
         files: name -> ``{"bytes", "sha256"}``.
         errors: ``{"id", "reason"}`` of every item that has no vector.
         halved_to: tokens of a batch, where memory did not hold those that were asked for. Other batches round
@@ -181,6 +182,7 @@ class Done:
     run: str
     units: int
     rows: int
+    content: str
     files: dict[str, dict[str, Any]]
     errors: list[dict[str, str]]
     halved_to: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from .inputs import InputError, Row, Source, Unit
+from .inputs.content import ContentHash
 from .inputs.unit import bytes_of, reason_of
 from .scratch import Scratch
 from .shard_files import SURROUNDINGS, Done, Run, part_name, read_done, write_part
@@ -88,23 +90,40 @@ class ShardWork:
         """Make one part, unless it is there; returns how many units it has."""
         part = part_name(number, self.run.parts)
         done = read_done(self.folder, part, self.run, self.digest, hashes=True)
+        if done is not None and not self._is_current(part, done, units):
+            first = number * self.run.shard_size
+            units = islice(self.source.units(), first, first + self.run.shard_size)
+            done = None
         if done is None:
             done = self._make(part, self._expected(number), units, bar)
             if done is None:
                 return 0  # the end of a stream, on the edge of a shard
             self.report.made += 1
-            count = done.units
         else:
-            count = sum(1 for _ in units)
-            if count != done.units:
-                raise InputError(
-                    f"{part} was made of {done.units} units, and the source has {count} there now"
-                )
             self.report.kept += 1
+        count = done.units
         self.report.rows += done.rows
         self.report.failed += len(done.errors)
         bar.set_postfix({"failed": self.report.failed}, refresh=False)
         return count
+
+    def _is_current(self, part: str, done: Done, units: Iterator[Unit]) -> bool:
+        """Whether a finished part is of what is there now; reads all of it.
+
+        Raises:
+            InputError: the source has another number of units there.
+        """
+        counted, content = _Counted(units), ContentHash()
+        for row in counted.rows():
+            content.add(row)
+        if counted.units != done.units:
+            raise InputError(
+                f"{part} was made of {done.units} units, and the source has {counted.units} there now"
+            )
+        if content.hexdigest() == done.content:
+            return True
+        warnings.warn(f"{part} was made of other content than is there now: it is made again", stacklevel=4)
+        return False
 
     def _expected(self, number: int) -> int | None:
         """Units that a part is to have; None in a stream."""
@@ -113,13 +132,17 @@ class ShardWork:
         return min(self.run.shard_size, self.run.units - number * self.run.shard_size)
 
     def _make(self, part: str, expected: int | None, units: Iterator[Unit], bar: Any) -> Done | None:
-        counted = _Counted(units)
+        counted, content = _Counted(units), ContentHash()
         ids: list[str] = []
         seen: set[str] = set()
         blocks: list[NDArray[Any]] = [np.zeros((0, self.run.dim), self.run.dtype)]
         errors: list[dict[str, str]] = []
         self.halved_to = None
         for rows in _chunks(counted.rows()):
+            for row in (
+                rows
+            ):  # before they are encoded: a file that changes meanwhile has another hash the next time
+                content.add(row)
             vectors, reasons = self._encode(rows)
             keep = []
             for position, row in enumerate(rows):
@@ -137,7 +160,7 @@ class ShardWork:
         if expected is not None and counted.units != expected:
             raise InputError(f"the source changed: {part} has {counted.units} units, {expected} were there")
         files = write_part(self.scratch, part, self.run, ids, np.concatenate(blocks))
-        done = Done(self.digest, counted.units, len(ids), files, errors, self.halved_to)
+        done = Done(self.digest, counted.units, len(ids), content.hexdigest(), files, errors, self.halved_to)
         self.scratch.put(f"{part}.done.json", done.to_json())
         return done
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .inputs import Source
-from .manifest import library_versions
+from .manifest import is_former, library_versions
 from .scratch import Scratch
 from .shard_files import DTYPES, FORMATS, RUN, Run, ShardMismatchError, open_folder, read_run
 from .shard_work import ShardEncoder, ShardReport, ShardWork
@@ -121,6 +121,11 @@ def _agree(
     elif not resume:
         raise FileExistsError(f"{folder} holds a run already: resume it, or give another folder")
     run, digest = found
+    if is_former(run.fingerprint, wanted.fingerprint):
+        raise ShardMismatchError(
+            f"{folder} was begun by an earlier umekit, which did not note what its parts were made of: begin anew in "
+            "another folder"
+        )
     adopted = {name: run.options.get(name) for name in ADOPTED if wanted.options[name] is None}
     different = run.differences(replace(wanted, options=wanted.options | adopted))
     if different:

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...encoding.manifest import library_versions, write_atomically
+from ...encoding.manifest import file_sha256, library_versions, write_atomically
 from ...encoding.ownership import ForeignFileError, check_own, json_of, make_marked, read_mark, remove_marked
 from ...encoding.shard_files import ERRORS, PART_FILE
+from ...encoding.shard_files import MANIFEST as SHARDS
 from ...encoding.shard_work import ShardEncoder
 from ...encoding.shards import encode_shards
 from ..formats.media import MediaRoot
@@ -156,7 +157,10 @@ def mine(
     encode_shards(encoder, queries, work / "queries", role="query", **shard_options)
     encode_shards(encoder, entries, work / "pool", role="document", **shard_options)
     failed = _failed(work, found, max_failed)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    encoded = [
+        file_sha256(work / name / SHARDS) for name in ("queries", "pool")
+    ]  # the files may have changed
+    digest = hashlib.sha256(json.dumps([identity, encoded], sort_keys=True).encode()).hexdigest()
     blocks = work / f"blocks-{digest[:16]}"
     mine_blocks(
         found, settings, work, blocks,
