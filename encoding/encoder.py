@@ -64,6 +64,7 @@ class Encoder:
     ) -> None:
         self.model = model
         self.processor = processor
+        self.assumption = ""  # what `load` took for granted of a checkpoint that does not say what it is
         on_cpu = model.device.type == "cpu"
         self.batch_tokens = batch_tokens or (TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU)
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
@@ -74,6 +75,14 @@ class Encoder:
             f"Encoder({self.model.config.model_type}, {settings.role}, dim={self.dim}, "
             f"{self.model.dtype}, {self.model.device})"
         )
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what is not there: asked to score, an embedder says what it is."""
+        if name in ("rerank", "rerank_many"):
+            text = "this checkpoint is an embedder: it has vectors and scores no pairs"
+            assumption = self.__dict__.get("assumption")
+            raise AttributeError(f"{text}. {assumption}" if assumption else text)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def dim(self) -> int:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
 
 from ..modeling.adapters_ume import CONFIG_FILE, AdapterSource, adapter_of
 from ..modeling.generative_ume import UmeForGenerativeEmbedding
 from ..modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from ..modeling.packing_ume import pack_on_cpu
 from ..modeling.reranker_ume import UmeForReranking
-from ..modeling.settings_ume import ROLES, UmeSettings
+from ..modeling.settings_ume import ROLES, UmeSettings, UmeSettingsError
 from ..processing.processing_ume import UmeProcessor
 from .adapters import add_adapter
+from .checkpoint_files import find_file, installed_classes, read_config, read_json
+from .choosing import choose_preset
 from .compiling import compile_layers
 from .encoder import Encoder
 from .forking import compute_alone_after_fork
-from .presets import Preset, PresetError, fill_rows, find_preset, get_preset
+from .presets import Preset, fill_rows
 from .reranker import Reranker
 
 CLASSES: dict[str, Any] = {
@@ -30,6 +32,7 @@ CLASSES: dict[str, Any] = {
     "reranker": UmeForReranking,
 }
 DEFAULT_MODEL = "ume-tiny"
+ST_CONFIG = "config_sentence_transformers.json"
 
 
 class ProcessorMismatchError(ValueError):
@@ -54,7 +57,8 @@ def load(
         path: folder or Hub repository; None is ume-tiny, which comes with the package. An adapter goes onto the base
             that it names; settings and processor are the adapter folder's, where it has them.
         preset: a published system (``umekit.encoding.presets``), for checkpoints without our settings; found by
-            itself where the repository is known.
+            itself where the repository is known or the files give it away. ``"none"`` for a plain backbone: where
+            nothing is said and nothing found, a warning names what it may be.
         role: what to load the checkpoint as; its own role when None.
         device: where it runs; CUDA where there is one, else the CPU, when None.
         dtype: of the weights; the checkpoint's on CUDA and float32 on a CPU when None.
@@ -64,6 +68,7 @@ def load(
         compile: ``torch.compile`` the layers of a discriminative checkpoint (:func:`compile_layers`): slow to begin,
             for long runs.
         model_kwargs: go to ``from_pretrained`` (``attn_implementation``, ``quantization_config``, ``device_map``...).
+            ``trust_remote_code=True`` is ignored with a warning: a repository's code is never run.
             With ``"flash_attention_2"`` and ``"packed_sdpa"``, embedding at once computes no padding; on a CPU the
             latter is the default.
 
@@ -71,22 +76,32 @@ def load(
         LoadAuditError: the checkpoint leaves a weight missing.
         UmeSettingsError: it is newer than this umekit, or its settings cannot be had.
         ProcessorMismatchError: its processor belongs to another model.
-        PresetError: no such preset, or not one of this checkpoint's family.
+        PresetError: no such preset, or not one of this checkpoint's family or kind; a reranker without its preset.
+        CheckpointFilesError: a file is too large, too deep or not what it should be; weights that are no safetensors
+            of the folder, or far fewer than the config asks for.
+        RemoteCodeError: it can only be opened by running code that it brings.
         ValueError: no such role, or ``compile`` for another one than the discriminative.
     """
     compute_alone_after_fork()
     source = os.fspath(path) if path is not None else str(packaged_model())
     hub: dict[str, Any] = {"revision": revision} if revision is not None else {}
+    if model_kwargs.pop("trust_remote_code", False):
+        warnings.warn("trust_remote_code is ignored: umekit.load never runs a repository's code", stacklevel=2)
     if adapter is None and (bare := bare_adapter(source)) is not None:
         source, adapter = bare.base, source
-    config = AutoConfig.from_pretrained(source, **hub)
-    record = choose_preset(source, config, preset, compat, hub)
-    added: tuple[Any, ...] = ()
+    config = read_config(source, hub)
+    names = [os.fspath(adapter)] if adapter is not None else []
+    choice = choose_preset(
+        source, config, name=preset, role=role, compat=compat, hub=hub, names=names, stacklevel=2
+    )
+    record, added = choice.preset, ()
     if record is None:
         settings, processor = UmeSettings.from_config(config), None
     else:
-        settings, processor, added = record.open(source, config.model_type, hub, compat)
+        with installed_classes(source):
+            settings, processor, added = record.open(source, config.model_type, hub, compat)
         settings.check_backbone(config.model_type)
+    settings = with_saved_dim(settings, source, hub, config)
     role = role or settings.role
     if role not in ROLES:
         raise ValueError(f"role is {role!r}; use one of {ROLES}")
@@ -95,7 +110,7 @@ def load(
             f"the role {role!r} cannot be loaded by this version; known are {', '.join(CLASSES)}"
         )
     if role != settings.role:
-        settings = UmeSettings(**{**_entries(settings), "role": role})
+        settings = replace(settings, role=role)
     if device is not None and model_kwargs.get("device_map") is not None:
         raise ValueError("device and device_map both say where the model goes: give one of them")
     device = torch.device(device) if device is not None else _best_device()
@@ -106,17 +121,18 @@ def load(
     if "quantization_config" in model_kwargs:  # quantised weights cannot be moved afterwards
         model_kwargs.setdefault("device_map", {"": device})
     placed = "device_map" in model_kwargs
-    model, info = CLASSES[role].from_pretrained(
-        source, config=config, settings=settings, dtype=dtype, output_loading_info=True, **hub, **model_kwargs
-    )
+    with installed_classes(source):
+        model, info = CLASSES[role].from_pretrained(
+            source, config=config, settings=settings, dtype=dtype, output_loading_info=True, **hub, **model_kwargs
+        )
+        if processor is None:
+            processor = UmeProcessor.from_pretrained(source, **hub)
     if any(weight.is_meta for weight in model.parameters()):
         raise ValueError(
             f"{source}: the device_map leaves weights outside the devices, and a vector would need them all in turn: "
             "give more or larger devices, or a quantization_config"
         )
     model.unexpected_keys = _unexpected(info, record, source)
-    if processor is None:
-        processor = UmeProcessor.from_pretrained(source, **hub)
     fill_rows(model, processor.tokenizer, added)
     if not placed:
         model.to(device)
@@ -127,7 +143,11 @@ def load(
         compile_layers(model)
     elif device.type == "cpu" and "attn_implementation" not in model_kwargs:
         pack_on_cpu(model.config)
-    return Reranker(model, processor) if role == "reranker" else Encoder(model, processor)
+    opened: Encoder | Reranker = (
+        Reranker(model, processor) if role == "reranker" else Encoder(model, processor)
+    )
+    opened.assumption = choice.assumption
+    return opened
 
 
 def bare_adapter(source: str) -> AdapterSource | None:
@@ -135,36 +155,27 @@ def bare_adapter(source: str) -> AdapterSource | None:
     folder = Path(source)
     if not (folder / CONFIG_FILE).is_file():
         return None
-    if (folder / "config.json").is_file() and AutoConfig.from_pretrained(source).to_dict().get("ume"):
+    if (folder / "config.json").is_file() and read_json(folder / "config.json").get("ume"):
         return None
     return adapter_of(source, {})
 
 
-def choose_preset(
-    source: str, config: Any, name: str | None, compat: str | None, hub: dict[str, Any]
-) -> Preset | None:
-    """The preset that a checkpoint is loaded with: the one that is named, or its repository's.
+def with_saved_dim(
+    settings: UmeSettings, source: str, hub: dict[str, Any], config: Any
+) -> UmeSettings:
+    """Settings with the ``truncate_dim`` that sentence-transformers has saved beside the weights.
 
     Raises:
-        PresetError: the name is unknown, or ``compat`` has no preset to act on.
+        UmeSettingsError: it is no whole number from 1 to the width of the model.
     """
-    own = getattr(config, "ume", None) is not None
-    if name is not None:
-        if own:
-            warnings.warn(
-                f"{source} has settings of its own; preset={name!r} replaces them all, its pixels and prompt too",
-                stacklevel=3,
-            )
-        return get_preset(name)
-    found = None
-    if not own:
-        found = find_preset(source)
-        if found is None:  # older checkpoints say in config.json where they are from
-            raw, _ = PreTrainedConfig.get_config_dict(source, **hub)
-            found = find_preset(str(raw.get("_name_or_path") or ""))
-    if compat is not None and found is None:
-        raise PresetError(f"compat={compat!r} needs a preset, and {source} is of no known system: name one")
-    return found
+    path = find_file(source, ST_CONFIG, hub)
+    saved = None if path is None else read_json(path, name=f"{source}/{ST_CONFIG}").get("truncate_dim")
+    if saved is None:
+        return settings
+    most = settings.dim or config.get_text_config().hidden_size
+    if type(saved) is not int or not 1 <= saved <= most:
+        raise UmeSettingsError(f"{source}/{ST_CONFIG}: truncate_dim is {saved!r}; use 1 to {most}, or null")
+    return replace(settings, dim=saved)
 
 
 def check_pair(model: Any, processor: UmeProcessor) -> None:
@@ -230,6 +241,3 @@ def _dtype(name: str) -> torch.dtype:
 def _best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-
-def _entries(settings: UmeSettings) -> dict[str, Any]:
-    return {name: value for name, value in settings.to_dict().items() if name != "schema"}

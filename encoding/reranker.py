@@ -66,11 +66,18 @@ class Reranker:
     ) -> None:
         self.model = model
         self.processor = processor
+        self.assumption = ""  # see Encoder
         self.batch_tokens = batch_tokens
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
 
     def __repr__(self) -> str:
         return f"Reranker({self.model.config.model_type}, {self.model.dtype}, {self.model.device})"
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what is not there: asked for vectors, a reranker says what it is."""
+        if name in ("encode", "encode_query", "encode_document"):
+            raise AttributeError("this checkpoint is a reranker: it scores pairs and has no vectors (rerank)")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def rerank(
         self,

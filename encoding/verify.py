@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..processing.processing_ume import UmeProcessor
+from .checkpoint_files import find_file, read_json
 from .golden import (
     GOLDEN_FOLDER,
     Case,
@@ -106,13 +107,15 @@ def verify(
         result.golden = os.fspath(golden)  # type: ignore[arg-type]
         if "dtype" not in load_options:
             load_options["dtype"] = wanted.dtype
-        if preset is None and wanted.preset and not _has_settings(source):
-            preset = wanted.preset
     try:
+        if wanted is not None and preset is None and wanted.preset and not _has_settings(source):
+            preset = wanted.preset
         encoder = load(source, preset=preset, **load_options)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         result.problems.append(Problem("", "load", f"{type(error).__name__}: {error}"))
         return result
+    if encoder.assumption:
+        result.problems.append(Problem("", "preset", encoder.assumption))
     audit(encoder, result)
     if wanted is not None:
         compare(encoder, wanted, result)
@@ -284,7 +287,5 @@ def _compare_vector(
 
 
 def _has_settings(source: str) -> bool:
-    from transformers import PreTrainedConfig
-
-    raw, _ = PreTrainedConfig.get_config_dict(source)
-    return raw.get("ume") is not None
+    path = find_file(source, "config.json", {})
+    return path is not None and read_json(path, name=f"{source}/config.json").get("ume") is not None

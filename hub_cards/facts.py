@@ -9,8 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
+from ..encoding.checkpoint_files import read_config
 from ..modeling.settings_ume import UmeSettings, expressible
 from ..processing.settings_processor_ume import ProcessorSettings
 
@@ -64,7 +63,7 @@ def read_facts(checkpoint: Path) -> Facts:
         FileNotFoundError: no config, no processor settings or no safetensors weights; an adapter has none.
         UmeSettingsError: the settings cannot be used by this version.
     """
-    config = AutoConfig.from_pretrained(checkpoint)
+    config = read_config(str(checkpoint))
     if not getattr(config, "ume", None):
         raise ValueError(
             f"{checkpoint}/config.json has no ume block: export the checkpoint with umekit first"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .settings_ume import filled_rows
+from .weight_files_ume import INDEX, WEIGHTS, hub_arguments, read_json
 
 CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
 NO_PEFT = "adapters need peft: pip install umekit[train]"
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_HUB = ("cache_dir", "token", "revision", "subfolder", "local_files_only")
 
 
 class AdapterError(RuntimeError):
@@ -64,18 +66,63 @@ def adapter_of(source: str, kwargs: dict[str, Any]) -> AdapterSource | None:
     """
     given = (kwargs.pop("adapter_kwargs", None) or {}).get("_adapter_model_path")
     folder = source if given is None else os.fspath(given)  # source is then perhaps the base already
-    hub = {name: kwargs[name] for name in _HUB if kwargs.get(name) not in (None, "", False)}
-    if any((Path(folder) / hub.get("subfolder", "") / name).is_file() for name in _WEIGHTS):
+    hub = hub_arguments(kwargs)
+    if any((Path(folder) / hub.get("subfolder", "") / name).is_file() for name in (WEIGHTS, INDEX)):
         return None
     path = find_adapter_config_file(folder, **hub)
     if path is None:
         return None
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    base = source if folder != source else content.get("base_model_name_or_path")
-    if not base or (os.path.isabs(base) and not os.path.isdir(base)):
-        named = f"was trained on {base}, which is not there" if base else "does not name its base"
-        raise FileNotFoundError(f"the adapter {folder} {named}: umekit.load(BASE, adapter={folder!r})")
+    content = _adapter_config(path)
+    if folder != source:  # AutoModel has read the name of the base already
+        content = {**content, "base_model_name_or_path": source}
+    base = base_named(content, folder)
     return AdapterSource(folder, base, hub, content.get("revision"))
+
+
+def base_named(config: Mapping[str, Any], folder: str) -> str:
+    """Folder or Hub repository of the base that an adapter's configuration names.
+
+    A relative folder is looked for from the adapter's own and then from the working directory, so an adapter and its
+    base can be moved together and opened from anywhere.
+
+    Raises:
+        FileNotFoundError: it names none, or a folder that is not there.
+    """
+    base = config.get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        raise FileNotFoundError(
+            f"the adapter {folder} does not name its base: umekit.load(BASE, adapter={folder!r})"
+        )
+    for place in (os.path.join(folder, base), base):
+        if os.path.isfile(os.path.join(place, "config.json")):
+            return os.path.normpath(place)
+    if os.path.isdir(base):
+        return base
+    if os.path.isabs(base) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base) or base.startswith("."):
+        raise FileNotFoundError(
+            f"the adapter {folder} was trained on {base}, which is not there (looked for from {os.path.abspath(folder)} "
+            f"and from {os.getcwd()}): umekit.load(BASE, adapter={folder!r})"
+        )
+    return base
+
+
+def name_base_from_anywhere(folder: Path) -> None:
+    """In a folder that was just saved: a local base that is named from the working directory gets its whole path."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return
+    content = _adapter_config(str(path))
+    base = content.get("base_model_name_or_path")
+    if isinstance(base, str) and base and not os.path.isabs(base) and os.path.isdir(base):
+        content["base_model_name_or_path"] = os.path.abspath(base)
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _adapter_config(path: str) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise AdapterError(f"{path} is no JSON object")
+    return content
 
 
 def lacking_rows(config: Any, base: str, kwargs: Mapping[str, Any]) -> dict[str, int]:
@@ -89,8 +136,7 @@ def lacking_rows(config: Any, base: str, kwargs: Mapping[str, Any]) -> dict[str,
     rows = filled_rows(config)
     if not rows:
         return {}
-    hub = {name: kwargs[name] for name in _HUB if name in kwargs}
-    known = AutoTokenizer.from_pretrained(base, trust_remote_code=False, **hub).get_vocab()
+    known = AutoTokenizer.from_pretrained(base, trust_remote_code=False, **hub_arguments(kwargs)).get_vocab()
     return {token: row for token, row in rows.items() if token not in known}
 
 
@@ -108,7 +154,8 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
 
     Raises:
         ImportError: peft is not installed.
-        AdapterError: a tensor of the file matches no module, a module has none, or the adapter changes nothing.
+        AdapterError: no safetensors, a tensor of the file matches no module, a module has none, or the adapter changes
+            nothing.
     """
     try:
         from peft import PeftConfig, load_peft_weights
@@ -116,6 +163,8 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
         from peft.utils import get_peft_model_state_dict
     except ImportError:
         raise ImportError(NO_PEFT) from None
+    if cached_file(source, WEIGHTS_FILE, _raise_exceptions_for_missing_entries=False, **(hub or {})) is None:
+        raise AdapterError(f"{source} has no {WEIGHTS_FILE}; a pickled .bin is not read")
     config = PeftConfig.from_pretrained(source, **(hub or {}))
     stored = {
         _native(key): value for key, value in load_peft_weights(source, device="cpu", **(hub or {})).items()
@@ -233,6 +282,6 @@ def merge_adapter(backbone: nn.Module) -> int:
 def _config_of(folder: str, hub: Mapping[str, Any]) -> Any:
     """The config of an adapter folder; None for an adapter that was saved without one."""
     try:
-        return AutoConfig.from_pretrained(folder, **hub)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, **hub)
     except OSError:
         return None

@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from .packing_ume import packed_states, packs
 from .settings_ume import UmeSettings
+from .weight_files_ume import check_before_building
 
 # What bitsandbytes should leave alone (``llm_int8_skip_modules``): the vision tower, whose sizes are no multiples of
 # its blocks, and the output matrix. Names as in memory; "visual", as on disk, would match nothing.
@@ -38,14 +39,29 @@ def load_backbone(name_or_path: str, **kwargs: Any) -> nn.Module:
 
     Raises:
         LoadAuditError: a key is missing or mismatched (transformers only warns and draws random weights).
+        CheckpointFilesError: the weights are no safetensors of the folder, or the config is not theirs.
     """
     kwargs.pop("output_loading_info", None)
-    kwargs.pop("trust_remote_code", None)  # the backbone is always a stock class
-    kwargs.setdefault("use_safetensors", True)  # a .bin is a pickle
-    auto: Any = AutoModelForImageTextToText
-    model, info = auto.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-    audit_loading(info, str(name_or_path))
+    model, info = load_stock(name_or_path, **kwargs)
+    audit_loading(info, name_or_path)
     return model
+
+
+def load_stock(source: str, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """``AutoModelForImageTextToText.from_pretrained`` by a stock class, from safetensors that were looked at before.
+
+    Returns:
+        The backbone and transformers' loading info.
+
+    Raises:
+        CheckpointFilesError: the weights are no safetensors of the folder, or the config is not theirs.
+    """
+    check_before_building(source, kwargs.get("config"), kwargs)
+    # The backbone is always a stock class, whatever the door that was opened trusts; a .bin is a pickle.
+    safe = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    auto: Any = AutoModelForImageTextToText
+    model, info = auto.from_pretrained(source, *args, **{**kwargs, **safe})
+    return model, info
 
 
 def audit_loading(info: dict[str, Any], source: str) -> None:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from .adapters_ume import BackboneAdapters, adapter_of, add_adapter, lacking_rows
-from .backbone_ume import audit_loading, flag_attention, load_backbone
+from .adapters_ume import BackboneAdapters, adapter_of, add_adapter, lacking_rows, name_base_from_anywhere
+from .backbone_ume import audit_loading, flag_attention, load_backbone, load_stock
 from .patches_ume import multiply_patches
 from .saving_ume import copy_code, write_sentence_transformers_files
 from .settings_ume import FILLED_ROWS, UmeSettings, UmeSettingsError
@@ -80,6 +80,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
 
         Raises:
             LoadAuditError: a weight is missing or has another shape; nothing is ever left random.
+            CheckpointFilesError: the weights are no safetensors of the folder, or the config is not theirs.
             UmeSettingsError: the ``ume`` block cannot be used by this class.
             AdapterError: a tensor of the adapter found no place, or it changes nothing.
             FileNotFoundError: the adapter's base is not there.
@@ -92,9 +93,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
             source, kwargs = adapter.base, adapter.base_arguments(config, kwargs)
         elif config is not None:
             kwargs["config"] = config
-        kwargs.setdefault("use_safetensors", True)  # a .bin is a pickle
-        auto: Any = AutoModelForImageTextToText
-        backbone, info = auto.from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
+        backbone, info = load_stock(source, *model_args, **kwargs)
         audit_loading(info, source)
         model = cls(backbone.config, backbone, settings)
         if adapter is not None:
@@ -166,6 +165,8 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         config.auto_map = {"AutoModel": f"{module}.{type(self).__name__}"}
         flag_attention(config, self.settings)
         self.backbone.save_pretrained(folder, state_dict=state_dict, **kwargs)
+        if self._hf_peft_config_loaded:
+            name_base_from_anywhere(folder)
         if not (folder / "config.json").is_file():  # an adapter alone is saved without its base's config
             config.save_pretrained(folder)
         copy_code(folder, source, getattr(self.config, "_commit_hash", None))

@@ -21,6 +21,7 @@ CODE_FILES = (
     "patches_ume.py",
     "backbone_ume.py",
     "evaluating_ume.py",
+    "weight_files_ume.py",
     "adapters_ume.py",
     "composed_ume.py",
     "saving_ume.py",

@@ -214,7 +214,9 @@ class UmeTransformer(InputModule):
             "local_files_only": local_files_only,
         }
         hub = {name: value for name, value in hub.items() if value not in (None, "", False)}
-        config = AutoConfig.from_pretrained(model_name_or_path, **hub, **(config_kwargs or {}))
+        config = AutoConfig.from_pretrained(
+            model_name_or_path, **{**hub, **(config_kwargs or {}), "trust_remote_code": False}
+        )
         settings = UmeSettings.from_config(config)
         role = settings.role
         if role == "reranker":  # stock modules are written where they give equal scores, this one where not

@@ -67,7 +67,7 @@ def read_processor_settings(
     path = cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False, **hub)
     stored = json.loads(Path(path).read_text(encoding="utf-8")).get("ume") if path else None
     if stored is None:
-        config = AutoConfig.from_pretrained(source, **hub)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
         if getattr(config, "ume", None) is not None and path:
             raise ValueError(
                 f"{source}: config.json has umekit's settings, processor_config.json has lost them (saved by a native "

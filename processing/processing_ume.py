@@ -117,9 +117,10 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
             )
         source = os.fspath(pretrained_model_name_or_path)
         hub = {key: kwargs[key] for key in _HUB_KEYS if kwargs.get(key) is not None}
-        image_processor = AutoImageProcessor.from_pretrained(source, **hub)
+        # Whatever the door that was opened trusts: only this class is the repository's, these are stock ones.
+        image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **hub)
         text = {key: kwargs[key] for key in _TOKENIZER_KEYS if kwargs.get(key) is not None}
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub, **text)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub, **text)
         stored, template = read_processor_settings(source, image_processor, hub)
         if settings is not None:
             stored, template = settings, None

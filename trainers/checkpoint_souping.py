@@ -20,11 +20,11 @@ from torch import Tensor
 from ..encoding.golden import GOLDEN_FOLDER, make_golden
 from ..encoding.loading import load
 from ..encoding.ownership import new_folder
+from ..modeling.weight_files_ume import INDEX, INDEX_BYTES, WEIGHTS, read_json, shard_names
 from .lora_folders import SoupError, has_settings
 from .lora_surroundings import check_surroundings, write_surroundings
 from .souping import SoupReport, largest_difference, normalised, probe
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 GENERATION = "generation_config.json"
 SHARD_BYTES = 4 << 30
 
@@ -168,11 +168,8 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{folder} has no {WEIGHTS}; only safetensors are read")
-    places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    names = sorted({str(name) for name in places.values()})
-    if any(Path(name).name != name for name in names):
-        raise SoupError(f"{folder / INDEX} names files outside of its folder")
-    return [folder / name for name in names]
+    path = folder / INDEX
+    return [folder / name for name in shard_names(read_json(path, INDEX_BYTES), str(path))]
 
 
 def _sha256(folder: Path) -> str:

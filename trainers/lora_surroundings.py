@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
+from ..encoding.checkpoint_files import read_config
 from ..modeling.saving_ume import copy_code, write_sentence_transformers_files
 from ..modeling.settings_ume import UmeSettings
 from ..processing.processing_ume import UmeProcessor
@@ -39,7 +38,7 @@ def check_surroundings(first: Path, other: Path) -> None:
 def write_surroundings(source: Path, target: Path) -> None:
     """Write config, code and sentence-transformers files, and the processor, as far as ``source`` has them."""
     if has_settings(source):
-        config = AutoConfig.from_pretrained(source)
+        config = read_config(str(source))
         config.save_pretrained(target)
         settings = UmeSettings.from_config(config)
         copy_code(target, str(source))

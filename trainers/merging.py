@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from ..encoding.adapters import add_adapter, merge_adapter
+from ..encoding.checkpoint_files import installed_classes, read_config
 from ..encoding.encoder import Encoder
 from ..encoding.golden import GOLDEN_FOLDER, make_golden
 from ..encoding.loading import CLASSES, check_pair, load
 from ..encoding.ownership import new_folder
 from ..encoding.reranker import Reranker
 from ..encoding.verify import verify
-from ..modeling.adapters_ume import lacking_rows
+from ..modeling.adapters_ume import base_named, lacking_rows
 from ..modeling.settings_ume import UmeSettings
+from ..modeling.weight_files_ume import read_json
 from ..processing.processing_ume import UmeProcessor
 from .lora_folders import CONFIG_FILE, has_settings
 
@@ -80,13 +80,14 @@ def open_base(
     source = base_of(folder) if base is None else os.fspath(base)
     if not has_settings(folder):
         return load(source, device="cpu", dtype=dtype)
-    config = AutoConfig.from_pretrained(folder)
+    config = read_config(str(folder))
     settings = UmeSettings.from_config(config)
-    model = CLASSES[settings.role].from_pretrained(source, settings=settings, dtype=dtype)
-    model.fill_rows(lacking_rows(config, source, {}))
-    processor = UmeProcessor.from_pretrained(
-        folder if (folder / "processor_config.json").is_file() else source
-    )
+    with installed_classes(source):
+        model = CLASSES[settings.role].from_pretrained(source, settings=settings, dtype=dtype)
+        model.fill_rows(lacking_rows(config, source, {}))
+        processor = UmeProcessor.from_pretrained(
+            folder if (folder / "processor_config.json").is_file() else source
+        )
     check_pair(model, processor)
     return Reranker(model, processor) if settings.role == "reranker" else Encoder(model, processor)
 
@@ -100,14 +101,10 @@ def base_of(folder: Path) -> str:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not an adapter folder: it has no {CONFIG_FILE}")
-    named = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not named:
-        raise FileNotFoundError(f"{path} names no base model: say which it is (base=, --base)")
-    if Path(named).is_absolute() and not Path(named).is_dir():
-        raise FileNotFoundError(
-            f"{folder} was trained on {named}, which is not there: name the base (base=, --base)"
-        )
-    return str(named)
+    try:
+        return base_named(read_json(path), str(folder))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; here: name the base (base=, --base)") from None
 
 
 def save_checkpoint(encoder: Any, folder: Path) -> None:

@@ -11,7 +11,7 @@ from ...processing.prompts_ume import PromptSettings
 from ...processing.settings_processor_ume import ProcessorSettings
 from ...processing.video_ume import Sampling
 from ...processing.vision_ume import PixelBudget
-from .preset import AddedToken, Difference, Preset
+from .preset import AddedToken, Difference, Preset, Traces
 from .templates import ASSISTANT, END, SYSTEM_TURN, USER, gather
 
 TOKEN = 28**2
@@ -52,6 +52,7 @@ LAMRA_RET = Preset(
     model=UmeSettings(role="discriminative", attention="causal", positions="1d", pooling="token"),
     processor=processor,
     tokens=(AddedToken("<emb>", "spare"),),
+    traces=Traces(tokens=("<emb>",), classes=("Qwen2VLRet",)),
     differences=(
         Difference(
             official="with transformers 4.47 demo.py has M-RoPE on its first call, 1-D positions on later ones",

@@ -54,6 +54,21 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Traces:
+    """What a system leaves in the files of its checkpoints and others do not; see ``recognising``.
+
+    Attributes:
+        tokens: special tokens of its tokenizers: of those that any system leaves, a checkpoint has exactly these.
+        classes: beginnings of the class that ``config.json`` names (``architectures``).
+        phrases: words of its prompt in templates and prompts, as they stand in Jinja and in JSON.
+    """
+
+    tokens: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Preset:
     """One published system.
 
@@ -69,7 +84,8 @@ class Preset:
         differences: what that changes, for the documentation.
         sources: settings' names to where they are from.
         fixture: name of the system in published fixtures, and their array of vectors to compare with.
-        spare_keys: weights of the published files that embedding does not need.
+        spare_keys: weights of the published files that embedding does not need; they give the system away.
+        traces: what else gives it away.
     """
 
     name: str
@@ -84,6 +100,7 @@ class Preset:
     sources: Mapping[str, str] = field(default_factory=dict)
     fixture: tuple[str, str] = ("", "")
     spare_keys: tuple[str, ...] = ()
+    traces: Traces = field(default_factory=Traces)
 
     def open(
         self, source: str, model_type: str, hub: Mapping[str, Any], compat: str | None = None
@@ -99,8 +116,8 @@ class Preset:
             raise PresetError(
                 f"the preset {self.name} is for {' and '.join(self.families)}, this checkpoint is {model_type}"
             )
-        image_processor = AutoImageProcessor.from_pretrained(source, **hub)
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+        image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
         known = tokenizer.get_vocab()
         missing = tuple(token for token in self.tokens if token.text not in known)
         tokenizer.add_tokens([token.text for token in missing])

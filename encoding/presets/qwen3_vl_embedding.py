@@ -12,7 +12,7 @@ from ...processing.prompts_ume import PromptSettings
 from ...processing.settings_processor_ume import ProcessorSettings
 from ...processing.video_ume import Sampling
 from ...processing.vision_ume import PixelBudget
-from .preset import Difference, Preset
+from .preset import Difference, Preset, Traces
 from .templates import ASSISTANT, END, USER, gather, punctuation
 
 TOKEN = 32**2
@@ -60,6 +60,7 @@ QWEN3_VL_EMBEDDING = Preset(
     name="qwen3-vl-embedding",
     fixture=("qwen3vl_embedding", "alone"),
     repos=("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B"),
+    traces=Traces(phrases=(DEFAULT_INSTRUCTION,)),
     families=("qwen3_vl",),
     model=UmeSettings(role="discriminative", attention="causal", positions="mrope", pooling="last"),
     processor=processor,

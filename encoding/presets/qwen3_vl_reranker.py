@@ -10,7 +10,7 @@ from ...processing.prompts_ume import PromptSettings
 from ...processing.settings_processor_ume import ProcessorSettings
 from . import qwen3_vl_embedding
 from .pair_templates import gather_pair
-from .preset import Difference, Preset
+from .preset import Difference, Preset, Traces
 from .templates import ASSISTANT, END, USER
 
 DEFAULT_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
@@ -47,6 +47,7 @@ QWEN3_VL_RERANKER = Preset(
     name="qwen3-vl-reranker",
     fixture=("qwen3vl_reranker", "scores_alone"),
     repos=("Qwen/Qwen3-VL-Reranker-2B", "Qwen/Qwen3-VL-Reranker-8B"),
+    traces=Traces(phrases=(JUDGE.partition(".")[0], DEFAULT_INSTRUCTION)),
     families=("qwen3_vl",),
     model=UmeSettings(role="reranker", attention="causal", positions="mrope", pooling="last"),
     processor=processor,

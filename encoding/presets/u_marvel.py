@@ -12,7 +12,7 @@ from ...processing.prompts_ume import PromptSettings
 from ...processing.settings_processor_ume import ProcessorSettings
 from ...processing.video_ume import Sampling
 from ...processing.vision_ume import PixelBudget
-from .preset import AddedToken, Difference, Preset
+from .preset import AddedToken, Difference, Preset, Traces
 from .templates import ASSISTANT, END, SYSTEM_TURN, USER, gather
 
 TOKEN = 28**2
@@ -103,6 +103,7 @@ U_MARVEL = Preset(
     fixture=("umarvel_qwen2vl", "alone_eager"),
     spare_keys=("sim.temp",),
     repos=("TencentBAC/U-MARVEL-Qwen2VL-7B-Instruct",),
+    traces=Traces(tokens=tuple(token.text for token in TOKENS), classes=("Qwen2VLRet",)),
     families=("qwen2_vl",),
     model=UmeSettings(role="discriminative", attention="bidirectional", positions="1d", pooling="mean"),
     processor=qwen2_processor,
@@ -123,6 +124,7 @@ U_MARVEL_QWEN3VL = Preset(
     fixture=("umarvel_qwen3vl", "alone_pil_processor"),
     spare_keys=("sim.temp",),
     repos=("TencentBAC/U-MARVEL-Qwen3VL-4B-Instruct",),
+    traces=Traces(tokens=tuple(token.text for token in TOKENS), classes=("Qwen3VLRet",)),
     families=("qwen3_vl",),
     model=UmeSettings(
         role="discriminative", attention="bidirectional", positions="1d", deepstack=False, pooling="mean"

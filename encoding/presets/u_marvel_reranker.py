@@ -14,7 +14,7 @@ from ...processing.prompts_ume import PromptSettings
 from ...processing.settings_processor_ume import ProcessorSettings
 from . import u_marvel
 from .pair_templates import gather_pair
-from .preset import Difference, Preset
+from .preset import Difference, Preset, Traces
 from .templates import ASSISTANT, END, SYSTEM_TURN, USER
 
 # A line continuation inside the string left 24 spaces, and "responed" is theirs: it was trained so.
@@ -52,6 +52,7 @@ U_MARVEL_RERANKER = Preset(
     name="u-marvel-reranker",
     fixture=("umarvel_reranker", "scores_alone"),
     repos=(),
+    traces=Traces(phrases=(JUDGE.partition(".")[0],)),
     families=("qwen2_vl",),
     model=UmeSettings(role="reranker", attention="causal", positions="mrope", pooling="last"),
     processor=processor,

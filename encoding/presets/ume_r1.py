@@ -12,7 +12,7 @@ from ...processing.prompts_ume import PromptSettings
 from ...processing.settings_processor_ume import ProcessorSettings
 from ...processing.video_ume import Sampling
 from ...processing.vision_ume import PixelBudget
-from .preset import Difference, Preset
+from .preset import Difference, Preset, Traces
 from .templates import ASSISTANT, END, SYSTEM_TURN, USER, gather
 
 TOKEN = 28**2
@@ -70,6 +70,7 @@ UME_R1 = Preset(
     name="ume-r1",
     fixture=("ume_r1", "gen_alone"),
     repos=("zhibinlan/UME-R1-2B", "zhibinlan/UME-R1-7B"),
+    traces=Traces(tokens=("<disc_emb>", "<gen_emb>")),
     families=("qwen2_vl",),
     model=UmeSettings(
         role="generative", attention="causal", positions="mrope", pooling="token", max_new_tokens=8192

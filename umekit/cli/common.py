@@ -113,7 +113,8 @@ def load_reranker(args: argparse.Namespace) -> Any:
     """
     reranker = _load(args, args.model)
     if not hasattr(reranker, "rerank"):
-        raise UsageError(f"{args.model} is an embedder: it has vectors and scores no pairs (umekit search)")
+        unclear = f". {reranker.assumption}" if reranker.assumption else " (umekit search)"
+        raise UsageError(f"{args.model} is an embedder: it has vectors and scores no pairs{unclear}")
     return reranker
 
 
