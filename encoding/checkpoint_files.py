@@ -58,9 +58,8 @@ def installed_classes(source: str) -> Iterator[None]:
         if "trust_remote_code" not in text and "custom code" not in text:
             raise
         raise RemoteCodeError(
-            f"{source} asks for code of its own (auto_map) where no installed class fits: {text.splitlines()[0][:200]} "
-            "umekit never runs a repository's code: export the checkpoint to a stock class, or open it with "
-            "transformers itself"
+            f"{source} asks for code of its own where no installed class fits ({_auto_maps(source)}): umekit never "
+            "runs a repository's code; export the checkpoint to a stock class, or open it with transformers itself"
         ) from None
 
 
@@ -89,6 +88,17 @@ def read_config(source: str, hub: Mapping[str, Any] | None = None) -> Any:
             ) from error
 
 
+def _auto_maps(source: str) -> str:
+    """Which classes the files of a checkpoint name as its own."""
+    found = []
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
+        path = find_file(source, name, {})
+        named = read_json(path, LIMITS[name], name).get("auto_map") if path is not None else None
+        if isinstance(named, dict):
+            found += [f"{name}: {kind} is {value}" for kind, value in sorted(named.items())]
+    return "; ".join(found)[:500] or "auto_map"
+
+
 def check_files(source: str, hub: Mapping[str, Any]) -> None:
     """Raise :class:`CheckpointFilesError` where a file of a checkpoint is not what it should be; see ``LIMITS``."""
     for name, most in LIMITS.items():
@@ -104,8 +114,10 @@ def check_files(source: str, hub: Mapping[str, Any]) -> None:
         content = read_json(path, most, f"{source}/{name}")
         if name == "config.json":
             check_config(content, f"{source}/{name}", stored_tensors(source, hub))
-        elif not isinstance(content, dict) and name != "modules.json":
-            raise CheckpointFilesError(f"{source}/{name} is no JSON object")
+        elif not isinstance(content, list if name == "modules.json" else dict):
+            raise CheckpointFilesError(
+                f"{source}/{name} is no JSON {'list' if name == 'modules.json' else 'object'}"
+            )
 
 
 def find_file(source: str, name: str, hub: Mapping[str, Any]) -> Path | None:

@@ -77,7 +77,9 @@ def choose_preset(
         return Choice(preset)
     text = _unclear(source, str(raw.get("model_type")), found.likely)
     if found.kind == "reranker" or role == "reranker":
-        raise PresetError(f"{source} is to be a reranker, and which prompt it was trained with is not known. {text}")
+        raise PresetError(
+            f"{source} is to be a reranker, and which prompt it was trained with is not known. {text}"
+        )
     if role is None:
         text += f" {ASSUMED}"
         warnings.warn(f"{text} {SILENT}", UnknownSystemWarning, stacklevel=stacklevel + 1)
@@ -94,7 +96,9 @@ def _over_own_settings(
     preset = get_preset(name)
     role = own.get("role", "discriminative") if isinstance(own, Mapping) else "discriminative"
     if (role == "reranker") != (preset.model.role == "reranker"):
-        raise PresetError(f"{source} is a {role} checkpoint, preset={name!r} is for a {preset.model.role} one")
+        raise PresetError(
+            f"{source} is a {role} checkpoint, preset={name!r} is for a {preset.model.role} one"
+        )
     warnings.warn(
         f"{source} has settings of its own; preset={name!r} replaces them all, its pixels and prompt too",
         stacklevel=stacklevel + 1,

@@ -86,7 +86,9 @@ def load(
     source = os.fspath(path) if path is not None else str(packaged_model())
     hub: dict[str, Any] = {"revision": revision} if revision is not None else {}
     if model_kwargs.pop("trust_remote_code", False):
-        warnings.warn("trust_remote_code is ignored: umekit.load never runs a repository's code", stacklevel=2)
+        warnings.warn(
+            "trust_remote_code is ignored: umekit.load never runs a repository's code", stacklevel=2
+        )
     if adapter is None and (bare := bare_adapter(source)) is not None:
         source, adapter = bare.base, source
     config = read_config(source, hub)
@@ -123,7 +125,13 @@ def load(
     placed = "device_map" in model_kwargs
     with installed_classes(source):
         model, info = CLASSES[role].from_pretrained(
-            source, config=config, settings=settings, dtype=dtype, output_loading_info=True, **hub, **model_kwargs
+            source,
+            config=config,
+            settings=settings,
+            dtype=dtype,
+            output_loading_info=True,
+            **hub,
+            **model_kwargs,
         )
         if processor is None:
             processor = UmeProcessor.from_pretrained(source, **hub)
@@ -160,9 +168,7 @@ def bare_adapter(source: str) -> AdapterSource | None:
     return adapter_of(source, {})
 
 
-def with_saved_dim(
-    settings: UmeSettings, source: str, hub: dict[str, Any], config: Any
-) -> UmeSettings:
+def with_saved_dim(settings: UmeSettings, source: str, hub: dict[str, Any], config: Any) -> UmeSettings:
     """Settings with the ``truncate_dim`` that sentence-transformers has saved beside the weights.
 
     Raises:
@@ -240,4 +246,3 @@ def _dtype(name: str) -> torch.dtype:
 
 def _best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-

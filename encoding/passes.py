@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..modeling.decoding_ume import Decoding
 from ..modeling.generative_ume import decoding_of, details_of, streams_of
-from ..modeling.pooling_ume import DegenerateVectorError, check_vectors
+from ..modeling.pooling_ume import DegenerateVectorError, check_dim, check_vectors
 from ..processing.collating_ume import Prepared
 from .batching import plan_batches
 
@@ -110,8 +110,9 @@ def plan_pass(
     """Check a caller's wishes against the model's role.
 
     Raises:
-        ValueError: no such mode, or a wish that only a mode that thinks can fulfil.
+        ValueError: no such mode, no such ``dim``, or a wish that only a mode that thinks can fulfil.
     """
+    dim = None if dim is None else check_dim(dim, model.dim)
     role = model.settings.role
     known = MODES_OF_ROLE[role]
     mode = mode or known[0]

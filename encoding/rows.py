@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..modeling.pooling_ume import check_dim
 from .inputs.rooted import Columns
 from .inputs.unit import Row, reason_of
 
@@ -99,7 +100,9 @@ class EncodeRows:
         rows = self.rows(batch)
         encoder = self.encoder(rank)
         good = [number for number, row in enumerate(rows) if row.error is None]
-        vectors = np.full((len(rows), self.options["dim"] or encoder.dim), np.nan, dtype=np.float32)
+        asked = self.options["dim"]
+        dim = encoder.dim if asked is None else check_dim(asked, encoder.dim)
+        vectors = np.full((len(rows), dim), np.nan, dtype=np.float32)
         errors = [row.error or "" for row in rows]
         if good:
             encoded = encoder.encode(

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..modeling.pooling_ume import check_dim
 from .inputs import Source
 from .manifest import is_former, library_versions
 from .scratch import Scratch
@@ -92,7 +93,7 @@ def encode_shards(
         source=source.fingerprint(),
         units=source.count(),
         shard_size=shard_size,
-        dim=dim or encoder.dim,
+        dim=encoder.dim if dim is None else check_dim(dim, encoder.dim),
         format=format,
         dtype=dtype,
         options=options,

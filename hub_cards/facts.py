@@ -144,7 +144,8 @@ def settings_rows(facts: Facts) -> list[tuple[str, str]]:
     ]  # fmt: skip
     for role, text in facts.processor.prompt.instructions.items():
         if text:
-            rows.append((f"Default instruction of a {role}", f"`{text}`"))
+            of = "neither query nor document" if role == "default" else f"a {role}"
+            rows.append((f"Default instruction of {of}", f"`{text}`"))
     return [*rows, ("Saved with", f"transformers {facts.saved_with}")]
 
 

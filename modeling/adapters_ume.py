@@ -88,11 +88,10 @@ def base_named(config: Mapping[str, Any], folder: str) -> str:
     Raises:
         FileNotFoundError: it names none, or a folder that is not there.
     """
+    said = f"name the base (base=, --base; umekit.load(BASE, adapter={folder!r}))"
     base = config.get("base_model_name_or_path")
     if not base or not isinstance(base, str):
-        raise FileNotFoundError(
-            f"the adapter {folder} does not name its base: umekit.load(BASE, adapter={folder!r})"
-        )
+        raise FileNotFoundError(f"the adapter {folder} names no base model: {said}")
     for place in (os.path.join(folder, base), base):
         if os.path.isfile(os.path.join(place, "config.json")):
             return os.path.normpath(place)
@@ -100,8 +99,8 @@ def base_named(config: Mapping[str, Any], folder: str) -> str:
         return base
     if os.path.isabs(base) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base) or base.startswith("."):
         raise FileNotFoundError(
-            f"the adapter {folder} was trained on {base}, which is not there (looked for from {os.path.abspath(folder)} "
-            f"and from {os.getcwd()}): umekit.load(BASE, adapter={folder!r})"
+            f"the adapter {folder} was trained on {base}, which is not there: {said}. It was looked for from "
+            f"{os.path.abspath(folder)} and {os.getcwd()}"
         )
     return base
 

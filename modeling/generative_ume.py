@@ -19,7 +19,7 @@ from .backbone_ume import back_home
 from .decoding_ume import Decoding, prefill
 from .evaluating_ume import evaluated
 from .modeling_ume import UmeForDiscriminativeEmbedding, UmeOutput
-from .pooling_ume import DIRECT_SLOT, GENERATED_SLOT, check_vectors, pool
+from .pooling_ume import DIRECT_SLOT, GENERATED_SLOT, check_dim, check_vectors, pool
 from .reasoning_ume import Rollout, ThoughtTokens, think
 from .settings_ume import UmeSettings, UmeSettingsError
 
@@ -187,6 +187,7 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
             DegenerateVectorError: a vector is zero, constant or not finite.
         """
         mode = mode or "generative"
+        kept = self.dim if dim is None else check_dim(dim, self.dim)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
         decoding = decoding_of(self.settings, num_samples, max_new_tokens, temperature, top_p)
         seed = _fresh_seed() if seed is None else seed
@@ -214,7 +215,7 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
                         parts[name][place] = vector
             for place, thoughts in zip(places, found.rollouts, strict=False):
                 rollouts[place] = thoughts
-        shape = (0, dim or self.dim) if reduce is not None else (0, num_samples, dim or self.dim)
+        shape = (0, kept) if reduce is not None else (0, num_samples, kept)
         arrays = {
             name: torch.stack(rows) if rows else torch.empty(shape, dtype=torch.float32, device=self.device)
             for name, rows in parts.items()

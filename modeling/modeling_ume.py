@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from .backbone_ume import states_of
 from .composed_ume import UmePreTrainedModel
 from .evaluating_ume import evaluated
-from .pooling_ume import DIRECT_SLOT, check_vectors, finish, pool
+from .pooling_ume import DIRECT_SLOT, check_dim, check_vectors, finish, pool
 
 
 @dataclass
@@ -93,7 +93,8 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         return UmeOutput(states, self._finish(pool(states, slots, DIRECT_SLOT), dim))
 
     def _finish(self, pooled: Tensor, dim: int | None) -> Tensor:
-        return finish(pooled, normalize=self.settings.normalize, dim=dim or self.settings.dim)
+        kept = self.settings.dim if dim is None else check_dim(dim, self.dim)
+        return finish(pooled, normalize=self.settings.normalize, dim=kept)
 
     @evaluated
     @torch.inference_mode()
@@ -129,8 +130,9 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         if mode not in (None, "discriminative"):
             raise ValueError(f"mode={mode!r} needs a generative checkpoint; this one is discriminative")
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
+        kept = self.dim if dim is None else check_dim(dim, self.dim)
         if not listed:
-            return torch.empty(0, dim or self.dim, dtype=torch.float32, device=self.device)
+            return torch.empty(0, kept, dtype=torch.float32, device=self.device)
         prepared = processor.prepare_all(listed, role=role, instruction=instruction)
         order = sorted(range(len(prepared)), key=lambda i: prepared[i].length)
         vectors: list[Tensor | None] = [None] * len(prepared)

@@ -6,6 +6,9 @@ processor's knowledge and arrives as ``pooling_slots``.
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -53,13 +56,26 @@ def finish(pooled: Tensor, *, normalize: bool = True, dim: int | None = None) ->
         dim: keep the first ``dim`` numbers; None keeps all.
 
     Raises:
-        ValueError: ``dim`` is larger than d.
+        ValueError: ``dim`` is no whole number from 1 to d.
     """
     if dim is not None:
-        if not 1 <= dim <= pooled.shape[-1]:
-            raise ValueError(f"dim={dim} is not in 1..{pooled.shape[-1]}")
-        pooled = pooled[..., :dim]
+        pooled = pooled[..., : check_dim(dim, pooled.shape[-1])]
     return torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled
+
+
+def check_dim(dim: Any, most: int) -> int:
+    """``dim`` as an int.
+
+    Raises:
+        ValueError: it is no whole number (a bool is none), or not in 1..``most``.
+    """
+    try:
+        number = -1 if isinstance(dim, bool) else operator.index(dim)
+    except TypeError:
+        number = -1
+    if not 1 <= number <= most:
+        raise ValueError(f"dim is {dim!r}; use a whole number from 1 to {most}, or None for all")
+    return number
 
 
 def check_vectors(vectors: Tensor) -> None:

@@ -21,15 +21,28 @@ INDEX_BYTES = 2**26
 HEADER_BYTES = 100_000_000  # as in safetensors
 JSON_DEPTH = 64
 MOST_LAYERS = 10_000
-# Numbers that a packed weight can stand for: 16 of 2 bits in an int32; with room for what a config counts otherwise.
-PACKED = 64
+PACKED = 16  # numbers that a stored one can stand for: 2 bits each in an int32
 
 _HUB = ("cache_dir", "token", "revision", "subfolder", "local_files_only", "force_download", "proxies")
 # Fields of a config (or of its text and vision part) that are counts of layers, and that are sizes of a matrix.
 _LAYERS = ("num_hidden_layers", "depth")
 _SIZES = (
-    *("hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("embed_dim", "num_heads", "out_hidden_size", "num_position_embeddings", "patch_size", "temporal_patch_size"),
+    *(
+        "hidden_size",
+        "intermediate_size",
+        "vocab_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    ),
+    *(
+        "embed_dim",
+        "num_heads",
+        "out_hidden_size",
+        "num_position_embeddings",
+        "patch_size",
+        "temporal_patch_size",
+    ),
     *("spatial_merge_size", "spatial_patch_size", "in_channels", "in_chans", "mlp_ratio", "window_size"),
     *("max_position_embeddings", "linear_num_value_heads", "linear_num_key_heads", "linear_key_head_dim"),
     *("linear_value_head_dim", "moe_intermediate_size", "num_experts"),
@@ -42,7 +55,13 @@ _PRODUCTS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("num_hidden_layers", "depth"), ("embed_dim", "hidden_size"), ("num_attention_heads",), ("head_dim",)),
     (("depth",), ("embed_dim", "hidden_size"), ("embed_dim", "hidden_size")),
     (("depth",), ("embed_dim", "hidden_size"), ("embed_dim", "hidden_size"), ("mlp_ratio",)),
-    (("embed_dim", "hidden_size"), ("patch_size",), ("patch_size",), ("temporal_patch_size",), ("in_channels",)),
+    (
+        ("embed_dim", "hidden_size"),
+        ("patch_size",),
+        ("patch_size",),
+        ("temporal_patch_size",),
+        ("in_channels",),
+    ),
     (("embed_dim", "hidden_size"), ("out_hidden_size",)),
     (("embed_dim", "hidden_size"), ("num_position_embeddings",)),
 )
@@ -61,7 +80,9 @@ def read_json(path: str | Path, most_bytes: int = JSON_BYTES, name: str = "") ->
     path = Path(path)
     name = name or str(path)
     if path.stat().st_size > most_bytes:
-        raise CheckpointFilesError(f"{name} has {path.stat().st_size:,} bytes, more than {most_bytes:,} are not read")
+        raise CheckpointFilesError(
+            f"{name} has {path.stat().st_size:,} bytes, more than {most_bytes:,} are not read"
+        )
     return parse_json(path.read_bytes(), name)
 
 
@@ -78,7 +99,9 @@ def parse_json(text: bytes, name: str) -> Any:
         depth += 1
         if depth > JSON_DEPTH:
             raise CheckpointFilesError(f"{name} is nested too deeply: more than {JSON_DEPTH} levels")
-        nested = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        nested = [
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))
+        ]
         level = [value for values in nested for value in values if isinstance(value, (dict, list))]
     return content
 
@@ -169,7 +192,10 @@ def check_config(raw: Any, name: str, tensors: Mapping[str, Any] | None = None) 
     if not isinstance(raw, dict):
         raise CheckpointFilesError(f"{name} is no JSON object")
     held = _count(tensors) if tensors is not None else 0
-    for prefix, section in (("", raw), *((f"{key}.", raw.get(key)) for key in ("text_config", "vision_config"))):
+    for prefix, section in (
+        ("", raw),
+        *((f"{key}.", raw.get(key)) for key in ("text_config", "vision_config")),
+    ):
         if section is None:
             continue
         if not isinstance(section, dict):
@@ -182,11 +208,20 @@ def check_config(raw: Any, name: str, tensors: Mapping[str, Any] | None = None) 
             if layers is None:
                 continue
             if layers > (MOST_LAYERS if tensors is None else len(tensors)):
-                has = f"the files hold {len(tensors)} weights" if tensors is not None else "no model has so many"
+                has = (
+                    f"the files hold {len(tensors)} weights"
+                    if tensors is not None
+                    else "no model has so many"
+                )
                 raise CheckpointFilesError(f"{name}: {prefix}{field} is {layers}, and {has}")
         for field in _SIZES:
             size = section.get(field)
-            if size is not None and tensors is not None and field != "max_position_embeddings" and size > PACKED * held:
+            if (
+                size is not None
+                and tensors is not None
+                and field != "max_position_embeddings"
+                and size > PACKED * held
+            ):
                 raise CheckpointFilesError(
                     f"{name}: {prefix}{field} is {size}, and the files hold {held:,} numbers in all"
                 )
@@ -205,7 +240,9 @@ def check_size(config: Any, name: str, tensors: Mapping[str, Any]) -> None:
         for product in _PRODUCTS:
             factors = {}
             for names in product:
-                found = next((one for one in names if isinstance(getattr(section, one, None), (int, float))), None)
+                found = next(
+                    (one for one in names if isinstance(getattr(section, one, None), (int, float))), None
+                )
                 if found is None:
                     break
                 factors[found] = getattr(section, found)
@@ -224,7 +261,9 @@ def check_before_building(source: str, config: Any, arguments: Mapping[str, Any]
         CheckpointFilesError: weights outside of the folder or pickled, or a config that is not these files'.
     """
     if arguments.get("use_safetensors") is False:
-        raise CheckpointFilesError(f"{source}: only safetensors are read; a .bin is a pickle, which can run code")
+        raise CheckpointFilesError(
+            f"{source}: only safetensors are read; a .bin is a pickle, which can run code"
+        )
     if arguments.get("gguf_file") is not None:
         return
     tensors = stored_tensors(source, arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers.utils import cached_file
 from .families_ume import family_of
 from .settings_processor_ume import ProcessorSettings
 from .vision_ume import PixelBudget
+
+_ST_CONFIG = "config_sentence_transformers.json"
 
 # Written out, so that what ships is reviewed and not whatever lies in the folder.
 CODE_FILES = (
@@ -81,6 +84,58 @@ def read_processor_settings(
     return ProcessorSettings.from_dict(stored), text
 
 
+def as_sentence_transformers_saved(
+    settings: ProcessorSettings, source: str, tokenizer: Any, hub: dict[str, Any]
+) -> ProcessorSettings:
+    """Settings with the prompts and the length that sentence-transformers has saved for a checkpoint of ours.
+
+    Its files are written by us with the same prompts, so they differ only where that library has changed them. Roles
+    are found as it finds them: ``query``; ``document``, ``passage`` or ``corpus``; else the default prompt.
+
+    Raises:
+        ValueError: the file's prompts are no texts, or its default is none of them.
+    """
+    path = cached_file(source, _ST_CONFIG, _raise_exceptions_for_missing_entries=False, **hub)
+    if path is None:
+        return settings
+    stored = json.loads(Path(path).read_text(encoding="utf-8"))
+    prompts, name = stored.get("prompts") or {}, stored.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise ValueError(f"{source}/{_ST_CONFIG}: prompts must be names with texts")
+    if name is not None and name not in prompts:
+        raise ValueError(
+            f"{source}/{_ST_CONFIG}: default_prompt_name is {name!r}, which is none of the prompts"
+        )
+    default = prompts[name] if name is not None else ""
+    said = {"default": default, "query": prompts.get("query", default)}
+    said["document"] = next(
+        (prompts[one] for one in ("document", "passage", "corpus") if one in prompts), default
+    )
+    if settings.pairs:
+        said = {"query": default}
+    known = settings.prompt.instructions
+    changed = {role: text for role, text in said.items() if text != known.get(role, "")}
+    settings = replace(settings, prompt=replace(settings.prompt, instructions={**known, **changed}))
+    limit = _stock_length(source, tokenizer, hub)
+    return settings if limit is None else replace(settings, max_length=min(settings.max_length, limit))
+
+
+def _stock_length(source: str, tokenizer: Any, hub: dict[str, Any]) -> int | None:
+    """``max_seq_length`` where stock modules run the checkpoint: they keep it in the tokenizer's files or their own."""
+    found = {}
+    for name in ("modules.json", "sentence_bert_config.json"):
+        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
+        found[name] = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else None
+    modules, own = found.values()
+    if not modules or not str(modules[0].get("type")).endswith(".Transformer"):
+        return None
+    limits = [tokenizer.model_max_length, (own or {}).get("max_seq_length")]
+    given = [limit for limit in limits if limit is not None]
+    if any(isinstance(limit, bool) or not isinstance(limit, int) or limit < 1 for limit in given):
+        raise ValueError(f"{source}: max_seq_length is {given}; use positive whole numbers")
+    return min(given, default=None)
+
+
 def default_settings(model_type: str, image_processor: Any) -> ProcessorSettings:
     """Settings for a backbone that nobody has trained with umekit yet."""
     family = family_of(model_type)
@@ -116,7 +171,7 @@ def write_processor_files(processor: Any, folder_name: str) -> list[str]:
     written = {
         "processor_config.json": config,
         "preprocessor_config.json": {**image, "processor_class": native},
-        "config_sentence_transformers.json": _sentence_transformers_block(processor, folder),
+        _ST_CONFIG: _sentence_transformers_block(processor, folder),
     }
     for name, content in written.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -205,10 +260,12 @@ def _sentence_transformers_block(processor: Any, folder: Path) -> dict[str, Any]
         block = {
             "model_type": "SentenceTransformer",
             "prompts": {role: instructions.get(role, "") for role in ("query", "document")},
-            "default_prompt_name": None,
+            "default_prompt_name": "default" if instructions.get("default") else None,
             "similarity_fn_name": "cosine",
         }
-    path = folder / "config_sentence_transformers.json"
+        if instructions.get("default"):
+            block["prompts"]["default"] = instructions["default"]
+    path = folder / _ST_CONFIG
     if path.is_file():
         existing = json.loads(path.read_text(encoding="utf-8"))
         if existing.pop("__version__", None) is not None:

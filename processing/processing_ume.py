@@ -17,7 +17,7 @@ from typing import Any
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .checkpoint_ume import read_processor_settings, write_processor_files
+from .checkpoint_ume import as_sentence_transformers_saved, read_processor_settings, write_processor_files
 from .collating_ume import PixelScale, Place, Prepared, collate
 from .explaining_ume import explain
 from .families_ume import family_of
@@ -122,6 +122,8 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         text = {key: kwargs[key] for key in _TOKENIZER_KEYS if kwargs.get(key) is not None}
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub, **text)
         stored, template = read_processor_settings(source, image_processor, hub)
+        if settings is None and template is not None:
+            stored = as_sentence_transformers_saved(stored, source, tokenizer, hub)
         if settings is not None:
             stored, template = settings, None
         if kwargs.get("chat_template") is not None:
@@ -206,7 +208,7 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         if parsed.instruction is not None:
             instruction = parsed.instruction
         elif instruction is None:
-            instruction = self.settings.prompt.instructions.get(role or "", "")
+            instruction = self.settings.prompt.instructions.get(role or "default", "")
         processor = self if mode is None else self.for_mode(mode)
         try:
             return processor._prepare(parsed, instruction, role)

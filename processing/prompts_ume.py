@@ -23,7 +23,8 @@ class PromptSettings:
         after_content: appended to the user turn's content.
         assistant: what follows ``<|im_start|>assistant\\n``; the pooled token is usually here. None for no
             assistant turn at all.
-        instructions: default instruction per role, ``query`` and ``document``; "" for none.
+        instructions: default instruction per role, ``query`` and ``document``, and of items of neither role
+            (``default``); "" for none.
         thinking: appended to the user turn after ``after_content`` where a thought is asked for (the template's
             variable ``thinking`` is true); what stands before it does not change.
         template: a Jinja template that is used as it stands, in place of one compiled from the fields above.
@@ -42,9 +43,11 @@ class PromptSettings:
     def __post_init__(self) -> None:
         if self.instruction_in not in ("system", "user"):
             raise ValueError(f"instruction_in is {self.instruction_in!r}; use 'system' or 'user'")
-        unknown = set(self.instructions) - {"query", "document"}
+        unknown = set(self.instructions) - {"query", "document", "default"}
         if unknown:
-            raise ValueError(f"instructions for unknown roles {sorted(unknown)}; use 'query' and 'document'")
+            raise ValueError(
+                f"instructions for unknown roles {sorted(unknown)}; use 'query', 'document' and 'default'"
+            )
 
 
 _MACROS = """\

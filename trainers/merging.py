@@ -101,10 +101,7 @@ def base_of(folder: Path) -> str:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not an adapter folder: it has no {CONFIG_FILE}")
-    try:
-        return base_named(read_json(path), str(folder))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; here: name the base (base=, --base)") from None
+    return base_named(read_json(path), str(folder))
 
 
 def save_checkpoint(encoder: Any, folder: Path) -> None:

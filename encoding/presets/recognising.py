@@ -71,7 +71,8 @@ def recognise(
     likely = tuple(
         preset
         for preset in presets
-        if family in preset.families and (not kind or (preset.model.role == "reranker") == (kind == "reranker"))
+        if family in preset.families
+        and (not kind or (preset.model.role == "reranker") == (kind == "reranker"))
     )
     if not likely:
         return Recognised(None, kind=kind)
@@ -120,7 +121,11 @@ def _kind(source: str, hub: Mapping[str, Any]) -> Literal["", "embedder", "reran
     if isinstance(own, dict) and own.get("model_type") == "CrossEncoder":
         return "reranker"
     modules = _json(source, "modules.json", hub)
-    kinds = [str(one.get("type")) for one in modules if isinstance(one, dict)] if isinstance(modules, list) else []
+    kinds = (
+        [str(one.get("type")) for one in modules if isinstance(one, dict)]
+        if isinstance(modules, list)
+        else []
+    )
     if any(kind.endswith(".LogitScore") for kind in kinds):
         return "reranker"
     return "embedder" if any(kind.endswith(".Pooling") for kind in kinds) else ""

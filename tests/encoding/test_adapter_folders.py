@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import umekit
+from umekit.trainers.merging import merge
 from umekit.cli.main import main
 from umekit.encoding.adapters import AdapterError
 from umekit.encoding.golden import make_golden
@@ -221,3 +222,47 @@ def test_a_rerankers_adapter(tiny_backbone: Callable[[str], Path], items: list[A
     out = umekit.export(trained.folder, tmp_path / "out")
     cross = library.CrossEncoder(str(out), trust_remote_code=True, device="cpu")
     trained.check(cross.predict([("a query", one) for one in items]))
+
+
+@pytest.mark.parametrize("door", ["umekit", "AutoModel", "SentenceTransformer", "merge"])
+def test_a_relative_base_is_found_from_anywhere(
+    door: str,
+    trained: Trained,
+    items: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the adapter's folder first, so that both can be moved together."""
+    library = pytest.importorskip("sentence_transformers")
+    shutil.copytree(trained.base, tmp_path / "moved" / "base")
+    folder = tmp_path / "moved" / "adapters" / "one"
+    shutil.copytree(trained.folder, folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "../../base"}))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    if door == "umekit":
+        found = trained.run(umekit.load(folder))
+    elif door == "AutoModel":
+        model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+        found = model.encode(items, processor=AutoProcessor.from_pretrained(folder, trust_remote_code=True))
+    elif door == "SentenceTransformer":
+        found = library.SentenceTransformer(str(folder), trust_remote_code=True, device="cpu").encode(items)
+    else:
+        found = trained.run(umekit.load(merge(folder, tmp_path / "merged")))
+    trained.check(found)
+
+
+def test_a_base_named_from_the_working_directory_is_saved_whole(
+    tiny_backbone: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_backbone("qwen3_vl"), tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    encoder = umekit.load("base", preset="none")
+    encoder.model.backbone.add_adapter(peft.LoraConfig(r=2, target_modules=LAYERS, init_lora_weights=False))
+    encoder.model.save_pretrained("adapter")
+    encoder.processor.save_pretrained("adapter")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = umekit.load(tmp_path / "adapter")
+    np.testing.assert_allclose(found.encode(["a"]), encoder.encode(["a"]), atol=1e-6)
