@@ -15,12 +15,12 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import umekit
-from umekit.trainers.merging import merge
 from umekit.cli.main import main
 from umekit.encoding.adapters import AdapterError
 from umekit.encoding.golden import make_golden
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from umekit.testing import save_tiny_reranker
+from umekit.trainers.merging import merge
 
 peft = pytest.importorskip("peft")
 
@@ -188,7 +188,7 @@ def test_a_base_that_is_gone_is_said(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.folder, folder)
     file = folder / "adapter_config.json"
     content = json.loads(file.read_text())
-    for named, message in (("/nowhere/base", "which is not there"), (None, "does not name its base")):
+    for named, message in (("/nowhere/base", "which is not there"), (None, "names no base model")):
         file.write_text(json.dumps({**content, "base_model_name_or_path": named}))
         with pytest.raises(FileNotFoundError, match=message):
             umekit.load(folder)

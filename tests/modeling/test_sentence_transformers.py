@@ -235,9 +235,9 @@ def test_saving_through_sentence_transformers_is_complete(
     _, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "b", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    # Our own save replaces the prompts of sentence-transformers by the processor's.
+    # Our own save writes the prompts that the processor has: of sentence-transformers', those that are a role's.
     processor.save_pretrained(tmp_path / "b")
-    assert _load(tmp_path / "b").prompts == {"query": "", "document": ""}
+    assert _load(tmp_path / "b").prompts == {"query": "a new prompt", "document": ""}
 
 
 def _pairs(pictures: list[Image.Image]) -> Dataset:
