@@ -33,8 +33,8 @@ class UmeScores(ModelOutput):
 
     Attributes:
         last_hidden_state: ``[B, L, H]``, after the final norm, in the backbone's dtype.
-        logits: float32 ``[B, 2]`` of the answers yes and no; None without slots.
-        scores: float32 ``[B]`` in 0..1; None without slots.
+        logits: float32 ``[B, 2]`` of the answers yes and no.
+        scores: float32 ``[B]`` in 0..1.
     """
 
     last_hidden_state: Tensor | None = None
@@ -100,7 +100,15 @@ class UmeForReranking(UmePreTrainedModel):
             input_ids, attention_mask, mm_token_type_ids, pooling_slots: ``[B, L]``; the slot is the answer position.
             pixel_values: patches of all images of the batch, with ``image_grid_thw``; likewise for videos.
             return_dict: accepted for compatibility; the output is always a :class:`UmeScores`.
+
+        Raises:
+            ValueError: no slots: the states alone are nothing to be taken for an embedding.
         """
+        if pooling_slots is None:
+            raise ValueError(
+                "a reranker has scores and no vectors: rerank(query, candidates, processor=processor), or in "
+                "sentence-transformers a CrossEncoder in place of a SentenceTransformer; a forward needs pooling_slots"
+            )
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -112,8 +120,6 @@ class UmeForReranking(UmePreTrainedModel):
             "second_per_grid_ts": second_per_grid_ts,
         }
         states = states_of(self.backbone, {k: v for k, v in inputs.items() if v is not None}, self.settings)
-        if pooling_slots is None:
-            return UmeScores(last_hidden_state=states)
         logits = self.answer_logits(pool(states, pooling_slots, DIRECT_SLOT))
         return UmeScores(last_hidden_state=states, logits=logits, scores=scores_of(logits))
 

@@ -72,6 +72,8 @@ class Preparing:
 
     def template_options(self: Any) -> dict[str, Any]:
         """Variables that the chat template is told beside the messages."""
+        if self.settings.pairs:  # a reranker's template refuses to render half a pair without it
+            return {"add_generation_prompt": True}
         return {"thinking": True} if self.thinking and "thinking" in str(self.chat_template) else {}
 
     def tokenize_rendered(

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jinja2.exceptions import TemplateError
 from PIL import Image
+from transformers import AutoTokenizer
 
 import umekit
 from umekit.modeling.settings_ume import expressible
@@ -122,3 +124,33 @@ def test_a_folder_that_is_saved_again_with_other_settings_loses_its_stock_module
     assert (
         difference(model.predict([(QUERY, "a text")]), umekit.load(folder).rerank(QUERY, ["a text"])) <= 1e-5
     )
+
+
+def test_a_reranker_is_no_sentence_transformer(family: str, saved: Callable[..., Path]) -> None:
+    folder = saved(family)
+    with pytest.raises(ValueError, match="no vectors.*CrossEncoder"):
+        library.SentenceTransformer(str(folder), trust_remote_code=True, device="cpu").encode(["a", "b"])
+    # Without remote code only the template is ours. A SentenceTransformer renders a chat of one turn; a CrossEncoder
+    # has the flag set, for its statistics of single texts, too.
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = [{"role": "user", "content": "a text"}]
+    with pytest.raises(TemplateError, match="open it as a CrossEncoder"):
+        tokenizer.apply_chat_template(text, tokenize=False)
+    assert "a text" in tokenizer.apply_chat_template(text, tokenize=False, add_generation_prompt=True)
+    pair = [{"role": "query", "content": "a text"}, {"role": "document", "content": "another"}]
+    assert "another" in tokenizer.apply_chat_template(pair, tokenize=False)
+    other = saved(family, **OTHER_SETTINGS[family])
+    with pytest.raises(ValueError, match="no vectors.*CrossEncoder"):
+        library.SentenceTransformer(str(other), trust_remote_code=True, device="cpu").encode(["a"])
+
+
+def test_statistics_of_single_texts_are_rendered(saved: Callable[..., Path]) -> None:
+    model = library.CrossEncoder(str(saved("qwen2_vl")), trust_remote_code=True, device="cpu")
+    assert model.preprocess(["a text", "another"], task="document")["input_ids"].shape[0] == 2
+
+
+def test_an_embedder_is_no_cross_encoder(family: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match=r"AutoModelForSequenceClassification|not a reranker's"):
+        library.CrossEncoder(str(tiny_checkpoint(family)), trust_remote_code=True, device="cpu").predict(
+            [("a", "b")]
+        )
