@@ -268,11 +268,15 @@ class Index:
         if fingerprint is not None:
             check_fingerprint(str(root), manifest.fingerprint, fingerprint)
         try:
-            data = check_files(root, manifest)
-        except IndexFormatError:
+            return cls._read(root, manifest)
+        except (IndexFormatError, FileNotFoundError):
             if generation_in_force(root) in (None, manifest.generation):
                 raise
             return cls.load(folder, fingerprint)  # a writer replaced it meanwhile
+
+    @classmethod
+    def _read(cls, root: Path, manifest: Manifest) -> Index:
+        data = check_files(root, manifest)
         if manifest.fingerprint.get("dim", manifest.dim) != manifest.dim:
             told = f"{manifest.fingerprint['dim']!r:.80}"
             raise IndexFormatError(f"{root / MANIFEST}: fingerprint.dim is {told}, and dim {manifest.dim}")

@@ -28,6 +28,7 @@ MARK = ".umekit-mark"
 KIND = "umekit-mark"
 MARK_BYTES = 1 << 24
 ABANDONED_SECONDS = 86_400.0  # after which a marked folder of elsewhere is taken for a killed process's
+_LITTLE = 1 << 20  # bytes free on a disk where a write that failed without a reason failed for this one
 _TEMPORARY = re.compile(
     r"\.(?P<name>.+)\.[a-z0-9_]{8}"
 )  # how written_atomically calls a file before it is whole
@@ -223,10 +224,10 @@ def naming_the_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_full(error):
-            raise
         near = next((one for one in (path, *path.absolute().parents) if one.exists()), Path("/"))
         usage = shutil.disk_usage(near)
+        if not _is_full(error, usage.free):
+            raise
         free, size = (f"{count / 2**20:.0f} MiB" for count in (usage.free, usage.total))
         what = (
             "the disk quota is used up"
@@ -238,11 +239,13 @@ def naming_the_disk(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_full(error: Exception) -> bool:
+def _is_full(error: Exception, free: int) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    text = str(error)  # safetensors and Arrow wrap it, NumPy counts what it could write
-    return "No space left on device" in text or re.search(r"\d+ requested and \d+ written", text) is not None
+    text = str(error)  # safetensors and Arrow wrap it, NumPy counts what it could write, torch says neither
+    if "No space left on device" in text or re.search(r"\d+ requested and \d+ written", text):
+        return True
+    return free < _LITTLE and ("failed writing" in text or "file write failed" in text)
 
 
 def umask_in_force() -> int:

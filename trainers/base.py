@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from ..encoding.ownership import naming_the_disk
 from .adapters import load_adapter_weights
 from .checkpoints import check_checkpoint, last_complete_checkpoint, mark_incomplete
 from .distributed import max_over_ranks
@@ -154,7 +155,13 @@ class NativeTrainer(Trainer):
                 self.state.global_step,
                 checkpoint=checkpoint,
             )
-        super().save_model(output_dir, _internal_call)
+        with naming_the_disk(Path(output_dir or str(self.args.output_dir))):
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        # The state of an optimiser is larger than the weights, and torch does not say that it was the disk.
+        with naming_the_disk(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(*args, **kwargs)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # Nothing is better than NaN: the first to be so would stay the best.

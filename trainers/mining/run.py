@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...encoding.manifest import file_sha256, library_versions, write_atomically
-from ...encoding.ownership import ForeignFileError, check_own, json_of, make_marked, read_mark, remove_marked
+from ...encoding.ownership import (
+    ForeignFileError,
+    check_own,
+    json_of,
+    make_marked,
+    naming_the_disk,
+    read_mark,
+    remove_marked,
+)
 from ...encoding.shard_files import ERRORS, PART_FILE
 from ...encoding.shard_files import MANIFEST as SHARDS
 from ...encoding.shard_work import ShardEncoder
@@ -162,10 +170,11 @@ def mine(
     ]  # the files may have changed
     digest = hashlib.sha256(json.dumps([identity, encoded], sort_keys=True).encode()).hexdigest()
     blocks = work / f"blocks-{digest[:16]}"
-    mine_blocks(
-        found, settings, work, blocks,
-        size=block_size, memory=int(memory_gib * 2**30), show_progress=show_progress,
-    )  # fmt: skip
+    with naming_the_disk(blocks):
+        mine_blocks(
+            found, settings, work, blocks,
+            size=block_size, memory=int(memory_gib * 2**30), show_progress=show_progress,
+        )  # fmt: skip
     written = write_rows(folder, rows, pool, found, survey, blocks, k=settings.k)
     manifest = {
         "kind": KIND,
