@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..processing.cut_texts_ume import cuts_untold, tell_cuts
 from ..processing.limits_ume import MediaLimits
 from .files import UnreadableFileError, file_items, kind_of
 from .index import Index
@@ -63,6 +64,7 @@ class IndexReport:
     failed: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
     rows: int = 0
     seconds: float = 0.0
+    truncated: int = 0  # rows of this run whose text was cut at the limit of tokens
 
 
 @dataclass
@@ -122,6 +124,7 @@ def index_folder(
     index.save(target)
     report.rows = len(index)
     report.seconds = time.monotonic() - started
+    tell_cuts(report.truncated, str(root))
     return index, report
 
 
@@ -267,14 +270,16 @@ class _Run:
         if not rows:
             return
         fitting = {} if self.halved_to is None else {"batch_tokens": self.halved_to}
-        encoded = self.encoder.encode(
-            [row.item for row in rows],
-            role="document",
-            on_error="skip",
-            show_progress=False,
-            return_details=True,
-            **{**self.options, **fitting},
-        )
+        with cuts_untold():
+            encoded = self.encoder.encode(
+                [row.item for row in rows],
+                role="document",
+                on_error="skip",
+                show_progress=False,
+                return_details=True,
+                **{**self.options, **fitting},
+            )
+        self.report.truncated += sum(count > 0 for count in getattr(encoded, "truncated", []))
         if getattr(encoded, "halved", False):
             self.halved_to = int(encoded.batch_tokens)
         reasons = dict(encoded.errors)

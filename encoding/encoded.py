@@ -29,6 +29,7 @@ class Encoded:
         batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them. Other
             batches change the last digits of vectors.
         halved: whether memory did not hold what was asked for.
+        truncated: tokens of text that every row lost to its limit, 0 where it was not cut.
     """
 
     embeddings: Any
@@ -39,6 +40,7 @@ class Encoded:
     errors: list[tuple[int, Exception]] = field(default_factory=list)
     batch_tokens: int = 0
     halved: bool = False
+    truncated: list[int] = field(default_factory=list)
 
     def copy_row(self, source: int, target: int) -> None:
         """Give an item what an equal one has."""
@@ -47,12 +49,15 @@ class Encoded:
         self.thoughts[target] = self.thoughts[source]
         self.thought_tokens[target] = self.thought_tokens[source]
         self.forced[target] = self.forced[source]
+        self.truncated[target] = self.truncated[source]
 
     @classmethod
     def empty(cls, plan: Pass, rows: int, dim: int) -> Encoded:
         """Nothing encoded yet: rows of NaN."""
         arrays = {part: np.full(plan.shape(part, rows, dim), np.nan, dtype=np.float32) for part in plan.parts}
-        return cls(arrays, [plan.mode] * rows, [None] * rows, [0] * rows, [False] * rows)
+        return cls(
+            arrays, [plan.mode] * rows, [None] * rows, [0] * rows, [False] * rows, truncated=[0] * rows
+        )
 
 
 def as_items(items: Any) -> Sequence[Any]:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..modeling.evaluating_ume import evaluating
 from ..modeling.pooling_ume import DegenerateVectorError
 from ..processing.collating_ume import Prepared
+from ..processing.cut_texts_ume import Cuts
 from ..processing.items_ume import ItemError
 from .batching import prepare_ahead
 from .encoded import Encoded, as_items
@@ -151,7 +152,8 @@ class Encoder:
                 with a warning, for the rest of the call when memory runs out.
             on_error: ``"raise"`` stops at the first bad item; ``"skip"`` gives it a row of NaN.
             show_progress: None shows a bar on a terminal from 200 items on.
-            return_details: an :class:`Encoded` instead of the array.
+            return_details: an :class:`Encoded` instead of the array. With or without it, one warning tells of texts
+                that were cut at the checkpoint's limit of tokens.
             max_new_tokens: most tokens of a thought; the checkpoint's when None.
             num_samples: thoughts per item, which share the prompt's prefill.
             reduce: ``"mean"`` of the thoughts' vectors, the ``"first"``, or None for all of them.
@@ -205,6 +207,7 @@ class Encoder:
         unique = [index for index, first in enumerate(firsts) if index == first]
         pictures = SharedPictures(listed, unique, processor.limits)
         features = SharedFeatures(self.model, processor)
+        cuts = Cuts()
         with (
             evaluating(self.model),
             Feed(features, mover_for(self.model.device)) as feed,
@@ -219,11 +222,13 @@ class Encoder:
                         index = indices[place]
                         if isinstance(outcome, Prepared):
                             good.append((index, outcome))
+                            result.truncated[index] = outcome.cut_tokens
                         elif on_error == "raise":
                             raise outcome
                         else:
                             errors.append((index, outcome))
                             bar.update()
+                    cuts.see(row for _, row in good)
                     features.expect([row for _, row in good])
                     for batch, fits in run_batches(good, plan, budget, run, feed):
                         if not fits and on_error == "raise":
@@ -239,11 +244,13 @@ class Encoder:
             for index, first in enumerate(firsts):
                 if index != first and first not in failed:
                     result.copy_row(first, index)
+                    cuts.count += result.truncated[index] > 0
                     bar.update()
         errors.sort(key=lambda error: error[0])
         result.batch_tokens, result.halved = budget.tokens, budget.halved
         if plan.mode != "both":
             result.embeddings = result.embeddings[plan.mode]
+        cuts.warn(len(listed))
         if return_details:
             return result
         if errors:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ..modeling.reranker_ume import default_tokens, scores_of
 from ..modeling.vision_store_ume import VisionStore
 from ..processing.collating_ume import Prepared
+from ..processing.cut_texts_ume import Cuts
 from ..processing.items_ume import ItemError
 from .batching import prepare_ahead
 from .encoded import as_items
@@ -38,12 +39,14 @@ class Reranked:
     Attributes:
         scores: float32 ``[n]`` in 0..1; NaN where a candidate could not be scored.
         errors: ``(index, exception)`` of every candidate that was skipped.
+        truncated: tokens of text that the pair of every candidate lost to its limit, 0 where it was not cut.
         batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them.
     """
 
     scores: NDArray[np.float32]
     errors: list[tuple[int, Exception]] = field(default_factory=list)
     batch_tokens: int = 0
+    truncated: list[int] = field(default_factory=list)
 
 
 class Reranker:
@@ -100,7 +103,8 @@ class Reranker:
             batch_tokens: padded tokens of one forward. Halved, with a warning, when memory runs out.
             on_error: ``"raise"`` stops at the first bad candidate; ``"skip"`` scores it NaN. A bad query raises.
             show_progress: None shows a bar on a terminal from 200 candidates on.
-            return_details: a :class:`Reranked` instead of the array.
+            return_details: a :class:`Reranked` instead of the array. With or without it, one warning tells of pairs
+                that were cut at the checkpoint's limit of tokens.
 
         Returns:
             float32 ``[n]`` in 0..1, in the candidates' order.
@@ -110,11 +114,13 @@ class Reranker:
             DegenerateVectorError: a score is not finite.
         """
         budget = self._budget(batch_tokens)
-        scores, errors = self._rerank(
-            query, as_items(candidates), self._store(), instruction, budget, on_error, show_progress
+        cuts = Cuts()
+        scores, errors, truncated = self._rerank(
+            query, as_items(candidates), self._store(), instruction, budget, on_error, show_progress, cuts
         )
+        cuts.warn(len(scores))
         if return_details:
-            return Reranked(scores, errors, budget.tokens)
+            return Reranked(scores, errors, budget.tokens, truncated)
         _warn(errors, len(scores), stacklevel=2)
         return scores
 
@@ -137,17 +143,18 @@ class Reranker:
         if len(listed) != len(candidate_lists):
             raise ValueError(f"{len(listed)} queries, but {len(candidate_lists)} lists of candidates")
         store, budget = self._store(), self._budget(batch_tokens)
-        found, errors, count = [], [], 0
+        found, errors, count, cuts = [], [], 0, Cuts()
         show = len(listed) > 1 and sys.stderr.isatty() if show_progress is None else show_progress
         for query, candidates in zip(
             tqdm(listed, unit="query", disable=not show, desc="rerank"), candidate_lists, strict=True
         ):
-            scores, failed = self._rerank(
-                query, as_items(candidates), store, instruction, budget, on_error, False
+            scores, failed, _ = self._rerank(
+                query, as_items(candidates), store, instruction, budget, on_error, False, cuts
             )
             found.append(scores)
             errors += failed
             count += len(scores)
+        cuts.warn(count)
         _warn(errors, count, stacklevel=2)
         return found
 
@@ -169,12 +176,14 @@ class Reranker:
         budget: Budget,
         on_error: str,
         show_progress: bool | None,
-    ) -> tuple[NDArray[np.float32], list[tuple[int, Exception]]]:
+        cuts: Cuts,
+    ) -> tuple[NDArray[np.float32], list[tuple[int, Exception]], list[int]]:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; use 'raise' or 'skip'")
         pairs = self.processor.pairs_with(query, instruction)
         scores = np.full(len(candidates), np.nan, dtype=np.float32)
         errors: list[tuple[int, Exception]] = []
+        truncated = [0] * len(candidates)
 
         def prepare(index: int) -> Prepared:
             return pairs.prepare(candidates[index], index)
@@ -188,10 +197,12 @@ class Reranker:
                 for index, outcome in window:
                     if isinstance(outcome, Prepared):
                         good.append((index, outcome))
+                        truncated[index] = outcome.cut_tokens
                     elif on_error == "raise":
                         raise outcome
                     else:
                         errors.append((index, outcome))
+                cuts.see(row for _, row in good)
                 for index, row in self._score(good, scores, store, budget):
                     error = self._too_large(index, row)
                     if on_error == "raise":
@@ -199,7 +210,7 @@ class Reranker:
                     errors.append((index, error))
                 bar.update(len(window))
         errors.sort(key=lambda error: error[0])
-        return scores, errors
+        return scores, errors, truncated
 
     def _score(
         self,

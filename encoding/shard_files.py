@@ -177,6 +177,7 @@ class Done:
         errors: ``{"id", "reason"}`` of every item that has no vector.
         halved_to: tokens of a batch, where memory did not hold those that were asked for. Other batches round
             otherwise: such a part is as right, but not byte for byte that of a machine with more memory.
+        truncated: rows whose text was cut at the limit of tokens.
     """
 
     run: str
@@ -186,6 +187,7 @@ class Done:
     files: dict[str, dict[str, Any]]
     errors: list[dict[str, str]]
     halved_to: int | None = None
+    truncated: int = 0
 
     def to_json(self) -> bytes:
         return _json({"kind": "umekit-shard", "schema": SCHEMA, **asdict(self)})
@@ -214,6 +216,7 @@ def read_done(folder: Path, part: str, run: Run, digest: str, *, hashes: bool) -
     path = folder / f"{part}.done.json"
     try:
         raw = parse(path, path.read_bytes(), "umekit-shard")
+        raw.setdefault("truncated", 0)  # older parts do not know it
         done = Done(**{name: raw[name] for name in Done.__dataclass_fields__})
         _check_record(path, done)
         whole = set(done.files) == set(data_names(part, run.format))

@@ -61,6 +61,7 @@ def finish(folder: Path, scratch: Scratch, run: Run, digest: str, parts: int) ->
         "units": units,
         "rows": sum(done.rows for _, done in found),
         "failed": sum(len(done.errors) for _, done in found),
+        "truncated": sum(done.truncated for _, done in found),
         "double_ids": len(doubles),
         "double_ids_named": doubles[:NAMED_DOUBLES],
         "parts": [

@@ -10,6 +10,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from ..processing.cut_texts_ume import cuts_untold, tell_cuts
 from .inputs import Source
 from .shard_files import read_run
 from .shards import ShardEncoder, ShardReport, encode_shards
@@ -94,13 +95,16 @@ def encode_shards_in_processes(
             f"{'; '.join(sorted(set(failures)))}; finished parts are kept: resume the run"
         )
     manifests = [report.manifest for report in reports if report.manifest is not None]
-    return ShardReport(
+    report = ShardReport(
         made=sum(report.made for report in reports),
         kept=sum(report.kept for report in reports),
         rows=sum(report.rows for report in reports),
         failed=sum(report.failed for report in reports),
+        truncated=sum(report.truncated for report in reports),
         manifest=manifests[0] if manifests else None,
     )
+    tell_cuts(report.truncated, str(folder))
+    return report
 
 
 def _share(
@@ -116,9 +120,10 @@ def _share(
     """What a process does: its share, and then a report or the reason of a failure through the pipe."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        outcome: ShardReport | str = encode_shards(
-            load(device), source, folder, rank=rank, world=world, **options
-        )
+        with cuts_untold():  # the parent tells of all
+            outcome: ShardReport | str = encode_shards(
+                load(device), source, folder, rank=rank, world=world, **options
+            )
     except Exception as error:
         text = " ".join(str(error).split()) or "no message"
         outcome = text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ..processing.cut_texts_ume import cuts_untold
 from .inputs import InputError, Row, Source, Unit
 from .inputs.content import ContentHash
 from .inputs.unit import bytes_of, reason_of
@@ -42,7 +43,8 @@ class ShardReport:
 
     Attributes:
         made, kept: parts that it wrote, and that it found finished.
-        rows, failed: vectors and failed items of these parts.
+        rows, failed, truncated: vectors, failed items, and rows whose text was cut at the limit of tokens, of these
+            parts.
         manifest: of the whole folder; None while another process still works on its share.
     """
 
@@ -50,6 +52,7 @@ class ShardReport:
     kept: int = 0
     rows: int = 0
     failed: int = 0
+    truncated: int = 0
     manifest: dict[str, Any] | None = None
 
 
@@ -104,6 +107,7 @@ class ShardWork:
         count = done.units
         self.report.rows += done.rows
         self.report.failed += len(done.errors)
+        self.report.truncated += done.truncated
         bar.set_postfix({"failed": self.report.failed}, refresh=False)
         return count
 
@@ -137,13 +141,14 @@ class ShardWork:
         seen: set[str] = set()
         blocks: list[NDArray[Any]] = [np.zeros((0, self.run.dim), self.run.dtype)]
         errors: list[dict[str, str]] = []
+        truncated = 0
         self.halved_to = None
         for rows in _chunks(counted.rows()):
             for row in (
                 rows
             ):  # before they are encoded: a file that changes meanwhile has another hash the next time
                 content.add(row)
-            vectors, reasons = self._encode(rows)
+            vectors, reasons, cut = self._encode(rows)
             keep = []
             for position, row in enumerate(rows):
                 reason = reasons.get(position) or ("the id is there twice" if row.id in seen else None)
@@ -154,18 +159,29 @@ class ShardWork:
                 else:
                     errors.append({"id": row.id, "reason": reason})
             blocks.append(vectors[keep].astype(self.run.dtype))
+            truncated += len(cut.intersection(keep))
             bar.update(counted.since())
         if counted.units == 0 and self.run.units is None:
             return None
         if expected is not None and counted.units != expected:
             raise InputError(f"the source changed: {part} has {counted.units} units, {expected} were there")
         files = write_part(self.scratch, part, self.run, ids, np.concatenate(blocks))
-        done = Done(self.digest, counted.units, len(ids), content.hexdigest(), files, errors, self.halved_to)
+        done = Done(
+            self.digest,
+            counted.units,
+            len(ids),
+            content.hexdigest(),
+            files,
+            errors,
+            self.halved_to,
+            truncated,
+        )
         self.scratch.put(f"{part}.done.json", done.to_json())
         return done
 
-    def _encode(self, rows: list[Row]) -> tuple[NDArray[np.float32], dict[int, str]]:
-        """Vectors [rows, d] and the reasons of those that have none."""
+    def _encode(self, rows: list[Row]) -> tuple[NDArray[np.float32], dict[int, str], set[int]]:
+        """Vectors [rows, d], the reasons of those that have none, and the places of those whose text was cut."""
+        cut: set[int] = set()
         reasons = {position: row.error for position, row in enumerate(rows) if row.error is not None}
         asked = [position for position in range(len(rows)) if position not in reasons]
         vectors = np.full((len(rows), self.run.dim), np.nan, dtype=np.float32)
@@ -173,21 +189,24 @@ class ShardWork:
             options = {name: value for name, value in self.run.options.items() if name not in SURROUNDINGS}
             if self.halved_to is not None:  # what the part's former rows have shown need not be tried again
                 options["batch_tokens"] = self.halved_to
-            encoded = self.encoder.encode(
-                [rows[position].item for position in asked],
-                dim=self.run.dim if self.run.dim != self.encoder.dim else None,
-                on_error="skip",
-                show_progress=False,
-                return_details=True,
-                **options,
-            )
+            with cuts_untold():
+                encoded = self.encoder.encode(
+                    [rows[position].item for position in asked],
+                    dim=self.run.dim if self.run.dim != self.encoder.dim else None,
+                    on_error="skip",
+                    show_progress=False,
+                    return_details=True,
+                    **options,
+                )
+            tokens = getattr(encoded, "truncated", [])
+            cut = {asked[index] for index, count in enumerate(tokens) if count}
             vectors[asked] = encoded.embeddings
             if getattr(encoded, "halved", False):
                 self.halved_to = int(encoded.batch_tokens)
             reasons |= {asked[index]: reason_of(error) for index, error in encoded.errors}
         for position in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
             reasons.setdefault(int(position), "its vector is not finite")
-        return vectors, reasons
+        return vectors, reasons, cut
 
 
 class _Counted:

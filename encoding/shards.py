@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..modeling.pooling_ume import check_dim
+from ..processing.cut_texts_ume import tell_cuts
 from .inputs import Source
 from .manifest import is_former, library_versions
 from .scratch import Scratch
@@ -103,7 +104,9 @@ def encode_shards(
     with Scratch(folder) as scratch:
         run, digest = _agree(folder, scratch, wanted, encoder, resume or world > 1)
         with _torch_threads(run.options["threads"]):
-            return ShardWork(encoder, source, folder, scratch, run, digest).do(rank, world, show_progress)
+            report = ShardWork(encoder, source, folder, scratch, run, digest).do(rank, world, show_progress)
+    tell_cuts(report.truncated, str(folder))
+    return report
 
 
 def _agree(

@@ -51,12 +51,14 @@ class UmeEncoded:
         thoughts: what was written before ``<gen_emb>``, tags included; None in discriminative mode, a list of
             ``num_samples`` where there are several.
         thought_tokens, forced: tokens of the thoughts, and whether ``<gen_emb>`` had to be forced; likewise.
+        truncated: tokens of text that an item lost to its limit, 0 where it was not cut.
     """
 
     embeddings: Any
     thoughts: list[Any]
     thought_tokens: list[Any]
     forced: list[Any]
+    truncated: list[int] = field(default_factory=list)
 
 
 class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
@@ -223,7 +225,8 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         embeddings: Any = arrays if mode == "both" else arrays[mode]
         if not return_details:
             return embeddings
-        return UmeEncoded(embeddings, *details_of(rollouts, processor.tokenizer, several=num_samples > 1))
+        details = details_of(rollouts, processor.tokenizer, several=num_samples > 1)
+        return UmeEncoded(embeddings, *details, [row.cut_tokens for row in prepared])
 
     # ---- inside -------------------------------------------------------------------------------------------------
 

@@ -61,6 +61,7 @@ class UmeTransformer(InputModule):
         super().__init__()
         self.model: Any = model
         self.processor = processor
+        self._told_cuts = False  # whether a warning has told of cut texts since a call of encode began
 
     # ---- inputs to vectors --------------------------------------------------------------------------------------
 
@@ -106,7 +107,10 @@ class UmeTransformer(InputModule):
         if instruction is None:
             instruction = prompt
         role = task if task in ("query", "document") else None
-        rows = processor.prepare_all(items, role=role, instruction=instruction, mode=mode)
+        rows = processor.prepare_all(
+            items, role=role, instruction=instruction, mode=mode, tell_cuts=not self._told_cuts
+        )
+        self._told_cuts = self._told_cuts or any(row.cut_tokens for row in rows)
         features = dict(processor.collate(rows, padding_side="left" if mode == "generative" else None))
         # Losses that split a batch must know whose the pictures are; see _create_minibatch.
         features["num_images_per_sample"] = torch.tensor([len(row.images) for row in rows])
@@ -158,6 +162,12 @@ class UmeTransformer(InputModule):
         if max_new_tokens is not None and mode == "discriminative":
             raise ValueError("max_new_tokens needs a mode that thinks, 'discriminative' does not")
         return mode
+
+    def train(self, mode: bool = True) -> UmeTransformer:
+        """As of every module. sentence-transformers begins each ``encode`` with ``eval()`` and hands over its batches
+        one by one, the longest first: of those of a call, the first that has cut texts is told of."""
+        self._told_cuts = self._told_cuts and mode
+        return super().train(mode)
 
     # ---- what sentence-transformers asks ------------------------------------------------------------------------
 

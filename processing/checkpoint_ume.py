@@ -22,6 +22,7 @@ _ST_CONFIG = "config_sentence_transformers.json"
 CODE_FILES = (
     "checkpoint_ume.py",
     "collating_ume.py",
+    "cut_texts_ume.py",
     "explaining_ume.py",
     "documents_ume.py",
     "families_ume.py",

@@ -28,6 +28,7 @@ class Prepared:
         slots: int8 ``[L]``: 0 nothing, 1 the direct embedding.
         images, videos: patches in the order of their placeholders.
         cut_tokens: tokens of text left out to stay within the limit.
+        limit: most tokens that it may have; 0 where nothing says so.
         rendered: the prompt before media placeholders are expanded.
     """
 
@@ -37,6 +38,7 @@ class Prepared:
     images: list[Patches] = field(default_factory=list)
     videos: list[Patches] = field(default_factory=list)
     cut_tokens: int = 0
+    limit: int = 0
     rendered: str = ""
 
     @property

@@ -14,6 +14,7 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .collating_ume import Prepared
+from .cut_texts_ume import Cuts
 from .items_ume import Document, Image, Item, Part, Text, Video
 from .settings_processor_ume import with_arguments
 
@@ -72,6 +73,7 @@ class NativeCalls:
             .for_mode("generative" if kwargs.get("thinking") else None)
         )
         rows = [limited.prepare_messages(one) for one in conversations]
+        Cuts().see(rows).warn(len(rows))
         return self._native_batch(rows, padding_side, return_slots)
 
     def __call__(

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from .collating_ume import Place, Prepared
+from .cut_texts_ume import Cuts
 from .items_ume import Item, ItemError, parse_item
 from .limits_ume import MediaError
 from .patching_ume import content_of
@@ -84,7 +85,7 @@ class QueryPairs:
             )
             excess = row.length - limit
             if excess <= 0:
-                row.cut_tokens = cut
+                row.cut_tokens, row.limit = cut, limit
                 return row
             taken = shorten(content, excess) or shorten(query, excess)
             if taken == 0:
@@ -129,7 +130,7 @@ class PairCalls:
     def prepare_pairs(
         self: Any, query: Any, candidates: Sequence[Any], *, instruction: str | None = None
     ) -> list[Prepared]:
-        """:meth:`prepare_pair` for every candidate; the query is read once.
+        """:meth:`prepare_pair` for every candidate; the query is read once. One warning tells of pairs that were cut.
 
         Raises:
             TypeError: one candidate where a list of them belongs; its letters would be scored one by one.
@@ -137,7 +138,9 @@ class PairCalls:
         if isinstance(candidates, (str, Mapping)):
             raise TypeError(f"cannot score a {type(candidates).__name__}: give candidates in a list")
         pairs = self.pairs_with(query, instruction)
-        return [pairs.prepare(candidate, index) for index, candidate in enumerate(candidates)]
+        rows = [pairs.prepare(candidate, index) for index, candidate in enumerate(candidates)]
+        Cuts().see(rows).warn(len(rows))
+        return rows
 
     def prepare_messages(self: Any, messages: Sequence[Mapping[str, Any]]) -> Prepared:
         """A chat as one row: a pair where it has the roles ``query`` and ``document``, an item otherwise."""

@@ -42,7 +42,7 @@ class Preparing:
             cut += taken
             row = self._tokenize([("user", content)], instruction, images, videos)
             excess = row.length - limit
-        row.cut_tokens = cut
+        row.cut_tokens, row.limit = cut, limit
         return row
 
     def _media(self: Any, part: Image | Video | Document, listed: bool = False) -> list[tuple[str, Patches]]:

@@ -19,6 +19,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .checkpoint_ume import as_sentence_transformers_saved, read_processor_settings, write_processor_files
 from .collating_ume import PixelScale, Place, Prepared, collate
+from .cut_texts_ume import Cuts
 from .explaining_ume import explain
 from .families_ume import family_of
 from .items_ume import ItemError, parse_item
@@ -224,14 +225,18 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         role: str | None = None,
         instruction: str | None = None,
         mode: str | None = None,
+        tell_cuts: bool = True,
     ) -> list[Prepared]:
-        """:meth:`prepare` for every item of a sequence."""
+        """:meth:`prepare` for every item of a sequence. One warning tells of those that were cut (``tell_cuts``)."""
         processor = self.for_call(items)
         processor = processor if mode is None else processor.for_mode(mode)
-        return [
+        rows = [
             processor.prepare(item, role=role, instruction=instruction, index=index)
             for index, item in enumerate(items)
         ]
+        if tell_cuts:
+            Cuts().see(rows).warn(len(rows))
+        return rows
 
     def collate(
         self,

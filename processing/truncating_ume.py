@@ -18,7 +18,7 @@ def cut_right(row: Prepared, limit: int, rule: PoolingRule, tokenizer: PromptTok
         ValueError: tokens of a picture or video would be cut, or nothing is left to pool.
     """
     if row.length <= limit:
-        return row
+        return replace(row, limit=limit)
     if row.token_types[limit:].any():
         raise ValueError(
             f"{row.length} tokens are over the limit of {limit}, and the cut would go through a picture: "
@@ -31,4 +31,5 @@ def cut_right(row: Prepared, limit: int, rule: PoolingRule, tokenizer: PromptTok
         token_types=row.token_types[:limit],
         slots=pooling_slots(ids, rule, tokenizer),
         cut_tokens=row.length - limit,
+        limit=limit,
     )

@@ -166,3 +166,8 @@ def report_failures(failures: Sequence[tuple[str, str]], limit: int = 20) -> Non
         print(f"could not read {_cell(name)}: {_cell(reason)}", file=sys.stderr)
     if len(failures) > limit:
         print(f"... and {len(failures) - limit} more", file=sys.stderr)
+
+
+def told_cuts(count: int) -> str:
+    """Of a printed line: how many texts were cut at the model's limit of tokens; nothing where none was."""
+    return f"{count} cut at the model's limit of tokens, " if count else ""

@@ -8,7 +8,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_model_arguments, load_encoder, mode_options, print_json, report_failures
+from .common import (
+    UsageError,
+    add_model_arguments,
+    load_encoder,
+    mode_options,
+    print_json,
+    report_failures,
+    told_cuts,
+)
 from .encode_shards import add_shard_arguments, refuse_without_shards, run_shards
 
 
@@ -54,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from ..encoding.files import file_items
     from ..encoding.manifest import library_versions, write_atomically
     from ..encoding.ownership import check_own
+    from ..processing.cut_texts_ume import cuts_untold
 
     if not args.files and not args.text:
         raise UsageError("nothing to encode: give files or --text")
@@ -71,17 +80,20 @@ def run(args: argparse.Namespace) -> int:
             failed.append((str(file), getattr(error, "strerror", None) or str(error)))
     rows.extend((f"text:{number}", {"text": text}) for number, text in enumerate(args.text))
     encoder = load_encoder(args)
-    encoded = encoder.encode(
-        [item for _, item in rows],
-        role=args.role,
-        instruction=args.instruction,
-        on_error="skip",
-        return_details=True,
-        show_progress=False if args.quiet else None,
-        **mode_options(args),
-    )
+    with cuts_untold():
+        encoded = encoder.encode(
+            [item for _, item in rows],
+            role=args.role,
+            instruction=args.instruction,
+            on_error="skip",
+            return_details=True,
+            show_progress=False if args.quiet else None,
+            **mode_options(args),
+        )
     bad = dict(encoded.errors)
     failed.extend((rows[number][0], str(error)) for number, error in bad.items())
+    cut = [number for number, tokens in enumerate(getattr(encoded, "truncated", [])) if tokens]
+    truncated = len(set(cut) - set(bad))
     kept = [number for number in range(len(rows)) if number not in bad]
     report_failures(failed)
     if not kept:
@@ -97,9 +109,11 @@ def run(args: argparse.Namespace) -> int:
     )
     write_atomically(args.out, buffer.getvalue())
     if args.json:
-        print_json({"out": str(args.out), "rows": len(kept), "dim": encoder.dim, "failed": failed})
+        summary = {"out": str(args.out), "rows": len(kept), "dim": encoder.dim, "failed": failed}
+        print_json(summary | {"truncated": truncated})
     else:
-        print(f"{args.out}: {len(kept)} vectors of {encoder.dim} numbers, {len(failed)} not readable")
+        made = f"{len(kept)} vectors of {encoder.dim} numbers"
+        print(f"{args.out}: {made}, {told_cuts(truncated)}{len(failed)} not readable")
     return 1 if failed else 0
 
 

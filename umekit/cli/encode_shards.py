@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, loading_options, print_json, report_failures
+from .common import UsageError, loading_options, print_json, report_failures, told_cuts
 
 SHOWN = 20  # failed items that are printed
 NEEDS_SHARDS = (
@@ -115,6 +115,7 @@ def run_shards(args: argparse.Namespace) -> int:
     from ..encoding.shard_files import open_folder
     from ..encoding.shard_processes import encode_shards_in_processes
     from ..encoding.shards import encode_shards
+    from ..processing.cut_texts_ume import cuts_untold
 
     where = [_hub_or_path(file) for file in args.files]
     try:
@@ -138,13 +139,14 @@ def run_shards(args: argparse.Namespace) -> int:
         "model": stored_model(args.model),
         "show_progress": False if args.quiet else None,
     }
-    if len(devices) > 1:
-        report = encode_shards_in_processes(load, source, args.out, devices, **options)
-    else:
-        encoder = load(devices[0])
-        if args.probe and begun is None:
-            options |= _probed(encoder, source, args)
-        report = encode_shards(encoder, source, args.out, rank=rank, world=world, **options)
+    with cuts_untold():  # told below
+        if len(devices) > 1:
+            report = encode_shards_in_processes(load, source, args.out, devices, **options)
+        else:
+            encoder = load(devices[0])
+            if args.probe and begun is None:
+                options |= _probed(encoder, source, args)
+            report = encode_shards(encoder, source, args.out, rank=rank, world=world, **options)
     return _tell(args, report, rank, world)
 
 
@@ -186,12 +188,13 @@ def _tell(args: argparse.Namespace, report: Any, rank: int, world: int) -> int:
     parts = len(manifest["parts"])
     if args.json:
         summary = {"out": str(args.out), "rows": manifest["rows"], "failed": manifest["failed"]}
+        summary |= {"truncated": manifest["truncated"]}
         summary |= {"double_ids": manifest["double_ids"], "dim": manifest["dim"], "parts": parts}
         print_json(summary | {"made": report.made, "kept": report.kept})
     else:
         print(
             f"{args.out}: {manifest['rows']} vectors of {manifest['dim']} numbers in {parts} parts, "
-            f"{manifest['failed']} not readable"
+            f"{told_cuts(manifest['truncated'])}{manifest['failed']} not readable"
         )
     if manifest["failed"]:
         report_failures(_first_errors(args.out), SHOWN)

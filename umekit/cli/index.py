@@ -6,7 +6,15 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from .common import UsageError, add_model_arguments, load_encoder, mode_options, print_json, report_failures
+from .common import (
+    UsageError,
+    add_model_arguments,
+    load_encoder,
+    mode_options,
+    print_json,
+    report_failures,
+    told_cuts,
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from ..encoding.index_opening import index_settings
     from ..encoding.manifest import MANIFEST
     from ..encoding.model_names import named_model, stored_model
+    from ..processing.cut_texts_ume import cuts_untold
 
     if not args.path.is_dir():
         raise UsageError(f"{args.path} is not a folder")
@@ -58,23 +67,24 @@ def run(args: argparse.Namespace) -> int:
         args.model = args.model or named_model(target, former)
         args.mode = args.mode or former.get("mode")
     settings = {"role": "document", "mode": args.mode, "model": stored_model(args.model)}
-    _, report = index_folder(
-        load_encoder(args),
-        args.path,
-        target,
-        recursive=not args.no_recursive,
-        settings=settings,
-        rebuild=args.rebuild,
-        show_progress=False if args.quiet else None,
-        encode_options=mode_options(args),
-    )
+    with cuts_untold():  # told below
+        _, report = index_folder(
+            load_encoder(args),
+            args.path,
+            target,
+            recursive=not args.no_recursive,
+            settings=settings,
+            rebuild=args.rebuild,
+            show_progress=False if args.quiet else None,
+            encode_options=mode_options(args),
+        )
     if args.json:
         print_json({"index": str(target), **asdict(report)})
     else:
         print(
             f"{target}: {report.rows} rows; files: {len(report.added)} new, {len(report.updated)} changed, "
             f"{report.unchanged} unchanged, {len(report.removed)} gone, {len(report.failed)} not readable; "
-            f"{report.seconds:.1f} s"
+            f"{told_cuts(report.truncated)}{report.seconds:.1f} s"
         )
     report_failures(report.failed)
     return 1 if report.failed else 0
