@@ -2,19 +2,30 @@
 
     python examples/refresh_ume_tiny.py [SOURCE]
 
-SOURCE is a folder that ``train_ume_tiny.py`` made; the committed model itself when left out.
+SOURCE is a folder that ``train_ume_tiny.py`` made; the committed model itself when left out. The file of weights is
+bfloat16, for half the bytes; ``config.json`` says float32, which every door then computes in.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import umekit
 
 TARGET = Path(__file__).resolve().parent / "ume-tiny"
+
+
+def in_float32(config: dict[str, Any]) -> dict[str, Any]:
+    """A config, and the configs in it, that name float32 as their dtype."""
+    return {
+        key: "float32" if key == "dtype" else in_float32(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+    }
 
 
 def main() -> int:
@@ -22,6 +33,10 @@ def main() -> int:
     card = TARGET / "README.md"
     with tempfile.TemporaryDirectory() as scratch:
         fresh = umekit.export(source, Path(scratch) / "ume-tiny")
+        shutil.copy(source / "model.safetensors", fresh / "model.safetensors")
+        config = fresh / "config.json"
+        told = in_float32(json.loads(config.read_text(encoding="utf-8")))
+        config.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         if card.is_file():
             shutil.copy(card, fresh / "README.md")
         shutil.rmtree(TARGET, ignore_errors=True)

@@ -166,7 +166,7 @@ def _engines(facts: Facts) -> list[str]:
     for target, name in ENGINES.items():
         native, reason = facts.native(target)
         lines.append(
-            f"{name}: the settings have a native form." if native else f"{name}: not possible; {reason}."
+            f"{name}: {'the settings have a native form, but' if native else 'not possible;'} {reason}."
         )
     return lines
 

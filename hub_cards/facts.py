@@ -52,7 +52,7 @@ class Facts:
         return sum(self.values.values())
 
     def native(self, target: str) -> tuple[bool, str]:
-        """Whether `target` gives the same vectors without our code, and if not, why."""
+        """Whether `target` gives the same vectors without our code, and within what limits; if not, why."""
         return expressible(self.settings, target, self.model_type)
 
 

@@ -79,7 +79,8 @@ def snippets(facts: Facts, repo: str, query: str, text: str) -> list[Snippet]:
         Snippet(
             "sentence-transformers",
             "Stock modules give these vectors: no code of the repository is run. Where torchvision is not "
-            "installed, the stock processor can't be had; add `trust_remote_code=True` for the repository's."
+            "installed, the stock processor can't be had; add `trust_remote_code=True` for the repository's. "
+            f"Without it {reason}."
             if native
             else f"The repository's code is run, since stock modules can't give these vectors: {reason}.",
             _SENTENCE_TRANSFORMERS.format(**names, remote=remote),

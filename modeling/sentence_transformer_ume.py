@@ -230,11 +230,11 @@ class UmeTransformer(InputModule):
         settings = UmeSettings.from_config(config)
         role = settings.role
         if role == "reranker":  # stock modules are written where they give equal scores, this one where not
-            _, reason = expressible(settings, "sentence-transformers", config.model_type)
+            able, reason = expressible(settings, "sentence-transformers", config.model_type)
+            reason = "its adapter is not merged" if able else reason
             raise ValueError(
-                f"a CrossEncoder cannot run {model_name_or_path}: {reason or 'its adapter is not merged'}; use "
-                "umekit.load(...).rerank, or AutoModel with trust_remote_code=True and its "
-                "rerank(query, candidates, processor=processor)"
+                f"a CrossEncoder cannot run {model_name_or_path}: {reason}; use umekit.load(...).rerank, or "
+                "AutoModel with trust_remote_code=True and its rerank(query, candidates, processor=processor)"
             )
         if role not in _CLASSES:
             raise ValueError(f"sentence-transformers cannot run a checkpoint of the role {role!r}")

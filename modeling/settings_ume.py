@@ -18,6 +18,8 @@ ROLES: tuple[str, ...] = ("discriminative", "generative", "adaptive", "reranker"
 
 # Families whose linear-attention layers stay causal whatever mask they are given.
 LINEAR_ATTENTION_FAMILIES = frozenset({"qwen3_5", "qwen3_5_moe", "qwen3_next"})
+# Families that write a video's times out, or count its positions in seconds.
+TIMED_FAMILIES = frozenset({"qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"})
 DEEPSTACK_FAMILIES = frozenset({"qwen3_vl", "qwen3_vl_moe"})
 
 
@@ -129,9 +131,10 @@ def filled_rows(config: Any) -> dict[str, int]:
 def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tuple[bool, str]:
     """Whether ``target`` can give the same vectors as these settings without any of our code.
 
-    Said of texts and pictures. Videos differ where their time is written out or in the positions (Qwen2.5-VL,
-    Qwen3-VL, Qwen3.5): transformers 5.23 takes frames without metadata for 24 a second, and wraps the steps of
-    Qwen3-VL's videos twice; sentence-transformers passes no metadata of frame lists.
+    Said of texts and pictures; what stock code does otherwise is in the reason of a True, too. Videos differ where
+    their time is written out or in the positions (Qwen2.5-VL, Qwen3-VL, Qwen3.5): transformers 5.23 takes frames
+    without metadata for 24 a second, and wraps the steps of Qwen3-VL's videos twice; sentence-transformers passes no
+    metadata of frame lists.
 
     Args:
         settings: settings of the checkpoint.
@@ -140,7 +143,7 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
         model_type: the backbone's ``model_type``.
 
     Returns:
-        ``(True, "")`` or ``(False, reason)``.
+        ``(True, limits)`` or ``(False, reason)``.
     """
     if target not in ("sentence-transformers", "vllm", "transformers"):
         raise ValueError(f"unknown target {target!r}: use 'sentence-transformers', 'vllm' or 'transformers'")
@@ -163,4 +166,15 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
         return False, "vLLM runs these backbones with causal attention"
     if not settings.normalize and target == "vllm":
         return False, "vLLM normalises embeddings"
-    return True, ""
+    return True, _limits(target, model_type)
+
+
+def _limits(target: str, model_type: str) -> str:
+    """What stock code does otherwise than ours, although the settings have a form there."""
+    limits = ["a text over the limit is not cut as ours is", "pictures are resized by torchvision"]
+    if model_type in TIMED_FAMILIES:
+        limits.append("a list of frames counts as 24 a second")
+    if target == "sentence-transformers":
+        limits.append("a clip's path needs torchcodec")
+        limits.append("the keys 'images', 'document', 'page' and 'instruction' are refused")
+    return ", ".join(limits)

@@ -135,8 +135,14 @@ def test_settings_that_cannot_be_read_raise(
 
 
 def test_expressible_names_the_reason() -> None:
-    assert expressible(UmeSettings(), "vllm", "qwen2_vl") == (True, "")
+    assert expressible(UmeSettings(), "vllm", "qwen2_vl")[0]
     assert expressible(UmeSettings(attention="bidirectional"), "sentence-transformers")[0]
+    for family, timed in (("qwen2_vl", False), ("qwen3_vl", True)):
+        _, limits = expressible(UmeSettings(), "sentence-transformers", family)
+        assert "is not cut" in limits
+        assert "torchcodec" in limits
+        assert ("24 a second" in limits) == timed
+    assert "torchcodec" not in expressible(UmeSettings(), "vllm", "qwen2_vl")[1]
     cases: list[tuple[dict[str, Any], str, str]] = [
         ({"positions": "1d"}, "sentence-transformers", "positions"),
         ({"pooling": "mean"}, "sentence-transformers", "span"),

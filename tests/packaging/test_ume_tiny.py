@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoModel, AutoProcessor
 
 import umekit
 from umekit.encoding.loading import packaged_model
@@ -61,3 +62,15 @@ def test_it_finds_scenes_in_unseen_handwriting(encoder: umekit.Encoder, kind: st
     pool = DigitWorld("test", seed=5).pool("retrieve_scene", queries=128, size=128, kind=kind)
     scores = encoder.encode_query(pool.queries) @ encoder.encode_document(pool.candidates).T
     assert float(np.mean(scores.argmax(axis=1) == np.array(pool.positives))) >= least
+
+
+def test_every_door_gives_its_vectors_by_default(encoder: umekit.Encoder) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    folder = str(packaged_model())
+    wanted = encoder.encode_query(["find the red 4"])
+    stock = library.SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(stock.encode_query(["find the red 4"]), wanted, atol=1e-5)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    found = model.encode(["find the red 4"], processor=processor, role="query")
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
