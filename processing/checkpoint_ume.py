@@ -45,6 +45,7 @@ CODE_FILES = (
     "prompts_ume.py",
     "rendering_ume.py",
     "settings_processor_ume.py",
+    "templates_ume.py",
     "truncating_ume.py",
     "video_ume.py",
     "vision_ume.py",

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import BatchFeature
-from transformers.processing_utils import ProcessorMixin
 
 from .collating_ume import Prepared
 from .cut_texts_ume import Cuts
 from .items_ume import Document, Image, Item, Part, Text, Video
 from .settings_processor_ume import with_arguments
+from .templates_ume import render_template
 
 _MEDIA: dict[str, Any] = {"image": Image, "image_url": Image, "video": Video, "document": Document}
 
@@ -60,9 +60,11 @@ class NativeCalls:
         single = bool(conversation) and isinstance(conversation[0], Mapping)
         conversations = [conversation] if single else list(conversation)
         if not tokenize:
-            chats: Any = conversation
-            options = {name: kwargs[name] for name in ("thinking",) if name in kwargs}
-            return ProcessorMixin.apply_chat_template(self, chats, chat_template, tokenize=False, **options)
+            told = {**self.tokenizer.special_tokens_map}
+            told |= {name: kwargs[name] for name in ("thinking",) if name in kwargs}
+            template = self.chat_template if chat_template is None else chat_template
+            texts = [render_template(template, one, told) for one in conversations]
+            return texts[0] if single else texts
         if chat_template is not None and chat_template != self.chat_template:
             raise ValueError(
                 "this processor tokenizes with its checkpoint's own template only; save another one there"

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from transformers.processing_utils import ProcessorMixin
 
 from .collating_ume import Prepared
 from .items_ume import Document, Image, Item, Video
 from .patching_ume import content_of, patches_of
 from .placeholders_ume import IMAGE_TOKEN, VIDEO_TOKEN, expand, without_marks
 from .pooled_ume import pooling_slots
+from .templates_ume import render_template
 from .truncating_ume import cut_right
 from .vision_ume import Patches
 
@@ -60,9 +60,8 @@ class Preparing:
         if instruction:
             text = self.prompt_tokenizer.guarded(instruction, guard)
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": text}]})
-        rendered = ProcessorMixin.apply_chat_template(
-            self, messages, tokenize=False, **self.template_options()
-        )
+        told = {**self.tokenizer.special_tokens_map, **self.template_options()}
+        rendered = render_template(self.chat_template, messages, told)
         return self.tokenize_rendered(rendered, images, videos, guard=guard)
 
     def _guarded(self: Any, part: dict[str, Any], guard: str) -> dict[str, Any]:
