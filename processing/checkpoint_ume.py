@@ -44,6 +44,7 @@ CODE_FILES = (
     "processing_ume.py",
     "prompts_ume.py",
     "rendering_ume.py",
+    "sampling_ume.py",
     "settings_processor_ume.py",
     "templates_ume.py",
     "truncating_ume.py",

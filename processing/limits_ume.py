@@ -77,6 +77,21 @@ class Deadline:
         )
 
 
+def check_step(number: int, deadline: Deadline, limits: MediaLimits) -> None:
+    """Before frame ``number``, from 0, is read."""
+    deadline.check()
+    if number >= limits.video_frames:
+        raise MediaError(f"{deadline.name} has more than {limits.video_frames} frames")
+
+
+def check_frame(width: int, height: int, deadline: Deadline, limits: MediaLimits) -> None:
+    """Of a size as it is stored, or as it is shown."""
+    if width * height > limits.image_pixels:
+        raise MediaError(
+            f"{deadline.name} has frames of {width} x {height} pixels, more than the limit of {limits.image_pixels}"
+        )
+
+
 def describe(source: Any) -> str:
     """A short, printable name of a source for messages."""
     if isinstance(source, (bytes, bytearray)):

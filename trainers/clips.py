@@ -16,16 +16,10 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..processing.film_ume import OPEN_OPTIONS, as_shown, av, decoder_of
 from ..processing.limits_ume import Deadline, MediaError, MediaLimits, describe, reason
-from ..processing.media_ume import to_rgb
 from ..processing.sources_ume import read_bytes
-from ..processing.video_ume import OPEN_OPTIONS
 from .formats.media import MediaRoot, media_root
-
-try:
-    import av
-except ImportError:  # an optional extra: the error is raised where a video is read
-    av = None  # type: ignore[assignment]
 
 
 def cut(
@@ -188,14 +182,14 @@ def read_clip(
     with _film(source, limits or MediaLimits()) as film:
         for frame, time in film.frames_from(start):
             while shown is not None and len(found) < frames and time > times[len(found)]:
-                found.append(to_rgb(shown.to_image()))
+                found.append(film.shown(shown))
             shown, second = frame, time
             if len(found) == frames:
                 break
         if shown is None or (len(found) < frames and second < start):
             raise MediaError(f"{film.name} ends before the clip that starts at {start} s")
         while len(found) < frames:
-            found.append(to_rgb(shown.to_image()))
+            found.append(film.shown(shown))
     return found
 
 
@@ -227,9 +221,10 @@ class _Film:
             int((start + self.begin) / self.stream.time_base), stream=self.stream, backward=True
         )
         count = 0
+        decoder = decoder_of(self.stream, self.deadline)
         for packet in self.container.demux(self.stream):
             self.deadline.check()
-            for frame in packet.decode():
+            for frame in decoder.decode(packet):
                 count += 1
                 if count > self.limits.video_frames:
                     raise MediaError(f"{self.name} has more than {self.limits.video_frames} frames in a clip")
@@ -237,6 +232,10 @@ class _Film:
                     raise MediaError(f"{self.name} has frames without a time, so that no clip can be cut")
                 self._check_size(frame)
                 yield frame, frame.time - self.begin
+
+    def shown(self, frame: Any) -> Image.Image:
+        """A frame as a player shows it."""
+        return as_shown(frame, self.stream, self.deadline, self.limits)
 
     def seconds(self) -> float:
         last = None

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing import pdfium_process_ume, video_ume
+from umekit.processing import film_ume, pdfium_process_ume
 from umekit.processing.documents_ume import count_pages, load_document
 from umekit.processing.items_ume import ItemError, parse_item
 from umekit.processing.limits_ume import Deadline, MediaError, MediaLimits
@@ -401,7 +401,7 @@ def test_a_playlist_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for source in (playlist, tmp_path / "list.m3u8", tmp_path / "list.mp4"):
         with pytest.raises(MediaError, match="cannot read the video"):
             load_video(source, Sampling(), LIMITS)
-    assert "hls" not in video_ume.CONTAINERS.split(",")
+    assert "hls" not in film_ume.CONTAINERS.split(",")
 
 
 def test_the_bad_frame_of_a_list_is_named() -> None:

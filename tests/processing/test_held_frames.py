@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing import video_ume, vision_ume
+from umekit.processing import animation_ume, film_ume, video_ume, vision_ume
 from umekit.processing.first_resize_ume import FirstResize
 from umekit.processing.items_ume import Video
 from umekit.processing.limits_ume import MediaError, MediaLimits
 from umekit.processing.patching_ume import patches_of
+from umekit.processing.sampling_ume import Timeline
 from umekit.processing.settings_processor_ume import ProcessorSettings
 from umekit.processing.video_ume import Frames, Sampling, load_video
 from umekit.processing.vision_ume import Patches, PatchLayout, PixelBudget, frame_size, image_patches
@@ -143,8 +144,8 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
         return call
 
-    for name in ("to_rgb", "load_image"):
-        monkeypatch.setattr(video_ume, name, counting(getattr(video_ume, name)))
+    for module, name in ((film_ume, "to_rgb"), (animation_ume, "to_rgb"), (video_ume, "load_image")):
+        monkeypatch.setattr(module, name, counting(getattr(module, name)))
     return lambda: most[0]
 
 
@@ -172,8 +173,8 @@ def test_a_film_with_fewer_frames_than_packets_is_sized_by_its_frames(
     expected = after_reading_all(load_video(data, few.sampling, LIMITS), few)
     promised = frame_size(12, SIZE[1], SIZE[0], LAYOUT, few.budget)
     assert (promised[0] // 14, promised[1] // 14) != expected[0].grid[1:]
-    real = video_ume._measure
-    monkeypatch.setattr(video_ume, "_measure", lambda *given: tuple(2 * one for one in real(*given)))
+    told = Timeline.at_rate(12, 4.0, 1.0)  # two packets for each frame
+    monkeypatch.setattr(film_ume.Film, "timeline", lambda film: told)
     assert_same(patches_of(Video(data), few, LAYOUT, LIMITS), expected)
 
 
