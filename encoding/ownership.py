@@ -201,7 +201,7 @@ def check_own(path: Path, ours: Callable[[Path], bool], hint: str = "name anothe
         return
     if not plain or not ours(path):
         raise ForeignFileError(
-            f"{path} was not written by umekit and is left as it is: move it away, or {hint}"
+            f"{path} was not written by umekit for this, and is left as it is: move it away, or {hint}"
         )
 
 

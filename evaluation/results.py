@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..encoding.checked_files import read_object
 from ..encoding.manifest import write_atomically
 from .metrics import wilson_lower_bound
 
@@ -237,9 +238,12 @@ class DigitWorldReport:
         if block.get("schema") != SCHEMA:
             raise ResultFormatError(f"result schema {block.get('schema')!r}; this umekit reads {SCHEMA}")
         facts = {name: value for name, value in block.items() if name not in ("kind", "schema", "scores")}
+        for name in ("fingerprint", "settings", "data", "versions", "complete"):
+            if not isinstance(facts.get(name), dict):
+                raise ResultFormatError(f"{name!r} is missing or not an object")
         try:
             return cls(scores=[Score.from_dict(one) for one in block["scores"]], **facts)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise ResultFormatError(
                 f"the result file is incomplete or has unknown entries: {error}"
             ) from None
@@ -252,9 +256,8 @@ def save_report(report: DigitWorldReport, path: Path) -> None:
 
 def load_report(path: Path) -> DigitWorldReport:
     """Raises ResultFormatError: not JSON, or not a result file that can be trusted."""
+    raw = read_object(path, ResultFormatError)
     try:
-        return DigitWorldReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ResultFormatError(f"{path} is not JSON: {error}") from None
+        return DigitWorldReport.from_dict(raw)
     except ResultFormatError as error:
         raise ResultFormatError(f"{path}: {error}") from None

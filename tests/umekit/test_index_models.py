@@ -35,6 +35,10 @@ def model_with_document_instruction(folder: Path) -> Path:
     config = json.loads(path.read_text())
     config["ume"]["prompt"]["instructions"]["document"] = "Represent this for a search of digits."
     path.write_text(json.dumps(config))
+    prompts = folder / "config_sentence_transformers.json"  # what it says of prompts wins
+    stored = json.loads(prompts.read_text())
+    stored["prompts"]["document"] = config["ume"]["prompt"]["instructions"]["document"]
+    prompts.write_text(json.dumps(stored))
     return folder
 
 

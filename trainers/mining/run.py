@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...encoding.checked_files import read_object
 from ...encoding.manifest import file_sha256, library_versions, write_atomically
 from ...encoding.ownership import (
     ForeignFileError,
@@ -212,7 +213,9 @@ def _finished(folder: Path, identity: dict[str, Any]) -> MiningReport | None:
     check_own(path, json_of(KIND), "name another folder for the mined rows")
     if not path.is_file():
         return None
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_object(path, ValueError)
+    if not isinstance(manifest.get("identity"), dict) or not isinstance(manifest.get("file"), str):
+        raise ValueError(f"{path} is damaged: 'identity' or 'file' is missing or of a wrong type")
     same = json.loads(json.dumps(identity))
     different = [name for name, value in same.items() if manifest["identity"].get(name) != value]
     if different:

@@ -95,9 +95,11 @@ def _from_shards(args: argparse.Namespace) -> int:
         raise UsageError("give PATH or --from-shards, not both")
     from ..encoding.crawl import DEFAULT_FOLDER
     from ..encoding.index import Index
-    from ..encoding.manifest import MANIFEST
+    from ..encoding.manifest import COMPRESSED_KIND, KIND, MANIFEST
+    from ..encoding.ownership import check_own, json_of
 
     target = args.index or args.from_shards / DEFAULT_FOLDER
+    check_own(target / MANIFEST, json_of(KIND, COMPRESSED_KIND), "name another folder for the index")
     if (target / MANIFEST).exists() and not args.rebuild:
         raise UsageError(f"{target} already holds an index; give --rebuild to replace it")
     if args.compressed:
