@@ -3,8 +3,9 @@
 from .launch import launch_line
 from .prompts import PROMPTS, TrainingPrompt, get_prompt, with_prompt
 from .run import StepResult, dry_run_recipe, run_recipe
-from .schema import Recipe, RecipeError, load_yaml, read_recipe
+from .schema import Recipe, RecipeError, read_recipe
 from .sources import FORMATS
+from .yaml_text import YamlError, load_yaml
 
 __all__ = [
     "FORMATS",
@@ -13,6 +14,7 @@ __all__ = [
     "RecipeError",
     "StepResult",
     "TrainingPrompt",
+    "YamlError",
     "dry_run_recipe",
     "get_prompt",
     "launch_line",

@@ -14,6 +14,7 @@ from typing import Any
 from ..dry_run import dry_run
 from .schema import MineStep, Recipe, RecipeError, SoupStep, TrainStep
 from .sources import Opener
+from .step_names import check_inside
 from .steps import StepContext, build_trainer, mine_step, soup_step, train_step, training_arguments
 
 DONE = "done.json"
@@ -59,6 +60,7 @@ def run_recipe(
     results = []
     for step in recipe.steps:
         folder = root / step.name
+        _check_inside(root, folder)
         done = folder / DONE
         ran = not done.is_file()
         if ran:
@@ -116,6 +118,13 @@ def _check(recipe: Recipe, root: Path, formats: Mapping[str, Opener]) -> None:
                 )
         if isinstance(step, TrainStep):
             training_arguments(step, StepContext(recipe, root, root / step.name, formats, False))
+
+
+def _check_inside(root: Path, folder: Path) -> None:
+    try:
+        check_inside(root, folder)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 def _open_run(root: Path, recipe: Recipe, resume: bool) -> None:

@@ -6,12 +6,13 @@ folder: a model, an adapter, mined rows.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .step_names import check_step_names
+from .yaml_text import MOST_CHARACTERS, YamlError, load_yaml
 
 START = "start"  # the name by which steps refer to the recipe's own model
 
@@ -162,12 +163,9 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _references(self) -> Recipe:
+        check_step_names([step.name for step in self.steps], taken=[START])
         known = {START: START}
         for step in self.steps:
-            if step.name in known:
-                raise ValueError(f"two steps are called {step.name!r}")
-            if not step.name or Path(step.name).name != step.name:
-                raise ValueError(f"{step.name!r} cannot be the name of a step: it becomes a folder")
             for name in _rows_of(step):
                 if known.get(name) != "rows":
                     raise ValueError(
@@ -231,24 +229,6 @@ def _rows_of(step: Any) -> list[str]:
     return [source.step for part in data for source in part.sources if source.step is not None]
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads ``2e-4`` as a number, as YAML 1.2 does; 1.1 makes it a text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def load_yaml(text: str) -> Any:
-    """Parse YAML. Raises yaml.YAMLError."""
-    loader = _Loader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
 def read_recipe(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
     """Read and check a YAML recipe.
 
@@ -261,9 +241,9 @@ def read_recipe(path: str | Path, changes: dict[str, Any] | None = None) -> Reci
         RecipeError: it is no YAML, or an entry is unknown, missing or of the wrong type.
     """
     try:
-        raw = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from None
+        raw = load_yaml(_text_of(Path(path)))
+    except YamlError as error:
+        raise RecipeError(f"{path} is not YAML that can be read: {error}") from None
     if not isinstance(raw, dict):
         raise RecipeError(f"{path} holds no recipe: name, source and steps are needed")
     for place, value in (changes or {}).items():
@@ -273,6 +253,15 @@ def read_recipe(path: str | Path, changes: dict[str, Any] | None = None) -> Reci
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise RecipeError(f"{path}: {found}") from None
+
+
+def _text_of(path: Path) -> str:
+    """The beginning of a file, one character more than may be in it; a device or a huge file is not read whole."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(MOST_CHARACTERS + 1)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is no text in UTF-8: {error}") from None
 
 
 def _replace(raw: Any, place: str, value: Any) -> None:

@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         recipe = read_recipe(path, dict(parse_change(text) for text in args.set))
+        if args.max_steps is not None and args.max_steps < 1:
+            raise UsageError(f"--max-steps is {args.max_steps}; need at least 1")
         if args.max_steps is not None:
             recipe = recipe.shortened(args.max_steps)
         if args.print_launch is None and args.nodes is not None:
@@ -141,9 +143,12 @@ def recipe_path(name: str) -> Path:
 
 def parse_change(text: str) -> tuple[str, Any]:
     """``entry=value``, the value as YAML."""
-    from umekit.trainers.recipes import load_yaml
+    from umekit.trainers.recipes import YamlError, load_yaml
 
     place, sign, value = text.partition("=")
     if not sign or not place:
         raise UsageError(f"--set {text}: write ENTRY=VALUE")
-    return place, load_yaml(value)
+    try:
+        return place, load_yaml(value)
+    except YamlError as error:
+        raise UsageError(f"--set {place}: {error}") from None
