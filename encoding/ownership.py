@@ -66,16 +66,17 @@ def make_marked(folder: Path, *names: str) -> Path:
     Raises:
         FileExistsError: there is something of that name.
     """
-    folder.mkdir()
     header = {"kind": KIND, "schema": 1, "folder": folder.name, "place": place(), "pid": os.getpid()}
-    with (folder / MARK).open("x", encoding="utf-8") as handle:
-        handle.writelines(json.dumps(line) + "\n" for line in (header, *names))
+    with naming_the_disk(folder):
+        folder.mkdir()
+        with (folder / MARK).open("x", encoding="utf-8") as handle:
+            handle.writelines(json.dumps(line) + "\n" for line in (header, *names))
     return folder
 
 
 def announce(folder: Path, name: str) -> Path:
     """The path of a file that is about to be written into a marked folder; the mark knows it from now on."""
-    with (folder / MARK).open("a", encoding="utf-8") as handle:
+    with naming_the_disk(folder), (folder / MARK).open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(name) + "\n")
     return folder / name
 
