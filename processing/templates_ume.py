@@ -189,7 +189,7 @@ def render_template(template: str, messages: Sequence[Any], variables: Mapping[s
     length = 0
     try:
         for part in compiled.generate(
-            messages=plain, tools=None, documents=None, add_generation_prompt=False, **variables
+            messages=plain, tools=None, documents=None, **{"add_generation_prompt": False, **variables}
         ):
             length += len(part)
             if length > run.most:
