@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..processing.arrays_ume import is_array
 from ..processing.items_ume import Item
 from .passes import Pass
 
@@ -62,10 +63,10 @@ class Encoded:
 
 def as_items(items: Any) -> Sequence[Any]:
     """A sequence of items: one item alone becomes a sequence of one."""
-    if isinstance(items, (str, Mapping, Image.Image, Item)):
+    if isinstance(items, (str, Mapping, Image.Image, Item)) or is_array(items):
         return [items]
     if isinstance(items, Sequence):
         return items
-    if isinstance(items, Iterable) and not isinstance(items, (bytes, np.ndarray)):
+    if isinstance(items, Iterable) and not isinstance(items, (bytes, bytearray)):
         return list(items)
     raise TypeError(f"cannot encode a {type(items).__name__}: give items in a list")

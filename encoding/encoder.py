@@ -141,8 +141,11 @@ class Encoder:
         Nothing is dropped out, whatever mode the model is in, and its mode is afterwards what it was.
 
         Args:
-            items: an iterable of items, or one item: ``str`` (always text), a PIL image, or a dict with any of
-                ``text, image, images, video, document, page, instruction``.
+            items: an iterable of items, or one item: ``str`` (always text), a PIL image, an array or tensor (a picture
+                ``[H, W, C]`` or ``[C, H, W]``, a clip ``[T, H, W, C]`` or ``[T, C, H, W]``; several of them in a
+                list), or a dict with any of ``text, image, images, video, document, page, instruction``. Media are
+                a path, an http(s), ``file:`` or ``data:`` URL, bytes, a PIL image, an array, or for ``video`` a list
+                of frames; a list under ``text``, ``image`` or ``video`` (of clips) is several parts in order.
             role: ``"query"`` or ``"document"``: default instruction of that side; None for neither.
             instruction: replaces the default; an item's own ``instruction`` wins over it.
             mode: None for the checkpoint's. ``"discriminative"`` embeds at once, ``"generative"`` thinks first,

@@ -10,9 +10,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from ..processing.arrays_ume import is_array
 from ..processing.items_ume import Document, Item, Text, Video
 from ..processing.items_ume import Image as ImagePart
 
@@ -62,10 +62,12 @@ def media_key(source: Any) -> Hashable:
     """The same of a picture, video or document: a path, URL, bytes, record, PIL image, array, or list of frames."""
     if isinstance(source, Image.Image):
         return _Picture(source)
-    if isinstance(source, np.ndarray):
+    if is_array(source):
         return ("array", id(source))  # the caller holds it
     if isinstance(source, (list, tuple)):
         return ("frames", tuple(_frame_key(frame) for frame in source))
+    if isinstance(source, Mapping) and "array" in source:
+        raise NoKeyError("frames with times of their own")
     if isinstance(source, Mapping):
         content = source["bytes"] if source.get("bytes") is not None else source.get("path")
         return ("record", _plain(content))

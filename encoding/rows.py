@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..modeling.pooling_ume import check_dim
+from ..processing.arrays_ume import is_array, values_of
 from .inputs.rooted import Columns
 from .inputs.unit import Row, reason_of
 
@@ -205,7 +206,10 @@ def _feed(digest: Any, value: Any) -> None:
             _feed(digest, one)
     elif isinstance(value, (bytes, bytearray)):
         digest.update(b"b" + bytes(value))
-    elif isinstance(value, np.ndarray):
+    elif is_array(value):
+        if not isinstance(value, np.ndarray):
+            digest.update(b"t")  # its channels may be on another axis
+        value = values_of(value)
         digest.update(f"a{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
     elif hasattr(value, "tobytes") and hasattr(value, "size"):  # a PIL image
         digest.update(f"i{value.mode}{value.size}".encode() + value.tobytes())

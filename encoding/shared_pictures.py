@@ -8,9 +8,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from PIL import Image as PILImage
 
+from ..processing.arrays_ume import is_array
 from ..processing.items_ume import Image, ItemError, parse_item
 from ..processing.limits_ume import MediaLimits
 from ..processing.media_ume import load_image
@@ -111,7 +111,7 @@ def _keys(raw: Any) -> list[Hashable]:
 
 def _key(part: Any) -> Hashable | None:
     """Of a picture that has to be decoded; None of all else."""
-    if not isinstance(part, Image) or isinstance(part.source, (PILImage.Image, np.ndarray)):
+    if not isinstance(part, Image) or isinstance(part.source, PILImage.Image) or is_array(part.source):
         return None
     try:
         return media_key(part.source)

@@ -20,12 +20,15 @@ _ST_CONFIG = "config_sentence_transformers.json"
 
 # Written out, so that what ships is reviewed and not whatever lies in the folder.
 CODE_FILES = (
+    "animation_ume.py",
+    "arrays_ume.py",
     "checkpoint_ume.py",
     "collating_ume.py",
     "cut_texts_ume.py",
     "explaining_ume.py",
     "documents_ume.py",
     "families_ume.py",
+    "film_ume.py",
     "first_resize_ume.py",
     "items_ume.py",
     "kinds_ume.py",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from .arrays_ume import is_array
 from .kinds_ume import HEAD_BYTES, format_of
 from .limits_ume import MediaError, MediaLimits, describe
 from .media_ume import load_image
@@ -29,7 +29,7 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
         MediaError: not readable, encrypted, without pages, page out of range, more pages than allowed, too slow.
         ImportError: a PDF, and pypdfium2 is not installed.
     """
-    if isinstance(source, (Image.Image, np.ndarray)):
+    if isinstance(source, Image.Image) or is_array(source):
         return _only_page(source, page, source, limits)
     key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
     if not POOL.holds(key) and not _is_pdf(read()):

@@ -1,17 +1,26 @@
 """What a user may hand in: an *item* becomes a tuple of typed parts, in the order in which it was written.
 
-A ``str`` is always text and never guessed to be a path; a list is a sequence of items, never one item.
+A ``str`` is always text and never guessed to be a path; a list is a sequence of items, never one item. A list *in* an
+item gives several parts of one kind, in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image as PILImage
 
+from .arrays_ume import is_array
+from .kinds_ume import HEAD_BYTES, format_of, kind_of_format, media_kind
+
 KEYS = ("text", "image", "images", "video", "document", "page", "instruction")
+TAKEN = (
+    "a str (text), a PIL image, an array or tensor (picture [H, W, C] or [C, H, W], clip [T, H, W, C] or [T, C, H, W]) "
+    f"or a dict with any of {', '.join(KEYS)}"
+)
 LAST_PAGE = 10_000_000  # no document has more pages; Python cannot even print every int
 _PRIVATE = frozenset(map(chr, range(0xE000, 0xF8FF)))  # one of these has to be free to guard texts with
 
@@ -67,8 +76,11 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
     """Turn what a user wrote into an :class:`Item`.
 
     Args:
-        raw: ``str``, PIL image, or dict with any of ``text, image, images, video, document, page, instruction``.
-            Values that are None are left out (rows of a data set have such).
+        raw: ``str``; PIL image; array or tensor of a picture (2 or 3 axes) or a clip (4 axes, see ``arrays_ume``);
+            or dict with any of ``text, image, images, video, document, page, instruction``. ``text``, ``image`` and
+            ``video`` take a list of parts, too: ``{"text": ["a", "b"]}``, ``{"video": [clip, clip]}``. A list under
+            ``video`` whose entries are pictures is one clip of those frames; see ``video_ume.load_video`` for frames
+            with times of their own. Values that are None are left out (rows of a data set have such).
         index: position among the items, for messages.
         empty: whether a dict without content is an item, too.
 
@@ -84,11 +96,16 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
         return Item((Text(text),))
     if isinstance(raw, PILImage.Image):
         return Item((Image(raw),))
-    if not isinstance(raw, Mapping):
+    if is_array(raw):
+        if raw.ndim == 4:
+            return Item((Video(raw),))
+        if raw.ndim in (2, 3):
+            return Item((Image(raw),))
         raise ItemTypeError(
-            f"cannot embed a {type(raw).__name__}; give a str, a PIL image or a dict with any of {', '.join(KEYS)}",
-            index,
+            f"cannot embed an array of shape {tuple(raw.shape)}; a picture has 2 or 3 axes, a clip 4", index
         )
+    if not isinstance(raw, Mapping):
+        raise ItemTypeError(f"cannot embed a {type(raw).__name__}; give {TAKEN}", index)
     unknown = [key for key in raw if key not in KEYS]
     if unknown:
         raise ItemTypeError(f"unknown key {_shown(unknown[0])}; known are {', '.join(KEYS)}", index)
@@ -97,9 +114,9 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
         if value is None or key in ("page", "instruction"):
             continue
         if key == "text":
-            parts.append(Text(_text(value, key, index)))
+            parts.extend(Text(_text(one, key, index)) for one in _several(value))
         elif key == "image":
-            parts.append(Image(value))
+            parts.extend(Image(one) for one in _several(value))
         elif key == "images":
             if not isinstance(value, (list, tuple)):
                 raise ItemTypeError(
@@ -107,7 +124,7 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
                 )
             parts.extend(Image(one) for one in value)
         elif key == "video":
-            parts.append(Video(value))
+            parts.extend(Video(one) for one in _clips(value, index))
         else:
             parts.append(Document(value, _page(raw.get("page"), index)))
     if raw.get("page") is not None and raw.get("document") is None:
@@ -117,7 +134,44 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
     instruction = raw.get("instruction")
     own = None if instruction is None else _text(instruction, "instruction", index)
     _check_private([part.text for part in parts if isinstance(part, Text)] + [own or ""], index)
-    return Item(tuple(parts), own, listed=raw.get("images") is not None)
+    listed = raw.get("images") is not None or isinstance(raw.get("image"), (list, tuple))
+    return Item(tuple(parts), own, listed=listed)
+
+
+def _several(value: Any) -> Sequence[Any]:
+    """The parts that a list says, in order; one where it is none."""
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _clips(value: Any, index: int | None) -> Sequence[Any]:
+    """Clips that a value says: one, unless it is a list of clips and not of frames.
+
+    Raises:
+        ItemTypeError: a list with clips and frames.
+    """
+    if not isinstance(value, (list, tuple)) or not value:
+        return (value,)
+    clips = sum(map(_is_clip, value))
+    if 0 < clips < len(value):
+        raise ItemTypeError(
+            "'video' takes a clip, a list of frames or a list of clips, not both in a list", index
+        )
+    return value if clips else (value,)
+
+
+def _is_clip(value: Any) -> bool:
+    """Whether an entry of a list is a whole clip and no frame."""
+    if isinstance(value, (list, tuple)):
+        return True
+    if is_array(value):
+        return value.ndim > 3
+    if isinstance(value, Mapping):
+        if "array" in value:
+            return True
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, (bytes, bytearray)):
+        return kind_of_format(format_of(bytes(value[:HEAD_BYTES]))) == "video"
+    return isinstance(value, (str, os.PathLike)) and media_kind(value) == "video"
 
 
 def _text(value: Any, key: str, index: int | None) -> str:

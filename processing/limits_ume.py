@@ -100,6 +100,9 @@ def describe(source: Any) -> str:
         source = source["path"]
     if not isinstance(source, (str, os.PathLike)):
         return f"<{type(source).__name__}>"
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        head = source[:60].partition(",")[0]
+        return f"<{head.encode('utf-8', 'backslashreplace').decode()} of {len(source)} characters>"
     name = os.fsdecode(source).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     return name if len(name) <= NAME_CHARACTERS else f"{name[:NAME_CHARACTERS]}... ({len(name)} characters)"
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
+from .arrays_ume import is_array, picture_of
 from .limits_ume import Deadline, MediaError, MediaLimits, describe, reason
 from .sources_ume import read_bytes
 
@@ -41,16 +42,17 @@ def load_image(source: Any, limits: MediaLimits) -> Image.Image:
     """One still picture as RGB, upright, transparency on white.
 
     Args:
-        source: path, URL, bytes, ``{"bytes", "path"}``, PIL image, or array ``[H, W]``, ``[H, W, 1|3|4]`` of uint8,
-            or of floats in 0..1.
+        source: path, URL, bytes, ``{"bytes", "path"}``, PIL image, or array or tensor ``[H, W]``,
+            ``[H, W, 1|3|4]``, ``[1|3|4, H, W]`` of uint8, or of floats in 0..1; see ``arrays_ume``.
 
     Raises:
         MediaError: unreadable, too large or not a picture.
         TypeError: a source of another type.
     """
-    if isinstance(source, np.ndarray):
-        _check_size(source.shape[1::-1] if source.ndim > 1 else (), describe(source), limits)
-        return to_rgb(_from_array(source))
+    if is_array(source):
+        array = picture_of(source)
+        _check_size(array.shape[1::-1], describe(source), limits)
+        return to_rgb(_from_array(array))
     if isinstance(source, Image.Image):
         with _LOADING[id(source) // 64 % len(_LOADING)]:
             return _decoded(source, describe(source), limits)
@@ -144,8 +146,6 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or array.size == 0:
-        raise MediaError(f"an array of shape {array.shape} is no picture; give [H, W] or [H, W, 1|3|4]")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
             raise MediaError("the array has values that are not finite")
@@ -154,4 +154,5 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = (array * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:
         raise MediaError(f"an array of {array.dtype} is no picture; give uint8, or floats in 0..1")
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    one = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    return Image.fromarray(np.ascontiguousarray(one))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import stat
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote, unquote_to_bytes
+from urllib.request import url2pathname
 
 from .downloads_ume import download
 from .limits_ume import MediaError, MediaLimits, describe
@@ -17,16 +20,18 @@ SETTLED_SECONDS = (
 
 
 def read_bytes(source: Any, limits: MediaLimits) -> bytes:
-    """Bytes of a path, an http(s) URL, ``bytes`` or a ``{"bytes": ..., "path": ...}`` record of a data set.
+    """Bytes of a path, an http(s), file or data URL, ``bytes``, or a data set's ``{"bytes": ..., "path": ...}``.
 
     Raises:
         MediaError: missing, empty, too large, not a regular file, or an address that is refused.
         TypeError: a source of another type.
     """
     name = describe(source)
-    source = _inner(source)
+    source = _local(_inner(source))
     if isinstance(source, (bytes, bytearray)):
         data = bytes(source)
+    elif isinstance(source, str) and source[:5].lower() == "data:":
+        data = _of_data_uri(source, limits)
     elif isinstance(source, str) and "://" in source[:32]:
         data = download(source, limits)
     elif isinstance(source, (str, os.PathLike)):
@@ -46,7 +51,10 @@ def file_key(source: Any, limits: MediaLimits) -> str | None:
     None where only the bytes can tell, or where :func:`read_bytes` has something to refuse: no path, no regular file,
     empty (as files of /proc are said to be), too large, or changed a moment ago.
     """
-    source = _inner(source)
+    try:
+        source = _local(_inner(source))
+    except MediaError:
+        return None
     if not isinstance(source, (str, os.PathLike)) or (isinstance(source, str) and "://" in source[:32]):
         return None
     try:
@@ -64,6 +72,48 @@ def _inner(source: Any) -> Any:
     if isinstance(source, Mapping):
         return source["bytes"] if source.get("bytes") is not None else source.get("path")
     return source
+
+
+def _local(source: Any) -> Any:
+    """The path that a ``file:`` URL says; anything else as it is. What ``#`` and ``?`` begin belongs to the name."""
+    if not isinstance(source, str) or source[:5].lower() != "file:":
+        return source
+    rest = source[5:]
+    if rest.startswith("//"):
+        host, slash, rest = rest[2:].partition("/")
+        rest = slash + rest
+        if host.lower() not in ("", "localhost"):
+            raise MediaError(
+                f"{describe(source)}: only files of this machine are read, not those of {host[:50]}"
+            )
+    if not rest.startswith("/") or "\0" in unquote(rest):
+        raise MediaError(f"{describe(source)}: no path; a file URL is file:///folder/name")
+    return url2pathname(rest)
+
+
+def _of_data_uri(uri: str, limits: MediaLimits) -> bytes:
+    """The bytes that a ``data:`` URL holds.
+
+    Raises:
+        MediaError: it is not in the form of one, or too large.
+    """
+    head, comma, body = uri.partition(",")
+    name = describe(uri)
+    if not comma:
+        raise MediaError(f"{name}: a data URL is data:<type>;base64,<content>")
+    encoded = head.lower().replace(" ", "").endswith(";base64")
+    if (
+        len(body) > limits.file_bytes * 4
+    ):  # more than percent signs or base64 with line ends could make smaller
+        raise MediaError(f"{name} has more bytes than the limit of {limits.file_bytes}")
+    data = unquote_to_bytes(body)
+    if not encoded:
+        return data
+    packed = b"".join(data.split()).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+    try:
+        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+    except ValueError as error:
+        raise MediaError(f"{name}: no valid base64 ({error})") from None
 
 
 def _read_file(path: str | os.PathLike[str], limits: MediaLimits) -> bytes:

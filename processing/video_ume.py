@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from .animation_ume import Animation, is_animation
+from .arrays_ume import clip_of, is_array
 from .film_ume import Film, av
 from .limits_ume import Deadline, MediaError, MediaLimits, describe, reason
 from .media_ume import load_image
@@ -61,7 +63,10 @@ def load_video(
 
     Args:
         source: path, URL or bytes of mp4, webm, gif, webp, ...; a sequence of frames (each what ``load_image``
-            takes; evenly spaced, see :class:`Sampling`); or an array ``[T, H, W, 3]``.
+            takes; evenly spaced, see :class:`Sampling`); an array or tensor ``[T, H, W, C]`` or ``[T, C, H, W]``; or
+            ``{"array": frames, "video_metadata": {"fps", "frames_indices", "duration", "total_num_frames"}}``, as
+            sentence-transformers writes frames with times of their own: frame ``i`` is shown at
+            ``frames_indices[i] / fps``, without indices at ``i / fps``.
         sampling: rate and limits.
         limits: what the video may cost; the keeper's work counts as decoding.
         keeper: what is kept of each frame; None keeps all of them whole.
@@ -71,8 +76,15 @@ def load_video(
         ImportError: a video file without PyAV installed.
     """
     keeper = keeper or WholeFrames()
-    if isinstance(source, (np.ndarray, Sequence)) and not isinstance(source, (str, bytes, bytearray)):
-        return _from_frames(source, sampling, limits, keeper)
+    told: Mapping[str, Any] = {}
+    if isinstance(source, Mapping) and "array" in source:
+        source, told = _told(source)
+    if is_array(source) or (isinstance(source, Sequence) and not isinstance(source, (str, bytes, bytearray))):
+        return _from_frames(source, told, sampling, limits, keeper)
+    if told:
+        raise MediaError(
+            f"times are given with frames, and a {type(source).__name__} is none; give a list or array"
+        )
     data = read_bytes(source, limits)
     deadline = Deadline(describe(source), limits)
     animation = is_animation(data)
@@ -95,9 +107,50 @@ def _kept(keeper: FrameKeeper, frame: Image.Image) -> Any:
         raise MediaError(str(error)) from None
 
 
-def _from_frames(source: Any, sampling: Sampling, limits: MediaLimits, keeper: FrameKeeper) -> Frames:
-    if isinstance(source, np.ndarray) and source.ndim not in (3, 4):
-        raise MediaError(f"an array of shape {source.shape} is no video; give [T, H, W, 3]")
+def _told(source: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Frames, and what is told of their times."""
+    unknown = sorted(map(str, set(source) - {"array", "video_metadata", "fps"}))
+    if unknown:
+        raise MediaError(f"unknown key {unknown[0][:50]!r} of a video; known are array, video_metadata, fps")
+    told = source.get("video_metadata")
+    if told is None:
+        told = {}
+    if not isinstance(told, Mapping):
+        raise MediaError(f"'video_metadata' takes a dict, not a {type(told).__name__}")
+    return source["array"], {**told, **({} if source.get("fps") is None else {"fps": source["fps"]})}
+
+
+def _times(told: Mapping[str, Any], total: int, otherwise: float) -> list[float]:
+    """When each of ``total`` frames is shown; ``otherwise`` is their rate where none is told.
+
+    Raises:
+        MediaError: a rate or indices that make no sense.
+    """
+    rate, indices = told.get("fps"), told.get("frames_indices")
+    if rate is None and told.get("duration") is not None:
+        length = _positive("duration", told["duration"])
+        rate = _positive("total_num_frames", told.get("total_num_frames") or total) / length
+    rate = otherwise if rate is None else _positive("fps", rate)
+    if indices is None:
+        return [number / rate for number in range(total)]
+    places = [float(place) for place in indices]
+    if len(places) != total or any(not 0 <= a <= b < np.inf for a, b in pairwise([0.0, *places])):
+        raise MediaError(f"'frames_indices' must be {total} numbers that rise, one for each frame")
+    return [place / rate for place in places]
+
+
+def _positive(name: str, value: Any) -> float:
+    number = float(value) if isinstance(value, (int, float, np.number)) else -1.0
+    if not 0 < number < np.inf:
+        raise MediaError(f"{name!r} of a video must be a positive number, not {str(value)[:50]}")
+    return number
+
+
+def _from_frames(
+    source: Any, told: Mapping[str, Any], sampling: Sampling, limits: MediaLimits, keeper: FrameKeeper
+) -> Frames:
+    if is_array(source):
+        source = clip_of(source)
     total = len(source)
     if total == 0:
         raise MediaError("a video needs at least one frame")
@@ -107,9 +160,11 @@ def _from_frames(source: Any, sampling: Sampling, limits: MediaLimits, keeper: F
     most = replace(sampling, max_frames=sampling.list_frames or sampling.max_frames)
     keep = list(range(total)) if total <= most.max_frames else sample_indices(total, None, most)
     rate = sampling.list_fps or sampling.fps
-    seconds = [i / rate for i in keep]
+    times = _times(told, total, rate)
+    seconds = [times[i] for i in keep]
+    step = times[1] - times[0] if told and total > 1 else 1 / rate
     while sampling.list_pad and len(seconds) % sampling.multiple:
-        seconds.append(seconds[-1] + 1 / rate)
+        seconds.append(seconds[-1] + step)
     keeper.begin(len(seconds), True)
     images = [_kept(keeper, _frame(source[i], i, limits)) for i in keep]
     images += images[-1:] * (len(seconds) - len(keep))

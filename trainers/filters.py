@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
+from ..processing.arrays_ume import is_array
 from ..processing.documents_ume import count_pages
 from ..processing.items_ume import Document, Image, Text, Video, parse_item
 from ..processing.limits_ume import MediaLimits
@@ -215,7 +216,7 @@ def _look(
 
 def _look_at_page(source: Any, sight: Sight, hash_side: int, limits: MediaLimits) -> None:
     """A page may be a picture; a PDF is opened only, because it has no pixels before it is rendered."""
-    if not isinstance(source, (PILImage.Image, np.ndarray)):
+    if not (isinstance(source, PILImage.Image) or is_array(source)):
         data = read_bytes(source, limits)
         if data[:1024].lstrip().startswith(b"%PDF-"):
             count_pages(data, limits)

@@ -14,6 +14,7 @@ from urllib.request import url2pathname
 import numpy as np
 from PIL import Image
 
+from ...processing.arrays_ume import is_array, values_of
 from ...processing.limits_ume import MediaLimits
 from ..manifest import file_sha256
 from .rooted import MEDIA
@@ -66,6 +67,9 @@ class ContentHash:
             self._medium(os.fsdecode(value))
         elif isinstance(value, Image.Image):
             self._picture(value)
+        elif is_array(value) and not isinstance(value, np.ndarray):
+            self._say("tensor")  # its channels may be on another axis
+            self._feed(values_of(value), is_medium, depth)
         elif isinstance(value, np.ndarray) or hasattr(value, "__array__"):
             array = np.ascontiguousarray(np.asarray(value))
             self._say("array", array.dtype.str, str(array.shape), hashlib.sha256(array.tobytes()).hexdigest())
