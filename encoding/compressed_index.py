@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..modeling.settings_ume import whole_number
 from .checked_files import read_npy
 from .compressed_build import build_compressed
 from .compressed_files import FAISS, VECTORS, read_compressed_manifest, read_faiss, read_names
@@ -71,8 +72,7 @@ class CompressedIndex:
             ValueError: a wrong shape, k below 1, or a NaN, zero or non-unit query.
         """
         queries = np.array(vectors, dtype=np.float32, ndmin=2)
-        if k < 1:
-            raise ValueError(f"k is {k}; need at least 1")
+        k = whole_number("k", k)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise ValueError(f"queries have shape {np.shape(vectors)}; the index needs [n, {self.dim}]")
         check_rows([f"query {number}" for number in range(len(queries))], queries, ValueError)

@@ -15,10 +15,12 @@ from tqdm.auto import tqdm
 
 from ..modeling.evaluating_ume import evaluating
 from ..modeling.pooling_ume import DegenerateVectorError
+from ..modeling.settings_ume import whole_number
 from ..processing.collating_ume import Prepared
 from ..processing.cut_texts_ume import Cuts
 from ..processing.items_ume import ItemError
 from .batching import prepare_ahead
+from .calls import check_call
 from .encoded import Encoded, as_items
 from .feeding import Feed, mover_for
 from .fingerprint import ModelHashes, processor_hash
@@ -67,8 +69,9 @@ class Encoder:
         self.processor = processor
         self.assumption = ""  # what `load` took for granted of a checkpoint that does not say what it is
         on_cpu = model.device.type == "cpu"
-        self.batch_tokens = batch_tokens or (TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU)
-        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
+        default = TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU
+        self.batch_tokens = default if batch_tokens is None else whole_number("batch_tokens", batch_tokens)
+        self.workers = min(8, os.cpu_count() or 1) if workers is None else whole_number("workers", workers, 0)
 
     def __repr__(self) -> str:
         settings = self.model.settings
@@ -147,7 +150,7 @@ class Encoder:
                 a path, an http(s), ``file:`` or ``data:`` URL, bytes, a PIL image, an array, or for ``video`` a list
                 of frames; a list under ``text``, ``image`` or ``video`` (of clips) is several parts in order.
             role: ``"query"`` or ``"document"``: default instruction of that side; None for neither.
-            instruction: replaces the default; an item's own ``instruction`` wins over it.
+            instruction: replaces the default, ``""`` by none; an item's own ``instruction`` wins over it.
             mode: None for the checkpoint's. ``"discriminative"`` embeds at once, ``"generative"`` thinks first,
                 ``"both"`` gives both from one prefill; the last two need a generative checkpoint.
             dim: keep the first ``dim`` numbers, normalised again.
@@ -183,8 +186,7 @@ class Encoder:
             top_p=top_p,
             seed=seed,
         )
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error is {on_error!r}; use 'raise' or 'skip'")
+        check_call(role=role, instruction=instruction, on_error=on_error, batch_tokens=batch_tokens)
         listed = as_items(items)
         result = Encoded.empty(plan, len(listed), plan.dim or self.dim)
         errors = result.errors

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..modeling.settings_ume import whole_number
 from .checked_files import parse_json, read_npy
 from .compressed_files import import_faiss
 from .manifest import (
@@ -179,8 +180,7 @@ class Index:
             ImportError: faiss is not installed.
         """
         queries = np.array(vectors, dtype=np.float32, ndmin=2)
-        if k < 1:
-            raise ValueError(f"k is {k}; need at least 1")
+        k = whole_number("k", k)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise ValueError(f"queries have shape {np.shape(vectors)}; the index needs [n, {self.dim}]")
         check_rows([f"query {number}" for number in range(len(queries))], queries, ValueError)

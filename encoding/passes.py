@@ -16,6 +16,7 @@ from torch import Tensor
 from ..modeling.decoding_ume import Decoding
 from ..modeling.generative_ume import decoding_of, details_of, streams_of
 from ..modeling.pooling_ume import DegenerateVectorError, check_dim, check_vectors
+from ..modeling.settings_ume import whole_number
 from ..processing.collating_ume import Prepared
 from .batching import plan_batches
 
@@ -115,7 +116,7 @@ def plan_pass(
     dim = None if dim is None else check_dim(dim, model.dim)
     role = model.settings.role
     known = MODES_OF_ROLE[role]
-    mode = mode or known[0]
+    mode = known[0] if mode is None else mode
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; use one of {MODES}")
     if mode not in known:
@@ -123,8 +124,9 @@ def plan_pass(
         raise ValueError(f"mode={mode!r} needs {needed} checkpoint; this one is {role}")
     if reduce not in ("mean", "first", None):
         raise ValueError(f"reduce is {reduce!r}; use 'mean', 'first' or None")
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; give at least 1")
+    whole_number("num_samples", num_samples)
+    if seed is not None:
+        whole_number("seed", seed, least=0)
     if mode == "discriminative":
         given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         wishes = [name for name, value in given.items() if value is not None]

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ..modeling.reranker_ume import default_tokens, scores_of
+from ..modeling.settings_ume import whole_number
 from ..modeling.vision_store_ume import VisionStore
 from ..processing.collating_ume import Prepared
 from ..processing.cut_texts_ume import Cuts
 from ..processing.items_ume import ItemError
 from .batching import prepare_ahead
+from .calls import check_call
 from .encoded import as_items
 from .encoder import PROGRESS_FROM, WINDOW
 from .forking import compute_alone_after_fork
@@ -70,8 +72,8 @@ class Reranker:
         self.model = model
         self.processor = processor
         self.assumption = ""  # see Encoder
-        self.batch_tokens = batch_tokens
-        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
+        self.batch_tokens = None if batch_tokens is None else whole_number("batch_tokens", batch_tokens)
+        self.workers = min(8, os.cpu_count() or 1) if workers is None else whole_number("workers", workers, 0)
 
     def __repr__(self) -> str:
         return f"Reranker({self.model.config.model_type}, {self.model.dtype}, {self.model.device})"
@@ -164,6 +166,8 @@ class Reranker:
     def _budget(self, batch_tokens: int | None) -> Budget:
         """For all of a call: what one query did not fit into, the next one will not."""
         compute_alone_after_fork()
+        if batch_tokens is not None:
+            whole_number("batch_tokens", batch_tokens)
         tokens = batch_tokens or self.batch_tokens or default_tokens(self.model.device)
         return Budget(tokens, self.model.device)
 
@@ -178,8 +182,7 @@ class Reranker:
         show_progress: bool | None,
         cuts: Cuts,
     ) -> tuple[NDArray[np.float32], list[tuple[int, Exception]], list[int]]:
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error is {on_error!r}; use 'raise' or 'skip'")
+        check_call(role=None, instruction=instruction, on_error=on_error, batch_tokens=None)
         pairs = self.processor.pairs_with(query, instruction)
         scores = np.full(len(candidates), np.nan, dtype=np.float32)
         errors: list[tuple[int, Exception]] = []

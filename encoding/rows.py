@@ -14,6 +14,7 @@ import torch
 
 from ..modeling.pooling_ume import check_dim
 from ..processing.arrays_ume import is_array, values_of
+from .calls import check_call
 from .inputs.rooted import Columns
 from .inputs.unit import Row, reason_of
 
@@ -75,6 +76,9 @@ class EncodeRows:
         id_column = named.pop("id", id_column)
         if column is not None and named:
             raise ValueError("give column for whole items, or columns for parts of them, not both")
+        check_call(role=role, instruction=instruction, batch_tokens=batch_tokens)
+        if mode == "":
+            raise ValueError("mode is ''; give a mode, or None for the checkpoint's")
         self.model = None if model is None else os.fspath(model)
         self.columns = Columns({**named, "id": id_column})
         self.column, self.id_column = column, id_column

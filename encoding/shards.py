@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..modeling.pooling_ume import check_dim
+from ..modeling.settings_ume import whole_number
 from ..processing.cut_texts_ume import tell_cuts
+from .calls import check_call
 from .inputs import Source
 from .manifest import is_former, library_versions
 from .scratch import Scratch
@@ -76,8 +78,14 @@ def encode_shards(
         ShardMismatchError: that run had another model, source or setting.
         InputError: the source changed while it was read.
     """
-    if shard_size < 1 or not 0 <= rank < world:
-        raise ValueError(f"shard_size is {shard_size}, rank {rank} of {world}")
+    check_call(role=role, instruction=instruction, batch_tokens=batch_tokens)
+    whole_number("shard_size", shard_size)
+    if threads is not None:
+        whole_number("threads", threads)
+    if mode == "":
+        raise ValueError("mode is ''; give a mode, or None for the checkpoint's")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank is {rank} of {world}")
     if format not in FORMATS or dtype not in DTYPES:
         raise ValueError(f"format is {format!r} of {FORMATS}, dtype {dtype!r} of {DTYPES}")
     if mode == "both":

@@ -7,6 +7,8 @@ one of every row is ever kept.
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from .backbone_ume import back_home, base_of, cache_argument, cache_of, positions_of, vision_features
-from .settings_ume import UmeSettings
+from .settings_ume import UmeSettings, whole_number
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,17 @@ class Decoding:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
-        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+        whole_number("max_new_tokens", self.max_new_tokens)
+        if self.temperature is not None and not (_is_number(self.temperature) and self.temperature >= 0):
             raise ValueError(
                 f"temperature is {self.temperature}; give a number from 0 on, or None for greedy"
             )
-        if not 0 < self.top_p <= 1:
+        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p is {self.top_p}; give a number over 0 and up to 1")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class GrowingLayer(DynamicLayer):

@@ -21,7 +21,7 @@ from .evaluating_ume import evaluated
 from .modeling_ume import UmeForDiscriminativeEmbedding, UmeOutput
 from .pooling_ume import DIRECT_SLOT, GENERATED_SLOT, check_dim, check_vectors, pool
 from .reasoning_ume import Rollout, ThoughtTokens, think
-from .settings_ume import UmeSettings, UmeSettingsError
+from .settings_ume import UmeSettings, UmeSettingsError, whole_number
 
 MODES = ("discriminative", "generative", "both")
 REDUCTIONS = ("mean", "first", None)
@@ -117,7 +117,7 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
             streams: a source of chance per row and sample, row by row; fresh ones from torch's seed when None.
             vocabulary: ids from here on are rows without a token and are never written.
         """
-        if mode not in MODES or reduce not in REDUCTIONS or num_samples < 1:
+        if mode not in MODES or reduce not in REDUCTIONS or whole_number("num_samples", num_samples) < 1:
             raise ValueError(
                 f"mode={mode!r} is not one of {MODES}, reduce={reduce!r} not one of {REDUCTIONS}, "
                 f"or num_samples={num_samples} is under 1"
@@ -188,7 +188,13 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         Raises:
             DegenerateVectorError: a vector is zero, constant or not finite.
         """
-        mode = mode or "generative"
+        mode = "generative" if mode is None else mode
+        if mode not in MODES or reduce not in REDUCTIONS:
+            raise ValueError(
+                f"mode={mode!r} is not one of {MODES}, or reduce={reduce!r} not one of {REDUCTIONS}"
+            )
+        whole_number("batch_size", batch_size)
+        whole_number("num_samples", num_samples)
         kept = self.dim if dim is None else check_dim(dim, self.dim)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
         decoding = decoding_of(self.settings, num_samples, max_new_tokens, temperature, top_p)

@@ -19,6 +19,7 @@ from .backbone_ume import states_of
 from .composed_ume import UmePreTrainedModel
 from .evaluating_ume import evaluated
 from .pooling_ume import DIRECT_SLOT, check_dim, check_vectors, finish, pool
+from .settings_ume import whole_number
 
 
 @dataclass
@@ -129,6 +130,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         """
         if mode not in (None, "discriminative"):
             raise ValueError(f"mode={mode!r} needs a generative checkpoint; this one is discriminative")
+        whole_number("batch_size", batch_size)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
         kept = self.dim if dim is None else check_dim(dim, self.dim)
         if not listed:

@@ -20,7 +20,7 @@ from .composed_ume import UmePreTrainedModel
 from .evaluating_ume import evaluated
 from .pooling_ume import DIRECT_SLOT, DegenerateVectorError, pool
 from .prefix_ume import PrefixReader
-from .settings_ume import UmeSettings, UmeSettingsError
+from .settings_ume import UmeSettings, UmeSettingsError, whole_number
 from .vision_store_ume import VisionStore
 
 TOKENS_ON_CPU = 4096
@@ -159,6 +159,8 @@ class UmeForReranking(UmePreTrainedModel):
         Raises:
             DegenerateVectorError: a logit is not finite.
         """
+        if batch_tokens is not None:
+            whole_number("batch_tokens", batch_tokens)
         if not rows:
             return torch.empty(0, 2, dtype=torch.float32, device=self.device)
         budget = batch_tokens or default_tokens(self.device)

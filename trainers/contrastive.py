@@ -14,7 +14,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from .arguments import ContrastiveTrainingArguments
 from .bad_rows import BadRows
 from .clamping import ClampTemperature
-from .data import ContrastiveCollator, RowBatch, Sides
+from .cut_texts import CutTexts
+from .data import ContrastiveCollator, RowBatch, Sides, without_negatives
 from .distributed import (
     gather_sides,
     max_over_ranks,
@@ -91,6 +92,8 @@ class ContrastiveTrainer(ItemTrainer):
         )
         self.add_callback(ClampTemperature(objective))
         self.bad_rows = BadRows(args.max_bad_rows)
+        self.cut_texts = CutTexts()
+        self._said_alone = False
         self.add_callback(self.bad_rows)
 
     # ---- seams -----------------------------------------------------------------------------------
@@ -117,10 +120,38 @@ class ContrastiveTrainer(ItemTrainer):
         if len(sides.query) == 0:
             learned = [p.sum() for p in self.objective_module.parameters()]
             return sum(learned, embeddings.sum()) * 0.0, {}
+        masks = sides.masks()
+        if without_negatives(sides, masks):
+            self._say_alone(len(sides.query))
         loss, metrics = self.objective_module(
-            sides.query, sides.positive, sides.negatives, sides.tasks, **sides.masks()
+            sides.query, sides.positive, sides.negatives, sides.tasks, **masks
         )
         return loss, metrics
+
+    def _say_alone(self, rows: int) -> None:
+        """An error where no batch of this run can have negatives from other rows, one warning where this one has none.
+
+        Raises:
+            ValueError: batches have one row, and this one brings no negatives of its own.
+        """
+        sizes = [self.args.per_device_train_batch_size * world_size()]
+        if hasattr(self.train_dataset, "__len__"):
+            sizes.append(len(self.train_dataset))  # type: ignore[arg-type]
+        if min(sizes) == 1:
+            raise ValueError(
+                "a batch of one row without negatives has nothing to tell its positive from, and trains nothing: raise "
+                "per_device_train_batch_size (gradient accumulation adds no negatives), give rows `negatives`, or use "
+                "more rows"
+            )
+        if not self._said_alone:
+            self._said_alone = True
+            what = "has one row" if rows == 1 else f"has the same positive in all of its {rows} rows"
+            logger.warning(
+                "step %d: a batch %s and no negatives, and trains nothing (dataloader_drop_last=True leaves a last "
+                "batch of one row out); this is said once",
+                self.state.global_step + 1,
+                what,
+            )
 
     # ---- the step --------------------------------------------------------------------------------
 
@@ -133,6 +164,7 @@ class ContrastiveTrainer(ItemTrainer):
         if callable(start := getattr(self.optimizer, "train", None)):
             start()  # schedule-free optimisers
         inputs = self._prepare_inputs(inputs)
+        self.cut_texts.add(inputs)
         if self.args.max_bad_rows:
             self.bad_rows.add(inputs["bad_rows"], self.state.global_step, self.args.device)
         scale = 1.0 / getattr(self, "current_gradient_accumulation_steps", 1)
@@ -227,9 +259,12 @@ class ContrastiveTrainer(ItemTrainer):
         return world_size() if self.args.scale_by_world_size else 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the training metrics, and the number of bad rows so far where some are let pass."""
+        """Adds the means of the training metrics, the number of bad rows so far where some are let pass, and of items
+        that were cut at the limit of tokens, where there are any (of this rank)."""
         if self.args.max_bad_rows and "loss" in logs:
             logs = {**logs, "bad_rows": self.bad_rows.count}
+        if self.cut_texts.count and "loss" in logs:
+            logs = {**logs, "truncated_items": self.cut_texts.count}
         super().log(logs, start_time)
 
     # ---- evaluation ------------------------------------------------------------------------------
@@ -253,6 +288,7 @@ class ContrastiveTrainer(ItemTrainer):
             if inputs.get("bad_rows"):  # scores over fewer rows could not be compared
                 bad = inputs["bad_rows"][0]
                 raise ValueError(f"{description}: {bad.name} cannot be prepared: {bad.reason}")
+            self.cut_texts.add(inputs)
             rows = RowBatch.from_inputs(inputs)
             chunks = [list(range(len(rows.items)))]
             if self.args.chunk_tokens is not None:

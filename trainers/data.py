@@ -59,7 +59,8 @@ class IndexedRows(Dataset):  # type: ignore[type-arg]
 class ContrastiveCollator:
     """Rows -> {"query": [Prepared], "positive": [Prepared], "negatives": [[Prepared]], "tasks": [str],
     "positive_keys": int64 [rows, KEYS] or None, "negative_keys": int64 [negatives of all rows, KEYS] or None,
-    "bad_rows": [BadRow], "rows": names of the rows [str]}.
+    "bad_rows": [BadRow], "rows": names of the rows [str], "truncated": (tokens of an item, of which it kept) of every
+    item that was cut at its limit}.
 
     A row has ``query`` and ``positive`` (items) and may have ``negatives`` (a list of items), ``task``,
     ``dataset``, ``positive_id`` and ``negative_ids`` (one per negative). Keys of an item whose value is None are left
@@ -110,6 +111,7 @@ class ContrastiveCollator:
             "negative_keys": negative_keys,
             "bad_rows": bad,
             "rows": names,
+            "truncated": [cut for row in prepared for cut in row.get("truncated", ())],
         }
 
     def prepare_row(self, row: Mapping[str, Any], position: int = 0) -> dict[str, Any]:
@@ -117,17 +119,18 @@ class ContrastiveCollator:
         try:
             if READ_ERROR in row:
                 raise ValueError(f"it cannot be read: {row[READ_ERROR]}")
+            cuts: list[tuple[int, int]] = []
             negatives = row.get("negatives")
             if negatives is None:
                 negatives = []
             if isinstance(negatives, (str, bytes, Mapping)) or not isinstance(negatives, Sequence):
                 raise TypeError(f"negatives must be a list of items, got {type(negatives).__name__}")
             names = _negative_names(row, len(negatives))[: self.max_negatives]
-            query, _ = self._item(_column(row, "query"), "query", None)
+            query, _ = self._item(_column(row, "query"), "query", None, cuts)
             own = [row.get("positive_id"), row.get(OWN_ID)]
-            positive, positive_keys = self._item(_column(row, "positive"), "document", own)
+            positive, positive_keys = self._item(_column(row, "positive"), "document", own, cuts)
             others = [
-                self._item(item, "document", [name])
+                self._item(item, "document", [name], cuts)
                 for item, name in zip(negatives[: self.max_negatives], names, strict=True)
             ]
             prepared = {
@@ -135,6 +138,7 @@ class ContrastiveCollator:
                 "positive": positive,
                 "negatives": [item for item, _ in others],
                 "task": self._task(row),
+                "truncated": cuts,
             }
             if self.mask_duplicate_positives:
                 prepared["positive_keys"] = positive_keys
@@ -151,10 +155,14 @@ class ContrastiveCollator:
             return DEFAULT_TASK
         return str(task) if self.task_groups is None else group_of(str(task), self.task_groups)
 
-    def _item(self, item: Any, role: str, names: Sequence[Any] | None) -> tuple[Any, list[int]]:
-        """An item prepared, and its keys; without names it needs none."""
+    def _item(
+        self, item: Any, role: str, names: Sequence[Any] | None, cuts: list[tuple[int, int]]
+    ) -> tuple[Any, list[int]]:
+        """An item prepared, and its keys; without names it needs none. cuts: what is cut of it is added."""
         item = _without_none(item)
         prepared = self.processor.prepare(item, role=role)
+        if cut := getattr(prepared, "cut_tokens", 0):
+            cuts.append((prepared.length + cut, prepared.length))
         keys = _keys(prepared, names) if self.mask_duplicate_positives and names is not None else []
         return (deferred(prepared, item, role) if self.media_per_chunk else prepared), keys
 
@@ -298,3 +306,16 @@ class RowBatch:
             positive_keys=positive_keys,
             negative_keys=negative_keys,
         )
+
+
+def without_negatives(sides: Sides, masks: Mapping[str, Tensor | None]) -> bool:
+    """Whether no row has anything but its positive: one row, or one positive in all, and no hard negative that counts.
+
+    masks: of the sides.
+    """
+    ids, negative_ids, exists = masks["positive_ids"], masks["negative_ids"], masks["negative_mask"]
+    if len(sides.query) > 1 and (ids is None or bool((ids != ids[0]).any())):
+        return False
+    if exists is not None and ids is not None and negative_ids is not None:
+        exists = exists & (negative_ids != ids[:, None])
+    return exists is None or not bool(exists.any())

@@ -42,8 +42,19 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, embedder: bool = Tru
         )
         group.add_argument("--mode", choices=MODES, help="how to embed (default: the checkpoint's)")
     group.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="most tokens of a thought, for modes that think"
+        "--max-new-tokens", type=positive, metavar="N", help="most tokens of a thought, for modes that think"
     )
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number from 1 on."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return number
 
 
 def add_item_arguments(parser: argparse.ArgumentParser) -> None:

@@ -91,7 +91,8 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
 
 def refuse_without_shards(args: argparse.Namespace) -> None:
     for name in NEEDS_SHARDS:
-        if getattr(args, name):
+        given = getattr(args, name)
+        if given is not None and given is not False and given != []:  # 0 is given, and equals False
             raise UsageError(f"--{name.replace('_', '-')} needs --shard-size N")
 
 

@@ -51,7 +51,7 @@ BAD_NAMES = [
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_names_that_are_no_folder_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RecipeError, match="step|same folder"):
+    with pytest.raises(RecipeError, match=r"step|same folder"):
         read_recipe(written(tmp_path, recipe("one", name)))
 
 
