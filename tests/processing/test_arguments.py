@@ -120,3 +120,30 @@ def test_pipelines(tmp_path: Path, tiny_backbone: Callable[[str], Path], picture
     content = [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "what is it?"}]
     written = writer(text=[{"role": "user", "content": content}], max_new_tokens=2, return_full_text=False)
     assert isinstance(written[0]["generated_text"], str)
+
+
+def test_chats_with_slots_are_vectors(
+    tiny_checkpoint: Callable[..., Path], pictures: list[Image.Image]
+) -> None:
+    folder = str(tiny_checkpoint("qwen2_vl"))
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    content = [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "a cat"}]
+    chats = [
+        [{"role": "user", "content": content}],
+        [{"role": "user", "content": "a longer text about a dog"}],
+    ]
+    inputs = processor.apply_chat_template(chats, tokenize=True, return_dict=True, return_slots=True)
+    items = [{"image": pictures[0], "text": "a cat"}, "a longer text about a dog"]
+    found = model(**inputs).embeddings.detach()
+    torch.testing.assert_close(found, model.encode(items, processor=processor), atol=1e-5, rtol=0)
+    plain = processor.apply_chat_template(chats, tokenize=True, return_dict=True)
+    assert model(**plain).embeddings is None
+
+
+def test_txtai(tiny_checkpoint: Callable[..., Path]) -> None:
+    txtai = pytest.importorskip("txtai")
+    folder = str(tiny_checkpoint("qwen2_vl"))
+    store = txtai.Embeddings(path=folder, method="sentence-transformers", vectors={"trust_remote_code": True})
+    store.index(["a cat", "a dog"])
+    assert store.search("a cat", 1)[0][0] == 0

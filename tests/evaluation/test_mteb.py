@@ -1,0 +1,90 @@
+"""mteb runs pictures and videos on our folders with nothing between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Array4D, Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+library = pytest.importorskip("sentence_transformers")
+mteb = pytest.importorskip("mteb")
+
+retrieval = pytest.importorskip("mteb.abstasks.retrieval")
+task_metadata = pytest.importorskip("mteb.abstasks.task_metadata")
+models = pytest.importorskip("mteb.models")
+collators = pytest.importorskip("mteb.models.modality_collators")
+
+KINDS: dict[str, dict[str, Any]] = {"stock modules": {}, "our module": {"positions": "1d", "pooling": "mean"}}
+IDS = [f"{number}" for number in range(4)]
+
+
+def _task(modality: str, media: list[Any], feature: Any) -> Any:
+    """Retrieval of each medium by itself."""
+
+    class Tiny(retrieval.AbsTaskRetrieval):  # type: ignore[misc]
+        metadata = task_metadata.TaskMetadata(
+            name=f"Tiny{modality.title()}",
+            description="Finds each medium again.",
+            dataset={"path": "nobody/nothing", "revision": "1"},
+            type="Any2AnyRetrieval",
+            category=f"{modality[0]}2{modality[0]}",
+            modalities=[modality],
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+        )
+
+        def load_data(self, *args: Any, **kwargs: Any) -> None:
+            rows = Dataset.from_dict(
+                {"id": IDS, modality: media}, features=Features({"id": Value("string"), modality: feature})
+            )
+            relevant = {one: {one: 1} for one in IDS}
+            split = {"corpus": rows, "queries": rows, "relevant_docs": relevant, "top_ranked": None}
+            self.dataset = {"default": {"test": split}}
+            self.data_loaded = True
+
+    return Tiny()
+
+
+def _model(folder: Path) -> Any:
+    """As mteb makes it of a repository on the Hub, where it reads what a folder takes from this one file."""
+    told = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
+    found = models.ModelMeta._detect_modalities_from_sbert_config(told)
+    assert set(found) == {"text", "image", "video"}
+    model = library.SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    wrapper = models.SentenceTransformerEncoderWrapper(model)
+    wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(update={"modalities": found})
+    return wrapper
+
+
+def _score(model: Any, task: Any) -> float:
+    results = mteb.evaluate(model, [task], cache=None, show_progress_bar=False)
+    return float(results.task_results[0].get_score())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures(kind: str, tiny_checkpoint: Callable[..., Path], pictures: list[Image.Image]) -> None:
+    model = _model(tiny_checkpoint("qwen2_vl", **KINDS[kind]))
+    assert _score(model, _task("image", pictures[:4], ImageFeature())) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_videos(kind: str, tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    # What mteb's collator makes of a decoder of torchcodec, which need not be installed: uint8 [T, C, H, W].
+    monkeypatch.setattr(
+        collators.FramesCollator,
+        "resample_video",
+        lambda video, **_: torch.tensor(np.array(video), dtype=torch.uint8),
+    )
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(0, 255, (4, 3, 56, 84), dtype=np.uint8) for _ in IDS]
+    model = _model(tiny_checkpoint("qwen2_vl", **KINDS[kind]))
+    assert _score(model, _task("video", clips, Array4D((4, 3, 56, 84), "uint8"))) == pytest.approx(1.0)
