@@ -24,14 +24,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checked_files import read_object
+
 MARK = ".umekit-mark"
 KIND = "umekit-mark"
 MARK_BYTES = 1 << 24
 ABANDONED_SECONDS = 86_400.0  # after which a marked folder of elsewhere is taken for a killed process's
 _LITTLE = 1 << 20  # bytes free on a disk where a write that failed without a reason failed for this one
-_TEMPORARY = re.compile(
-    r"\.(?P<name>.+)\.[a-z0-9_]{8}"
-)  # how written_atomically calls a file before it is whole
+# How written_atomically calls a file before it is whole.
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 
 
 class ForeignFileError(FileExistsError):
@@ -211,8 +212,8 @@ def json_of(*kinds: str) -> Callable[[Path], bool]:
 
     def ours(path: Path) -> bool:
         try:
-            raw = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            raw = read_object(path, ValueError)
+        except (OSError, ValueError):
             return False
         return isinstance(raw, dict) and raw.get("kind") in kinds
 
