@@ -12,8 +12,6 @@ import numpy as np
 from .golden import Case, Golden, GoldenError, digest
 from .presets import PRESETS
 
-# A video that was resized by another library differs by about 1e-3; README of such folders.
-RESIZED_ELSEWHERE = 1e-3
 # Rows of added tokens that the official code draws around the mean (and we do not), with Qwen3-VL's spread.
 DRAWN_ROWS = 1e-4
 
@@ -40,13 +38,7 @@ def read_published(folder: Path, array: str | None = None) -> Golden:
     tolerance = float(manifest.get("suggested_tolerance", {}).get("vectors_abs", 1e-5))
     mode = "generative" if name.startswith("gen") else None
     cases = [_case(record, folder / "inputs", vectors[record["row"]], mode) for record in records]
-    loose = {
-        case.name: RESIZED_ELSEWHERE
-        for case in cases
-        if "video" in {**case.item, **(case.candidate or {})}
-        and "no_resize" not in case.name
-        and preset.name in ("qwen3-vl-embedding", "qwen3-vl-reranker")
-    }
+    loose = {}
     if system == "umarvel_qwen3vl":
         loose = {case.name: DRAWN_ROWS for case in cases if "instruction" in case.item}
     return Golden(cases, tolerance, preset=preset.name, loose=loose)

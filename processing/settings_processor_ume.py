@@ -75,7 +75,10 @@ class ProcessorSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """The block as it is written."""
-        return {"schema": SCHEMA, **asdict(self)}
+        block = {"schema": SCHEMA, **asdict(self)}
+        if self.budget.frame_filter == "pillow":
+            del block["budget"]["frame_filter"]  # earlier versions and fingerprints do not know it
+        return block
 
     @classmethod
     def from_dict(cls, block: dict[str, Any]) -> ProcessorSettings:

@@ -1,6 +1,6 @@
 """From RGB pictures to patches: the grid, one resize, and the layout that Qwen's vision towers read.
 
-Pillow and NumPy only (no torchvision). Patches stay uint8 until they are collated: a quarter of the memory in
+Pillow, NumPy and torch only (no torchvision). Patches stay uint8 until they are collated: a quarter of the memory in
 queues and caches, and one fused multiply-add on the device instead of a float copy per picture.
 """
 
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn import functional
 
 from .first_resize_ume import FirstResize
 
@@ -51,6 +53,8 @@ class PixelBudget:
         list_frame: replaces ``frame`` and the shared upper limit for such videos.
         listed: replaces ``image`` for pictures that come in a list, and for frames that are pictures (RzenEmbed).
         listed_scope: ``"item"``: each item by itself; ``"call"``: one list in a call counts for the whole call.
+        frame_filter: what brings the frames of a video onto the token grid: ``"pillow"``, or ``"tensor"`` as
+            torchvision resizes tensors (qwen_vl_utils), which is not Pillow's to the last level.
     """
 
     image: tuple[int, int]
@@ -62,10 +66,13 @@ class PixelBudget:
     list_frame: tuple[int, int] | None = None
     listed: tuple[int, int] | None = None
     listed_scope: Literal["item", "call"] = "item"
+    frame_filter: Literal["pillow", "tensor"] = "pillow"
 
     def __post_init__(self) -> None:
         if self.listed_scope not in ("item", "call"):
             raise ValueError(f"listed_scope is {self.listed_scope!r}; use 'item' or 'call'")
+        if self.frame_filter not in ("pillow", "tensor"):
+            raise ValueError(f"frame_filter is {self.frame_filter!r}; use 'pillow' or 'tensor'")
         for name in ("image", "frame", "video", "list_frame", "listed"):
             low, high = getattr(self, name) or self.image
             if not 0 < low <= high:
@@ -188,7 +195,8 @@ class FrameResize:
             self._size = frame_size(
                 self._count, frame.height, frame.width, self.layout, self.budget, self._from_list
             )
-        return _resize(frame, *self._size)
+        resize = _resize_as_tensor if self.budget.frame_filter == "tensor" else _resize
+        return resize(frame, *self._size)
 
 
 class FramesAsImages:
@@ -235,6 +243,17 @@ def _resize(image: Image.Image, rows: int, columns: int) -> np.ndarray:
     if image.size != (columns, rows):
         image = image.resize((columns, rows), Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def _resize_as_tensor(image: Image.Image, rows: int, columns: int) -> np.ndarray:
+    """torchvision's resize of uint8 tensors (bicubic, antialias): in float32, clamped, rounded."""
+    if image.size == (columns, rows):
+        return np.asarray(image)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float().contiguous()
+    resized = functional.interpolate(
+        pixels, size=(rows, columns), mode="bicubic", align_corners=False, antialias=True
+    )
+    return resized.clamp(0, 255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
 
 
 def _cut(pixels: np.ndarray, layout: PatchLayout, temporal: int) -> np.ndarray:

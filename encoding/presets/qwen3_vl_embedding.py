@@ -45,6 +45,7 @@ def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
             rule="frame",
             first_image=FirstResize(factor=32, least=4 * TOKEN, most=1800 * TOKEN),
             first_frame=FirstResize(factor=64, least=4 * 64**2, most=16384 * 64**2),
+            frame_filter="tensor",
         ),
         sampling=Sampling(fps=1.0, min_frames=4, max_frames=64, list_fps=2.0, list_pad=True),
         max_length=8192,
@@ -80,6 +81,8 @@ QWEN3_VL_EMBEDDING = Preset(
         "qwen_vl_utils 0.0.14 sizes the media, the processor does not resize",
         "budget.first_frame": "qwen_vl_utils 0.0.14, fetch_video: frames of a list pass fetch_image with the factor "
         "where the patch size is expected, so on a grid of 64 pixels",
+        "budget.frame_filter": "qwen_vl_utils 0.0.14, fetch_video: torchvision.transforms.functional.resize of the "
+        "stacked frames, bicubic with antialias",
         "sampling": "FPS = 1, MAX_FRAMES = 64; a list is taken to have 2 frames per second",
         "max_length": "MAX_LENGTH = 8192",
     },

@@ -59,7 +59,10 @@ def with_enlarged_frames(settings: ProcessorSettings) -> ProcessorSettings:
     then the rule of a video file, which enlarges each to at least 128 tokens. The README names no version; 0.0.11,
     the preset's, keeps small frames small. The choice moves a vector by up to 0.5, so index and queries must share it.
     """
-    return replace(settings, budget=replace(settings.budget, first_frame=ENLARGED, list_frame=None))
+    return replace(
+        settings,
+        budget=replace(settings.budget, first_frame=ENLARGED, list_frame=None, frame_filter="tensor"),
+    )
 
 
 def official(model: UmeSettings, settings: ProcessorSettings) -> tuple[UmeSettings, ProcessorSettings]:

@@ -89,7 +89,7 @@ def test_without_remote_code_scores_are_equal(
     wanted = umekit.load(folder).rerank(QUERY, candidates)
     scores = model.predict([(QUERY, one) for one in candidates])
     assert difference(scores[:2], wanted[:2]) <= 1e-5
-    assert difference(scores, wanted) <= 1e-3  # torchvision rounds otherwise than Pillow when it resizes
+    assert difference(scores, wanted) <= 1e-3  # stock frames are resized by torchvision alone
 
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")

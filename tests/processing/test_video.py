@@ -16,6 +16,7 @@ from umekit.processing import vision_ume
 from umekit.processing.items_ume import ItemError
 from umekit.processing.limits_ume import MediaError, MediaLimits
 from umekit.processing.processing_ume import UmeProcessor
+from umekit.processing.settings_processor_ume import ProcessorSettings
 from umekit.processing.video_ume import Sampling, load_video, sample_indices
 
 LIMITS = MediaLimits()
@@ -151,3 +152,23 @@ def test_an_odd_frame_is_repeated_at_the_end(tiny_checkpoint: Callable[..., Path
     np.testing.assert_array_equal(three.values[:half], four.values[:half])
     with pytest.raises(ItemError):
         processor.prepare({"video": "no-such-film.mp4"})
+
+
+def test_a_filter_of_frames_is_a_setting_that_others_do_not_see() -> None:
+    plain = ProcessorSettings()
+    assert "frame_filter" not in plain.to_dict()["budget"]  # fingerprints and earlier versions
+    tensor = replace(plain, budget=replace(plain.budget, frame_filter="tensor"))
+    assert ProcessorSettings.from_dict(tensor.to_dict()) == tensor
+    assert ProcessorSettings.from_dict(plain.to_dict()) == plain
+    with pytest.raises(ValueError, match="frame_filter is 'lanczos'"):
+        replace(plain.budget, frame_filter="lanczos")
+
+
+def test_frames_as_tensors_are_near_those_of_pillow() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    for size in ((28, 56), (112, 140)):
+        one, other = vision_ume._resize(image, *size), vision_ume._resize_as_tensor(image, *size)
+        assert other.dtype == np.uint8
+        assert 0 < np.abs(one.astype(int) - other).mean() < 1  # Pillow clips between its two passes
+    np.testing.assert_array_equal(vision_ume._resize_as_tensor(image, 50, 70), noise)
