@@ -37,7 +37,10 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
     elif isinstance(source, (str, os.PathLike)):
         data = _read_file(source, limits)
     else:
-        raise TypeError(f"give a path, a URL or bytes, not a {type(source).__name__}")
+        raise TypeError(
+            "give a path, a URL, bytes, a PIL image, an array or tensor, or for a video a list of frames, "
+            f"not a {type(source).__name__}"
+        )
     if not data:
         raise MediaError(f"{name} is empty")
     if len(data) > limits.file_bytes:
