@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -151,6 +153,9 @@ def test_a_str_is_what_sentence_transformers_takes_it_for(
         st.encode([str(path), "a cat", *texts]),
         model.encode([{"image": path}, "a cat", *texts], processor=processor),
     )
+    uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    same = model.encode([{"image": path}], processor=processor).expand(2, -1)
+    _close(st.encode([uri, np.array(pictures[0])]), same)
     _close(st.encode([{"text": str(path)}]), model.encode([str(path)], processor=processor))
     chat = [{"role": "user", "content": str(path)}]
     _close(st.encode([chat]), model.encode([str(path)], processor=processor))
