@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 SCHEMA = 1
+BLOCK = "config.json: ume"
 FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
 
 Role = Literal["discriminative", "generative", "adaptive", "reranker"]
@@ -70,14 +71,23 @@ class UmeSettings:
             "thought_end": ("forced", "official"),
         }
         for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise UmeSettingsError(f"config.ume.{name} is {getattr(self, name)!r}; use one of {values}")
-        if self.dim is not None and self.dim < 1:
-            raise UmeSettingsError(f"config.ume.dim is {self.dim}; use a positive number or null")
-        if self.max_new_tokens < 1:
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in values:
+                raise UmeSettingsError(f"{BLOCK}.{name} is {_shown(value)}; use one of {values}")
+        for name in ("deepstack", "normalize"):
+            if type(getattr(self, name)) is not bool:
+                raise UmeSettingsError(f"{BLOCK}.{name} is {_shown(getattr(self, name))}; use true or false")
+        if self.dim is not None and not _whole(self.dim, 1):
+            raise UmeSettingsError(f"{BLOCK}.dim is {_shown(self.dim)}; use a positive whole number or null")
+        if not _whole(self.max_new_tokens, 1):
             raise UmeSettingsError(
-                f"config.ume.max_new_tokens is {self.max_new_tokens}; use a positive number"
+                f"{BLOCK}.max_new_tokens is {_shown(self.max_new_tokens)}; use a positive whole number"
             )
+        if not isinstance(self.tokens, dict):
+            raise UmeSettingsError(f"{BLOCK}.tokens is {_shown(self.tokens)}; use names with token ids")
+        for name, ids in self.tokens.items():
+            if not all(_whole(one, 0) for one in (ids if isinstance(ids, list) else [ids])):
+                raise UmeSettingsError(f"{BLOCK}.tokens.{name} is {_shown(ids)}; use token ids")
 
     @classmethod
     def from_config(cls, config: Any) -> UmeSettings:
@@ -86,18 +96,19 @@ class UmeSettings:
         Raises:
             UmeSettingsError: schema newer than this code, or an unknown or impossible entry.
         """
-        block = dict(getattr(config, "ume", None) or {})
+        stored = getattr(config, "ume", None)
+        if stored is not None and not isinstance(stored, dict):
+            raise UmeSettingsError(f"{BLOCK} is {_shown(stored)}; an object is needed")
+        block = dict(stored or {})
         schema = block.pop("schema", SCHEMA)
-        if not isinstance(schema, int) or schema > SCHEMA:
+        if not _whole(schema, 1) or schema > SCHEMA:
             raise UmeSettingsError(
-                f"this checkpoint has ume schema {schema}, this code reads up to {SCHEMA}: update umekit"
+                f"{BLOCK}.schema is {_shown(schema)}, this code reads up to {SCHEMA}: update umekit"
             )
         block.pop(FILLED_ROWS, None)
         unknown = set(block) - {f.name for f in fields(cls)}
         if unknown:
-            raise UmeSettingsError(
-                f"config.ume has entries that this version does not know: {sorted(unknown)}"
-            )
+            raise UmeSettingsError(f"{BLOCK} has entries that this version does not know: {sorted(unknown)}")
         settings = cls(**block)
         settings.check_backbone(getattr(config, "model_type", ""))
         return settings
@@ -130,6 +141,15 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def _whole(value: Any, least: int) -> bool:
+    return type(value) is int and least <= value < 2**31
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def filled_rows(config: Any) -> dict[str, int]:
     """Tokens and rows that an adapter folder's config says were filled in memory when the adapter was trained.
 
@@ -138,9 +158,10 @@ def filled_rows(config: Any) -> dict[str, int]:
     Raises:
         UmeSettingsError: the entry is not tokens with rows behind the first.
     """
-    found = (getattr(config, "ume", None) or {}).get(FILLED_ROWS, {})
+    block = getattr(config, "ume", None)
+    found = block.get(FILLED_ROWS, {}) if isinstance(block, dict) else {}
     if not isinstance(found, dict) or any(type(row) is not int or row < 1 for row in found.values()):
-        raise UmeSettingsError(f"config.ume.{FILLED_ROWS} is {found!r}; it names tokens and their rows")
+        raise UmeSettingsError(f"{BLOCK}.{FILLED_ROWS} is {_shown(found)}; it names tokens and their rows")
     return dict(found)
 
 

@@ -46,6 +46,7 @@ CODE_FILES = (
     "preparing_ume.py",
     "processing_ume.py",
     "prompts_ume.py",
+    "reading_ume.py",
     "rendering_ume.py",
     "sampling_ume.py",
     "settings_processor_ume.py",
@@ -85,7 +86,8 @@ def read_processor_settings(
         return default_settings(config.model_type, image_processor), None
     template = cached_file(source, "chat_template.jinja", **hub)
     text = Path(str(template)).read_text(encoding="utf-8")
-    if stored.get("prompt", {}).get("template"):
+    prompt = stored.get("prompt") if isinstance(stored, dict) else None
+    if isinstance(prompt, dict) and prompt.get("template"):
         stored["prompt"]["template"] = text  # the file is the truth, its name stands for it in the settings
     return ProcessorSettings.from_dict(stored), text
 

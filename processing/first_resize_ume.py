@@ -30,6 +30,12 @@ class FirstResize:
     def __post_init__(self) -> None:
         if self.factor and not 0 < self.least <= self.most:
             raise ValueError(f"a first resize to {self.least}..{self.most} pixels: give 0 < least <= most")
+        if (
+            min(self.factor, self.under, self.square) < 0
+            or max(self.factor, self.square) > 2**13
+            or self.least > 2**26
+        ):
+            raise ValueError(f"a first resize cannot be had: {self}")
         if bool(self.under) != bool(self.square):
             raise ValueError("a rule for small pictures needs both 'under' and 'square'")
         if not self.factor and not self.under:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 ROUNDING = 0.001  # seconds: containers of browsers and recorders count in milliseconds
 
 
+MOST_FRAMES = 100_000
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How many frames of a video are read.
@@ -34,6 +37,18 @@ class Sampling:
     list_fps: float = 0.0
     list_frames: int = 0
     list_pad: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fps <= 1000 or not 0 <= self.list_fps <= 1000:
+            raise ValueError(f"fps is {self.fps}, list_fps {self.list_fps}: use up to 1000 frames a second")
+        if not 1 <= self.min_frames <= self.max_frames <= MOST_FRAMES:
+            raise ValueError(
+                f"min_frames is {self.min_frames}, max_frames {self.max_frames}: use 1 to {MOST_FRAMES}"
+            )
+        if not 1 <= self.multiple <= 64 or not 0 <= self.list_frames <= MOST_FRAMES:
+            raise ValueError(
+                f"multiple is {self.multiple}, list_frames {self.list_frames}: use 1..64 and 0..{MOST_FRAMES}"
+            )
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from .first_resize_ume import FirstResize
 from .pooled_ume import PoolingRule
 from .prompts_ume import PromptSettings
+from .reading_ume import ProcessorSettingsError, read_record
 from .video_ume import Sampling
 from .vision_ume import PixelBudget
 
 SCHEMA = 1
+MOST_TOKENS = 2**31 - 1
+NAME = "processor_config.json: ume"
 # Arguments of stock processors' ``from_pretrained`` that change settings of ours.
 ARGUMENTS = ("min_pixels", "max_pixels", "size", "fps", "min_frames", "max_frames", "model_max_length")
 
@@ -58,6 +60,12 @@ class ProcessorSettings:
     def __post_init__(self) -> None:
         if self.truncation not in ("text", "right"):
             raise ValueError(f"truncation is {self.truncation!r}; use 'text' or 'right'")
+        for name, limit in {
+            "max_length": self.max_length,
+            **{f"limits.{k}": v for k, v in self.limits.items()},
+        }.items():
+            if not 1 <= limit <= MOST_TOKENS:
+                raise ValueError(f"{name} is {limit}; use 1 to {MOST_TOKENS:,} tokens")
         unknown = set(self.limits) - {"query", "document", "text", "plain"}
         if unknown:
             raise ValueError(
@@ -85,33 +93,18 @@ class ProcessorSettings:
         """Read a block.
 
         Raises:
-            ValueError: a newer schema, an unknown entry, or an impossible value.
+            ProcessorSettingsError: a newer schema, an unknown entry, or a value of another type or range.
         """
+        if not isinstance(block, dict):
+            raise ProcessorSettingsError(f"{NAME} is {type(block).__name__}; an object is needed")
         block = dict(block)
         schema = block.pop("schema", SCHEMA)
-        if not isinstance(schema, int) or schema > SCHEMA:
-            raise ValueError(
-                f"this processor has ume schema {schema}, this code reads up to {SCHEMA}: update umekit"
+        if type(schema) is not int or not 1 <= schema <= SCHEMA:
+            raise ProcessorSettingsError(
+                f"{NAME}.schema is {str(schema)[:60]}, this code reads up to {SCHEMA}: update umekit"
             )
-        unknown = set(block) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(
-                f"processor_config.ume has entries that this version does not know: {sorted(unknown)}"
-            )
-        nested: dict[str, Any] = {"prompt": PromptSettings, "pooling": PoolingRule, "sampling": Sampling}
-        for name, kind in nested.items():
-            if name in block:
-                block[name] = kind(**block[name])
-        if "budget" in block:
-            budget = dict(block["budget"])
-            for name in ("image", "frame", "video", "list_frame", "listed"):
-                if budget.get(name) is not None:
-                    budget[name] = tuple(budget[name])
-            for name in ("first_image", "first_frame"):
-                if budget.get(name) is not None:
-                    budget[name] = FirstResize(**budget[name])
-            block["budget"] = PixelBudget(**budget)
-        return cls(**block)
+        settings: ProcessorSettings = read_record(cls, block, NAME)
+        return settings
 
 
 def with_arguments(settings: ProcessorSettings, arguments: Mapping[str, Any]) -> ProcessorSettings:

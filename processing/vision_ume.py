@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from .first_resize_ume import FirstResize
 
+MOST_LEAST_PIXELS = 2**26
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -77,6 +79,8 @@ class PixelBudget:
             low, high = getattr(self, name) or self.image
             if not 0 < low <= high:
                 raise ValueError(f"pixel budget {name}=({low}, {high}): give 0 < least <= most")
+            if low > MOST_LEAST_PIXELS:  # every small picture would be enlarged to this
+                raise ValueError(f"pixel budget {name}: at least {low} pixels are too many")
 
 
 @dataclass(frozen=True)
