@@ -134,10 +134,11 @@ def with_arguments(settings: ProcessorSettings, arguments: Mapping[str, Any]) ->
     low, high = getattr(budget, name)
     high = high if most is None else int(most)
     video = (min(low if least is None else int(least), high), high)
+    pixels: dict[str, Any] = {"image": image, name: video}
     frames = {one: given[one] for one in ("fps", "min_frames", "max_frames") if one in given}
     return replace(
         settings,
-        budget=replace(budget, image=image, **{name: video}),
+        budget=replace(budget, **pixels),
         sampling=replace(settings.sampling, **frames),
         max_length=min(settings.max_length, int(given.get("model_max_length", settings.max_length))),
     )
