@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
@@ -88,7 +89,7 @@ def read_facts(checkpoint: Path) -> Facts:
         dim=settings.dim or text.hidden_size,
         values=_count(weights),
         megabytes=sum(path.stat().st_size for path in weights) / 1e6,
-        saved_with=str(config.transformers_version or "unknown"),
+        saved_with=escaped(str(config.transformers_version or "unknown")),
     )
 
 
@@ -98,7 +99,7 @@ def _count(weights: list[Path]) -> dict[str, int]:
     for path in weights:
         for name, tensor in _header(path).items():
             if name != "__metadata__":
-                found[DTYPES.get(tensor["dtype"], tensor["dtype"])] += prod(tensor["shape"])
+                found[DTYPES.get(tensor["dtype"], escaped(str(tensor["dtype"])))] += prod(tensor["shape"])
     return dict(found)
 
 
@@ -109,6 +110,19 @@ def _header(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} is not a safetensors file")
         header: dict[str, Any] = json.loads(handle.read(length))
     return header
+
+
+def escaped(text: str) -> str:
+    """Words from a checkpoint's files as plain Markdown on one line, without markup or HTML."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:1000]
+    return re.sub(r"([\\`*_{}\[\]<>#|!&~])", r"\\\1", line)
+
+
+def code(text: str) -> str:
+    """Such words as code where nothing in them could end it."""
+    line = " ".join(text.split())
+    plain = line.isprintable() and not set(line) & set("`|<>\\") and len(line) <= 1000
+    return f"`{line}`" if plain else escaped(text)
 
 
 def settings_rows(facts: Facts) -> list[tuple[str, str]]:
@@ -145,7 +159,7 @@ def settings_rows(facts: Facts) -> list[tuple[str, str]]:
     for role, text in facts.processor.prompt.instructions.items():
         if text:
             of = "neither query nor document" if role == "default" else f"a {role}"
-            rows.append((f"Default instruction of {of}", f"`{text}`"))
+            rows.append((f"Default instruction of {of}", code(text)))
     return [*rows, ("Saved with", f"transformers {facts.saved_with}")]
 
 
