@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .arrays_ume import is_array, picture_of
 from .limits_ume import Deadline, MediaError, MediaLimits, describe, reason
+from .odd_files_ume import loaded
+from .pixels_ume import to_rgb
 from .sources_ume import read_bytes
 
-STRIP_PIXELS = 2**18  # of a deep picture that are scaled at once: float64 values take many bytes each
+ORIENTATION = 0x0112  # a tag of Exif; what it says is done as ImageOps.exif_transpose does it, without a copy
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 JPEG_BLOCK = 4096  # bytes between two looks at the time; a dozen are one more scan over the whole picture
 
 # Pillow's decoders are safe to run side by side, but not two of them on one picture that is not loaded yet.
@@ -98,51 +108,21 @@ def _check_size(size: tuple[int, ...], name: str, limits: MediaLimits) -> None:
 def _decoded(image: Image.Image, name: str, limits: MediaLimits) -> Image.Image:
     _check_size(image.size, name, limits)
     try:
-        return to_rgb(ImageOps.exif_transpose(image))
+        image = loaded(image)
+        orientation = image.getexif().get(ORIENTATION)
+        return _upright(to_rgb(image), orientation)
     except MediaError:
         raise
     except Exception as error:  # as above
         raise MediaError(f"{name}: {reason(error)}") from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to RGB: 16-bit and float pictures are scaled, transparency is laid on white."""
-    keyed = isinstance(image.info.get("transparency"), tuple)  # a PNG's one transparent colour
-    if image.mode == "RGB" and not keyed:
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return _scaled(image).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _scaled(image: Image.Image) -> Image.Image:
-    """A picture of mode I, I;16 or F as one of mode L, strip by strip."""
-    top = 65535.0 if image.mode.startswith("I;16") or _highest(image) > 255 else 255.0
-    scaled = np.empty((image.height, image.width), dtype=np.uint8)
-    for row, values in _strips(image):
-        scaled[row : row + len(values)] = values.clip(0, top) * (255.0 / top)
-    return Image.fromarray(scaled)
-
-
-def _highest(image: Image.Image) -> float:
-    highest = -np.inf
-    for _, values in _strips(image):
-        if not np.isfinite(values).all():
-            raise ValueError("the picture has values that are not finite")
-        highest = max(highest, values.max())
-    return float(highest)
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
-    """Strips of rows from the top: the number of the first row, and the values as float64 ``[rows, W]``."""
-    step = max(1, STRIP_PIXELS // image.width)
-    for row in range(0, image.height, step):
-        strip = image.crop((0, row, image.width, min(row + step, image.height)))
-        yield row, np.asarray(strip, dtype=np.float64)
+def _upright(rgb: Image.Image, orientation: Any) -> Image.Image:
+    if orientation not in TURNS:
+        return rgb
+    upright = rgb.transpose(TURNS[orientation])
+    upright.info.clear()  # what said that it is turned
+    return upright
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
