@@ -129,6 +129,11 @@ class _Picture:
         """So that many pages that are white wherever the first hash looks are not all compared with each other."""
         return _sampled(self.image, MORE_SAMPLES)
 
+    @property
+    def _exif(self) -> dict[int, Any]:
+        """It turns a picture upright, and one that was set in memory is not in what Pillow compares."""
+        return dict(self.image.getexif())
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -138,7 +143,11 @@ class _Picture:
         if self.image is other.image:
             return True
         return (
-            self.loaded and other.loaded and self._finer == other._finer and bool(self.image == other.image)
+            self.loaded
+            and other.loaded
+            and self._finer == other._finer
+            and bool(self.image == other.image)
+            and self._exif == other._exif
         )
 
 

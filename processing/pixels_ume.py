@@ -32,8 +32,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: values that are not finite.
     """
     image.load()
-    deep = image.mode.startswith("I") or image.mode == "F"
-    if deep:
+    convert: Convert | None
+    if image.mode.startswith("I") or image.mode == "F":
         convert = _deep(image)
     else:
         image = _with_colours(image)

@@ -41,7 +41,9 @@ def transform_of(image: Image.Image, mode: str) -> Any:
 
 def apply(pixels: Image.Image, transform: Any) -> Image.Image:
     """Pixels of the transform's mode as RGB."""
-    return ImageCms.applyTransform(pixels, transform)
+    found = ImageCms.applyTransform(pixels, transform)
+    assert found is not None  # it is only where it works in place
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -81,6 +81,9 @@ class TarSource:
     def _rows(self, place: str, members: list[_Member]) -> list[Row]:
         item: dict[str, Any] = {}
         images: list[bytes] = []
+        together = sum(member.size for member in members)
+        if together > self.limits.file_bytes:
+            raise ValueError(f"a sample of {together} bytes; the limit is {self.limits.file_bytes}")
         for member in members:
             kind = kind_of(f"x{member.ending}")
             if member.size > self.limits.file_bytes:

@@ -80,6 +80,15 @@ def test_equal_items_are_found(files: list[str], pictures: list[Image.Image]) ->
     assert first_of_equals(items) == [same.get(index, index) for index in range(len(items))]
 
 
+def test_equal_pixels_that_are_shown_otherwise_are_not_equal(pictures: list[Image.Image]) -> None:
+    found = [pictures[0].copy() for _ in range(5)]
+    found[1].getexif()[0x0112] = 6
+    found[2].getexif()[0x0112] = 8
+    found[3].info["icc_profile"] = b"another"
+    found[4].getexif()[0x0112] = 6
+    assert first_of_equals(found) == [0, 1, 2, 3, 1]
+
+
 def test_pictures_that_are_alike_are_not_all_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages are white nearly everywhere, and of one size."""
     pages = []
