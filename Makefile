@@ -4,18 +4,30 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+# Versions that were tested together; none with CONSTRAINTS=
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # Two workers with one thread each: more threads than cores make small models slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: demo test test-all lint format wheel clean
+# All of them but torch, whose build TORCH names.
+TESTED := $(VENV)/constraints.txt
+
+.PHONY: demo test test-newest test-floor test-all lint format wheel clean
 
 demo: $(VENV)/.demo
 	@start=$$(date +%s); $(BIN)/umekit demo && echo "demo: $$(( $$(date +%s) - start )) s"
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow and not gpu"
+
+# Before constraints.txt is renewed: the newest versions that setup.cfg allows.
+test-newest:
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=
+
+test-floor:
+	$(MAKE) test VENV=.venv-floor CONSTRAINTS=constraints-floor.txt
 
 test-all: $(VENV)/.dev
 	$(PYTEST)
@@ -35,20 +47,21 @@ wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info umekit-demo
+	rm -rf $(VENV) .venv-newest .venv-floor build dist *.egg-info umekit-demo
 
-$(VENV)/.torch:
+$(VENV)/.torch: $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "umekit needs Python 3.11 or newer, not " + sys.version.split()[0])'
 	@echo "making $(VENV) and installing $(TORCH)"
-	@start=$$(date +%s); $(PYTHON) -m venv $(VENV) && $(PIP) install "$(TORCH)" \
+	@start=$$(date +%s); $(PYTHON) -m venv $(VENV) \
+		&& cat $(CONSTRAINTS) /dev/null | sed '/^torch==/d' > $(TESTED) && $(PIP) install -c $(TESTED) "$(TORCH)" \
 		&& echo "install of torch: $$(( $$(date +%s) - start )) s"
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch setup.cfg
-	@start=$$(date +%s); $(PIP) install -e ".[demo]" && echo "install of umekit: $$(( $$(date +%s) - start )) s"
+	@start=$$(date +%s); $(PIP) install -c $(TESTED) -e ".[demo]" && echo "install of umekit: $$(( $$(date +%s) - start )) s"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch setup.cfg
-	@start=$$(date +%s); $(PIP) install -e ".[dev]" --config-settings editable_mode=strict \
+	@start=$$(date +%s); $(PIP) install -c $(TESTED) -e ".[dev]" --config-settings editable_mode=strict \
 		&& echo "install of umekit[dev]: $$(( $$(date +%s) - start )) s"
 	@touch $@

@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .settings_ume import filled_rows
+from .versions_ume import need_peft
 from .weight_files_ume import INDEX, WEIGHTS, hub_arguments, read_json
 
 CONFIG_FILE = "adapter_config.json"
@@ -152,7 +153,7 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
         hub: ``revision``, ``token`` ... of ``source``.
 
     Raises:
-        ImportError: peft is not installed.
+        ImportError: peft is not installed, or transformers does not take this one.
         AdapterError: no safetensors, a tensor of the file matches no module, a module has none, or the adapter changes
             nothing.
     """
@@ -162,6 +163,7 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
         from peft.utils import get_peft_model_state_dict
     except ImportError:
         raise ImportError(NO_PEFT) from None
+    need_peft()
     if cached_file(source, WEIGHTS_FILE, _raise_exceptions_for_missing_entries=False, **(hub or {})) is None:
         raise AdapterError(f"{source} has no {WEIGHTS_FILE}; a pickled .bin is not read")
     config = PeftConfig.from_pretrained(source, **(hub or {}))

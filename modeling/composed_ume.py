@@ -22,6 +22,7 @@ from .backbone_ume import audit_loading, flag_attention, load_backbone, load_sto
 from .patches_ume import multiply_patches
 from .saving_ume import copy_code, write_sentence_transformers_files
 from .settings_ume import FILLED_ROWS, UmeSettings, UmeSettingsError
+from .versions_ume import need_transformers
 
 PREFIX = "backbone."
 
@@ -85,6 +86,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
             AdapterError: a tensor of the adapter found no place, or it changes nothing.
             FileNotFoundError: the adapter's base is not there.
         """
+        need_transformers()
         source = os.fspath(pretrained_model_name_or_path)
         kwargs.pop("_from_auto", None)
         kwargs.pop("trust_remote_code", None)

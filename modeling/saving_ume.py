@@ -16,6 +16,7 @@ from .settings_ume import UmeSettings, expressible
 # Written out, so that what ships is reviewed and not whatever lies in the folder.
 CODE_FILES = (
     "settings_ume.py",
+    "versions_ume.py",
     "pooling_ume.py",
     "packing_ume.py",
     "patches_ume.py",

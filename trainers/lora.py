@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..modeling.versions_ume import need_peft
+
 PARTS = ("language", "vision", "merger")
 
 
@@ -98,13 +100,14 @@ def add_lora(
     config: more fields of ``peft.LoraConfig`` (``use_rslora``, ``init_lora_weights``, ``bias`` ...).
 
     Returns what was adapted. The adapter's first matrices are drawn from torch's generator.
-    Raises ImportError without peft, ValueError for a rank, dropout or part that makes no sense or matches nothing,
-    or a backbone that has an adapter already.
+    Raises ImportError without a peft that the installed transformers takes, ValueError for a rank, dropout or part
+    that makes no sense or matches nothing, or a backbone that has an adapter already.
     """
     try:
         from peft import LoraConfig
     except ImportError:
         raise ImportError("LoRA needs peft: pip install umekit[train]") from None
+    need_peft()
     if rank < 1 or not alpha > 0 or not 0 <= dropout < 1:
         raise ValueError(
             f"rank must be at least 1, alpha positive, dropout in [0, 1): {rank}, {alpha}, {dropout}"

@@ -62,6 +62,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'umekit' has no attribute {name!r}")
+    importlib.import_module(".modeling.versions_ume", __name__).need_transformers()
     return getattr(importlib.import_module(_PUBLIC[name], __name__), name)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module, metadata
 from typing import Any
 
+from ..modeling.versions_ume import number, peft_problem, transformers_problem
 from .common import print_json, print_table
 
 CORE = ("umekit", "torch", "transformers", "pillow", "numpy", "safetensors", "huggingface-hub", "jinja2")
@@ -31,11 +32,6 @@ MODULES = {"av": "av", "pypdfium2": "pypdfium2", "faiss-cpu": "faiss", "flash-at
 Versions = Mapping[str, str]
 
 
-def _number(version: str) -> tuple[int, ...]:
-    parts = version.split("+")[0].split(".")[:3]
-    return tuple(int("".join(letter for letter in part if letter.isdigit()) or 0) for part in parts)
-
-
 def _build(version: str) -> str:
     return version.split("+")[1] if "+" in version else ""
 
@@ -49,15 +45,13 @@ def _torchvision_build(v: Versions) -> bool:
     )
 
 
+# Asked for at use, too. Each says what is wrong and what to do, or None; all are fatal.
+PAIRS: tuple[Callable[[Versions], str | None], ...] = (transformers_problem, peft_problem)
+
 # (does it apply, is it fatal, what happens and what to do)
 KNOWN_BAD: tuple[tuple[Callable[[Versions], bool], bool, str], ...] = (
     (
-        lambda v: "transformers" in v and not (5, 17) <= _number(v["transformers"]) < (6,),
-        True,
-        "transformers must be >=5.17,<6: pip install 'transformers>=5.17,<6'",
-    ),
-    (
-        lambda v: "torch" in v and _number(v["torch"]) < (2, 4),
+        lambda v: "torch" in v and number(v["torch"]) < (2, 4),
         True,
         "torch must be >=2.4",
     ),
@@ -120,6 +114,7 @@ def findings(versions: Versions, imports: Mapping[str, str | None]) -> tuple[lis
     broken += [
         f"{name} is installed but can't be imported: {error}" for name, error in imports.items() if error
     ]
+    broken += [text for pair in PAIRS if (text := pair(versions))]
     broken += [text for applies, fatal, text in KNOWN_BAD if fatal and applies(versions)]
     warned = [text for applies, fatal, text in KNOWN_BAD if not fatal and applies(versions)]
     return broken, warned
@@ -167,10 +162,10 @@ def _torch_facts(versions: Versions, imports: Mapping[str, str | None]) -> tuple
     import torch
 
     devices = [f"cpu ({torch.get_num_threads()} threads)"]
-    for number in range(torch.cuda.device_count()):
-        facts: Any = torch.cuda.get_device_properties(number)
+    for device in range(torch.cuda.device_count()):
+        facts: Any = torch.cuda.get_device_properties(device)
         bfloat16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
-        devices.append(f"cuda:{number} {facts.name}, {facts.total_memory / 2**30:.0f} GiB, {bfloat16}")
+        devices.append(f"cuda:{device} {facts.name}, {facts.total_memory / 2**30:.0f} GiB, {bfloat16}")
     if torch.backends.mps.is_available():
         devices.append("mps")
     kernels = ["eager", "sdpa"]
