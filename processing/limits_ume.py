@@ -111,7 +111,10 @@ def reason(error: BaseException) -> str:
     """What an exception of a foreign decoder says, in one line of bounded length."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture that Pillow can read"  # its own words are an address in memory
-    said = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()[:NAME_CHARACTERS]
+    words: object = error
+    if isinstance(error, OSError) and error.filename == "<none>":  # PyAV's, of bytes
+        words = error.strerror
+    said = " ".join(str(words).split()).encode("utf-8", "backslashreplace").decode()[:NAME_CHARACTERS]
     if isinstance(error, (OSError, SyntaxError, ValueError)) and said:
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

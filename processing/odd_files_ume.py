@@ -9,7 +9,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-BITS_PER_SAMPLE, PLANAR = 258, 284  # tags of TIFF
+BITS_PER_SAMPLE, PLANAR, SAMPLE_FORMAT = 258, 284, 339  # tags of TIFF
+SIGNED = 2  # a sample format
 GREY_SCALES = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey levels by, but not the transparent one
 ROWS = 64  # compared at once
 
@@ -29,6 +30,8 @@ def loaded(image: Image.Image) -> Image.Image:
             _scale_key(image)
             low = _low_bytes(image)
     image.load()
+    if isinstance(image, TiffImageFile):
+        return _with_sign(image)
     return image if low is None else _keyed(image, low)
 
 
@@ -39,6 +42,22 @@ def _check_planar(image: TiffImageFile) -> None:
             f"a TIFF with {max(bits)} bits a sample and its channels one after the other (planar) cannot be read; "
             "save it with interleaved channels, or with 8 bits"
         )
+
+
+def _with_sign(image: TiffImageFile) -> Image.Image:
+    """Pillow takes samples of 8 bits as unsigned and those of 32 as signed, whatever the file says."""
+    bits, kind = image.tag_v2.get(BITS_PER_SAMPLE, (1,)), image.tag_v2.get(SAMPLE_FORMAT, (1,))
+    if image.mode == "L" and bits == (8,) and kind == (SIGNED,):
+        return image.point([level ^ 128 for level in range(256)])
+    if image.mode != "I" or bits != (32,) or kind == (SIGNED,) or image.getextrema()[0] >= 0:  # type: ignore[operator]
+        return image
+    for row in range(
+        0, image.height, ROWS
+    ):  # halved, since the mode holds no more; the brightest is white anyway
+        box = (0, row, image.width, min(row + ROWS, image.height))
+        halves = np.asarray(image.crop(box)).view(np.uint32) >> 1
+        image.paste(Image.fromarray(halves.astype(np.int32)), box)
+    return image
 
 
 def _scale_key(image: PngImageFile) -> None:

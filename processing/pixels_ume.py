@@ -158,8 +158,10 @@ def _range(image: Image.Image) -> tuple[float, float]:
     if image.mode == "F" and OVERSHOOT < highest < 2:  # lights of more than white
         return min(lowest, 0.0), highest
     tops: tuple[float, ...] = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    if image.format in ("PPM", "PNG"):  # these say that they have 16 bits
+    if image.mode == "I" and image.format in ("PPM", "PNG"):  # these say that they have 16 bits
         tops = (65535.0,)
+    elif _tag(image, BITS_PER_SAMPLE) == (16,):  # with a sign
+        tops = (255.0, 32767.0)
     for top in tops:
         if highest <= top * (1.0 if top == 255.0 else OVERSHOOT):
             return (0.0, top) if lowest >= (1 - OVERSHOOT) * highest else (lowest, max(highest, tops[0]))

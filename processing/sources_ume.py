@@ -27,7 +27,7 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
         TypeError: a source of another type.
     """
     name = describe(source)
-    source = _local(_inner(source))
+    source = local_path(_inner(source))
     if isinstance(source, (bytes, bytearray)):
         data = bytes(source)
     elif isinstance(source, str) and source[:5].lower() == "data:":
@@ -55,7 +55,7 @@ def file_key(source: Any, limits: MediaLimits) -> str | None:
     empty (as files of /proc are said to be), too large, or changed a moment ago.
     """
     try:
-        source = _local(_inner(source))
+        source = local_path(_inner(source))
     except MediaError:
         return None
     if not isinstance(source, (str, os.PathLike)) or (isinstance(source, str) and "://" in source[:32]):
@@ -77,7 +77,7 @@ def _inner(source: Any) -> Any:
     return source
 
 
-def _local(source: Any) -> Any:
+def local_path(source: Any) -> Any:
     """The path that a ``file:`` URL says; anything else as it is. What ``#`` and ``?`` begin belongs to the name."""
     if not isinstance(source, str) or source[:5].lower() != "file:":
         return source

@@ -8,14 +8,13 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image
 
 from ...processing.arrays_ume import is_array, values_of
 from ...processing.limits_ume import MediaLimits
+from ...processing.sources_ume import local_path
 from ..manifest import file_sha256
 from .rooted import MEDIA
 from .unit import Row, reason_of
@@ -87,12 +86,11 @@ class ContentHash:
         self._say("picture", image.mode, str(image.size), str(turn), hashlib.sha256(pixels).hexdigest())
 
     def _medium(self, source: str) -> None:
-        if source.startswith(ADDRESSES):
+        if source[:8].lower().startswith(ADDRESSES):
             self._say("address", source)
             return
-        if source.startswith("file://"):
-            source = url2pathname(urlsplit(source).path)
         try:
+            source = local_path(source)
             facts = os.stat(source)
             if not stat.S_ISREG(facts.st_mode) or facts.st_size > self.largest:
                 self._say("no file to read", str(facts.st_size))

@@ -236,3 +236,41 @@ def test_lab_is_converted() -> None:
     lab = ImageCms.applyTransform(Image.new("RGB", (32, 16), (200, 60, 90)), to_lab)
     for source in (lab, saved(lab, "TIFF")):
         assert np.abs(np.array(ends(source)[0]) - (200, 60, 90)).max() <= 3
+
+
+def _tiff(samples: np.ndarray, bits: int, sample_format: int) -> bytes:
+    """A grey TIFF with a sample format that Pillow does not write."""
+    height, width = samples.shape
+    data = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
+    entries = [
+        (256, width),
+        (257, height),
+        (258, bits),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, height),
+    ]
+    entries += [(279, len(data)), (339, sample_format)]
+    listed = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return head + data + struct.pack("<H", len(entries)) + listed + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sample_format", "low", "high"),
+    [("u4", 1, 0, 2**32 - 1), ("i4", 2, 0, 2**31 - 1), ("i2", 2, 0, 2**15 - 1), ("i1", 2, -128, 127)],
+)
+def test_samples_with_and_without_a_sign(dtype: str, sample_format: int, low: int, high: int) -> None:
+    levels = np.linspace(0, 255, 24).round()
+    samples = np.tile(low + levels / 255 * (high - low), (70, 1)).round().astype(np.dtype(dtype))
+    found = load_image(_tiff(samples, samples.itemsize * 8, sample_format), MediaLimits())
+    assert np.abs(np.asarray(found)[:, :, 0].astype(int) - levels).max() <= 1
+
+
+def test_portable_float_maps_go_from_zero_to_one() -> None:
+    levels = np.tile(np.linspace(0, 255, 24).round(), (6, 1))
+    data = b"Pf\n24 6\n-1.0\n" + (levels / 255).astype("<f4").tobytes()
+    found = load_image(data, MediaLimits())
+    assert np.abs(np.asarray(found)[:, :, 0].astype(int) - levels).max() <= 1
