@@ -80,12 +80,18 @@ class Encoder:
             f"{self.model.dtype}, {self.model.device})"
         )
 
+    @property
+    def why_no_scores(self) -> str:
+        """Of a checkpoint that does not say what it is: that it was only taken for an embedder; else empty."""
+        return f"{self.assumption} So it has vectors and scores no pairs." if self.assumption else ""
+
     def __getattr__(self, name: str) -> Any:
         """Called for what is not there: asked to score, an embedder says what it is."""
         if name in ("rerank", "rerank_many"):
-            text = "this checkpoint is an embedder: it has vectors and scores no pairs"
-            assumption = self.__dict__.get("assumption")
-            raise AttributeError(f"{text}. {assumption}" if assumption else text)
+            unclear = self.__dict__.get("assumption") and self.why_no_scores
+            raise AttributeError(
+                unclear or "this checkpoint is an embedder: it has vectors and scores no pairs"
+            )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..encoding.checkpoint_files import read_config
 from ..modeling.settings_ume import UmeSettings, expressible
+from ..modeling.weight_files_ume import read_header
 from ..processing.settings_processor_ume import ProcessorSettings
 
 DTYPES = {
@@ -22,7 +23,6 @@ DTYPES = {
     "I64": "int64",
     "U8": "uint8",
 }
-_HEADER_LIMIT = 100_000_000  # bytes, as in safetensors
 
 
 @dataclass(frozen=True)
@@ -97,19 +97,14 @@ def _count(weights: list[Path]) -> dict[str, int]:
     """dtype -> values, over all shards, from the files' headers."""
     found: Counter[str] = Counter()
     for path in weights:
-        for name, tensor in _header(path).items():
+        for name, tensor in read_header(path).items():
             if name != "__metadata__":
-                found[DTYPES.get(tensor["dtype"], escaped(str(tensor["dtype"])))] += prod(tensor["shape"])
+                found[_dtype(tensor.get("dtype"))] += prod(tensor["shape"])
     return dict(found)
 
 
-def _header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if length > _HEADER_LIMIT:
-            raise ValueError(f"{path} is not a safetensors file")
-        header: dict[str, Any] = json.loads(handle.read(length))
-    return header
+def _dtype(stored: Any) -> str:
+    return DTYPES.get(stored) or escaped(stored) if isinstance(stored, str) else "unknown"
 
 
 def escaped(text: str) -> str:

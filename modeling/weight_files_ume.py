@@ -125,10 +125,30 @@ def stored_tensors(source: str, arguments: Mapping[str, Any] | None = None) -> d
         return None
     found: dict[str, list[int]] = {}
     for path in paths:
-        for name, tensor in _header(Path(path)).items():
+        for name, tensor in read_header(Path(path)).items():
             if name != "__metadata__":
                 found[name] = tensor["shape"]
     return found
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Head of a safetensors file: ``dtype``, ``shape`` and place of each tensor by its name, and ``__metadata__``.
+
+    Raises:
+        CheckpointFilesError: it is not safetensors, or was cut off.
+    """
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size):
+            raise CheckpointFilesError(f"{path} is not a safetensors file, or was cut off")
+        header = parse_json(handle.read(length), str(path))
+    named = isinstance(header, dict) and all(
+        name == "__metadata__" or (isinstance(tensor, dict) and _is_shape(tensor.get("shape")))
+        for name, tensor in header.items()
+    )
+    if not named:
+        raise CheckpointFilesError(f"{path} is not a safetensors file")
+    return dict(header)
 
 
 def weight_files(source: str, arguments: Mapping[str, Any] | None = None) -> list[str] | None:
@@ -291,21 +311,6 @@ def _check_number(value: Any, name: str, field: str) -> None:
 
 def _count(tensors: Mapping[str, list[int]]) -> int:
     return sum(math.prod(shape) for shape in tensors.values())
-
-
-def _header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size):
-            raise CheckpointFilesError(f"{path} is not a safetensors file, or was cut off")
-        header = parse_json(handle.read(length), str(path))
-    named = isinstance(header, dict) and all(
-        name == "__metadata__" or (isinstance(tensor, dict) and _is_shape(tensor.get("shape")))
-        for name, tensor in header.items()
-    )
-    if not named:
-        raise CheckpointFilesError(f"{path} is not a safetensors file")
-    return dict(header)
 
 
 def _is_shape(shape: Any) -> bool:

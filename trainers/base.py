@@ -19,6 +19,7 @@ from .checkpoints import check_checkpoint, last_complete_checkpoint, mark_incomp
 from .distributed import max_over_ranks
 from .finite import FiniteSteps, NonFiniteError, named, nonfinite_weights, without_gradients
 from .gradient_cache import Metrics
+from .lora import adapter_in_float32
 from .objectives.saving import SavedObjective
 from .sharding import give_own_group, set_up_plugin
 from .validation import same_random_state
@@ -43,6 +44,10 @@ class NativeTrainer(Trainer):
     def __init__(self, model: nn.Module, args: Any, *, objective: SavedObjective, **kwargs: Any) -> None:
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self.finite = FiniteSteps(getattr(args, "max_skipped_steps", 0))
+        if widened := adapter_in_float32(getattr(model, "backbone", None)):
+            logger.warning(
+                "%d weights of the adapter were in half precision: they are trained in float32", widened
+            )
         with kept_use_cache(model):
             super().__init__(model=ModelWithObjective(model, objective), args=args, **kwargs)
         if self.finite.limit and self.is_deepspeed_enabled:

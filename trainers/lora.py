@@ -18,6 +18,7 @@ from torch import nn
 from ..modeling.versions_ume import need_peft
 
 PARTS = ("language", "vision", "merger")
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def part_of(name: str) -> str | None:
@@ -124,11 +125,22 @@ def add_lora(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, use_dora=dora, **config
         )
     )
-    for parameter in backbone.parameters():
-        if parameter.requires_grad:  # an adapter takes over a half precision, in which small updates are lost
-            parameter.data = parameter.data.float()
+    adapter_in_float32(backbone)
     trainable = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
     return LoraReport(layers, trainable, int(backbone.num_parameters()))
+
+
+def adapter_in_float32(backbone: Any) -> int:
+    """Make what is trained of an adapted backbone float32, in place; returns how many parameters were not.
+
+    An adapter takes over a half precision of the backbone or of its file, in which small updates are lost.
+    """
+    if not getattr(backbone, "_hf_peft_config_loaded", False):
+        return 0
+    half = [one for one in backbone.parameters() if one.requires_grad and one.dtype in HALVES]
+    for parameter in half:
+        parameter.data = parameter.data.float()
+    return len(half)
 
 
 def is_quantised(backbone: Any) -> bool:

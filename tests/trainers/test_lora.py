@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from adapter_folders import save_adapter
 from peft import PeftModel
 from PIL import Image
 from transformers import BitsAndBytesConfig
 
+import umekit
 from umekit.modeling.backbone_ume import UNQUANTISED_MODULES
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from umekit.processing.processing_ume import UmeProcessor
@@ -143,6 +146,26 @@ def test_a_half_precision_backbone_has_a_float32_adapter(
     trainer_of(model, tiny_checkpoint(), tmp_path, rows, bf16=True).train()
     assert any(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
     assert model.dtype == torch.bfloat16
+
+
+def test_a_loaded_adapter_in_half_precision_is_trained_in_float32(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = tiny_checkpoint()
+    adapter = save_adapter(checkpoint, tmp_path / "adapter", lora_dropout=0.0)
+    encoder = umekit.load(checkpoint, adapter=adapter, dtype="bfloat16", device="cpu")
+    vectors = encoder.encode(["a text"])
+    trained = [p for p in encoder.model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.bfloat16}, "loading alone keeps the dtype that was asked for"
+    trainer = trainer_of(encoder.model, checkpoint, tmp_path / "run", rows, bf16=True, learning_rate=1e-6)
+    assert "trained in float32" in caplog.text
+    assert {p.dtype for p in trained} == {torch.float32}
+    np.testing.assert_allclose(encoder.encode(["a text"]), vectors, rtol=0, atol=2e-2)
+    before = [p.detach().clone() for p in trained]
+    trainer.train()
+    for old, new in zip(before, trained, strict=True):
+        assert not torch.equal(old, new), "an update below bfloat16's precision counts"
+    assert encoder.model.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dora", [False, True])

@@ -124,8 +124,10 @@ def load_reranker(args: argparse.Namespace) -> Any:
     """
     reranker = _load(args, args.model)
     if not hasattr(reranker, "rerank"):
-        unclear = f". {reranker.assumption}" if reranker.assumption else " (umekit search)"
-        raise UsageError(f"{args.model} is an embedder: it has vectors and scores no pairs{unclear}")
+        raise UsageError(
+            reranker.why_no_scores
+            or f"{args.model} is an embedder: it has vectors and scores no pairs (umekit search)"
+        )
     return reranker
 
 

@@ -148,7 +148,10 @@ def rerank(
     }  # the last is for embedders
     reranker = umekit.load(args.rerank, **{name: value for name, value in given.items() if value is not None})
     if not hasattr(reranker, "rerank"):
-        raise UsageError(f"{args.rerank} is an embedder: it scores no pairs, and can't be given as --rerank")
+        raise UsageError(
+            reranker.why_no_scores
+            or f"{args.rerank} is an embedder: it scores no pairs, and can't be given as --rerank"
+        )
     fused, failed = rescore(
         reranker,
         item,
