@@ -8,9 +8,8 @@ a NaN nor the vector of its former content.
 from __future__ import annotations
 
 import os
-import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,17 +19,17 @@ from tqdm.auto import tqdm
 
 from ..processing.cut_texts_ume import cuts_untold, tell_cuts
 from ..processing.limits_ume import MediaLimits
-from .files import UnreadableFileError, file_items, kind_of
+from .files import UnreadableFileError, check_regular, file_items
 from .index import Index
 from .inputs.unit import bytes_of
 from .manifest import MANIFEST, METADATA, IndexFormatError, IndexMismatchError, file_sha256
+from .walking import Found, list_files
 
 DEFAULT_FOLDER = ".umekit-index"
 CHUNK = 1024  # items handed to the encoder at a time, more than it prepares before its first forward
 CHUNK_BYTES = 1 << 28  # and bytes of those that are in memory
 SAVE_SECONDS = 120.0  # a long run is written this often, so that a kill costs little
 SAVE_SHARE = 10.0  # but a large index takes long to write: the time between is this many times as long
-LARGEST = MediaLimits().file_bytes
 KNOWN = {
     "path": str,
     "sha256": str,
@@ -62,6 +61,7 @@ class IndexReport:
     removed: list[str] = field(default_factory=list)
     unchanged: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
+    left_out: dict[str, int] = field(default_factory=dict)  # files of other kinds, counted by ending
     rows: int = 0
     seconds: float = 0.0
     truncated: int = 0  # rows of this run whose text was cut at the limit of tokens
@@ -85,12 +85,13 @@ def index_folder(
     rebuild: bool = False,
     show_progress: bool | None = None,
     encode_options: dict[str, Any] | None = None,
+    limits: MediaLimits | None = None,
 ) -> tuple[Index, IndexReport]:
     """Bring the index of a folder up to date, and save it.
 
     Args:
         encoder: makes the vectors, with the role ``document``.
-        path: the folder; images, videos, PDFs (a row per page) and texts in it are indexed.
+        path: the folder; images, videos, PDFs and TIFFs (a row per page) and texts in it are indexed.
         index_folder: where the index lies; default ``<path>/.umekit-index``.
         recursive: go into subfolders (hidden ones are left out).
         on_error: ``skip`` reports unreadable files; ``raise`` stops at the first, and the old index stays.
@@ -98,6 +99,7 @@ def index_folder(
         rebuild: forget what is there and start anew.
         show_progress: a progress bar; None shows it on a terminal.
         encode_options: passed to ``encoder.encode`` (mode, instruction, ...).
+        limits: what one file may cost, as the encoder's processor has them.
 
     Raises:
         NotADirectoryError: ``path`` is not a folder.
@@ -112,12 +114,13 @@ def index_folder(
     target = Path(index_folder) if index_folder is not None else root / DEFAULT_FOLDER
     index = _open(target, encoder, settings or {}, rebuild)
     report = IndexReport()
-    run = _Run(index, encoder, target, report, encode_options or {}, on_error)
-    files = list(_walk(root, target.resolve(), recursive, report))
-    bar = tqdm(files, desc="index", unit="file", disable=None if show_progress is None else not show_progress)
-    run.drop_missing({relative for relative, _ in files})
-    for relative, file in bar:
-        run.visit(relative, file)
+    run = _Run(index, encoder, target, report, encode_options or {}, on_error, limits or MediaLimits())
+    listing = list_files(root, recursive=recursive, skip=target.resolve())
+    report.left_out = dict(listing.left_out.most_common())
+    hidden = None if show_progress is None else not show_progress
+    run.drop_missing({found.name for found in listing.files})
+    for found in tqdm(listing.files, desc="index", unit="file", disable=hidden):
+        run.visit(found)
     run.flush()
     if on_error == "raise" and report.failed:
         raise UnreadableFileError("{}: {}".format(*report.failed[0]))
@@ -149,36 +152,6 @@ def _open(target: Path, encoder: FolderEncoder, settings: dict[str, Any], rebuil
     return index
 
 
-def _walk(root: Path, target: Path, recursive: bool, report: IndexReport) -> Iterator[tuple[str, Path]]:
-    """Files that we can index, in a stable order; nothing hidden, and no link that leads out of the root."""
-    inside = root.resolve()
-    for folder, subfolders, names in os.walk(root, onerror=lambda error: _unlisted(root, error, report)):
-        subfolders[:] = sorted(
-            name
-            for name in subfolders
-            if recursive and not name.startswith(".") and Path(folder, name).resolve() != target
-        )
-        for name in sorted(names):
-            file = Path(folder, name)
-            if name.startswith(".") or kind_of(file) is None:
-                continue
-            relative = file.relative_to(root).as_posix()
-            if file.is_symlink() and not file.resolve().is_relative_to(inside):
-                report.failed.append((relative, "a link that leads out of the folder"))
-                continue
-            try:
-                relative.encode("utf-8")
-            except UnicodeEncodeError:
-                report.failed.append((repr(relative), "its name is not valid UTF-8"))
-                continue
-            yield relative, file
-
-
-def _unlisted(root: Path, error: OSError, report: IndexReport) -> None:
-    name = Path(error.filename).relative_to(root).as_posix() if error.filename else str(root)
-    report.failed.append((name, f"can't be listed: {error.strerror}"))
-
-
 class _Run:
     """One pass over a folder: which files changed, rows to be encoded, vectors to be added."""
 
@@ -190,7 +163,9 @@ class _Run:
         report: IndexReport,
         options: dict[str, Any],
         on_error: str,
+        limits: MediaLimits,
     ) -> None:
+        self.limits = limits
         self.index, self.encoder, self.target, self.report = index, encoder, target, report
         self.options, self.on_error = options, on_error
         self.rows_of: dict[str, list[str]] = {}
@@ -212,17 +187,14 @@ class _Run:
             self.stale.extend(self.rows_of[relative])
             self.report.removed.append(relative)
 
-    def visit(self, relative: str, file: Path) -> None:
+    def visit(self, found: Found) -> None:
         """Keep, replace or add the rows of one file."""
+        relative, file = found.name, found.path
         known = self.meta_of.get(relative, [])
         try:
+            if found.error is not None:
+                raise UnreadableFileError(found.error)
             status = file.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableFileError("not a regular file")
-            if (
-                status.st_size > LARGEST
-            ):  # before a byte of it is read: a sparse file has any size for nothing
-                raise UnreadableFileError(f"the file has {status.st_size} bytes; the limit is {LARGEST}")
             facts: dict[str, Any] = {
                 "size": status.st_size,
                 "mtime_ns": status.st_mtime_ns,
@@ -232,6 +204,7 @@ class _Run:
             if complete and all(_same_time(row, facts) for row in known):
                 self.report.unchanged += 1
                 return
+            check_regular(status, self.limits)
             facts["sha256"] = file_sha256(file)
             if complete and all(row.get("sha256") == facts["sha256"] for row in known):
                 for row in known:
@@ -239,7 +212,7 @@ class _Run:
                 self.report.unchanged += 1
                 return
             self.stale.extend(self.rows_of.get(relative, []))
-            items = file_items(file)
+            items = file_items(file, self.limits)
             for suffix, item, extra in items:
                 metadata = {"path": relative, **extra, **facts, "rows": len(items)}
                 self.waiting.append(_Row(relative + suffix, item, metadata))

@@ -21,6 +21,7 @@ from .adapters import add_adapter
 from .checkpoint_files import find_file, installed_classes, read_config, read_json
 from .choosing import choose_preset
 from .compiling import compile_layers
+from .devices import device_of
 from .encoder import Encoder
 from .forking import compute_alone_after_fork
 from .presets import Preset, fill_rows
@@ -80,6 +81,7 @@ def load(
         CheckpointFilesError: a file is too large, too deep or not what it should be; weights that are no safetensors
             of the folder, or far fewer than the config asks for.
         RemoteCodeError: it can only be opened by running code that it brings.
+        DeviceError: no such device here.
         ValueError: no such role, or ``compile`` for another one than the discriminative.
     """
     compute_alone_after_fork()
@@ -115,7 +117,7 @@ def load(
         settings = replace(settings, role=role)
     if device is not None and model_kwargs.get("device_map") is not None:
         raise ValueError("device and device_map both say where the model goes: give one of them")
-    device = torch.device(device) if device is not None else _best_device()
+    device = device_of(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
     elif isinstance(dtype, str) and dtype != "auto":
@@ -242,7 +244,3 @@ def _dtype(name: str) -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"dtype is {name!r}; use 'float32', 'bfloat16', 'float16' or 'auto'")
     return found
-
-
-def _best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

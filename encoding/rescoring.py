@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .files import DOCUMENTS, UnreadableFileError, file_items
+from ..processing.limits_ume import MediaLimits
+from .files import UnreadableFileError, file_items
 from .inputs.rooted import inside
 
 DEPTH = 50  # candidates of a query that are scored again
@@ -112,7 +113,10 @@ def rescore(
 
 
 def file_row(
-    name: str, root: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None
+    name: str,
+    root: str | os.PathLike[str],
+    metadata: Mapping[str, Any] | None = None,
+    limits: MediaLimits | None = None,
 ) -> dict[str, Any]:
     """The item behind a row of the index of a folder.
 
@@ -120,6 +124,7 @@ def file_row(
         name: the row's id: a path relative to ``root``, of a PDF with ``#page=N`` behind it.
         root: the folder that was indexed.
         metadata: the row's, which may name path and page; the id alone is enough.
+        limits: what the file may cost, and the password of a PDF.
 
     Raises:
         FileNotFoundError: the file is gone, or the index is one of another folder.
@@ -132,12 +137,12 @@ def file_row(
     if "path" in facts:
         path = str(facts["path"])
         suffix = f"#page={facts['page']}" if "page" in facts else ""
-    elif paged is not None and Path(paged[1]).suffix.lower() in DOCUMENTS:
+    elif paged is not None:
         path, suffix = paged[1], paged[2]
     file = inside(path, Path(root))
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {path} in {os.fspath(root)}")
-    for own, item, _ in file_items(file):
+    for own, item, _ in file_items(file, limits):
         if own == suffix:
             return item
     raise UnreadableFileError(

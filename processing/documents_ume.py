@@ -1,4 +1,4 @@
-"""Read documents: pages of a PDF to RGB pictures, through PDFium in processes of its own."""
+"""Read documents: pages of a PDF (through PDFium in processes of its own) or of a TIFF to RGB pictures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image
 
 from .arrays_ume import is_array
-from .kinds_ume import HEAD_BYTES, format_of
+from .kinds_ume import HEAD_BYTES, PAGED, format_of
 from .limits_ume import MediaError, MediaLimits, describe
-from .media_ume import load_image
+from .media_ume import load_image, page_frames
 from .pdfium_process_ume import POOL
 from .sources_ume import file_key, read_bytes
 
@@ -21,7 +21,7 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
     A local file is read once for many pages that are asked for one after the other: PDFium keeps its last document.
 
     Args:
-        source: path, URL or bytes of a PDF; or anything that ``load_image`` takes, as its only page.
+        source: path, URL or bytes of a PDF or TIFF; or anything that ``load_image`` takes, as its only page.
         page: from 1; None gives every page.
         max_pixels: pixels that a page may have after the resize.
 
@@ -30,10 +30,10 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
         ImportError: a PDF, and pypdfium2 is not installed.
     """
     if isinstance(source, Image.Image) or is_array(source):
-        return _only_page(source, page, source, limits)
+        return _picture_pages(source, page, source, limits)
     key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
     if not POOL.holds(key) and not _is_pdf(read()):
-        return _only_page({"bytes": read(), "path": describe(source)}, page, source, limits)
+        return _picture_pages({"bytes": read(), "path": describe(source)}, page, source, limits)
     request = {
         "name": describe(source),
         "page": page,
@@ -45,15 +45,17 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
 
 
 def count_pages(source: Any, limits: MediaLimits) -> int:
-    """How many pages a PDF has; at least 1.
+    """How many pages a PDF or TIFF has; at least 1.
 
     Raises:
-        MediaError: not a PDF that can be opened, or one without pages.
+        MediaError: neither a PDF nor a TIFF that can be opened, or one without pages.
         ImportError: pypdfium2 is not installed.
     """
     request: dict[str, Any] = {"name": describe(source), "page": None, "most_pages": 0, "max_pixels": 0}
     request["password"] = limits.document_password
     key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
+    if not POOL.holds(key) and _is_paged(read()):
+        return len(page_frames({"bytes": read(), "path": describe(source)}, limits))
     if not POOL.holds(key) and not _is_pdf(read()):
         key = None  # PDFium refuses it; what it holds under a key is a PDF
     return POOL.ask(request, read, limits, key)[0]
@@ -63,7 +65,22 @@ def _is_pdf(data: bytes) -> bool:
     return format_of(data[:HEAD_BYTES]) == "pdf"
 
 
-def _only_page(picture: Any, page: int | None, source: Any, limits: MediaLimits) -> list[Image.Image]:
-    if page not in (None, 1):
-        raise MediaError(f"{describe(source)} is a picture: it has one page, not a page {page}")
-    return [load_image(picture, limits)]
+def _is_paged(data: bytes) -> bool:
+    return format_of(data[:HEAD_BYTES]) in PAGED
+
+
+def _picture_pages(picture: Any, page: int | None, source: Any, limits: MediaLimits) -> list[Image.Image]:
+    """Pages of a TIFF; any other picture has one."""
+    name = describe(source)
+    paged = isinstance(picture, dict) and _is_paged(picture["bytes"])
+    frames = page_frames(picture, limits) if paged else [0]
+    if page is None and len(frames) > max(1, limits.document_pages):
+        raise MediaError(
+            f"{name} has {len(frames)} pages, more than the limit of {limits.document_pages}; name a page"
+        )
+    if page is not None and page > len(frames):
+        if len(frames) == 1:
+            raise MediaError(f"{name} is a picture: it has one page, not a page {page}")
+        raise MediaError(f"{name} has {len(frames)} pages, not a page {page}")
+    wanted = frames if page is None else [frames[page - 1]]
+    return [load_image(picture, limits, frame) for frame in wanted]

@@ -29,11 +29,24 @@ for _kind, _endings in (
 ):
     ENDINGS.update({f".{ending}": _kind for ending in _endings.split()})  # type: ignore[misc]
 
+# Endings of films and of other things (TypeScript, Amiga music, Fortran): in folders, the content has the say.
+CHECKED = frozenset({".mts", ".mod"})
+# What begins like a medium and is none of ours: raw photos are TIFF, drawings PDF, sound has the containers of films.
+OTHERS = frozenset(
+    f".{ending}"
+    for endings in (
+        "dng nef nrw arw srf sr2 cr2 cr3 crw orf rw2 rwl pef srw raf 3fr erf kdc mrw x3f iiq ai ait indd",
+        "m4a m4b m4p m4r aac mp3 mka wma oga ogg opus spx weba wav flac aax",
+        "part crdownload download partial tmp",  # not whole yet
+    )
+    for ending in endings.split()
+)
+
 HEAD_BYTES = 2048  # of a file's beginning that tell what it is
 PDF_BYTES = 1024  # of them, in which the header of a PDF may begin
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 PAGED = frozenset({"tiff"})  # formats of pictures that may have further pages
-ANIMATED = frozenset({"gif", "webp", "png", "avif"})  # and further frames
+ANIMATED = frozenset({"gif", "webp", "png"})  # and further frames
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "png"),

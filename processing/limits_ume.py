@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +106,18 @@ def describe(source: Any) -> str:
         return f"<{head.encode('utf-8', 'backslashreplace').decode()} of {len(source)} characters>"
     name = os.fsdecode(source).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     return name if len(name) <= NAME_CHARACTERS else f"{name[:NAME_CHARACTERS]}... ({len(name)} characters)"
+
+
+@contextmanager
+def reading(name: str, what: str = "") -> Iterator[None]:
+    """What a foreign decoder raises becomes a ``MediaError`` that names the file: hostile bytes cause anything."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except Exception as error:
+        said = f"{what} ({reason(error)})" if what else reason(error)
+        raise MediaError(f"{name}: {said}") from None
 
 
 def reason(error: BaseException) -> str:

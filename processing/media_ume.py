@@ -15,11 +15,12 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .arrays_ume import is_array, picture_of
-from .limits_ume import Deadline, MediaError, MediaLimits, describe, reason
+from .limits_ume import Deadline, MediaError, MediaLimits, describe, reading
 from .odd_files_ume import loaded
 from .pixels_ume import to_rgb
 from .sources_ume import read_bytes
 
+NEW_SUBFILE_TYPE, NO_PAGE = 254, 0b101  # a tag of TIFF; its bits for a reduced copy and for a mask
 ORIENTATION = 0x0112  # a tag of Exif; what it says is done as ImageOps.exif_transpose does it, without a copy
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,12 +49,14 @@ class _TimedBytes(io.BytesIO):
         return super().read(size)
 
 
-def load_image(source: Any, limits: MediaLimits) -> Image.Image:
+def load_image(source: Any, limits: MediaLimits, frame: int = 0) -> Image.Image:
     """One still picture as RGB, upright, transparency on white.
 
     Args:
         source: path, URL, bytes, ``{"bytes", "path"}``, PIL image, or array or tensor ``[H, W]``,
             ``[H, W, 1|3|4]``, ``[1|3|4, H, W]`` of uint8, or of floats in 0..1; see ``arrays_ume``.
+        limits: what it may cost.
+        frame: of a file with several pictures, see :func:`page_frames`.
 
     Raises:
         MediaError: unreadable, too large or not a picture.
@@ -68,17 +71,31 @@ def load_image(source: Any, limits: MediaLimits) -> Image.Image:
             return _decoded(source, describe(source), limits)
     name = describe(source)
     data = _TimedBytes(read_bytes(source, limits), Deadline(name, limits))
-    try:
+    with reading(name):
         image = Image.open(data, formats=_formats())
-    except MediaError:
-        raise
-    except Exception as error:  # Pillow meets hostile bytes here, and lets through whatever they cause
-        raise MediaError(f"{name}: {reason(error)}") from None
+        if frame:
+            image.seek(frame)
     if isinstance(image, JpegImageFile):
         image.decodermaxblock = JPEG_BLOCK
         _check_size(image.size, name, limits)  # of the whole picture, whatever is decoded of it
         _draft(image, limits.draft_pixels)
     return _decoded(image, name, limits)
+
+
+def page_frames(source: Any, limits: MediaLimits) -> list[int]:
+    """Which pictures of a TIFF are pages: not the smaller copies of one, and not masks.
+
+    Raises:
+        MediaError: the file, or a page's header, can't be read.
+    """
+    name = describe(source)
+    data = _TimedBytes(read_bytes(source, limits), Deadline(name, limits))
+    with reading(name), Image.open(data, formats=_formats()) as image:
+        kinds = []
+        for frame in range(getattr(image, "n_frames", 1)):
+            image.seek(frame)
+            kinds.append(int(getattr(image, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0)))
+    return [frame for frame, kind in enumerate(kinds) if not kind & NO_PAGE] or [0]
 
 
 def _draft(image: JpegImageFile, least: int) -> None:
@@ -107,14 +124,10 @@ def _check_size(size: tuple[int, ...], name: str, limits: MediaLimits) -> None:
 
 def _decoded(image: Image.Image, name: str, limits: MediaLimits) -> Image.Image:
     _check_size(image.size, name, limits)
-    try:
+    with reading(name):
         image = loaded(image)
         orientation = image.getexif().get(ORIENTATION)
         return _upright(to_rgb(image), orientation)
-    except MediaError:
-        raise
-    except Exception as error:  # as above
-        raise MediaError(f"{name}: {reason(error)}") from None
 
 
 def _upright(rgb: Image.Image, orientation: Any) -> Image.Image:

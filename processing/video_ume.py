@@ -13,7 +13,7 @@ from PIL import Image
 from .animation_ume import Animation, is_animation
 from .arrays_ume import clip_of, is_array
 from .film_ume import Film, av
-from .limits_ume import Deadline, MediaError, MediaLimits, describe, reason
+from .limits_ume import Deadline, MediaError, MediaLimits, describe, reading
 from .media_ume import load_image
 from .sampling_ume import Sampling, sample_indices
 from .sources_ume import read_bytes
@@ -90,13 +90,9 @@ def load_video(
     animation = is_animation(data)
     if av is None and not animation:
         raise ImportError("video files need PyAV: pip install umekit[media]")
-    try:
+    with reading(deadline.name, "cannot read the video"):
         film = Animation(data, deadline, limits) if animation else Film(data, deadline, limits, sampling.fps)
         return _from_film(film, sampling, keeper)
-    except MediaError:
-        raise
-    except Exception as error:  # decoders meet hostile bytes here, and let through whatever they cause
-        raise MediaError(f"{deadline.name}: cannot read the video ({reason(error)})") from None
 
 
 def _kept(keeper: FrameKeeper, frame: Image.Image) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...processing.limits_ume import MediaLimits
 from ..files import kind_of
+from ..walking import scan
 from .folder import FolderSource
 from .lines import JsonlSource
 from .rooted import Columns
@@ -48,7 +49,7 @@ def open_source(
         format: one of ``FORMATS``; told by the files when None.
         columns: key of an item, ``item`` or ``id`` -> column of a table.
         split: of a data set with several.
-        limits: what one member of an archive may cost.
+        limits: what one file or member of an archive may cost, and the password of PDFs.
 
     Raises:
         InputError: nothing there that can be encoded, or its kind cannot be told.
@@ -70,7 +71,7 @@ def open_source(
     if len(paths) == 1 and paths[0].is_dir():
         kind = format or kind_of_folder(paths[0])
         if kind == "folder":
-            return FolderSource(paths[0])
+            return FolderSource(paths[0], limits)
         if kind == "dataset":
             return _from_disk(paths[0], split, chosen)
         files = _files_of(paths[0], kind)
@@ -101,10 +102,8 @@ def kind_of_folder(folder: Path) -> str:
     tables = {kind for kind in ("jsonl", "parquet", "tar") if _files_of(folder, kind)}
     if not tables:
         return "folder"
-    for _, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        if any(kind_of(name) not in (None, "text") for name in names if not name.startswith(".")):
-            return "folder"
+    if any(kind_of(entry.name) not in (None, "text") for entry in scan(folder)):
+        return "folder"
     if len(tables) > 1:
         raise InputError(f"{folder} holds files of {' and '.join(sorted(tables))}: name the format")
     return tables.pop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import lzma
 import tarfile
@@ -13,11 +12,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
-
-from ...processing.documents_ume import count_pages
-from ...processing.limits_ume import MediaLimits, reason
-from ..files import PDF_PAGES, TEXT_BYTES, kind_of
+from ...processing.limits_ume import MediaLimits
+from ..files import TEXT_BYTES, kind_of, medium_kind, page_count, text_of
 from .rooted import Columns
 from .unit import Row, Unit, failed_unit, hash_of_files
 
@@ -89,20 +85,19 @@ class TarSource:
             if member.size > self.limits.file_bytes:
                 raise ValueError(f"a member of {member.size} bytes; the limit is {self.limits.file_bytes}")
             if kind == "text":
-                text = _text(member)
+                text = text_of(member.read()[:TEXT_BYTES], whole=member.size <= TEXT_BYTES)
                 if text:
                     item["text"] = text
             elif member.ending == ".json":
                 item |= self._said(member)
-            elif kind == "image":
+            elif kind is not None or not member.ending:
                 data = member.read()
-                if member.ending in (".gif", ".webp") and _moves(data):
-                    item["video"] = data
-                else:
+                kind = medium_kind(data, kind, self.limits)
+                if kind == "image":
                     images.append(data)
                     item["images"] = images
-            elif kind is not None:
-                item[kind] = member.read()
+                elif kind is not None:
+                    item[kind] = data
         if not item:
             raise ValueError("no image, video, PDF or text in the sample")
         if set(item) == {"document"}:
@@ -131,9 +126,7 @@ class TarSource:
         return {"text": row.item} if isinstance(row.item, str) else dict(row.item)
 
     def _pages(self, place: str, data: bytes) -> list[Row]:
-        count = count_pages(data, self.limits)
-        if count > PDF_PAGES:
-            raise ValueError(f"a PDF of {count} pages; the limit is {PDF_PAGES}")
+        count = page_count(data, self.limits)
         return [Row(f"{place}#page={page}", {"document": data, "page": page}) for page in range(1, count + 1)]
 
 
@@ -203,23 +196,3 @@ def _read_at(path: Path, offset: int, size: int) -> bytes:
     if len(data) != size:
         raise ValueError("the archive is truncated")
     return data
-
-
-def _text(member: _Member) -> str:
-    try:
-        text = member.read()[:TEXT_BYTES].decode(
-            "utf-8-sig", "ignore" if member.size > TEXT_BYTES else "strict"
-        )
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text: {error}") from None
-    if "\0" in text:
-        raise ValueError("not a text: it holds NUL bytes")
-    return text.strip()
-
-
-def _moves(data: bytes) -> bool:
-    try:
-        with Image.open(io.BytesIO(data), formats=["GIF", "WEBP"]) as image:
-            return getattr(image, "n_frames", 1) > 1
-    except Exception as error:  # a damaged file can make Pillow raise anything
-        raise ValueError(f"not an image that can be opened: {reason(error)}") from None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from umekit.processing import documents_ume, pdfium_process_ume, sources_ume
 from umekit.processing.documents_ume import count_pages, load_document
@@ -87,7 +87,9 @@ def test_encrypted_documents_need_their_password(
 ) -> None:
     path = tmp_path / "letter.pdf"
     path.write_bytes(encrypted_pdf("sesame"))
-    with pytest.raises(MediaError, match=r"letter\.pdf: the PDF is encrypted: give its password"):
+    with pytest.raises(
+        MediaError, match=r"letter\.pdf: cannot open the PDF \(it is encrypted: give its password"
+    ):
         count_pages(path, LIMITS)
     with pytest.raises(MediaError, match="the password that was given does not open it"):
         load_document(path, 1, PIXELS, MediaLimits(document_password="simsalabim"))
@@ -101,6 +103,30 @@ def test_encrypted_documents_need_their_password(
 
 def test_a_password_does_not_matter_to_a_document_without(pdf: Path) -> None:
     assert count_pages(pdf, MediaLimits(document_password="sesame")) == 3
+
+
+def test_pages_of_a_tiff(tmp_path: Path) -> None:
+    path = tmp_path / "scan.tif"
+    first, *rest = [Image.new("RGB", (300, 400), colour) for colour in COLOURS]
+    first.save(path, save_all=True, append_images=rest)
+    for source in (path, path.read_bytes()):
+        assert count_pages(source, LIMITS) == 3
+        assert [_colour(page) for page in load_document(source, None, PIXELS, LIMITS)] == [0, 1, 2]
+        assert [_colour(page) for page in load_document(source, 2, PIXELS, LIMITS)] == [1]
+    with pytest.raises(MediaError, match=r"scan.tif has 3 pages, not a page 4"):
+        load_document(path, 4, PIXELS, LIMITS)
+    with pytest.raises(MediaError, match="name a page"):
+        load_document(path, None, PIXELS, MediaLimits(document_pages=2))
+
+
+def test_a_smaller_copy_in_a_tiff_is_no_page(tmp_path: Path) -> None:
+    path = tmp_path / "scan.tif"
+    with TiffImagePlugin.AppendingTiffWriter(str(path), new=True) as file:
+        for side, kind, colour in ((300, 0, COLOURS[0]), (30, 1, COLOURS[1]), (300, 0, COLOURS[2])):
+            Image.new("RGB", (side, side), colour).save(file, format="TIFF", tiffinfo={254: kind})
+            file.newFrame()
+    assert count_pages(path, LIMITS) == 2
+    assert [_colour(page) for page in load_document(path, None, PIXELS, LIMITS)] == [0, 2]
 
 
 def _locked(data: bytes) -> bytes:

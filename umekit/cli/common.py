@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,12 @@ def positive(text: str) -> int:
     return number
 
 
+def add_password_argument(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--password", metavar="TEXT", help="opens PDFs that are encrypted; it is saved nowhere"
+    )
+
+
 def add_item_arguments(parser: argparse.ArgumentParser) -> None:
     """Media and instruction of one item; the text is the verb's own positional."""
     group = parser.add_argument_group("item", "text and media may be combined; the media come first")
@@ -67,6 +76,7 @@ def add_item_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--document", type=Path, metavar="FILE", help="a PDF, of which one page is taken")
     group.add_argument("--page", type=int, metavar="N", help="page of --document, from 1 (default 1)")
     group.add_argument("--instruction", metavar="TEXT", help="what to look for (default: the checkpoint's)")
+    add_password_argument(group)
 
 
 def item_from(args: argparse.Namespace, text: str | None) -> dict[str, Any]:
@@ -140,10 +150,75 @@ def loading_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def limits_of(args: argparse.Namespace) -> Any:
+    """What a file may cost, with the password that was given."""
+    from ..processing.limits_ume import MediaLimits
+
+    return MediaLimits(document_password=getattr(args, "password", None))
+
+
 def _load(args: argparse.Namespace, model: str | None) -> Any:
+    loaded = load_model(model, loading_options(args))
+    return with_password(loaded, getattr(args, "password", None))
+
+
+def load_model(model: str | None, options: Mapping[str, Any]) -> Any:
+    """``umekit.load``, for which :func:`opening` answers."""
     import umekit
 
-    return umekit.load(model, **loading_options(args))
+    with opening(model):
+        return umekit.load(model, **options)
+
+
+def with_password(loaded: Any, password: str | None) -> Any:
+    """An encoder or reranker whose processor opens PDFs with a password."""
+    if password is not None:
+        processor = loaded.processor
+        processor.limits = replace(processor.limits, document_password=password)
+    return loaded
+
+
+@contextmanager
+def opening(model: str | None) -> Iterator[None]:
+    """Whatever keeps a model from being opened is a wrong call, in one line; a full disk or memory is none.
+
+    Raises:
+        UsageError: no such model, preset, device or role, or files that do not fit together.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split())
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or isinstance(error, UsageError | MemoryError) or "out of memory" in said.lower():
+            raise
+        name = model or "ume-tiny"
+        if "not a valid model identifier" in said:
+            said = f"there is no such folder here, and no such model on the Hub{_offline()}"
+        elif not isinstance(error, ValueError | OSError | ImportError | RuntimeError):
+            said = f"{type(error).__name__}: {said}"
+        raise UsageError(said if name in said else f"{name}: {said}") from error
+
+
+def _offline() -> str:
+    import os
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+    return " (HF_HUB_OFFLINE is set, so only what is in the cache was looked at)" if offline else ""
+
+
+TINY = (
+    "ume-tiny knows only DigitWorld (coloured handwritten digits), so its results here mean nothing; for your own "
+    "files give --model Qwen/Qwen3-VL-Embedding-2B (a download of 4.3 GB), or any other"
+)
+
+
+def tell_tiny(model: str | None, paths: Sequence[Path]) -> None:
+    """One line on stderr where no model was named, unless all that is looked at is the demo's."""
+    from .demo import is_of_demo
+
+    if model is None and not (paths and all(is_of_demo(path) for path in paths)):
+        print(TINY, file=sys.stderr)
 
 
 def mode_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -184,3 +259,11 @@ def report_failures(failures: Sequence[tuple[str, str]], limit: int = 20) -> Non
 def told_cuts(count: int) -> str:
     """Of a printed line: how many texts were cut at the model's limit of tokens; nothing where none was."""
     return f"{count} cut at the model's limit of tokens, " if count else ""
+
+
+def report_left_out(left_out: Mapping[str, int]) -> None:
+    """One line on stderr for the files that are of no kind that is read."""
+    from ..encoding.walking import counted
+
+    if left_out:
+        print(f"left out: {_cell(counted(left_out))}", file=sys.stderr)

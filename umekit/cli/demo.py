@@ -92,6 +92,17 @@ def run(args: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
+def is_of_demo(path: Path) -> bool:
+    """Whether a file or folder lies in what a demo wrote: its sheet is beside it, or further up."""
+    place = path.resolve()
+    for folder in (place, *place.parents):
+        if (folder / SHEET).is_file():
+            from ..demo.contact_sheet import is_contact_sheet
+
+            return is_contact_sheet(folder / SHEET)
+    return False
+
+
 def _needs_rebuild(root: Path, encoder: Any, mode: str | None) -> bool:
     """The demo's own index of another model, or a damaged one, is simply made anew."""
     from ..encoding.crawl import DEFAULT_FOLDER

@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from .common import (
     UsageError,
     add_model_arguments,
+    add_password_argument,
+    limits_of,
     load_encoder,
     mode_options,
     print_json,
     report_failures,
+    report_left_out,
+    tell_tiny,
     told_cuts,
 )
 from .encode_shards import add_shard_arguments, refuse_without_shards, run_shards
@@ -25,11 +30,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "encode",
         help="encode files and texts into an npz file",
         description="Write an npz with `ids` [n], `embeddings` float32 [n, d] (unit rows), `manifest` "
-        "(JSON). A PDF gives a row per page. Files that can't be read are left out; exit code 1. With "
+        "(JSON). Folders are gone through as by `umekit index`; a PDF or TIFF gives a row per page. Files that can't "
+        "be read are left out and named; exit code 1. With "
         "--shard-size, F is a folder, jsonl, parquet, webdataset tars or a data set, and --out a folder of parts.",
     )
     parser.add_argument(
-        "files", nargs="*", type=Path, metavar="F", help="images, clips, PDFs, texts (.txt, .md)"
+        "files", nargs="*", type=Path, metavar="F", help="images, clips, PDFs, texts (.txt, .md), or folders"
     )
     parser.add_argument(
         "--text", action="append", default=[], metavar="TEXT", help="a text (may be repeated)"
@@ -49,6 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--instruction", metavar="TEXT", help="default: the checkpoint's")
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_password_argument(parser)
     add_model_arguments(parser)
     add_shard_arguments(parser)
 
@@ -59,7 +66,6 @@ def run(args: argparse.Namespace) -> int:
     refuse_without_shards(args)
     import numpy as np
 
-    from ..encoding.files import file_items
     from ..encoding.manifest import library_versions, write_atomically
     from ..encoding.ownership import check_own
     from ..processing.cut_texts_ume import cuts_untold
@@ -71,14 +77,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.out.parent.is_dir():
         raise UsageError(f"--out: there is no folder {args.out.parent}")
     check_own(args.out, _is_ours, "give another --out")
-    rows: list[tuple[str, dict[str, Any]]] = []
-    failed: list[tuple[str, str]] = []
-    for file in args.files:
-        try:
-            rows.extend((file.as_posix() + suffix, item) for suffix, item, _ in file_items(file))
-        except (OSError, ValueError, ImportError) as error:
-            failed.append((str(file), getattr(error, "strerror", None) or str(error)))
-    rows.extend((f"text:{number}", {"text": text}) for number, text in enumerate(args.text))
+    rows, failed, left_out = _rows(args)
+    if not rows:
+        report_left_out(left_out)
+        report_failures(failed)
+        raise UsageError("none of the items could be read; nothing is written")
+    tell_tiny(args.model, args.files)
     encoder = load_encoder(args)
     with cuts_untold():
         encoded = encoder.encode(
@@ -95,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     cut = [number for number, tokens in enumerate(getattr(encoded, "truncated", [])) if tokens]
     truncated = len(set(cut) - set(bad))
     kept = [number for number in range(len(rows)) if number not in bad]
+    report_left_out(left_out)
     report_failures(failed)
     if not kept:
         raise UsageError("none of the items could be read; nothing is written")
@@ -110,11 +115,41 @@ def run(args: argparse.Namespace) -> int:
     write_atomically(args.out, buffer.getvalue())
     if args.json:
         summary = {"out": str(args.out), "rows": len(kept), "dim": encoder.dim, "failed": failed}
-        print_json(summary | {"truncated": truncated})
+        print_json(summary | {"truncated": truncated, "left_out": left_out})
     else:
         made = f"{len(kept)} vectors of {encoder.dim} numbers"
         print(f"{args.out}: {made}, {told_cuts(truncated)}{len(failed)} not readable")
     return 1 if failed else 0
+
+
+def _rows(
+    args: argparse.Namespace,
+) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, str]], dict[str, int]]:
+    """Ids and items of all that was named; ``(file, reason)`` of what can't be read; what folders hold beside it."""
+    from ..encoding.files import file_items
+    from ..encoding.walking import Found, list_files, printable
+
+    rows: list[tuple[str, dict[str, Any]]] = []
+    failed: list[tuple[str, str]] = []
+    left_out: Counter[str] = Counter()
+    for given in args.files:
+        files = [Found("", given)]
+        if given.is_dir():
+            listing = list_files(given)
+            files = listing.files
+            left_out += listing.left_out
+        for found in files:
+            name = printable((given / found.name).as_posix())
+            try:
+                if found.error is not None:
+                    raise ValueError(found.error)
+                rows.extend(
+                    (name + suffix, item) for suffix, item, _ in file_items(found.path, limits_of(args))
+                )
+            except (ValueError, ImportError) as error:
+                failed.append((name, str(error)))
+    rows.extend((f"text:{number}", {"text": text}) for number, text in enumerate(args.text))
+    return rows, failed, dict(left_out.most_common())
 
 
 def _is_ours(path: Path) -> bool:

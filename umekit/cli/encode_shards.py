@@ -8,7 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, loading_options, print_json, report_failures, told_cuts
+from .common import (
+    UsageError,
+    limits_of,
+    load_model,
+    loading_options,
+    opening,
+    print_json,
+    report_failures,
+    report_left_out,
+    tell_tiny,
+    told_cuts,
+    with_password,
+)
 
 SHOWN = 20  # failed items that are printed
 NEEDS_SHARDS = (
@@ -28,14 +40,12 @@ NEEDS_SHARDS = (
 class LoadOn:
     """``umekit.load`` with the options of the command line, for whatever device a process is given."""
 
-    def __init__(self, model: str | None, options: dict[str, Any]) -> None:
-        self.model, self.options = model, options
+    def __init__(self, model: str | None, options: dict[str, Any], password: str | None = None) -> None:
+        self.model, self.options, self.password = model, options, password
 
     def __call__(self, device: str | None) -> Any:
-        import umekit
-
         options = {**self.options, "device": device} if device else self.options
-        encoder = umekit.load(self.model, **options)
+        encoder = with_password(load_model(self.model, options), self.password)
         if not hasattr(encoder, "encode"):
             raise UsageError(f"{self.model} is a reranker: it scores pairs and has no vectors")
         return encoder
@@ -111,7 +121,8 @@ def run_shards(args: argparse.Namespace) -> int:
     if args.out.suffix == ".npz" or args.out.is_file():
         raise UsageError(f"--out is a folder with --shard-size, not {args.out}")
     columns = _columns(args.column)
-    from ..encoding.inputs import InputError, open_source
+    from ..encoding.devices import device_of
+    from ..encoding.inputs import open_source
     from ..encoding.model_names import stored_model
     from ..encoding.shard_files import open_folder
     from ..encoding.shard_processes import encode_shards_in_processes
@@ -120,14 +131,20 @@ def run_shards(args: argparse.Namespace) -> int:
 
     where = [_hub_or_path(file) for file in args.files]
     try:
-        source = open_source(where, format=args.input_format, columns=columns, split=args.split)
-    except InputError as error:
+        source = open_source(
+            where, format=args.input_format, columns=columns, split=args.split, limits=limits_of(args)
+        )
+    except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from None
     begun = open_folder(args.out) if args.out.is_dir() else None  # refuses files that are not ours
     if not args.resume and world == 1 and begun is not None:
         raise UsageError(f"{args.out} holds a run already; give --resume to go on, or another --out")
     loading = {name: value for name, value in loading_options(args).items() if name != "device"}
-    load = LoadOn(args.model, loading)
+    with opening(args.model):
+        for device in devices:
+            device_of(device)
+    load = LoadOn(args.model, loading, args.password)
+    tell_tiny(args.model, args.files)
     options: dict[str, Any] = {
         "shard_size": args.shard_size,
         "role": args.role or "document",  # as an index encodes what is in it
@@ -148,7 +165,7 @@ def run_shards(args: argparse.Namespace) -> int:
             if args.probe and begun is None:
                 options |= _probed(encoder, source, args)
             report = encode_shards(encoder, source, args.out, rank=rank, world=world, **options)
-    return _tell(args, report, rank, world)
+    return _tell(args, report, rank, world, getattr(source, "left_out", {}))
 
 
 def _probed(encoder: Any, source: Any, args: argparse.Namespace) -> dict[str, int | None]:
@@ -179,7 +196,7 @@ def _probed(encoder: Any, source: Any, args: argparse.Namespace) -> dict[str, in
     }
 
 
-def _tell(args: argparse.Namespace, report: Any, rank: int, world: int) -> int:
+def _tell(args: argparse.Namespace, report: Any, rank: int, world: int, left_out: dict[str, int]) -> int:
     if report.manifest is None:
         share = f"{report.made} parts made, {report.kept} there already"
         print(f"process {rank} of {world}: {share}; another process ends the run", file=sys.stderr)
@@ -191,12 +208,13 @@ def _tell(args: argparse.Namespace, report: Any, rank: int, world: int) -> int:
         summary = {"out": str(args.out), "rows": manifest["rows"], "failed": manifest["failed"]}
         summary |= {"truncated": manifest["truncated"]}
         summary |= {"double_ids": manifest["double_ids"], "dim": manifest["dim"], "parts": parts}
-        print_json(summary | {"made": report.made, "kept": report.kept})
+        print_json(summary | {"made": report.made, "kept": report.kept, "left_out": left_out})
     else:
         print(
             f"{args.out}: {manifest['rows']} vectors of {manifest['dim']} numbers in {parts} parts, "
             f"{told_cuts(manifest['truncated'])}{manifest['failed']} not readable"
         )
+    report_left_out(left_out)
     if manifest["failed"]:
         report_failures(_first_errors(args.out), SHOWN)
         print(f"all {manifest['failed']} are in {args.out / 'errors.jsonl'}", file=sys.stderr)

@@ -11,6 +11,7 @@ from .common import (
     add_item_arguments,
     add_model_arguments,
     item_from,
+    limits_of,
     load_encoder,
     print_json,
     print_table,
@@ -63,7 +64,7 @@ def _item(args: argparse.Namespace) -> dict[str, Any]:
         else None
     )
     if file is not None and kind_of(file) is not None and file.is_file():
-        item = file_items(file)[0][1]
+        item = file_items(file, limits_of(args))[0][1]
         if args.page is not None and "document" in item:
             item["page"] = args.page
         return item | ({"instruction": args.instruction} if args.instruction else {})

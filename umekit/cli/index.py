@@ -9,10 +9,14 @@ from pathlib import Path
 from .common import (
     UsageError,
     add_model_arguments,
+    add_password_argument,
+    limits_of,
     load_encoder,
     mode_options,
     print_json,
     report_failures,
+    report_left_out,
+    tell_tiny,
     told_cuts,
 )
 
@@ -41,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--rebuild", action="store_true", help="forget what is there and index anew")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_password_argument(parser)
     add_model_arguments(parser)
 
 
@@ -67,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         args.model = args.model or named_model(target, former)
         args.mode = args.mode or former.get("mode")
     settings = {"role": "document", "mode": args.mode, "model": stored_model(args.model)}
+    tell_tiny(args.model, [args.path])
     with cuts_untold():  # told below
         _, report = index_folder(
             load_encoder(args),
@@ -77,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
             rebuild=args.rebuild,
             show_progress=False if args.quiet else None,
             encode_options=mode_options(args),
+            limits=limits_of(args),
         )
     if args.json:
         print_json({"index": str(target), **asdict(report)})
@@ -86,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
             f"{report.unchanged} unchanged, {len(report.removed)} gone, {len(report.failed)} not readable; "
             f"{told_cuts(report.truncated)}{report.seconds:.1f} s"
         )
+    report_left_out(report.left_out)
     report_failures(report.failed)
     return 1 if report.failed else 0
 

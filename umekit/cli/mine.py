@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .common import MODES, UsageError, loading_options, print_json, report_failures
+from .common import MODES, UsageError, load_model, loading_options, print_json, report_failures
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -109,8 +109,6 @@ def run(args: argparse.Namespace) -> int:
     for file in (args.rows, args.pool):
         if file is not None and not file.is_file():
             raise UsageError(f"{file}: there is no such file")
-    import umekit
-
     from ..trainers.formats.records import FormatError, open_records
     from ..trainers.mining import MiningSettings, mine
 
@@ -121,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         pool: Any = None if args.pool is None else open_records(args.pool)
     except (FormatError, ValueError) as error:
         raise UsageError(str(error)) from None
-    encoder = umekit.load(args.model, **loading_options(args))
+    encoder = load_model(args.model, loading_options(args))
     if not hasattr(encoder, "encode"):
         raise UsageError(f"{args.model} is a reranker: it scores pairs and has no vectors")
     report = mine(

@@ -12,6 +12,7 @@ from .common import (
     add_item_arguments,
     add_model_arguments,
     item_from,
+    limits_of,
     load_reranker,
     print_json,
     print_table,
@@ -76,11 +77,11 @@ def _candidates(args: argparse.Namespace) -> tuple[list[tuple[str, str, Any]], l
     failed: list[tuple[str, str]] = []
     for file in args.files:
         try:
-            for suffix, item, facts in file_items(file):
+            for suffix, item, facts in file_items(file, limits_of(args)):
                 what = facts.get("snippet") or facts.get("kind", "")
                 found.append((file.as_posix() + suffix, what[:SNIPPET], item))
-        except (OSError, ValueError, ImportError) as error:
-            failed.append((str(file), getattr(error, "strerror", None) or str(error)))
+        except (ValueError, ImportError) as error:
+            failed.append((str(file), str(error)))
     for number, text in enumerate(args.candidate):
         found.append((f"text:{number}", " ".join(text.split())[:SNIPPET], {"text": text}))
     return found, failed

@@ -11,12 +11,16 @@ from .common import (
     add_item_arguments,
     add_model_arguments,
     item_from,
+    limits_of,
     load_encoder,
+    load_model,
     loading_options,
     mode_options,
     print_json,
     print_table,
     report_failures,
+    tell_tiny,
+    with_password,
 )
 
 
@@ -82,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
     folder = find_index(args.index)
     root = files_root(args, folder) if args.rerank else None
     settings = index_settings(folder)
-    encoder = load_encoder(args, args.model or named_model(folder, settings))
+    model = args.model or named_model(folder, settings)
+    tell_tiny(model, [folder])
+    encoder = load_encoder(args, model)
     index = open_index(folder, encoder.fingerprint())
     if len(index) == 0:
         raise UsageError(f"the index {folder} is empty")
@@ -137,8 +143,6 @@ def rerank(
     Raises:
         UsageError: the checkpoint is no reranker, or no row could be opened.
     """
-    import umekit
-
     from ..encoding.rescoring import FUSION, file_row, rescore
 
     given = {
@@ -146,7 +150,8 @@ def rerank(
         "preset": args.rerank_preset,
         "compile": None,
     }  # the last is for embedders
-    reranker = umekit.load(args.rerank, **{name: value for name, value in given.items() if value is not None})
+    options = {name: value for name, value in given.items() if value is not None}
+    reranker = with_password(load_model(args.rerank, options), args.password)
     if not hasattr(reranker, "rerank"):
         raise UsageError(
             reranker.why_no_scores
@@ -156,7 +161,7 @@ def rerank(
         reranker,
         item,
         best,
-        lambda name: file_row(name, root, index.get(name)),
+        lambda name: file_row(name, root, index.get(name), limits_of(args)),
         fusion=FUSION if args.fusion is None else args.fusion,
         on_error="skip",
     )
