@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,8 @@ def encode_shards_in_processes(
                 ours, theirs = context.Pipe(duplex=False)
                 share = (theirs, load, source, folder, devices[rank], rank, len(devices), options)
                 process = context.Process(target=_share, args=share, daemon=True)
-                process.start()
+                with _interrupts_ignored():
+                    process.start()
                 theirs.close()
                 starts[rank] += 1
                 running[ours] = (rank, process)
@@ -129,6 +132,19 @@ def _share(
         outcome = text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
     pipe.send(outcome)
     pipe.close()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """What is started within ignores Ctrl-C for good: it goes to all processes, and the parent ends the others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def _end_with_parent() -> None:

@@ -175,6 +175,8 @@ def compare(encoder: Any, golden: Golden, result: Verification, *, batched: bool
         if not any(problem.prop == "item" for problem in found):
             good.append(case)
     result.items = len(golden.cases)
+    if not golden.cases:
+        result.problems.append(Problem("", "golden", "it holds no item, so that nothing was compared"))
     pairs = any(case.candidate is not None for case in good)
     what = "score" if pairs else "vector"
     able = []

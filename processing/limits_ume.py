@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 from PIL import UnidentifiedImageError
 
 NAME_CHARACTERS = 200  # of a source's name in a message
+_DECODER_ERROR = re.compile(r"(?:decoder error )?(-\d+)(?: when reading image file)?$")
 
 
 class MediaError(ValueError):
@@ -128,6 +130,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename == "<none>":  # PyAV's, of bytes
         words = error.strerror
     said = " ".join(str(words).split()).encode("utf-8", "backslashreplace").decode()[:NAME_CHARACTERS]
+    code = _DECODER_ERROR.match(said)
+    if code is not None:  # all that Pillow passes on of what libtiff and OpenJPEG say
+        return f"its data are damaged, cut off, or of a kind that Pillow's decoder does not know (error {code[1]})"
     if isinstance(error, (OSError, SyntaxError, ValueError)) and said:
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

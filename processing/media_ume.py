@@ -15,10 +15,16 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .arrays_ume import is_array, picture_of
+from .kinds_ume import HEAD_BYTES, format_of
 from .limits_ume import Deadline, MediaError, MediaLimits, describe, reading
 from .odd_files_ume import loaded
 from .pixels_ume import to_rgb
 from .sources_ume import read_bytes
+
+try:
+    import pillow_heif
+except ImportError:  # optional: the hint is given where a HEIC is asked for
+    pillow_heif = None
 
 NEW_SUBFILE_TYPE, NO_PAGE = 254, 0b101  # a tag of TIFF; its bits for a reduced copy and for a mask
 ORIENTATION = 0x0112  # a tag of Exif; what it says is done as ImageOps.exif_transpose does it, without a copy
@@ -70,7 +76,10 @@ def load_image(source: Any, limits: MediaLimits, frame: int = 0) -> Image.Image:
         with _LOADING[id(source) // 64 % len(_LOADING)]:
             return _decoded(source, describe(source), limits)
     name = describe(source)
-    data = _TimedBytes(read_bytes(source, limits), Deadline(name, limits))
+    content = read_bytes(source, limits)
+    if pillow_heif is None and format_of(content[:HEAD_BYTES]) == "heic":
+        raise MediaError(f"{name}: HEIC pictures need pillow-heif: pip install pillow-heif")
+    data = _TimedBytes(content, Deadline(name, limits))
     with reading(name):
         image = Image.open(data, formats=_formats())
         if frame:
@@ -110,6 +119,8 @@ def _draft(image: JpegImageFile, least: int) -> None:
 def _formats() -> list[str]:
     """All that Pillow reads but for PostScript, which it would have Ghostscript run."""
     Image.init()
+    if pillow_heif is not None and "HEIF" not in Image.ID:
+        pillow_heif.register_heif_opener()
     return [name for name in Image.ID if name != "EPS"]
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, print_json
+from .common import UsageError, opening, print_json
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {"compat": args.compat} if args.compat else {}
     if args.no_golden:
         options["golden"] = False
-    umekit.export(args.src, args.out, preset=args.preset, role=args.role, **options)
+    with opening(args.src):
+        umekit.export(args.src, args.out, preset=args.preset, role=args.role, **options)
     files = sorted(path.relative_to(args.out).as_posix() for path in args.out.rglob("*") if path.is_file())
     if args.json:
         print_json({"out": str(args.out), "files": files})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import UsageError, print_json
+from .common import UsageError, opening, print_json
 
 SHOWN = 40
 
@@ -36,13 +36,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..encoding.devices import device_of
     from ..encoding.golden import make_golden
     from ..encoding.loading import load
+    from ..encoding.presets import get_preset
     from ..encoding.verify import verify
 
     options = {
         name: value for name in ("compat", "dtype", "device") if (value := getattr(args, name)) is not None
     }
+    with opening(args.path):
+        device_of(args.device)
+        if args.preset is not None:
+            get_preset(args.preset)
+        if not Path(args.path).exists() and (args.path.count("/") > 1 or args.path[:1] in "./~"):
+            raise UsageError(f"{args.path}: there is no such folder")
     if args.make is not None:
         if args.golden is not None or args.array is not None:
             raise UsageError("--make writes a golden folder, --golden and --array read one: give one of them")
