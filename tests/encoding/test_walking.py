@@ -48,16 +48,19 @@ def test_links_pipes_and_sockets_end_nothing(root: Path, tmp_path: Path) -> None
 
 
 def test_deep_folders_and_odd_names(root: Path) -> None:
-    here = os.getcwd()
+    (root / os.fsdecode(b"\xff.png")).write_bytes(b"x")
+    here, depth = os.getcwd(), 1500  # more than Python's stack
     os.chdir(root)
     try:
-        for _ in range(1500):  # more than Python's stack
+        for _ in range(depth):
             os.mkdir("d")
             os.chdir("d")
+        errors = {found.name: found.error for found in list_files(root).files}
+        for _ in range(depth):  # pytest could not remove them: it recurses
+            os.chdir("..")
+            os.rmdir("d")
     finally:
         os.chdir(here)
-    (root / os.fsdecode(b"\xff.png")).write_bytes(b"x")
-    errors = {found.name: found.error for found in list_files(root).files}
     assert errors == {"a.png": None, "\\udcff.png": "its name is not valid UTF-8"}
 
 
