@@ -113,7 +113,7 @@ def as_sentence_transformers_saved(
     prompts, name = stored.get("prompts") or {}, stored.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise ValueError(f"{source}/{_ST_CONFIG}: prompts must be names with texts")
-    if name is not None and name not in prompts:
+    if name is not None and not (isinstance(name, str) and name in prompts):
         raise ValueError(
             f"{source}/{_ST_CONFIG}: default_prompt_name is {name!r}, which is none of the prompts"
         )

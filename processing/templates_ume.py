@@ -74,7 +74,12 @@ class _Bounded(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**", "%", "+"])
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, loopcontrols],
+            finalize=self.written,
+        )
         self.run = _Run()
         self.globals.pop("lipsum")
         self.globals.update(
@@ -100,9 +105,15 @@ class _Bounded(ImmutableSandboxedEnvironment):
                 "the checkpoint's chat template does not come to an end: it is broken or hostile"
             )
 
+    def written(self, value: Any) -> Any:
+        """A value that is about to be written out; a list that holds one large list many times is small until then."""
+        if isinstance(value, (Mapping, list, tuple)):
+            self.tick(_size(value, self.run.most))
+        return value
+
     def joined(self, parts: Sequence[Any]) -> str:
         """``~``."""
-        texts = [str(part) for part in parts]
+        texts = [str(self.written(part)) for part in parts]
         self.tick(sum(map(len, texts)))
         return "".join(texts)
 
@@ -214,6 +225,25 @@ def _compiled(template: str) -> Any:
         raise TemplateLimitError(f"the checkpoint's chat template cannot be compiled: {error}") from None
 
 
+# Filters that write out whatever they are given.
+_TEXT_FILTERS = frozenset(
+    [
+        "capitalize",
+        "e",
+        "escape",
+        "forceescape",
+        "lower",
+        "safe",
+        "striptags",
+        "title",
+        "trim",
+        "upper",
+        "urlencode",
+        "wordcount",
+    ]
+)
+
+
 def _made_by(operator: str, left: Any, right: Any, most: int) -> int:
     """Characters or entries that an operator makes."""
     if operator == "+":
@@ -279,7 +309,7 @@ def _made_by_filter(name: str, value: Any, given: Sequence[Any], most: int) -> i
     if name in ("tojson", "pprint", "xmlattr", "string", "urlize"):
         indents = sum(numbers) if name == "tojson" else 0
         return _size(value, most) * (1 + indents)
-    return 0
+    return _size(value, most) if name in _TEXT_FILTERS else 0
 
 
 def _joined(separator: Any, values: Any, most: int) -> int:

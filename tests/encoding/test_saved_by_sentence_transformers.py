@@ -84,7 +84,13 @@ def test_an_impossible_truncate_dim(value: Any, tiny_checkpoint: Callable[..., P
 
 
 @pytest.mark.parametrize(
-    "entries", [{"prompts": ["q"]}, {"prompts": {"query": 3}}, {"default_prompt_name": "x", "prompts": {}}]
+    "entries",
+    [
+        {"prompts": ["q"]},
+        {"prompts": {"query": 3}},
+        {"default_prompt_name": "x", "prompts": {}},
+        {"default_prompt_name": []},
+    ],
 )
 def test_impossible_prompts(
     entries: dict[str, Any], tiny_checkpoint: Callable[..., Path], tmp_path: Path

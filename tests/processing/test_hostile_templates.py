@@ -84,6 +84,16 @@ def test_a_hostile_template_ends(name: str) -> None:
     assert time.monotonic() - began < 30  # a busy machine; alone all take about a second at most
 
 
+@pytest.mark.parametrize(
+    "form", ["{{ x }}", "{{ 'a' ~ x }}", "{{ x|upper }}", "{{ x|e }}", "{{ x|trim|length }}"]
+)
+def test_a_list_that_grows_as_it_is_written_out_ends(form: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(TemplateLimitError, match="hostile"):
+        render_template("{% set x = [[1] * 1000] * 300000 %}" + form, CHAT, {})
+    assert time.monotonic() - began < 10  # written out they take a minute
+
+
 def test_an_item_says_so_at_every_door(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     encoder = umekit.load(tiny_checkpoint("qwen3_vl", positions="1d"))
     template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
