@@ -227,20 +227,8 @@ def _compiled(template: str) -> Any:
 
 # Filters that write out whatever they are given.
 _TEXT_FILTERS = frozenset(
-    [
-        "capitalize",
-        "e",
-        "escape",
-        "forceescape",
-        "lower",
-        "safe",
-        "striptags",
-        "title",
-        "trim",
-        "upper",
-        "urlencode",
-        "wordcount",
-    ]
+    ("capitalize", "e", "escape", "forceescape", "lower", "safe", "striptags", "title", "trim", "upper")
+    + ("urlencode", "wordcount")
 )
 
 
