@@ -67,9 +67,9 @@ def choose_preset(
     if name == NO_PRESET:
         return Choice(_for_compat(None, source, compat))
     if name is not None:
-        preset = get_preset(name)
-        _check_kind(source, preset, found.preset if found.sure else None, found.by, stacklevel + 1)
-        return Choice(preset)
+        named = get_preset(name)
+        _check_kind(source, named, found.preset if found.sure else None, found.by, stacklevel + 1)
+        return Choice(named)
     known = next((one for one in map(find_preset, (*names, source)) if one is not None), None)
     preset = _for_compat(known or found.preset, source, compat)
     if preset is not None:

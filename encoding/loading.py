@@ -6,7 +6,7 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -15,7 +15,7 @@ from ..modeling.generative_ume import UmeForGenerativeEmbedding
 from ..modeling.modeling_ume import UmeForDiscriminativeEmbedding
 from ..modeling.packing_ume import pack_on_cpu
 from ..modeling.reranker_ume import UmeForReranking
-from ..modeling.settings_ume import ROLES, UmeSettings, UmeSettingsError
+from ..modeling.settings_ume import ROLES, Role, UmeSettings, UmeSettingsError
 from ..processing.processing_ume import UmeProcessor
 from .adapters import add_adapter
 from .checkpoint_files import find_file, installed_classes, read_config, read_json
@@ -98,7 +98,8 @@ def load(
     choice = choose_preset(
         source, config, name=preset, role=role, compat=compat, hub=hub, names=names, stacklevel=2
     )
-    record, added = choice.preset, ()
+    record = choice.preset
+    added: tuple[Any, ...] = ()
     if record is None:
         settings, processor = UmeSettings.from_config(config), None
     else:
@@ -114,7 +115,7 @@ def load(
             f"the role {role!r} cannot be loaded by this version; known are {', '.join(CLASSES)}"
         )
     if role != settings.role:
-        settings = replace(settings, role=role)
+        settings = replace(settings, role=cast(Role, role))
     if device is not None and model_kwargs.get("device_map") is not None:
         raise ValueError("device and device_map both say where the model goes: give one of them")
     device = device_of(device)

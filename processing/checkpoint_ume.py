@@ -110,7 +110,8 @@ def as_sentence_transformers_saved(
     if path is None:
         return settings
     stored = json.loads(Path(path).read_text(encoding="utf-8"))
-    prompts, name = stored.get("prompts") or {}, stored.get("default_prompt_name")
+    prompts: Any = stored.get("prompts") or {}
+    name = stored.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise ValueError(f"{source}/{_ST_CONFIG}: prompts must be names with texts")
     if name is not None and not (isinstance(name, str) and name in prompts):
@@ -118,7 +119,7 @@ def as_sentence_transformers_saved(
             f"{source}/{_ST_CONFIG}: default_prompt_name is {name!r}, which is none of the prompts"
         )
     default = prompts[name] if name is not None else ""
-    said = {"default": default, "query": prompts.get("query", default)}
+    said: dict[str, str] = {"default": default, "query": prompts.get("query", default)}
     said["document"] = next(
         (prompts[one] for one in ("document", "passage", "corpus") if one in prompts), default
     )

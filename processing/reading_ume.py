@@ -68,7 +68,9 @@ _WORDS = {int: "a whole number", float: "a finite number", str: "a text", bool: 
 def _is(kind: type, value: Any) -> bool:
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value) and abs(value) <= MOST
-    return type(value) is kind and (kind is not int or abs(value) <= MOST)
+    if kind is int:
+        return type(value) is int and abs(value) <= MOST
+    return type(value) is kind
 
 
 def _short(value: Any) -> str:
