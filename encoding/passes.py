@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..modeling.decoding_ume import Decoding
-from ..modeling.generative_ume import decoding_of, details_of, streams_of
+from ..modeling.generative_ume import details_of, streams_of
 from ..modeling.pooling_ume import DegenerateVectorError, check_dim, check_vectors
 from ..modeling.settings_ume import whole_number
 from ..processing.collating_ume import Prepared
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from .feeding import Feed
 
 MODES = ("discriminative", "generative", "adaptive", "both")
-MODES_OF_ROLE: dict[str, tuple[str, ...]] = {  # the default first
-    "discriminative": ("discriminative",),
-    "generative": ("generative", "discriminative", "both"),
-}
 ROOM_FOR_THOUGHT = 256  # tokens that a thought is taken to have while batches are planned
 MEMORY_WORDS = (  # of allocators without an error of their own
     "can't allocate memory",
@@ -115,7 +111,7 @@ def plan_pass(
     """
     dim = None if dim is None else check_dim(dim, model.dim)
     role = model.settings.role
-    known = MODES_OF_ROLE[role]
+    known = model.modes
     mode = known[0] if mode is None else mode
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; use one of {MODES}")
@@ -137,7 +133,7 @@ def plan_pass(
         return Pass(mode, dim)
     if seed is None:
         seed = int(torch.randint(2**62, ()))  # follows torch.manual_seed
-    decoding = decoding_of(model.settings, num_samples, max_new_tokens, temperature, top_p)
+    decoding = model.decoding(num_samples, max_new_tokens, temperature, top_p)
     return Pass(mode, dim, decoding, num_samples, reduce, seed)
 
 

@@ -13,8 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ..processing.arrays_ume import is_array
-from ..processing.items_ume import Document, Item, Text, Video
-from ..processing.items_ume import Image as ImagePart
+from ..processing.items_ume import DocumentPart, ImagePart, Item, TextPart, VideoPart
 
 SAMPLES, MORE_SAMPLES = 32, 256  # pixels per side that the hashes of a picture look at
 
@@ -89,11 +88,11 @@ def _value_key(key: Any, value: Any) -> Hashable:
 
 
 def _part_key(part: Any) -> Hashable:
-    if isinstance(part, Text):
+    if isinstance(part, TextPart):
         return ("text", part.text)
-    if isinstance(part, Document):
+    if isinstance(part, DocumentPart):
         return ("document", media_key(part.source), part.page)
-    if isinstance(part, (ImagePart, Video)):
+    if isinstance(part, (ImagePart, VideoPart)):
         return (type(part).__name__, media_key(part.source))
     raise NoKeyError(type(part).__name__)
 

@@ -8,10 +8,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from PIL import Image as PILImage
+from PIL import Image
 
 from ..processing.arrays_ume import is_array
-from ..processing.items_ume import Image, ItemError, parse_item
+from ..processing.items_ume import ImagePart, ItemError, parse_item
 from ..processing.limits_ume import MediaLimits
 from ..processing.media_ume import load_image
 from .repeats import NoKeyError, media_key
@@ -23,7 +23,7 @@ KEPT_PIXELS = 1 << 26  # of decoded pictures that wait for their next item: 200 
 class _Slot:
     """A picture once it is decoded; ``lock`` is held by the thread that does it."""
 
-    picture: PILImage.Image | None = None
+    picture: Image.Image | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -54,7 +54,7 @@ class SharedPictures:
 
     def put_into(self, raw: Any) -> Any:
         """The item with its shared pictures decoded; what cannot be read is left, to fail where it is prepared."""
-        if not self._left or isinstance(raw, (str, PILImage.Image)):
+        if not self._left or isinstance(raw, (str, Image.Image)):
             return raw
         try:
             item = parse_item(raw)
@@ -83,7 +83,7 @@ class SharedPictures:
             if self._left[key] <= 0:
                 self._slots.pop(key, None)
             self._trim()
-        return Image(picture)
+        return ImagePart(picture)
 
     def _trim(self) -> None:
         sizes = {
@@ -100,7 +100,7 @@ class SharedPictures:
 
 
 def _keys(raw: Any) -> list[Hashable]:
-    if isinstance(raw, (str, PILImage.Image)):
+    if isinstance(raw, (str, Image.Image)):
         return []
     try:
         parts = parse_item(raw).parts
@@ -111,7 +111,7 @@ def _keys(raw: Any) -> list[Hashable]:
 
 def _key(part: Any) -> Hashable | None:
     """Of a picture that has to be decoded; None of all else."""
-    if not isinstance(part, Image) or isinstance(part.source, PILImage.Image) or is_array(part.source):
+    if not isinstance(part, ImagePart) or isinstance(part.source, Image.Image) or is_array(part.source):
         return None
     try:
         return media_key(part.source)

@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from .adapters_ume import BackboneAdapters, adapter_of, add_adapter, lacking_rows, name_base_from_anywhere
 from .backbone_ume import audit_loading, flag_attention, load_backbone, load_stock
 from .patches_ume import multiply_patches
-from .saving_ume import copy_code, write_sentence_transformers_files
+from .saving_ume import auto_map, write_code, write_sentence_transformers_files
 from .settings_ume import FILLED_ROWS, UmeSettings, UmeSettingsError
 from .versions_ume import need_transformers
 
@@ -36,6 +36,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
     _supports_flash_attn = True
     _no_split_modules: ClassVar[list[str]] = []  # type: ignore[misc]
     role: ClassVar[str] = ""
+    modes: ClassVar[tuple[str, ...]] = ()  # of ``encode``, the default first
 
     def __init__(
         self, config: Any, backbone: nn.Module | None = None, settings: UmeSettings | None = None
@@ -163,18 +164,17 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         config.ume = self.settings.to_dict()
         if self._hf_peft_config_loaded and self.filled_rows:  # saved without the matrix that holds them
             config.ume[FILLED_ROWS] = dict(self.filled_rows)
-        module = type(self).__module__.rpartition(".")[2]
-        config.auto_map = {"AutoModel": f"{module}.{type(self).__name__}"}
+        config.auto_map = auto_map(type(self))
         flag_attention(config, self.settings)
         self.backbone.save_pretrained(folder, state_dict=state_dict, **kwargs)
         if self._hf_peft_config_loaded:
             name_base_from_anywhere(folder)
         if not (folder / "config.json").is_file():  # an adapter alone is saved without its base's config
             config.save_pretrained(folder)
-        copy_code(folder, source, getattr(self.config, "_commit_hash", None))
         write_sentence_transformers_files(
             folder, self.settings, config.model_type, self.dim, adapter=self._hf_peft_config_loaded
         )
+        write_code(folder, self.role, source, getattr(self.config, "_commit_hash", None))
 
     # ---- what trainers and loaders ask of a native model --------------------------------------------------------
 

@@ -23,7 +23,6 @@ from .pooling_ume import DIRECT_SLOT, GENERATED_SLOT, check_dim, check_vectors, 
 from .reasoning_ume import Rollout, ThoughtTokens, think
 from .settings_ume import UmeSettings, UmeSettingsError, whole_number
 
-MODES = ("discriminative", "generative", "both")
 REDUCTIONS = ("mean", "first", None)
 
 
@@ -71,6 +70,7 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
     """
 
     role: ClassVar[str] = "generative"
+    modes: ClassVar[tuple[str, ...]] = ("generative", "discriminative", "both")
 
     def __init__(self, config: Any, backbone: Any = None, settings: UmeSettings | None = None) -> None:
         super().__init__(config, backbone, settings)
@@ -86,6 +86,19 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         if bool((slots == GENERATED_SLOT).any()):
             output.generated_embeddings = self._finish(pool(states, slots, GENERATED_SLOT), dim)
         return output
+
+    def decoding(
+        self,
+        num_samples: int = 1,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+    ) -> Decoding:
+        """A caller's wishes, filled up from the checkpoint's settings."""
+        if temperature is None and num_samples > 1:
+            temperature = 1.0
+        limit = self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens
+        return Decoding(limit, temperature, 1.0 if top_p is None else top_p)
 
     def logits_of(self, states: Tensor) -> Tensor:
         """States ``[..., H]`` to logits ``[..., V]``."""
@@ -109,7 +122,7 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
 
         Args:
             batch: from ``processor.collate(rows, padding_side="left")``; rows prepared for a mode that thinks.
-            mode: one of ``MODES``.
+            mode: one of ``modes``.
             decoding: greedy up to the checkpoint's limit when None.
             num_samples: thoughts per row; they share the prompt's cache.
             reduce: ``"mean"`` of the thoughts' unit vectors, normalised again; the ``"first"``; None keeps all.
@@ -117,9 +130,9 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
             streams: a source of chance per row and sample, row by row; fresh ones from torch's seed when None.
             vocabulary: ids from here on are rows without a token and are never written.
         """
-        if mode not in MODES or reduce not in REDUCTIONS or whole_number("num_samples", num_samples) < 1:
+        if mode not in self.modes or reduce not in REDUCTIONS or whole_number("num_samples", num_samples) < 1:
             raise ValueError(
-                f"mode={mode!r} is not one of {MODES}, reduce={reduce!r} not one of {REDUCTIONS}, "
+                f"mode={mode!r} is not one of {self.modes}, reduce={reduce!r} not one of {REDUCTIONS}, "
                 f"or num_samples={num_samples} is under 1"
             )
         inputs = {name: value for name, value in batch.items() if name != "pooling_slots"}
@@ -189,15 +202,15 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
             DegenerateVectorError: a vector is zero, constant or not finite.
         """
         mode = "generative" if mode is None else mode
-        if mode not in MODES or reduce not in REDUCTIONS:
+        if mode not in self.modes or reduce not in REDUCTIONS:
             raise ValueError(
-                f"mode={mode!r} is not one of {MODES}, or reduce={reduce!r} not one of {REDUCTIONS}"
+                f"mode={mode!r} is not one of {self.modes}, or reduce={reduce!r} not one of {REDUCTIONS}"
             )
         whole_number("batch_size", batch_size)
         whole_number("num_samples", num_samples)
         kept = self.dim if dim is None else check_dim(dim, self.dim)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
-        decoding = decoding_of(self.settings, num_samples, max_new_tokens, temperature, top_p)
+        decoding = self.decoding(num_samples, max_new_tokens, temperature, top_p)
         seed = _fresh_seed() if seed is None else seed
         prepared = processor.prepare_all(listed, role=role, instruction=instruction, mode=mode)
         order = sorted(range(len(prepared)), key=lambda i: prepared[i].length)
@@ -248,20 +261,6 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
             return vectors[:, 0]
         mean = torch.nn.functional.normalize(vectors, dim=-1).mean(dim=1)
         return torch.nn.functional.normalize(mean, dim=-1) if self.settings.normalize else mean
-
-
-def decoding_of(
-    settings: UmeSettings,
-    num_samples: int,
-    max_new_tokens: int | None,
-    temperature: float | None,
-    top_p: float | None,
-) -> Decoding:
-    """A caller's wishes, filled up from the checkpoint's settings."""
-    if temperature is None and num_samples > 1:
-        temperature = 1.0
-    limit = settings.max_new_tokens if max_new_tokens is None else max_new_tokens
-    return Decoding(limit, temperature, 1.0 if top_p is None else top_p)
 
 
 def streams_of(seed: int, rows: Sequence[int], num_samples: int) -> list[np.random.Generator]:

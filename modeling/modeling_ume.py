@@ -48,6 +48,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
     """
 
     role: ClassVar[str] = "discriminative"
+    modes: ClassVar[tuple[str, ...]] = ("discriminative",)
 
     def forward(
         self,

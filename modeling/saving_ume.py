@@ -4,6 +4,7 @@ and the sentence-transformers files.
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -13,58 +14,62 @@ from transformers.utils import cached_file
 
 from .settings_ume import UmeSettings, expressible
 
-# Written out, so that what ships is reviewed and not whatever lies in the folder.
-CODE_FILES = (
-    "settings_ume.py",
-    "versions_ume.py",
-    "pooling_ume.py",
-    "packing_ume.py",
-    "patches_ume.py",
-    "backbone_ume.py",
-    "evaluating_ume.py",
-    "weight_files_ume.py",
-    "adapters_ume.py",
-    "composed_ume.py",
-    "saving_ume.py",
-    "modeling_ume.py",
-    "decoding_ume.py",
-    "reasoning_ume.py",
-    "generative_ume.py",
-    "vision_store_ume.py",
-    "prefix_ume.py",
-    "reranker_ume.py",
-    "sentence_transformer_ume.py",
-)
+MODEL_FILE = "modeling_ume.py"  # in a checkpoint of any kind
+WRAPPER_FILE = "sentence_transformer_ume.py"  # where stock modules cannot express the checkpoint
+_WRAPPER = "sentence_transformer_ume.UmeTransformer"
 
 
-def copy_code(folder: Path, source: str | None, revision: str | None = None) -> None:
-    """Copy our modeling files flat into ``folder``.
+def auto_map(model_class: type) -> dict[str, str]:
+    """``auto_map`` of ``config.json``: where transformers finds a class in a checkpoint."""
+    return {"AutoModel": f"{Path(MODEL_FILE).stem}.{model_class.__name__}"}
+
+
+def write_code(folder: Path, kind: str, source: str | None = None, revision: str | None = None) -> None:
+    """Write the model's code into a checkpoint whose ``modules.json`` is written; the processor writes its own.
+
+    The installed package joins its sources; a class loaded as remote code copies the files that it came in.
 
     Args:
         folder: the checkpoint.
-        source: the checkpoint that this model came from: a class loaded as remote code has only the files that it
-            imports beside it, the rest are taken from there.
+        kind: role of the checkpoint.
+        source: the checkpoint that the model came from; beside a remote class lies only what it imports, which is
+            not the module for sentence-transformers.
         revision: of a ``source`` on the Hub.
 
     Raises:
-        FileNotFoundError: a file is neither beside this one nor in ``source``.
+        FileNotFoundError: that module is needed and not in ``source``.
     """
-    here = Path(__file__).parent
-    for name in CODE_FILES:
-        origin = here / name
-        if not origin.is_file():
-            found = None
-            if source:
-                found = cached_file(
-                    source, name, revision=revision, _raise_exceptions_for_missing_entries=False
-                )
-            if found is None:
-                raise FileNotFoundError(
-                    f"cannot save a complete checkpoint: {name} is neither in {here} nor in {source}"
-                )
-            origin = Path(found)
-        if origin.resolve() != (folder / name).resolve():
-            shutil.copyfile(origin, folder / name)
+    wrapped = names_wrapper(folder)
+    if __name__.startswith("umekit."):
+        # By name, as the finders of imports in remote code look at text.
+        files = importlib.import_module("umekit.bundling").model_files(kind)
+        for name, text in files.items():
+            if name != WRAPPER_FILE or wrapped:
+                (folder / name).write_text(text, encoding="utf-8")
+        return
+    _copy(Path(__file__), folder / MODEL_FILE)
+    if wrapped:
+        found = Path(__file__).with_name(WRAPPER_FILE)
+        if source and not found.is_file():
+            stored = cached_file(
+                source, WRAPPER_FILE, revision=revision, _raise_exceptions_for_missing_entries=False
+            )
+            found = Path(stored) if stored else found
+        if not found.is_file():
+            raise FileNotFoundError(
+                f"cannot save a complete checkpoint: {WRAPPER_FILE} is neither in {found.parent} nor in {source}"
+            )
+        _copy(found, folder / WRAPPER_FILE)
+
+
+def names_wrapper(folder: Path) -> bool:
+    """Whether ``modules.json`` of a checkpoint names our module for sentence-transformers."""
+    return f'"{Path(WRAPPER_FILE).stem}.' in (folder / "modules.json").read_text(encoding="utf-8")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not (target.exists() and source.samefile(target)):
+        shutil.copyfile(source, target)
 
 
 def write_sentence_transformers_files(
@@ -95,7 +100,7 @@ def write_sentence_transformers_files(
             _write(folder / "2_Normalize" / "config.json", {})
         _write(folder / "sentence_bert_config.json", native_transformer_config())
     else:
-        modules = [_module(0, "", "sentence_transformer_ume.UmeTransformer")]
+        modules = [_module(0, "", _WRAPPER)]
         modules[0]["kwargs"] = ["mode", "max_new_tokens", "instruction"]
         _remove_module(folder / "1_Pooling", "pooling_mode")
         _remove_module(folder / "2_Normalize")
@@ -115,7 +120,7 @@ def _write_cross_encoder_files(folder: Path, settings: UmeSettings, native: bool
     if not native:
         _remove_module(score, "true_token_id")
         _remove_json(folder / "sentence_bert_config.json", "modality_config")
-        _write(folder / "modules.json", [_module(0, "", "sentence_transformer_ume.UmeTransformer")])
+        _write(folder / "modules.json", [_module(0, "", _WRAPPER)])
         return
     modules = [
         _module(0, "", "sentence_transformers.base.modules.transformer.Transformer"),

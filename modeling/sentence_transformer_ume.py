@@ -15,23 +15,11 @@ import torch
 from sentence_transformers.base.modality import infer_modality
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .evaluating_ume import evaluating
-from .generative_ume import UmeForGenerativeEmbedding, decoding_of
-from .modeling_ume import UmeForDiscriminativeEmbedding
 from .pooling_ume import check_vectors
 from .settings_ume import UmeSettings, expressible
-
-# Role of a checkpoint -> its class, and the modes of ``encode`` that it has, the default first.
-_CLASSES: dict[str, type] = {
-    "discriminative": UmeForDiscriminativeEmbedding,
-    "generative": UmeForGenerativeEmbedding,
-}
-_MODES: dict[str, tuple[str, ...]] = {
-    "discriminative": ("discriminative",),
-    "generative": ("generative", "discriminative"),
-}
 
 _MODALITIES: tuple[Any, ...] = ("text", "image", "video", "message")
 _MODEL_INPUTS = (
@@ -145,7 +133,7 @@ class UmeTransformer(InputModule):
         if self.training:
             return {**features, "sentence_embedding": self.model(**batch).embeddings}
         if mode == "generative":
-            decoding = decoding_of(self.model.settings, 1, max_new_tokens, None, None)
+            decoding = self.model.decoding(max_new_tokens=max_new_tokens)
             found = self.model.embed(batch, mode, decoding=decoding, vocabulary=len(self.tokenizer))
             embeddings = found.generated
         else:
@@ -155,7 +143,7 @@ class UmeTransformer(InputModule):
         return {**features, "sentence_embedding": embeddings}
 
     def _mode(self, mode: str | None, max_new_tokens: int | None) -> str:
-        known = _MODES[self.model.settings.role]
+        known = [one for one in self.model.modes if one != "both"]  # one vector per input
         if mode is not None and mode not in known:
             raise ValueError(f"mode={mode!r}: a {self.model.settings.role} checkpoint has {', '.join(known)}")
         mode = mode or known[0]
@@ -236,17 +224,19 @@ class UmeTransformer(InputModule):
                 f"a CrossEncoder cannot run {model_name_or_path}: {reason}; use umekit.load(...).rerank, or "
                 "AutoModel with trust_remote_code=True and its rerank(query, candidates, processor=processor)"
             )
-        if role not in _CLASSES:
-            raise ValueError(f"sentence-transformers cannot run a checkpoint of the role {role!r}")
-        model = _CLASSES[role].from_pretrained(  # type: ignore[attr-defined]
-            model_name_or_path, config=config, **hub, **(model_kwargs or {})
-        )
         # Where this very file is the checkpoint's, its code has been trusted already.
         trusted = trust_remote_code or __name__.startswith("transformers_modules.")
         arguments = {**hub, "trust_remote_code": trusted, **(processor_kwargs or {})}
         processor = AutoProcessor.from_pretrained(model_name_or_path, **arguments)
         if getattr(processor, "item_of_messages", None) is None:
             raise ValueError(f"{model_name_or_path} has a processor of its own: pass trust_remote_code=True")
+        arguments = {**hub, "trust_remote_code": trusted, **(model_kwargs or {})}
+        model = AutoModel.from_pretrained(model_name_or_path, config=config, **arguments)
+        if getattr(model, "role", None) != role:
+            raise ValueError(
+                f"{model_name_or_path} is of the role {role!r}, and its auto_map names {type(model).__name__}: "
+                "sentence-transformers cannot run it"
+            )
         return cls(model, processor)
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:

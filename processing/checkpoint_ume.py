@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import cached_file
 
 from .families_ume import family_of
@@ -18,47 +21,7 @@ from .vision_ume import PixelBudget
 
 _ST_CONFIG = "config_sentence_transformers.json"
 
-# Written out, so that what ships is reviewed and not whatever lies in the folder.
-CODE_FILES = (
-    "animation_ume.py",
-    "arrays_ume.py",
-    "checkpoint_ume.py",
-    "collating_ume.py",
-    "cut_texts_ume.py",
-    "explaining_ume.py",
-    "documents_ume.py",
-    "families_ume.py",
-    "film_ume.py",
-    "first_resize_ume.py",
-    "items_ume.py",
-    "kinds_ume.py",
-    "limits_ume.py",
-    "downloads_ume.py",
-    "sources_ume.py",
-    "media_ume.py",
-    "native_ume.py",
-    "odd_files_ume.py",
-    "pairs_ume.py",
-    "patching_ume.py",
-    "pdfium_process_ume.py",
-    "pdfium_ume.py",
-    "pixels_ume.py",
-    "placeholders_ume.py",
-    "pooled_ume.py",
-    "preparing_ume.py",
-    "processing_ume.py",
-    "profiles_ume.py",
-    "prompts_ume.py",
-    "reading_ume.py",
-    "rendering_ume.py",
-    "sampling_ume.py",
-    "settings_processor_ume.py",
-    "templates_ume.py",
-    "truncating_ume.py",
-    "video_ume.py",
-    "vision_ume.py",
-)
-
+CODE_FILES = ("processing_ume.py", "pdfium_ume.py")  # of the processor, in a checkpoint
 _MODULES = (
     "modules.json",
     "sentence_bert_config.json",
@@ -188,14 +151,24 @@ def write_processor_files(processor: Any, folder_name: str) -> list[str]:
     for name, content in written.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
-    here = Path(__file__).parent
+    _write_code(folder)
+    return [*written, "chat_template.jinja", *CODE_FILES, *_copy_model_files(processor.origin, folder)]
+
+
+def _write_code(folder: Path) -> None:
+    """The installed package joins its sources; a class loaded as remote code copies the files that it came in."""
+    if __name__.startswith("umekit."):
+        # By name, as the finders of imports in remote code look at text.
+        for name, text in importlib.import_module("umekit.bundling").processor_files().items():
+            (folder / name).write_text(text, encoding="utf-8")
+        return
     for name in CODE_FILES:
-        if (here / name).resolve() != (folder / name).resolve():
-            shutil.copyfile(here / name, folder / name)
-    return [*written, "chat_template.jinja", *CODE_FILES, *_copy_rest(processor.origin, folder)]
+        source, target = Path(__file__).with_name(name), folder / name
+        if not (target.exists() and source.samefile(target)):
+            shutil.copyfile(source, target)
 
 
-def _copy_rest(origin: tuple[str, dict[str, Any]] | None, folder: Path) -> list[str]:
+def _copy_model_files(origin: tuple[str, dict[str, Any]] | None, folder: Path) -> list[str]:
     """Copy what the processor's own checkpoint has beside: model code and sentence-transformers' files.
 
     A model that stock classes save has our settings in its ``config.json`` and none of our files, so the processor
@@ -208,20 +181,38 @@ def _copy_rest(origin: tuple[str, dict[str, Any]] | None, folder: Path) -> list[
     if not home.is_dir():
         known = ("revision", "token", "cache_dir", "local_files_only")
         arguments = {name: hub[name] for name in known if name in hub}
-        home = Path(snapshot_download(source, allow_patterns=["*_ume.py", *_MODULES], **arguments))
+        patterns = ["config.json", "*_ume.py", *_MODULES]
+        home = Path(snapshot_download(source, allow_patterns=patterns, **arguments))
     if not (home / "modeling_ume.py").is_file():
         return []  # a published checkpoint: its modules do not fit our settings
-    room = (
-        Path(__file__).parent.parent / "modeling"
-    )  # in an installation, whose code then goes with this one's
-    names = {path.name: path for base in (home, room) for path in base.glob("*_ume.py")}
-    if not (folder / "modules.json").is_file():
-        names |= {name: home / name for name in _MODULES if (home / name).is_file()}
+    names = (
+        [] if (folder / "modules.json").is_file() else [name for name in _MODULES if (home / name).is_file()]
+    )
     missing = [name for name in names if not (folder / name).exists()]
     for name in missing:
         (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(names[name], folder / name)
-    return missing
+        shutil.copyfile(home / name, folder / name)
+    code = [name for name in _model_code(folder, home) if not (folder / name).exists()]
+    for name in code:
+        shutil.copyfile(home / name, folder / name)
+    return [*missing, *code]
+
+
+def _model_code(folder: Path, home: Path) -> list[str]:
+    """Files of ``home`` that the ``folder`` lacks of the class in ``config.json`` and the module in ``modules.json``.
+
+    With all that they import: several where an older version has saved ``home``.
+    """
+    entries = []
+    for name in ("config.json", "modules.json"):
+        path = folder / name if (folder / name).is_file() else home / name
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        entries += re.findall(r'(?:"|--)(\w+_ume)\.\w+"', text)
+    missing = [entry for entry in entries if not (folder / f"{entry}.py").exists()]
+    found = {home / f"{entry}.py" for entry in missing if (home / f"{entry}.py").is_file()}
+    for path in list(found):
+        found |= {Path(one) for one in get_relative_import_files(str(path))}
+    return sorted(path.name for path in found)
 
 
 def _image_block(processor: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image as PILImage
+from PIL import Image
 
 from .arrays_ume import is_array
 from .kinds_ume import HEAD_BYTES, format_of, kind_of_format, media_kind
@@ -38,29 +38,29 @@ class ItemTypeError(ItemError, TypeError):
 
 
 @dataclass(frozen=True)
-class Text:
+class TextPart:
     text: str
 
 
 @dataclass(frozen=True)
-class Image:
+class ImagePart:
     source: Any
 
 
 @dataclass(frozen=True)
-class Video:
+class VideoPart:
     source: Any
 
 
 @dataclass(frozen=True)
-class Document:
+class DocumentPart:
     """A PDF (or an image of a page); ``page`` counts from 1, None means every page."""
 
     source: Any
     page: int | None = None
 
 
-Part = Text | Image | Video | Document
+Part = TextPart | ImagePart | VideoPart | DocumentPart
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
     if isinstance(raw, str):
         text = _text(raw, "text", index)
         _check_private([text], index)
-        return Item((Text(text),))
-    if isinstance(raw, PILImage.Image):
-        return Item((Image(raw),))
+        return Item((TextPart(text),))
+    if isinstance(raw, Image.Image):
+        return Item((ImagePart(raw),))
     if is_array(raw):
         if raw.ndim == 4:
-            return Item((Video(raw),))
+            return Item((VideoPart(raw),))
         if raw.ndim in (2, 3):
-            return Item((Image(raw),))
+            return Item((ImagePart(raw),))
         raise ItemTypeError(
             f"cannot embed an array of shape {tuple(raw.shape)}; a picture has 2 or 3 axes, a clip 4", index
         )
@@ -114,26 +114,26 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
         if value is None or key in ("page", "instruction"):
             continue
         if key == "text":
-            parts.extend(Text(_text(one, key, index)) for one in _several(value))
+            parts.extend(TextPart(_text(one, key, index)) for one in _several(value))
         elif key == "image":
-            parts.extend(Image(one) for one in _several(value))
+            parts.extend(ImagePart(one) for one in _several(value))
         elif key == "images":
             if not isinstance(value, (list, tuple)):
                 raise ItemTypeError(
                     f"'images' takes a list, not a {type(value).__name__}; use 'image' for one", index
                 )
-            parts.extend(Image(one) for one in value)
+            parts.extend(ImagePart(one) for one in value)
         elif key == "video":
-            parts.extend(Video(one) for one in _clips(value, index))
+            parts.extend(VideoPart(one) for one in _clips(value, index))
         else:
-            parts.append(Document(value, _page(raw.get("page"), index)))
+            parts.append(DocumentPart(value, _page(raw.get("page"), index)))
     if raw.get("page") is not None and raw.get("document") is None:
         raise ItemError("'page' needs a 'document'", index)
     if not parts and not empty:
         raise ItemError("nothing to embed: no text, image, video or document", index)
     instruction = raw.get("instruction")
     own = None if instruction is None else _text(instruction, "instruction", index)
-    _check_private([part.text for part in parts if isinstance(part, Text)] + [own or ""], index)
+    _check_private([part.text for part in parts if isinstance(part, TextPart)] + [own or ""], index)
     listed = raw.get("images") is not None or isinstance(raw.get("image"), (list, tuple))
     return Item(tuple(parts), own, listed=listed)
 

@@ -14,11 +14,16 @@ from transformers import BatchFeature
 
 from .collating_ume import Prepared
 from .cut_texts_ume import Cuts
-from .items_ume import Document, Image, Item, Part, Text, Video
+from .items_ume import DocumentPart, ImagePart, Item, Part, TextPart, VideoPart
 from .settings_processor_ume import with_arguments
 from .templates_ume import render_template
 
-_MEDIA: dict[str, Any] = {"image": Image, "image_url": Image, "video": Video, "document": Document}
+_MEDIA: dict[str, Any] = {
+    "image": ImagePart,
+    "image_url": ImagePart,
+    "video": VideoPart,
+    "document": DocumentPart,
+}
 
 
 class NativeCalls:
@@ -110,8 +115,8 @@ class NativeCalls:
             clips = [next(films, None) for _ in range(one.count(self.video_token))]
             if any(media is None for media in (*mine, *clips)):
                 raise ValueError("the text has more placeholders than there are media")
-            pictures = [patches for media in mine for _, patches in sized._media(Image(media))]
-            videos_of_row = [patches for media in clips for _, patches in sized._media(Video(media))]
+            pictures = [patches for media in mine for _, patches in sized._media(ImagePart(media))]
+            videos_of_row = [patches for media in clips for _, patches in sized._media(VideoPart(media))]
             rows.append(self.tokenize_rendered(one, pictures, videos_of_row))
         if next(stills, None) is not None or next(films, None) is not None:
             raise ValueError("there are more media than placeholders in the text")
@@ -183,7 +188,7 @@ class NativeCalls:
 def _part(part: Mapping[str, Any]) -> Part:
     kind = part["type"]
     if kind == "text":
-        return Text(part["text"])
+        return TextPart(part["text"])
     if kind not in _MEDIA:
         raise ValueError(f"content of type {kind!r} cannot be embedded; known are text, image and video")
     for key in (kind, "url", "path", "image", "video"):

@@ -7,9 +7,9 @@ import io
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
-BITS_PER_SAMPLE, PLANAR, SAMPLE_FORMAT = 258, 284, 339  # tags of TIFF
+PLANAR, SAMPLE_FORMAT = 284, 339  # tags of TIFF
 SIGNED = 2  # a sample format
 GREY_SCALES = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey levels by, but not the transparent one
 ROWS = 64  # compared at once
@@ -36,7 +36,7 @@ def loaded(image: Image.Image) -> Image.Image:
 
 
 def _check_planar(image: TiffImageFile) -> None:
-    bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+    bits = image.tag_v2.get(BITSPERSAMPLE, (1,))
     if image.tag_v2.get(PLANAR) == 2 and len(bits) > 1 and max(bits) > 8:
         raise ValueError(
             f"a TIFF with {max(bits)} bits a sample and its channels one after the other (planar) cannot be read; "
@@ -46,7 +46,7 @@ def _check_planar(image: TiffImageFile) -> None:
 
 def _with_sign(image: TiffImageFile) -> Image.Image:
     """Pillow takes samples of 8 bits as unsigned and those of 32 as signed, whatever the file says."""
-    bits, kind = image.tag_v2.get(BITS_PER_SAMPLE, (1,)), image.tag_v2.get(SAMPLE_FORMAT, (1,))
+    bits, kind = image.tag_v2.get(BITSPERSAMPLE, (1,)), image.tag_v2.get(SAMPLE_FORMAT, (1,))
     if image.mode == "L" and bits == (8,) and kind == (SIGNED,):
         return image.point([level ^ 128 for level in range(256)])
     if image.mode != "I" or bits != (32,) or kind == (SIGNED,) or image.getextrema()[0] >= 0:  # type: ignore[operator]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from .documents_ume import load_document
-from .items_ume import Document, Image, Item, ItemError, Text, Video, parse_item
+from .items_ume import DocumentPart, ImagePart, Item, ItemError, TextPart, VideoPart, parse_item
 from .limits_ume import MediaLimits
 from .media_ume import load_image
 from .settings_processor_ume import ProcessorSettings
@@ -24,8 +24,8 @@ from .vision_ume import (
 
 def is_listed(item: Item) -> bool:
     """Whether an item's pictures are a list: several, given under ``images``, or a video."""
-    pictures = sum(isinstance(part, (Image, Document)) for part in item.parts)
-    return item.listed or pictures > 1 or any(isinstance(part, Video) for part in item.parts)
+    pictures = sum(isinstance(part, (ImagePart, DocumentPart)) for part in item.parts)
+    return item.listed or pictures > 1 or any(isinstance(part, VideoPart) for part in item.parts)
 
 
 def gives_list(raw: Any) -> bool:
@@ -45,7 +45,7 @@ def content_of(
     videos: list[Patches] = []
     listed = is_listed(item)
     for part in item.parts:
-        if isinstance(part, Text):
+        if isinstance(part, TextPart):
             content.append({"type": "text", "text": part.text})
             continue
         for kind, patches in patches_of(part, settings, layout, limits, listed):
@@ -55,7 +55,7 @@ def content_of(
 
 
 def patches_of(
-    part: Image | Video | Document,
+    part: ImagePart | VideoPart | DocumentPart,
     settings: ProcessorSettings,
     layout: PatchLayout,
     limits: MediaLimits,
@@ -71,11 +71,11 @@ def patches_of(
         listed: whether the item's pictures are a list, see :func:`is_listed`.
     """
     budget = settings.budget
-    if budget.listed is not None and listed and not isinstance(part, Document):
+    if budget.listed is not None and listed and not isinstance(part, DocumentPart):
         budget = replace(budget, image=budget.listed)
-    if isinstance(part, Image):
+    if isinstance(part, ImagePart):
         return [("image", image_patches(load_image(part.source, limits), layout, budget))]
-    if isinstance(part, Document):
+    if isinstance(part, DocumentPart):
         pages = load_document(part.source, part.page, budget.image[1], limits)
         return [("image", image_patches(page, layout, budget)) for page in pages]
     if settings.video_as_images:
@@ -85,7 +85,11 @@ def patches_of(
 
 
 def _video(
-    part: Video, settings: ProcessorSettings, layout: PatchLayout, limits: MediaLimits, budget: PixelBudget
+    part: VideoPart,
+    settings: ProcessorSettings,
+    layout: PatchLayout,
+    limits: MediaLimits,
+    budget: PixelBudget,
 ) -> Patches:
     resize = FrameResize(layout, budget)
     frames = load_video(part.source, settings.sampling, limits, resize)

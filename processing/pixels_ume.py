@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from .profiles_ume import apply, transform_of
 
 STRIP_PIXELS = 2**18  # that are converted at once: some steps take many bytes for each
 OVERSHOOT = 1.1
-BITS_PER_SAMPLE, PHOTOMETRIC, COLOUR_MAP = 258, 262, 320  # tags of TIFF
+PHOTOMETRIC, COLOUR_MAP = 262, 320  # tags of TIFF
 SEE_THROUGH = {"RGBA": "RGB", "LA": "L", "PA": "RGB", "RGBa": "RGB", "La": "L"}
 Convert = Callable[[Image.Image], Image.Image]  # a strip to RGB
 
@@ -147,7 +148,7 @@ def _deep(image: Image.Image) -> Convert:
 def _range(image: Image.Image) -> tuple[float, float]:
     """The values that become black and white."""
     if image.mode.startswith("I;16"):
-        bits = _tag(image, BITS_PER_SAMPLE)
+        bits = _tag(image, BITSPERSAMPLE)
         return 0.0, float(2 ** bits[0] - 1 if bits else 65535)
     lowest, highest = np.inf, -np.inf
     for _, strip in _strips(image):
@@ -160,7 +161,7 @@ def _range(image: Image.Image) -> tuple[float, float]:
     tops: tuple[float, ...] = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
     if image.mode == "I" and image.format in ("PPM", "PNG"):  # these say that they have 16 bits
         tops = (65535.0,)
-    elif _tag(image, BITS_PER_SAMPLE) == (16,):  # with a sign
+    elif _tag(image, BITSPERSAMPLE) == (16,):  # with a sign
         tops = (255.0, 32767.0)
     for top in tops:
         if highest <= top * (1.0 if top == 255.0 else OVERSHOOT):

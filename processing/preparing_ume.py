@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .collating_ume import Prepared
-from .items_ume import Document, Image, Item, Video
+from .items_ume import DocumentPart, ImagePart, Item, VideoPart
 from .patching_ume import content_of, patches_of
 from .placeholders_ume import IMAGE_TOKEN, VIDEO_TOKEN, expand, without_marks
 from .pooled_ume import pooling_slots
@@ -45,7 +45,9 @@ class Preparing:
         row.cut_tokens, row.limit = cut, limit
         return row
 
-    def _media(self: Any, part: Image | Video | Document, listed: bool = False) -> list[tuple[str, Patches]]:
+    def _media(
+        self: Any, part: ImagePart | VideoPart | DocumentPart, listed: bool = False
+    ) -> list[tuple[str, Patches]]:
         return patches_of(part, self.settings, self.layout, self.limits, listed)
 
     def _tokenize(

@@ -179,14 +179,14 @@ def _frame(source: Any, number: int, limits: MediaLimits) -> Image.Image:
 def _from_film(film: Film | Animation, sampling: Sampling, keeper: FrameKeeper) -> Frames:
     timeline = film.timeline()
     keep = timeline.chosen(sampling)
-    images = _read(film, keep, keeper)
+    images = _read_frames(film, keep, keeper)
     if len(images) < len(keep):  # some packets gave no frame, so that frames were sized for too many
         timeline = film.decoded_timeline()
         keep = timeline.chosen(sampling)
-        images = _read(film, keep, keeper)
+        images = _read_frames(film, keep, keeper)
     return Frames(images, timeline.seconds[keep[: len(images)]].tolist())
 
 
-def _read(film: Film | Animation, keep: list[int], keeper: FrameKeeper) -> list[Any]:
+def _read_frames(film: Film | Animation, keep: list[int], keeper: FrameKeeper) -> list[Any]:
     keeper.begin(len(keep), False)
     return [_kept(keeper, picture) for picture in film.pictures(keep)]

@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 
 from ..processing.arrays_ume import is_array
 from ..processing.documents_ume import count_pages
-from ..processing.items_ume import Document, Image, Text, Video, parse_item
+from ..processing.items_ume import DocumentPart, ImagePart, TextPart, VideoPart, parse_item
 from ..processing.limits_ume import MediaLimits
 from ..processing.media_ume import load_image
 from ..processing.sources_ume import read_bytes
@@ -203,13 +203,13 @@ def _look(
         for item in _items(row.get(column)):
             texts.append(column)
             for part in parse_item(item).parts:
-                if isinstance(part, Text):
+                if isinstance(part, TextPart):
                     texts.append(part.text)
-                elif isinstance(part, Image):
+                elif isinstance(part, ImagePart):
                     sight.add([load_image(part.source, limits)], hash_side)
-                elif isinstance(part, Video):
+                elif isinstance(part, VideoPart):
                     sight.add(load_video(part.source, sampling, limits).images, hash_side)
-                elif isinstance(part, Document):
+                elif isinstance(part, DocumentPart):
                     _look_at_page(part.source, sight, hash_side, limits)
     return tuple(texts), sight
 

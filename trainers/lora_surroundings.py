@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..encoding.checkpoint_files import read_config
-from ..modeling.saving_ume import copy_code, write_sentence_transformers_files
+from ..encoding.loading import CLASSES
+from ..modeling.saving_ume import auto_map, write_code, write_sentence_transformers_files
 from ..modeling.settings_ume import UmeSettings
 from ..processing.processing_ume import UmeProcessor
 from .lora_folders import SoupError, has_settings
@@ -39,11 +40,12 @@ def write_surroundings(source: Path, target: Path) -> None:
     """Write config, code and sentence-transformers files, and the processor, as far as ``source`` has them."""
     if has_settings(source):
         config = read_config(str(source))
-        config.save_pretrained(target)
         settings = UmeSettings.from_config(config)
-        copy_code(target, str(source))
+        config.auto_map = auto_map(CLASSES[settings.role])
+        config.save_pretrained(target)
         dim = settings.dim or config.get_text_config().hidden_size
         write_sentence_transformers_files(target, settings, config.model_type, dim)
+        write_code(target, settings.role)
     if (source / "processor_config.json").is_file():
         UmeProcessor.from_pretrained(source).save_pretrained(target)
 

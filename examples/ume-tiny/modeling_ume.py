@@ -1,23 +1,1804 @@
-"""The discriminative embedder: one forward, one vector.
-
-The model averages the states that ``pooling_slots`` marks; it knows nothing of prompts. Without slots it returns
-states only. :meth:`encode` is the small door for people who have only this class and a processor; the installed
-package's ``Encoder`` plans batches by tokens and is the one for scale.
-"""
+# Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
+# Sources, in this order: packing_ume settings_ume weight_files_ume backbone_ume versions_ume adapters_ume
+#   patches_ume saving_ume composed_ume evaluating_ume pooling_ume modeling_ume
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
+import contextlib
+import functools
+import importlib
+import inspect
+import json
+import math
+import operator
+import os
+import re
+import shutil
+import threading
 import torch
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import fields
+from importlib import metadata
+from itertools import groupby
+from pathlib import Path
+from pathlib import PureWindowsPath
 from torch import Tensor
+from torch import nn
+from transformers import AttentionInterface
+from transformers import AttentionMaskInterface
+from transformers import AutoConfig
+from transformers import AutoModelForImageTextToText
+from transformers import AutoTokenizer
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils import ModelOutput
+from transformers.utils import cached_file
+from transformers.utils.hub import cached_files
+from transformers.utils.peft_utils import find_adapter_config_file
+from typing import Any
+from typing import ClassVar
+from typing import Literal
+from weakref import WeakKeyDictionary
 
-from .backbone_ume import states_of
-from .composed_ume import UmePreTrainedModel
-from .pooling_ume import DIRECT_SLOT, check_vectors, finish, pool
+
+# ---- packing_ume -------------------------------------------------------------------------------------------
+# Rows laid end to end: attention by sequence lengths instead of by a padding mask.
+#
+# A padded batch ``[B, L]`` becomes one row of its real tokens ``[1, T]``, so that no layer computes padding and no
+# attention needs a mask; the states go back to their places. Flash attention reads such a row natively, by cumulative
+# lengths. ``packed_sdpa`` does the same with torch's own kernel on any device and dtype: one call for each run of
+# sequences of one length, of which a batch planned by length has few. Vision towers of transformers work this way by
+# themselves, with either.
+
+
+PACKED_SDPA = "packed_sdpa"
+PACKED_ON_CPU = "packed_sdpa_on_cpu"  # the same; plain sdpa should the model move to another device
+
+
+def packed_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """``sdpa`` within each sequence of a packed row; plain ``sdpa`` where no lengths are given.
+
+    Args:
+        query, key, value: ``[1, heads, T, d]``; fewer heads in key and value where they are grouped.
+        attention_mask: None for a packed row.
+        cu_seq_lens_q: int32 ``[sequences + 1]``, where each begins and the last one ends.
+        kwargs: ``is_causal``, ``scaling``, ``dropout``; as of ``sdpa_attention_forward``.
+
+    Raises:
+        ValueError: a packed row with a mask or a sliding window, which would be left out.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if attention_mask is not None or kwargs.get("sliding_window") is not None:
+        raise ValueError(f"{PACKED_SDPA} knows neither masks nor sliding windows in a packed row")
+    attended = []
+    begin = 0
+    for length, run in groupby(length for length in cu_seq_lens_q.diff().tolist() if length):
+        count = len(list(run))
+        # [1, heads, count * length, d] -> [count, heads, length, d]: sequences of one length are a batch.
+        q, k, v = (
+            tensor.narrow(2, begin, count * length).unflatten(2, (count, length)).squeeze(0).transpose(0, 1)
+            for tensor in (query, key, value)
+        )
+        states = sdpa_attention_forward(module, q, k, v, None, **kwargs)[0]  # [count, length, heads, d]
+        attended.append(states.flatten(0, 1))
+        begin += count * length
+    return torch.cat(attended).unsqueeze(0), None
+
+
+for _name in (PACKED_SDPA, PACKED_ON_CPU):
+    # The first one stays: code that a checkpoint brings along must not replace the kernel of models loaded before it.
+    if _name not in AttentionInterface():
+        AttentionInterface.register(_name, packed_sdpa)
+        AttentionMaskInterface.register(_name, sdpa_mask)
+
+
+def can_pack(config: Any) -> bool:
+    """Whether every layer of a backbone's language model attends, so that rows can lie end to end.
+
+    A linear-attention layer would carry its state from one sequence into the next; a window needs a mask.
+    """
+    layers = getattr(config.get_text_config(), "layer_types", None) or ["full_attention"]
+    return set(layers) == {"full_attention"}
+
+
+def packs(config: Any, device: torch.device) -> bool:
+    """Whether a backbone's language model reads packed rows there: it can, and its kernel knows lengths."""
+    kernel = config.get_text_config()._attn_implementation or ""
+    knows = kernel == PACKED_SDPA or (kernel == PACKED_ON_CPU and device.type == "cpu") or "flash" in kernel
+    return knows and can_pack(config)
+
+
+def pack_on_cpu(config: Any) -> None:
+    """Have a loaded backbone that uses ``sdpa`` read packed rows on a CPU. Its vision tower does so already.
+
+    One call per sequence means many small kernels on a GPU, where it was not measured.
+    """
+    text = config.get_text_config()
+    if text._attn_implementation == "sdpa" and can_pack(config):
+        text._attn_implementation = PACKED_ON_CPU
+
+
+def packed_states(
+    base: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    positions: Tensor,
+    features: dict[str, Any],
+    **attention: Any,
+) -> Tensor:
+    """States ``[B, L, d]`` of a padded batch by one forward without padding; zeros where the mask is 0.
+
+    Args:
+        base: a native model without its output matrix, for which :func:`packs` holds.
+        input_ids, attention_mask: ``[B, L]``; left or right padding.
+        positions: ``[3, B, L]``.
+        features: of the media, in the order of their placeholders (``mm_encoder_outputs``).
+        attention: goes to the forward (``is_causal``).
+    """
+    rows, width = attention_mask.shape
+    real = attention_mask.flatten().nonzero().squeeze(1)
+    lengths = attention_mask.bool().sum(dim=1)
+    ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    longest = int(lengths.max())
+    found = base(
+        input_ids=input_ids.flatten()[real].unsqueeze(0),
+        attention_mask=None,
+        position_ids=positions.flatten(1)[:, real].unsqueeze(1),
+        mm_encoder_outputs=features,
+        cu_seq_lens_q=ends,
+        cu_seq_lens_k=ends,
+        max_length_q=longest,
+        max_length_k=longest,
+        use_cache=False,
+        return_dict=True,
+        **attention,
+    ).last_hidden_state.squeeze(0)
+    found = found.to(input_ids.device)  # a model that is spread over devices leaves it on its last one
+    states = found.new_zeros(rows * width, found.shape[-1]).index_copy(0, real, found)
+    return states.view(rows, width, -1)
+
+
+# ---- settings_ume ------------------------------------------------------------------------------------------
+# What a checkpoint says about itself: the ``ume`` block of ``config.json``.
+#
+# Everything that changes a vector and that the *model* must know stands here and is saved with the weights; the
+# processor's half (template, pixels, frames) is in ``processor_config.json``. The block has a schema number, so that
+# an old umekit refuses a newer checkpoint instead of reading it wrongly.
+
+
+SCHEMA = 1
+BLOCK = "config.json: ume"
+FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
+
+Role = Literal["discriminative", "generative", "adaptive", "reranker"]
+ROLES: tuple[str, ...] = ("discriminative", "generative", "adaptive", "reranker")
+
+# Families whose linear-attention layers stay causal whatever mask they are given.
+LINEAR_ATTENTION_FAMILIES = frozenset({"qwen3_5", "qwen3_5_moe", "qwen3_next"})
+# Families that write a video's times out, or count its positions in seconds.
+TIMED_FAMILIES = frozenset({"qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"})
+DEEPSTACK_FAMILIES = frozenset({"qwen3_vl", "qwen3_vl_moe"})
+
+
+class UmeSettingsError(ValueError):
+    """The ``ume`` block of a config cannot be used; the message says which entry and what to do."""
+
+
+@dataclass(frozen=True)
+class UmeSettings:
+    """Settings of one checkpoint.
+
+    Attributes:
+        role: what the checkpoint is for; picks the AutoModel class.
+        attention: ``"causal"``, or ``"bidirectional"`` for every token seeing every other one (U-MARVEL);
+            ``"bidirectional_if_padded"`` is U-MARVEL's published defect: causal in a batch without any padding.
+        positions: ``"mrope"`` for the backbone's own 3-D positions, ``"1d"`` for 0..L-1 on all axes
+            (RzenEmbed, U-MARVEL, LamRA; GME).
+        deepstack: whether Qwen3-VL's DeepStack features reach the language model (U-MARVEL drops them).
+        pooling: which tokens the processor marks: ``"last"`` (one slot at the end), ``"token"`` (one slot at a
+            special token elsewhere), ``"mean"`` (all tokens but the instruction's). The model only averages slots;
+            the word is for engines that have no slots.
+        normalize: whether vectors are scaled to length one.
+        dim: keep only the first ``dim`` numbers (Matryoshka); None keeps all.
+        tokens: ids that the model itself must know while generating (thought, ``<gen_emb>``, actions, answers).
+        max_new_tokens: most tokens of a thought where the caller says nothing (generative role).
+        thought_end: ``"forced"``: the vector is the state of the first ``<gen_emb>``, which a thought without one is
+            given; ``"official"``: UME-R1's published loop, see ``reasoning_ume.think``.
+    """
+
+    role: Role = "discriminative"
+    attention: Literal["causal", "bidirectional", "bidirectional_if_padded"] = "causal"
+    positions: Literal["mrope", "1d"] = "mrope"
+    deepstack: bool = True
+    pooling: Literal["last", "token", "mean"] = "last"
+    normalize: bool = True
+    dim: int | None = None
+    tokens: dict[str, int | list[int]] = field(default_factory=dict)
+    max_new_tokens: int = 8192
+    thought_end: Literal["forced", "official"] = "forced"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "role": ROLES,
+            "attention": ("causal", "bidirectional", "bidirectional_if_padded"),
+            "positions": ("mrope", "1d"),
+            "pooling": ("last", "token", "mean"),
+            "thought_end": ("forced", "official"),
+        }
+        for name, values in allowed.items():
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in values:
+                raise UmeSettingsError(f"{BLOCK}.{name} is {_shown(value)}; use one of {values}")
+        for name in ("deepstack", "normalize"):
+            if type(getattr(self, name)) is not bool:
+                raise UmeSettingsError(f"{BLOCK}.{name} is {_shown(getattr(self, name))}; use true or false")
+        if self.dim is not None and not _whole(self.dim, 1):
+            raise UmeSettingsError(f"{BLOCK}.dim is {_shown(self.dim)}; use a positive whole number or null")
+        if not _whole(self.max_new_tokens, 1):
+            raise UmeSettingsError(
+                f"{BLOCK}.max_new_tokens is {_shown(self.max_new_tokens)}; use a positive whole number"
+            )
+        if not isinstance(self.tokens, dict):
+            raise UmeSettingsError(f"{BLOCK}.tokens is {_shown(self.tokens)}; use names with token ids")
+        for name, ids in self.tokens.items():
+            if not all(_whole(one, 0) for one in (ids if isinstance(ids, list) else [ids])):
+                raise UmeSettingsError(f"{BLOCK}.tokens.{name} is {_shown(ids)}; use token ids")
+
+    @classmethod
+    def from_config(cls, config: Any) -> UmeSettings:
+        """Read ``config.ume``; defaults where a published checkpoint has none.
+
+        Raises:
+            UmeSettingsError: schema newer than this code, or an unknown or impossible entry.
+        """
+        stored = getattr(config, "ume", None)
+        if stored is not None and not isinstance(stored, dict):
+            raise UmeSettingsError(f"{BLOCK} is {_shown(stored)}; an object is needed")
+        block = dict(stored or {})
+        schema = block.pop("schema", SCHEMA)
+        if not _whole(schema, 1) or schema > SCHEMA:
+            raise UmeSettingsError(
+                f"{BLOCK}.schema is {_shown(schema)}, this code reads up to {SCHEMA}: update umekit"
+            )
+        block.pop(FILLED_ROWS, None)
+        unknown = set(block) - {f.name for f in fields(cls)}
+        if unknown:
+            raise UmeSettingsError(f"{BLOCK} has entries that this version does not know: {sorted(unknown)}")
+        settings = cls(**block)
+        settings.check_backbone(getattr(config, "model_type", ""))
+        return settings
+
+    def check_backbone(self, model_type: str) -> None:
+        """Raise where the backbone family cannot do what the settings ask."""
+        if self.attention != "causal" and model_type in LINEAR_ATTENTION_FAMILIES:
+            raise UmeSettingsError(
+                f"{model_type} has linear-attention layers, which stay causal: "
+                "attention='bidirectional' would be half true; use attention='causal'"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block as it is written into ``config.json``."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """An argument that must be a whole number from ``least`` on, as an int.
+
+    Raises:
+        ValueError: it is another; a bool and a float are none.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
+    return number
+
+
+def _whole(value: Any, least: int) -> bool:
+    return type(value) is int and least <= value < 2**31
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def filled_rows(config: Any) -> dict[str, int]:
+    """Tokens and rows that an adapter folder's config says were filled in memory when the adapter was trained.
+
+    The files of the base have other numbers there, so whoever puts the adapter on them fills these rows again.
+
+    Raises:
+        UmeSettingsError: the entry is not tokens with rows behind the first.
+    """
+    block = getattr(config, "ume", None)
+    found = block.get(FILLED_ROWS, {}) if isinstance(block, dict) else {}
+    if not isinstance(found, dict) or any(type(row) is not int or row < 1 for row in found.values()):
+        raise UmeSettingsError(f"{BLOCK}.{FILLED_ROWS} is {_shown(found)}; it names tokens and their rows")
+    return dict(found)
+
+
+def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tuple[bool, str]:
+    """Whether ``target`` can give the same vectors as these settings without any of our code.
+
+    Said of texts and pictures; what stock code does otherwise is in the reason of a True, too. Videos differ where
+    their time is written out or in the positions (Qwen2.5-VL, Qwen3-VL, Qwen3.5): transformers 5.23 takes frames
+    without metadata for 24 a second, and wraps the steps of Qwen3-VL's videos twice; sentence-transformers passes no
+    metadata of frame lists.
+
+    Args:
+        settings: settings of the checkpoint.
+        target: ``"sentence-transformers"`` (native Transformer + Pooling + Normalize), ``"vllm"`` or
+            ``"transformers"`` (native class and last-token pooling by hand).
+        model_type: the backbone's ``model_type``.
+
+    Returns:
+        ``(True, limits)`` or ``(False, reason)``.
+    """
+    if target not in ("sentence-transformers", "vllm", "transformers"):
+        raise ValueError(f"unknown target {target!r}: use 'sentence-transformers', 'vllm' or 'transformers'")
+    pairs = settings.role == "reranker" and target == "sentence-transformers"  # its CrossEncoder
+    if settings.role != "discriminative" and not pairs:
+        return False, f"the {settings.role} role needs umekit's own loop"
+    if settings.attention == "bidirectional_if_padded":
+        return False, "attention that depends on the batch has no form outside umekit"
+    if settings.positions == "1d":
+        return False, "1-D positions have no form outside umekit"
+    if not settings.deepstack and model_type in DEEPSTACK_FAMILIES:
+        return False, "dropped DeepStack features have no form outside umekit"
+    if settings.pooling == "mean":
+        return False, "a mean without the instruction's tokens needs a span per row"
+    if settings.pooling == "token":
+        return False, "the pooled token is not the last one"
+    if settings.dim is not None and target != "transformers":
+        return False, "stock pooling does not truncate before it normalises"
+    if settings.attention == "bidirectional" and target == "vllm":
+        return False, "vLLM runs these backbones with causal attention"
+    if not settings.normalize and target == "vllm":
+        return False, "vLLM normalises embeddings"
+    return True, _limits(target, model_type)
+
+
+def _limits(target: str, model_type: str) -> str:
+    """What stock code does otherwise than ours, although the settings have a form there."""
+    limits = ["a text over the limit is not cut as ours is", "pictures are resized by torchvision"]
+    if model_type in TIMED_FAMILIES:
+        limits.append("a list of frames counts as 24 a second")
+    if target == "sentence-transformers":
+        limits.append("a clip's path needs torchcodec")
+        limits.append("the keys 'images', 'document', 'page' and 'instruction' are refused")
+    return ", ".join(limits)
+
+
+# ---- weight_files_ume --------------------------------------------------------------------------------------
+# What is looked at before a model is built: a checkpoint's weight files, and whether its config can be theirs.
+#
+# The files of a checkpoint are not trusted. Weights are safetensors inside of its folder and nothing else, and a config
+# that asks for more layers or numbers than the files hold is refused before anything of that size is made.
+
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+JSON_BYTES = 2**23
+INDEX_BYTES = 2**26
+HEADER_BYTES = 100_000_000  # as in safetensors
+JSON_DEPTH = 64
+MOST_LAYERS = 10_000
+PACKED = 16  # numbers that a stored one can stand for: 2 bits each in an int32
+
+_HUB = ("cache_dir", "token", "revision", "subfolder", "local_files_only", "force_download", "proxies")
+# Fields of a config (or of its text and vision part) that are counts of layers, and that are sizes of a matrix.
+_LAYERS = ("num_hidden_layers", "depth")
+_SIZES = (
+    *(
+        "hidden_size",
+        "intermediate_size",
+        "vocab_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    ),
+    *(
+        "embed_dim",
+        "num_heads",
+        "out_hidden_size",
+        "num_position_embeddings",
+        "patch_size",
+        "temporal_patch_size",
+    ),
+    *("spatial_merge_size", "spatial_patch_size", "in_channels", "in_chans", "mlp_ratio", "window_size"),
+    *("max_position_embeddings", "linear_num_value_heads", "linear_num_key_heads", "linear_key_head_dim"),
+    *("linear_value_head_dim", "moe_intermediate_size", "num_experts"),
+)
+# Products of them that are (parts of) weights; the first name that a section has counts, those in brackets are 1
+# where it has none.
+_PRODUCTS: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("vocab_size",), ("hidden_size",)),
+    (("num_hidden_layers", "depth"), ("embed_dim", "hidden_size"), ("intermediate_size",)),
+    (("num_hidden_layers", "depth"), ("embed_dim", "hidden_size"), ("num_attention_heads",), ("head_dim",)),
+    (("depth",), ("embed_dim", "hidden_size"), ("embed_dim", "hidden_size")),
+    (("depth",), ("embed_dim", "hidden_size"), ("embed_dim", "hidden_size"), ("mlp_ratio",)),
+    (
+        ("embed_dim", "hidden_size"),
+        ("patch_size",),
+        ("patch_size",),
+        ("temporal_patch_size",),
+        ("in_channels",),
+    ),
+    (("embed_dim", "hidden_size"), ("out_hidden_size",)),
+    (("embed_dim", "hidden_size"), ("num_position_embeddings",)),
+)
+
+
+class CheckpointFilesError(ValueError):
+    """A file of a checkpoint cannot be used as it stands; the message names the file and what is wrong."""
+
+
+def read_json(path: str | Path, most_bytes: int = JSON_BYTES, name: str = "") -> Any:
+    """A JSON file that may be hostile.
+
+    Raises:
+        CheckpointFilesError: larger than ``most_bytes``, nested deeper than 64, or not JSON.
+    """
+    path = Path(path)
+    name = name or str(path)
+    if path.stat().st_size > most_bytes:
+        raise CheckpointFilesError(
+            f"{name} has {path.stat().st_size:,} bytes, more than {most_bytes:,} are not read"
+        )
+    return parse_json(path.read_bytes(), name)
+
+
+def parse_json(text: bytes, name: str) -> Any:
+    """Bounded :func:`json.loads` of a file's bytes; see :func:`read_json`."""
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise CheckpointFilesError(f"{name} is nested too deeply: more than {JSON_DEPTH} levels") from None
+    except ValueError as error:
+        raise CheckpointFilesError(f"{name} is not JSON: {error}") from None
+    level, depth = [content], 0
+    while level:  # by levels and not by recursion, which is what runs out
+        depth += 1
+        if depth > JSON_DEPTH:
+            raise CheckpointFilesError(f"{name} is nested too deeply: more than {JSON_DEPTH} levels")
+        nested = [
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))
+        ]
+        level = [value for values in nested for value in values if isinstance(value, (dict, list))]
+    return content
+
+
+def stored_tensors(source: str, arguments: Mapping[str, Any] | None = None) -> dict[str, list[int]] | None:
+    """Names and shapes of a checkpoint's weights, from the files' headers.
+
+    Args:
+        source: folder or Hub repository; the files of the latter are fetched.
+        arguments: of ``from_pretrained``: ``revision``, ``subfolder``, ``variant`` and so on.
+
+    Returns:
+        None where there are no safetensors.
+
+    Raises:
+        CheckpointFilesError: an index names a file outside of its folder, or a header cannot be read.
+    """
+    arguments = arguments or {}
+    paths = weight_files(source, arguments)
+    if paths is None:
+        return None
+    found: dict[str, list[int]] = {}
+    for path in paths:
+        for name, tensor in read_header(Path(path)).items():
+            if name != "__metadata__":
+                found[name] = tensor["shape"]
+    return found
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Head of a safetensors file: ``dtype``, ``shape`` and place of each tensor by its name, and ``__metadata__``.
+
+    Raises:
+        CheckpointFilesError: it is not safetensors, or was cut off.
+    """
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size):
+            raise CheckpointFilesError(f"{path} is not a safetensors file, or was cut off")
+        header = parse_json(handle.read(length), str(path))
+    named = isinstance(header, dict) and all(
+        name == "__metadata__" or (isinstance(tensor, dict) and _is_shape(tensor.get("shape")))
+        for name, tensor in header.items()
+    )
+    if not named:
+        raise CheckpointFilesError(f"{path} is not a safetensors file")
+    return dict(header)
+
+
+def weight_files(source: str, arguments: Mapping[str, Any] | None = None) -> list[str] | None:
+    """The safetensors files of a checkpoint: one, or those that its index names.
+
+    Raises:
+        CheckpointFilesError: the index names a file outside of its folder, or one that is not safetensors.
+    """
+    arguments = arguments or {}
+    hub = hub_arguments(arguments)
+    quiet: dict[str, Any] = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_gated_repo": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    variant = arguments.get("variant")
+    names = [WEIGHTS, INDEX]
+    if variant:
+        names = [f"model.{variant}.safetensors", f"model.safetensors.index.{variant}.json"]
+    single = cached_file(source, names[0], **hub, **quiet)
+    if single is not None:
+        return [str(single)]
+    index = cached_file(source, names[1], **hub, **quiet)
+    if index is None:
+        return None
+    shards = shard_names(read_json(str(index), INDEX_BYTES, f"{source}/{names[1]}"), f"{source}/{names[1]}")
+    return [str(path) for path in cached_files(source, shards, **hub) or ()]
+
+
+def shard_names(index: Any, name: str) -> list[str]:
+    """The weight files that an index names, sorted.
+
+    Raises:
+        CheckpointFilesError: a file outside of the index's folder, or none of safetensors.
+    """
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
+        raise CheckpointFilesError(f"{name}: weight_map must say in which file each weight is")
+    for file in sorted(set(places.values())):
+        plain = Path(file).name == file and PureWindowsPath(file).name == file and file.isprintable()
+        if not plain:
+            raise CheckpointFilesError(f"{name} names {file!r}, which is not a file of its folder")
+        if not file.endswith(".safetensors"):
+            raise CheckpointFilesError(f"{name} names {file!r}; only safetensors are read, nothing pickled")
+    return sorted(set(places.values()))
+
+
+def check_config(raw: Any, name: str, tensors: Mapping[str, Any] | None = None) -> None:
+    """Raise where a config's numbers are none, or more than its weights could hold.
+
+    Before transformers reads the config, which itself makes lists as long as there are layers.
+
+    Args:
+        raw: content of ``config.json``.
+        name: of the file, for messages.
+        tensors: names and shapes of the weights, where there are any.
+
+    Raises:
+        CheckpointFilesError: names the field.
+    """
+    if not isinstance(raw, dict):
+        raise CheckpointFilesError(f"{name} is no JSON object")
+    held = _count(tensors) if tensors is not None else 0
+    for prefix, section in (
+        ("", raw),
+        *((f"{key}.", raw.get(key)) for key in ("text_config", "vision_config")),
+    ):
+        if section is None:
+            continue
+        if not isinstance(section, dict):
+            raise CheckpointFilesError(f"{name}: {prefix[:-1]} is no JSON object")
+        for field in (*_LAYERS, *_SIZES):
+            if section.get(field) is not None:
+                _check_number(section[field], f"{name}: {prefix}{field}", field)
+        for field in _LAYERS:
+            layers = section.get(field)
+            if layers is None:
+                continue
+            if layers > (MOST_LAYERS if tensors is None else len(tensors)):
+                has = (
+                    f"the files hold {len(tensors)} weights"
+                    if tensors is not None
+                    else "no model has so many"
+                )
+                raise CheckpointFilesError(f"{name}: {prefix}{field} is {layers}, and {has}")
+        for field in _SIZES:
+            size = section.get(field)
+            if (
+                size is not None
+                and tensors is not None
+                and field != "max_position_embeddings"
+                and size > PACKED * held
+            ):
+                raise CheckpointFilesError(
+                    f"{name}: {prefix}{field} is {size}, and the files hold {held:,} numbers in all"
+                )
+
+
+def check_size(config: Any, name: str, tensors: Mapping[str, Any]) -> None:
+    """Raise where a config, its defaults included, asks for a model far larger than its files.
+
+    Raises:
+        CheckpointFilesError: names the fields whose product is too large.
+    """
+    most = PACKED * max(_count(tensors), 1024)
+    for section in (config.get_text_config(), getattr(config, "vision_config", None)):
+        if section is None:
+            continue
+        for product in _PRODUCTS:
+            factors = {}
+            for names in product:
+                found = next(
+                    (one for one in names if isinstance(getattr(section, one, None), (int, float))), None
+                )
+                if found is None:
+                    break
+                factors[found] = getattr(section, found)
+            else:
+                if math.prod(factors.values()) > most:
+                    asked = ", ".join(f"{field}={value}" for field, value in factors.items())
+                    raise CheckpointFilesError(
+                        f"{name}: {type(section).__name__} with {asked} is far larger than the weights in the files"
+                    )
+
+
+def check_before_building(source: str, config: Any, arguments: Mapping[str, Any]) -> None:
+    """Look at a checkpoint's files before ``from_pretrained`` does.
+
+    Raises:
+        CheckpointFilesError: weights outside of the folder or pickled, or a config that is not these files'.
+    """
+    if arguments.get("use_safetensors") is False:
+        raise CheckpointFilesError(
+            f"{source}: only safetensors are read; a .bin is a pickle, which can run code"
+        )
+    if arguments.get("gguf_file") is not None:
+        return
+    tensors = stored_tensors(source, arguments)
+    if tensors is None:
+        return  # from_pretrained says what is missing
+    path = cached_file(
+        source, "config.json", _raise_exceptions_for_missing_entries=False, **hub_arguments(arguments)
+    )
+    if path is not None:
+        check_config(read_json(str(path), name=f"{source}/config.json"), f"{source}/config.json", tensors)
+    if config is not None:
+        check_size(config, f"{source}/config.json", tensors)
+
+
+def hub_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the arguments of a ``from_pretrained`` those that say where the files are."""
+    return {name: arguments[name] for name in _HUB if arguments.get(name) not in (None, "", False)}
+
+
+def _check_number(value: Any, name: str, field: str) -> None:
+    whole = type(value) is int or (field == "mlp_ratio" and type(value) is float and math.isfinite(value))
+    if not whole or value <= 0:
+        raise CheckpointFilesError(f"{name} is {repr(value)[:40]}: a positive whole number is needed")
+
+
+def _count(tensors: Mapping[str, list[int]]) -> int:
+    return sum(math.prod(shape) for shape in tensors.values())
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+
+
+# ---- backbone_ume ------------------------------------------------------------------------------------------
+# Run a stock vision-language backbone and give back its states after the final norm.
+#
+# One function per thing that our settings change: positions, attention, DeepStack. Nothing here copies a modeling
+# file; the native classes of transformers do the work, reached through public accessors only.
+
+
+# What bitsandbytes should leave alone (``llm_int8_skip_modules``): the vision tower, whose sizes are no multiples of
+# its blocks, and the output matrix. Names as in memory; "visual", as on disk, would match nothing.
+UNQUANTISED_MODULES = ("model.visual", "lm_head")
+
+
+# transformers lays a call's is_causal into the shared config for as long as the forward takes: where batches differ in
+# it, one thread's would be seen by another's.
+_CONFIGURED = threading.Lock()
+
+
+class LoadAuditError(RuntimeError):
+    """A checkpoint does not fill the model: keys are missing or have another shape."""
+
+
+def load_backbone(name_or_path: str, **kwargs: Any) -> nn.Module:
+    """``AutoModelForImageTextToText.from_pretrained`` that refuses a checkpoint which leaves a weight random.
+
+    Raises:
+        LoadAuditError: a key is missing or mismatched (transformers only warns and draws random weights).
+        CheckpointFilesError: the weights are no safetensors of the folder, or the config is not theirs.
+    """
+    kwargs.pop("output_loading_info", None)
+    model, info = load_stock(name_or_path, **kwargs)
+    audit_loading(info, name_or_path)
+    return model
+
+
+def load_stock(source: str, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """``AutoModelForImageTextToText.from_pretrained`` by a stock class, from safetensors that were looked at before.
+
+    Returns:
+        The backbone and transformers' loading info.
+
+    Raises:
+        CheckpointFilesError: the weights are no safetensors of the folder, or the config is not theirs.
+    """
+    check_before_building(source, kwargs.get("config"), kwargs)
+    # The backbone is always a stock class, whatever the door that was opened trusts; a .bin is a pickle.
+    safe = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    auto: Any = AutoModelForImageTextToText
+    model, info = auto.from_pretrained(source, *args, **{**kwargs, **safe})
+    return model, info
+
+
+def audit_loading(info: dict[str, Any], source: str) -> None:
+    """Raise ``LoadAuditError`` unless every weight came from the checkpoint."""
+    missing = sorted(info.get("missing_keys") or ())
+    mismatched = sorted(str(key) for key in (info.get("mismatched_keys") or ()))
+    if missing or mismatched:
+        some = ", ".join((missing + mismatched)[:5])
+        raise LoadAuditError(
+            f"{source}: {len(missing)} weights are missing and {len(mismatched)} have another shape ({some}, ...); "
+            "they would be random. The checkpoint is incomplete or belongs to another architecture."
+        )
+
+
+def flag_attention(config: Any, settings: UmeSettings) -> None:
+    """Say in a backbone's config what the settings say of its attention.
+
+    Stock classes go by it. Ours say it with every call, but transformers lays a call's flag into the config for as
+    long as the forward takes and then takes it out again, which the forward of another thread would see.
+    """
+    text = config.get_text_config()
+    if settings.attention == "bidirectional":
+        text.is_causal = False
+    elif getattr(text, "is_causal", True) is False:
+        text.is_causal = True
+
+
+def base_of(backbone: Any) -> Any:
+    """The backbone without its output matrix: calling it never computes logits."""
+    return backbone.base_model
+
+
+def sequence_positions(attention_mask: Tensor) -> Tensor:
+    """Positions 0..n-1 of the real tokens of each row, 0 under padding; int64 ``[B, L]``."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def positions_of(base: Any, inputs: dict[str, Tensor], kind: str) -> Tensor:
+    """Explicit positions ``[3, B, L]``, so that neither padding nor module state (``rope_deltas``) can move them."""
+    mask = inputs["attention_mask"]
+    grids = {name: inputs.get(name) for name in ("image_grid_thw", "video_grid_thw")}
+    if kind == "1d" or all(grid is None for grid in grids.values()):
+        return sequence_positions(mask).unsqueeze(0).expand(3, -1, -1)
+    given = {
+        "input_ids": inputs["input_ids"],
+        "mm_token_type_ids": inputs["mm_token_type_ids"],
+        "attention_mask": mask,
+        **grids,
+    }
+    if inputs.get("second_per_grid_ts") is not None:
+        given["second_per_grid_ts"] = inputs["second_per_grid_ts"]
+    known = inspect.signature(base.get_rope_index).parameters
+    positions, _ = base.get_rope_index(**{name: value for name, value in given.items() if name in known})
+    return positions
+
+
+def vision_features(base: Any, inputs: dict[str, Tensor], *, deepstack: bool) -> dict[str, Any]:
+    """Run the vision tower on the batch's images and videos, unless their features are given.
+
+    Returns:
+        ``mm_encoder_outputs`` as the native forward takes it; with ``deepstack=False`` their DeepStack features
+        are dropped.
+    """
+    features: dict[str, Any] = dict(inputs.get("mm_encoder_outputs") or {})
+    if inputs.get("pixel_values") is not None:
+        features["image"] = base.get_image_features(
+            inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
+        )
+    if inputs.get("pixel_values_videos") is not None:
+        features["video"] = base.get_video_features(
+            inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
+        )
+    if not deepstack:
+        for output in features.values():
+            if getattr(output, "deepstack_features", None) is not None:
+                output.deepstack_features = []
+    return features
+
+
+def sees_all(attention: str, attention_mask: Tensor) -> bool:
+    """Whether a batch's tokens see the ones after them."""
+    padded = attention == "bidirectional_if_padded" and not bool(attention_mask.all())
+    return attention == "bidirectional" or padded
+
+
+def states_of(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -> Tensor:
+    """States after the final norm, ``[B, L, d]`` in the backbone's dtype.
+
+    Args:
+        backbone: a native ``...ForConditionalGeneration``.
+        inputs: ``input_ids``, ``attention_mask``, ``mm_token_type_ids`` ``[B, L]`` and, where there are media,
+            ``pixel_values``/``image_grid_thw`` and ``pixel_values_videos``/``video_grid_thw``, or
+            ``mm_encoder_outputs`` in place of pixels.
+        settings: attention, positions and DeepStack of the checkpoint.
+    """
+    base = base_of(backbone)
+    attention_mask = inputs.get("attention_mask")
+    if attention_mask is None:
+        attention_mask = torch.ones_like(inputs["input_ids"])
+    inputs = {**inputs, "attention_mask": attention_mask}
+    # Always told per call: a flag left in the config would also change generate().
+    attention = {"is_causal": False} if sees_all(settings.attention, attention_mask) else {}
+    positions = positions_of(base, inputs, settings.positions)
+    features = vision_features(base, inputs, deepstack=settings.deepstack)
+    alone = _CONFIGURED if settings.attention == "bidirectional_if_padded" else contextlib.nullcontext()
+    with alone:
+        if packs(base.config, attention_mask.device):
+            return packed_states(base, inputs["input_ids"], attention_mask, positions, features, **attention)
+        output = base(
+            input_ids=inputs["input_ids"],
+            attention_mask=attention_mask,
+            position_ids=positions,
+            mm_encoder_outputs=features,
+            use_cache=False,
+            return_dict=True,
+            **attention,
+        )
+    return back_home(output.last_hidden_state, attention_mask)
+
+
+def back_home(states: Tensor, inputs: Tensor) -> Tensor:
+    """States where their inputs are: a model that is spread over devices leaves them on its last one."""
+    return states.to(inputs.device)
+
+
+@functools.cache
+def _takes_cache(kind: type[nn.Module]) -> bool:
+    return "cache" in inspect.signature(kind.forward).parameters
+
+
+def cache_argument(base: nn.Module, cache: Any) -> dict[str, Any]:
+    """The argument that hands a cache to ``base``: ``cache`` from transformers 5.24 on, ``past_key_values`` before
+    (a name that warns from 5.24 and is gone in 5.40)."""
+    return {"cache" if _takes_cache(type(base)) else "past_key_values": cache}
+
+
+def cache_of(output: Any) -> Any:
+    """The cache that a forward of a base model gave back, under either name."""
+    return output.cache if hasattr(output, "cache") else output.past_key_values
+
+
+# ---- versions_ume ------------------------------------------------------------------------------------------
+# Which versions of other packages go together, in one place: asked for at use, and shown by ``umekit doctor``.
+
+
+# (from this transformers on, the peft that its adapters ask for), newest first
+PEFT_OF_TRANSFORMERS = (("5.24", "0.22"), ("5.18", "0.20"), ("5.17", "0.19.1"))
+
+
+def number(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version.
+
+    >>> number("2.13.0+cpu")
+    (2, 13, 0)
+    """
+    parts = version.split("+")[0].split(".")[:3]
+    return tuple(int("".join(letter for letter in part if letter.isdigit()) or 0) for part in parts)
+
+
+def transformers_problem(versions: Mapping[str, str]) -> str | None:
+    """What is wrong with the installed transformers, and what to do; None where it is one that umekit runs on."""
+    found = versions.get("transformers")
+    if found is None or (5, 17) <= number(found) < (6,):
+        return None
+    return f"transformers must be >=5.17,<6, not {found}: pip install 'transformers>=5.17,<6'"
+
+
+def peft_problem(versions: Mapping[str, str]) -> str | None:
+    """What is wrong with the pair of transformers and peft, and what to do; None where adapters work."""
+    transformers, peft = versions.get("transformers"), versions.get("peft")
+    if transformers is None or peft is None:
+        return None
+    for since, needed in PEFT_OF_TRANSFORMERS:
+        if number(transformers) >= number(since):
+            if number(peft) >= number(needed):
+                return None
+            return (
+                f"transformers {transformers} takes adapters only with peft>={needed}, not {peft}: pip install "
+                "'umekit[train]' gives a pair that works, as does pip install 'transformers==5.23.0' 'peft==0.21.2'"
+            )
+    return None
+
+
+@functools.cache
+def installed(*names: str) -> Mapping[str, str]:
+    """Versions of those of ``names`` that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def need_transformers() -> None:
+    """Raises ImportError, in one line, for a transformers that umekit does not run on."""
+    problem = transformers_problem(installed("transformers"))
+    if problem:
+        raise ImportError(problem)
+
+
+def need_peft() -> None:
+    """Raises ImportError, in one line, for a pair of transformers and peft whose adapters do not work."""
+    problem = peft_problem(installed("transformers", "peft"))
+    if problem:
+        raise ImportError(problem)
+
+
+# ---- adapters_ume ------------------------------------------------------------------------------------------
+# Adapter folders: the base that an adapter is for, and all of the adapter on a backbone.
+#
+# An adapter folder of ours holds the adapter, the base's config with the ``ume`` block, the processor's files and our
+# code, so every door reads the settings from it (attention above all) and only the weights from the base.
+
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+NO_PEFT = "adapters need peft: pip install umekit[train]"
+
+
+class AdapterError(RuntimeError):
+    """An adapter does not fit the model: a tensor found no place, or none changes anything."""
+
+
+@dataclass(frozen=True)
+class AdapterSource:
+    """Where an adapter lies, what it goes on, and the Hub arguments of each."""
+
+    folder: str
+    base: str
+    hub: Mapping[str, Any]
+    base_revision: str | None
+
+    def base_arguments(self, config: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments that load the base's weights, with the adapter folder's config where that has settings of ours."""
+        if getattr(config, "ume", None) is None:
+            own = _config_of(self.folder, self.hub)
+            config = own if getattr(own, "ume", None) is not None else None
+        arguments = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
+        if self.base_revision:
+            arguments["revision"] = self.base_revision
+        if config is not None:
+            arguments["config"] = config
+        return arguments
+
+
+def adapter_of(source: str, kwargs: dict[str, Any]) -> AdapterSource | None:
+    """The adapter that ``from_pretrained`` was pointed at; None for a checkpoint with weights of its own.
+
+    Args:
+        source: folder or Hub repository.
+        kwargs: of ``from_pretrained``; ``adapter_kwargs``, which AutoModel adds, is taken out.
+
+    Raises:
+        FileNotFoundError: the adapter's base is not there, or it names none.
+    """
+    given = (kwargs.pop("adapter_kwargs", None) or {}).get("_adapter_model_path")
+    folder = source if given is None else os.fspath(given)  # source is then perhaps the base already
+    hub = hub_arguments(kwargs)
+    if any((Path(folder) / hub.get("subfolder", "") / name).is_file() for name in (WEIGHTS, INDEX)):
+        return None
+    path = find_adapter_config_file(folder, **hub)
+    if path is None:
+        return None
+    content = _adapter_config(path)
+    if folder != source:  # AutoModel has read the name of the base already
+        content = {**content, "base_model_name_or_path": source}
+    base = base_named(content, folder)
+    return AdapterSource(folder, base, hub, content.get("revision"))
+
+
+def base_named(config: Mapping[str, Any], folder: str) -> str:
+    """Folder or Hub repository of the base that an adapter's configuration names.
+
+    A relative folder is looked for from the adapter's own and then from the working directory, so an adapter and its
+    base can be moved together and opened from anywhere.
+
+    Raises:
+        FileNotFoundError: it names none, or a folder that is not there.
+    """
+    said = f"name the base (base=, --base; umekit.load(BASE, adapter={folder!r}))"
+    base = config.get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        raise FileNotFoundError(f"the adapter {folder} names no base model: {said}")
+    for place in (os.path.join(folder, base), base):
+        if os.path.isfile(os.path.join(place, "config.json")):
+            return os.path.normpath(place)
+    if os.path.isdir(base):
+        return base
+    if os.path.isabs(base) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base) or base.startswith("."):
+        raise FileNotFoundError(
+            f"the adapter {folder} was trained on {base}, which is not there: {said}. It was looked for from "
+            f"{os.path.abspath(folder)} and {os.getcwd()}"
+        )
+    return base
+
+
+def name_base_from_anywhere(folder: Path) -> None:
+    """In a folder that was just saved: a local base that is named from the working directory gets its whole path."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return
+    content = _adapter_config(str(path))
+    base = content.get("base_model_name_or_path")
+    if isinstance(base, str) and base and not os.path.isabs(base) and os.path.isdir(base):
+        content["base_model_name_or_path"] = os.path.abspath(base)
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _adapter_config(path: str) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise AdapterError(f"{path} is no JSON object")
+    return content
+
+
+def lacking_rows(config: Any, base: str, kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """Tokens and rows that were filled when an adapter was trained and that the base's files lack.
+
+    Args:
+        config: of the adapter's folder; what it does not record is not filled.
+        base: folder or Hub repository. One whose tokenizer has the token was saved with its row, which then counts.
+        kwargs: of the base's ``from_pretrained``.
+    """
+    rows = filled_rows(config)
+    if not rows:
+        return {}
+    known = AutoTokenizer.from_pretrained(base, trust_remote_code=False, **hub_arguments(kwargs)).get_vocab()
+    return {token: row for token, row in rows.items() if token not in known}
+
+
+def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None) -> None:
+    """Load an adapter onto a native backbone, ready to encode and ready to be trained on.
+
+    Its keys may be the backbone's own, or those of our class (``backbone.``, as PEFT writes them for it), of a stock
+    model without a head (``language_model.``, as sentence-transformers writes them) or of older transformers.
+
+    Args:
+        backbone: a native model; what it remembers of its own keys is kept in ``backbone.native_conversions``, as an
+            adapter's replaces it.
+        source: folder or Hub repository of the adapter.
+        hub: ``revision``, ``token`` ... of ``source``.
+
+    Raises:
+        ImportError: peft is not installed, or transformers does not take this one.
+        AdapterError: no safetensors, a tensor of the file matches no module, a module has none, or the adapter changes
+            nothing.
+    """
+    try:
+        from peft import PeftConfig, load_peft_weights
+        from peft.tuners.tuners_utils import check_target_module_exists
+        from peft.utils import get_peft_model_state_dict
+    except ImportError:
+        raise ImportError(NO_PEFT) from None
+    need_peft()
+    if cached_file(source, WEIGHTS_FILE, _raise_exceptions_for_missing_entries=False, **(hub or {})) is None:
+        raise AdapterError(f"{source} has no {WEIGHTS_FILE}; a pickled .bin is not read")
+    config = PeftConfig.from_pretrained(source, **(hub or {}))
+    stored = {
+        _native(key): value for key, value in load_peft_weights(source, device="cpu", **(hub or {})).items()
+    }
+    modules = sorted({key.split(".lora_")[0] for key in stored if ".lora_" in key})
+    known = dict(backbone.named_modules())
+    if lost := [name for name in modules if name not in known]:
+        raise AdapterError(
+            f"{source}: {len(lost)} of {len(modules)} adapted modules match no module of this backbone ({lost[0]}, ...)"
+        )
+    if not all(check_target_module_exists(config, name) for name in modules):
+        config.target_modules = modules  # it names them from another root
+    backbone.native_conversions = getattr(backbone, "_weight_conversions", None)
+    backbone.load_adapter(peft_config=config, adapter_state_dict=dict(stored), is_trainable=True)
+    backbone.eval()
+    placed = _plain(get_peft_model_state_dict(backbone, adapter_name=backbone.active_adapters()[0]))
+    for without, having, words in (
+        (placed, stored, "match no module of"),
+        (stored, placed, "are not there for"),
+    ):
+        if missing := sorted(having.keys() - without.keys()):
+            raise AdapterError(
+                f"{source}: {len(missing)} of {len(having)} adapter tensors {words} this backbone ({missing[0]}, ...)"
+            )
+    for key, value in stored.items():
+        if placed[key].shape != value.shape:
+            raise AdapterError(f"{source}: {key} is {[*value.shape]}, the model's is {[*placed[key].shape]}")
+        # load_adapter leaves DoRA's magnitudes as they were made, with no more than a report
+        with torch.no_grad():
+            placed[key].copy_(value)
+    if not any(bool(torch.count_nonzero(value)) for key, value in placed.items() if "lora_B" in key):
+        raise AdapterError(f"{source}: the adapter is all zeros and changes nothing")
+
+
+def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+
+
+def _native(key: str) -> str:
+    """The key of an adapter's tensor, whichever root it was written from, as the backbone calls it."""
+    key = key.removeprefix("base_model.model.").removeprefix("backbone.")
+    if key.startswith(("language_model.", "visual.")):
+        return f"model.{key}"
+    if key.startswith("model.layers."):
+        return key.replace("model.", "model.language_model.", 1)
+    return key
+
+
+class BackboneAdapters:
+    """transformers' methods for adapters, which sentence-transformers calls, too: on the backbone.
+
+    So what is saved loads into the plain backbone as well.
+    """
+
+    def add_adapter(self: Any, adapter_config: Any, adapter_name: str | None = None) -> None:
+        self.backbone.add_adapter(adapter_config, adapter_name)
+
+    def load_adapter(
+        self: Any, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any
+    ) -> Any:
+        """As :func:`add_adapter`, strictly; as transformers does it where a name or more arguments are given."""
+        if peft_model_id is None or adapter_name not in (None, "default") or kwargs:
+            return self.backbone.load_adapter(peft_model_id, adapter_name, **kwargs)
+        return add_adapter(self.backbone, os.fspath(peft_model_id))
+
+    def set_adapter(self: Any, adapter_name: list[str] | str) -> None:
+        self.backbone.set_adapter(adapter_name)
+
+    def disable_adapters(self: Any) -> None:
+        self.backbone.disable_adapters()
+
+    def enable_adapters(self: Any) -> None:
+        self.backbone.enable_adapters()
+
+    def active_adapters(self: Any) -> list[str]:
+        return list(self.backbone.active_adapters())
+
+    def get_adapter_state_dict(self: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        return dict(self.backbone.get_adapter_state_dict(*args, **kwargs))
+
+    def delete_adapter(self: Any, adapter_names: list[str] | str) -> None:
+        self.backbone.delete_adapter(adapter_names)
+
+
+def merge_adapter(backbone: nn.Module) -> int:
+    """Merge every adapted layer, summed in float32 and rounded once, and put plain layers back; returns how many.
+
+    Raises:
+        ImportError: peft is not installed.
+        ValueError: a merged weight would not be finite (peft's safe merge).
+    """
+    try:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+    except ImportError:
+        raise ImportError(NO_PEFT) from None
+    layers: list[tuple[str, Any]] = [
+        (name, layer) for name, layer in backbone.named_modules() if isinstance(layer, BaseTunerLayer)
+    ]
+    for name, layer in layers:
+        plain = layer.get_base_layer()
+        dtype = plain.weight.dtype
+        layer.to(torch.float32)
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(backbone.get_submodule(parent), child, plain.to(dtype))
+    told: Any = backbone
+    told._hf_peft_config_loaded = False
+    if hasattr(told, "peft_config"):
+        del told.peft_config
+    if hasattr(told, "native_conversions"):
+        told._weight_conversions = told.native_conversions
+    return len(layers)
+
+
+def _config_of(folder: str, hub: Mapping[str, Any]) -> Any:
+    """The config of an adapter folder; None for an adapter that was saved without one."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, **hub)
+    except OSError:
+        return None
+
+
+# ---- patches_ume -------------------------------------------------------------------------------------------
+# Patches embedded by a matrix product.
+#
+# Qwen's vision towers cut a picture into patches beforehand and then convolve each of them alone, with a kernel of the
+# patch's own size: a matrix product that is written as a convolution, which a CPU computes more slowly (``convolved`` in
+# ``benchmarks/attention.py``).
+
+
+class PatchProjection(nn.Conv3d):
+    """A ``Conv3d`` that multiplies where its input is single patches; weights, names and file layout stay its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[patches, channels, frames, height, width]`` -> ``[patches, width of the tower, 1, 1, 1]``."""
+        if tuple(input.shape[2:]) != self.kernel_size:
+            return super().forward(input)
+        found = nn.functional.linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        return found[:, :, None, None, None]
+
+
+def multiply_patches(backbone: nn.Module) -> None:
+    """Have a backbone's patch convolutions work as products. LoRA, checkpoints and quantisation see a ``Conv3d``."""
+    for module in backbone.modules():
+        if type(module) is nn.Conv3d and module.padding == (0, 0, 0) and module.dilation == (1, 1, 1):
+            module.__class__ = PatchProjection  # in place: ties and names of the module stay
+            if "_old_forward" in vars(
+                module
+            ):  # what accelerate's hook calls, where a device_map put one there
+                module._old_forward = PatchProjection.forward.__get__(module)
+
+
+# ---- saving_ume --------------------------------------------------------------------------------------------
+# What a checkpoint folder holds beside the weights: our code, so that ``trust_remote_code`` needs no umekit,
+# and the sentence-transformers files.
+
+
+MODEL_FILE = "modeling_ume.py"  # in a checkpoint of any kind
+WRAPPER_FILE = "sentence_transformer_ume.py"  # where stock modules cannot express the checkpoint
+_WRAPPER = "sentence_transformer_ume.UmeTransformer"
+
+
+def auto_map(model_class: type) -> dict[str, str]:
+    """``auto_map`` of ``config.json``: where transformers finds a class in a checkpoint."""
+    return {"AutoModel": f"{Path(MODEL_FILE).stem}.{model_class.__name__}"}
+
+
+def write_code(folder: Path, kind: str, source: str | None = None, revision: str | None = None) -> None:
+    """Write the model's code into a checkpoint whose ``modules.json`` is written; the processor writes its own.
+
+    The installed package joins its sources; a class loaded as remote code copies the files that it came in.
+
+    Args:
+        folder: the checkpoint.
+        kind: role of the checkpoint.
+        source: the checkpoint that the model came from; beside a remote class lies only what it imports, which is
+            not the module for sentence-transformers.
+        revision: of a ``source`` on the Hub.
+
+    Raises:
+        FileNotFoundError: that module is needed and not in ``source``.
+    """
+    wrapped = names_wrapper(folder)
+    if __name__.startswith("umekit."):
+        # By name, as the finders of imports in remote code look at text.
+        files = importlib.import_module("umekit.bundling").model_files(kind)
+        for name, text in files.items():
+            if name != WRAPPER_FILE or wrapped:
+                (folder / name).write_text(text, encoding="utf-8")
+        return
+    _copy(Path(__file__), folder / MODEL_FILE)
+    if wrapped:
+        found = Path(__file__).with_name(WRAPPER_FILE)
+        if source and not found.is_file():
+            stored = cached_file(
+                source, WRAPPER_FILE, revision=revision, _raise_exceptions_for_missing_entries=False
+            )
+            found = Path(stored) if stored else found
+        if not found.is_file():
+            raise FileNotFoundError(
+                f"cannot save a complete checkpoint: {WRAPPER_FILE} is neither in {found.parent} nor in {source}"
+            )
+        _copy(found, folder / WRAPPER_FILE)
+
+
+def names_wrapper(folder: Path) -> bool:
+    """Whether ``modules.json`` of a checkpoint names our module for sentence-transformers."""
+    return f'"{Path(WRAPPER_FILE).stem}.' in (folder / "modules.json").read_text(encoding="utf-8")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not (target.exists() and source.samefile(target)):
+        shutil.copyfile(source, target)
+
+
+def write_sentence_transformers_files(
+    folder: Path, settings: UmeSettings, model_type: str, dim: int, adapter: bool = False
+) -> None:
+    """Write ``modules.json`` and friends: stock modules where the settings allow it, ours otherwise.
+
+    Ours also for an adapter's folder (``adapter``): stock modules read the base's config in place of the folder's.
+    The prompts (``config_sentence_transformers.json``) are the processor's knowledge and written by it.
+    """
+    native = not adapter and expressible(settings, "sentence-transformers", model_type)[0]
+    if settings.role == "reranker":
+        _write_cross_encoder_files(folder, settings, native)
+        return
+    modules = [_module(0, "", "sentence_transformers.base.modules.transformer.Transformer")]
+    if native:
+        modules.append(
+            _module(1, "1_Pooling", "sentence_transformers.sentence_transformer.modules.pooling.Pooling")
+        )
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        pooling = {"embedding_dimension": dim, "pooling_mode": "lasttoken", "include_prompt": True}
+        _write(folder / "1_Pooling" / "config.json", pooling)
+        if settings.normalize:
+            modules.append(
+                _module(2, "2_Normalize", "sentence_transformers.base.modules.normalize.Normalize")
+            )
+            (folder / "2_Normalize").mkdir(exist_ok=True)
+            _write(folder / "2_Normalize" / "config.json", {})
+        _write(folder / "sentence_bert_config.json", native_transformer_config())
+    else:
+        modules = [_module(0, "", _WRAPPER)]
+        modules[0]["kwargs"] = ["mode", "max_new_tokens", "instruction"]
+        _remove_module(folder / "1_Pooling", "pooling_mode")
+        _remove_module(folder / "2_Normalize")
+        # Our module does not read this, but it is where mteb looks for what a model takes beside text.
+        modalities = {"modality_config": native_transformer_config()["modality_config"]}
+        _write(folder / "sentence_bert_config.json", modalities)
+    _write(folder / "modules.json", modules)
+
+
+def _write_cross_encoder_files(folder: Path, settings: UmeSettings, native: bool) -> None:
+    """Stock modules of a ``CrossEncoder``; where it would give other scores, one that refuses to load.
+
+    Without any modules sentence-transformers would take the folder for a classifier, and for some families (Qwen3.5)
+    put a random head on it.
+    """
+    score = folder / "1_LogitScore"
+    if not native:
+        _remove_module(score, "true_token_id")
+        _remove_json(folder / "sentence_bert_config.json", "modality_config")
+        _write(folder / "modules.json", [_module(0, "", _WRAPPER)])
+        return
+    modules = [
+        _module(0, "", "sentence_transformers.base.modules.transformer.Transformer"),
+        _module(1, score.name, "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"),
+    ]
+    score.mkdir(exist_ok=True)
+    answers = {"true_token_id": settings.tokens["yes"], "false_token_id": settings.tokens["no"]}
+    _write(score / "config.json", {**answers, "module_input_name": "causal_logits"})
+    _write(folder / "sentence_bert_config.json", native_reranker_config())
+    _write(folder / "modules.json", modules)
+
+
+def native_reranker_config() -> dict[str, Any]:
+    """``sentence_bert_config.json`` of a stock multimodal ``Transformer`` that gives logits."""
+    return {
+        **native_transformer_config("logits"),
+        "transformer_task": "any-to-any",
+        "module_output_name": "causal_logits",
+    }
+
+
+def native_transformer_config(output: str = "last_hidden_state") -> dict[str, Any]:
+    """``sentence_bert_config.json`` of a stock multimodal ``Transformer``."""
+    modality = {"method": "forward", "method_output_name": output}
+    return {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": modality,
+            "image": modality,
+            "video": modality,
+            "message": {**modality, "format": "structured"},
+        },
+        "module_output_name": "token_embeddings",
+        "unpad_inputs": False,
+        "processing_kwargs": {"chat_template": {"add_generation_prompt": True}},
+    }
+
+
+def _module(index: int, path: str, kind: str) -> dict[str, Any]:
+    return {"idx": index, "name": str(index), "path": path, "type": kind}
+
+
+def _remove_module(folder: Path, *keys: str) -> None:
+    """Take away the folder of a stock module that a save no longer has; what else lies in it stays."""
+    if folder.is_symlink():
+        return
+    _remove_json(folder / "config.json", *keys)
+    try:
+        folder.rmdir()
+    except OSError:  # not there, or not empty
+        return
+
+
+def _remove_json(path: Path, *keys: str) -> None:
+    """Take away a file that is an object of JSON with these keys, or without any where none are named."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if (
+        isinstance(content, dict)
+        and not path.is_symlink()
+        and (set(keys) <= set(content) if keys else not content)
+    ):
+        path.unlink()
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+# ---- composed_ume ------------------------------------------------------------------------------------------
+# Composed in memory, native on disk: the part that every role shares.
+#
+# ``self.backbone`` is whatever ``AutoModelForImageTextToText`` gives. The folder that is saved keeps the backbone's
+# own keys, ``model_type`` and ``architectures``, so plain transformers, PEFT, vLLM and sentence-transformers open it;
+# ``config.json`` only gains ``ume`` and ``auto_map``. A subclass of a backbone class would lose transformers'
+# checkpoint key conversion and load a random language model with no more than a warning: hence composition.
+
+
+PREFIX = "backbone."
+
+
+class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[misc]
+    """A backbone plus :class:`UmeSettings`; loads and saves in the backbone's native layout."""
+
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules: ClassVar[list[str]] = []  # type: ignore[misc]
+    role: ClassVar[str] = ""
+    modes: ClassVar[tuple[str, ...]] = ()  # of ``encode``, the default first
+
+    def __init__(
+        self, config: Any, backbone: nn.Module | None = None, settings: UmeSettings | None = None
+    ) -> None:
+        super().__init__(config)
+        self.settings = settings if settings is not None else UmeSettings.from_config(config)
+        if self.settings.role != self.role:
+            raise UmeSettingsError(
+                f"this checkpoint has the role {self.settings.role!r}, {type(self).__name__} is for {self.role!r}: "
+                "load it with AutoModel or umekit.load, or export it for another role"
+            )
+        self.settings.check_backbone(config.model_type)
+        self.backbone: Any = (
+            backbone if backbone is not None else AutoModelForImageTextToText.from_config(config)
+        )
+        multiply_patches(self.backbone)
+        self.filled_rows: dict[str, int] = {}
+        flag_attention(config, self.settings)
+
+    # ---- loading -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *model_args: Any,
+        config: Any = None,
+        settings: UmeSettings | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load the backbone natively and wrap it.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub repository in the backbone's native layout; or of a LoRA
+                adapter, which then goes onto the base that it names.
+            config: a native config; read from the repository when None.
+            settings: replaces the checkpoint's ``ume`` block (a published checkpoint has none).
+            output_loading_info: also return transformers' loading info.
+            kwargs: go to ``AutoModelForImageTextToText.from_pretrained`` (``revision``, ``subfolder``, ``dtype``,
+                ``device_map``, ``quantization_config``, ``attn_implementation`` ...). With bitsandbytes give
+                ``llm_int8_skip_modules=list(UNQUANTISED_MODULES)``, else the vision tower is quantised, too.
+
+        Raises:
+            LoadAuditError: a weight is missing or has another shape; nothing is ever left random.
+            CheckpointFilesError: the weights are no safetensors of the folder, or the config is not theirs.
+            UmeSettingsError: the ``ume`` block cannot be used by this class.
+            AdapterError: a tensor of the adapter found no place, or it changes nothing.
+            FileNotFoundError: the adapter's base is not there.
+        """
+        need_transformers()
+        source = os.fspath(pretrained_model_name_or_path)
+        kwargs.pop("_from_auto", None)
+        kwargs.pop("trust_remote_code", None)
+        adapter = adapter_of(source, kwargs)
+        if adapter is not None:
+            source, kwargs = adapter.base, adapter.base_arguments(config, kwargs)
+        elif config is not None:
+            kwargs["config"] = config
+        backbone, info = load_stock(source, *model_args, **kwargs)
+        audit_loading(info, source)
+        model = cls(backbone.config, backbone, settings)
+        if adapter is not None:
+            model.fill_rows(lacking_rows(kwargs.get("config"), source, kwargs))
+            add_adapter(backbone, adapter.folder, adapter.hub)
+        model.eval()
+        return (model, info) if output_loading_info else model
+
+    @torch.no_grad()
+    def fill_rows(self, rows: Mapping[str, int]) -> None:
+        """Set rows of the embedding matrix, in the order of their numbers, to the mean of all rows before them.
+
+        For tokens that the files of the base do not have. ``filled_rows`` remembers them, and the folder of an
+        adapter that is trained on them records them, as its base on disk stays as it is.
+
+        Args:
+            rows: token to row; the matrix grows where it is too short.
+        """
+        if not rows:
+            return
+        if max(rows.values()) >= self.backbone.get_input_embeddings().weight.shape[0]:
+            self.backbone.resize_token_embeddings(max(rows.values()) + 1, mean_resizing=False)
+        matrix = self.backbone.get_input_embeddings().weight
+        for number in sorted(rows.values()):
+            parts = matrix[:number].split(8192)  # no float32 copy of the matrix
+            total = sum(part.float().sum(dim=0) for part in parts)
+            matrix[number] = (total / number).to(matrix.dtype)
+        self.filled_rows = {**self.filled_rows, **rows}
+
+    def load_native_weights(self, folder: str | os.PathLike[str]) -> None:
+        """Replace this model's weights, in place, by those of a folder in native layout.
+
+        Raises:
+            LoadAuditError: the folder leaves a weight missing or mismatched; this model is then unchanged.
+        """
+        fresh = load_backbone(os.fspath(folder), dtype=self.dtype)
+        self.backbone.load_state_dict(fresh.state_dict(), strict=True)
+
+    # ---- saving --------------------------------------------------------------------------------------------
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        state_dict: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write config, weights, code and sentence-transformers files: complete but for the processor's files.
+
+        Args:
+            save_directory: folder; made if missing.
+            state_dict: weights with or without our ``backbone.`` prefix; the model's own when None.
+            kwargs: go to the backbone's ``save_pretrained`` (``max_shard_size`` ...).
+        """
+        push_to_hub = kwargs.pop("push_to_hub", False)
+        if push_to_hub:
+            raise ValueError(
+                "save first, then call push_to_hub on the model, so that the processor can go along"
+            )
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        if state_dict is not None:
+            state_dict = {key.removeprefix(PREFIX): value for key, value in state_dict.items()}
+        source = getattr(self.config, "_name_or_path", None)
+        config = self.backbone.config
+        config.ume = self.settings.to_dict()
+        if self._hf_peft_config_loaded and self.filled_rows:  # saved without the matrix that holds them
+            config.ume[FILLED_ROWS] = dict(self.filled_rows)
+        config.auto_map = auto_map(type(self))
+        flag_attention(config, self.settings)
+        self.backbone.save_pretrained(folder, state_dict=state_dict, **kwargs)
+        if self._hf_peft_config_loaded:
+            name_base_from_anywhere(folder)
+        if not (folder / "config.json").is_file():  # an adapter alone is saved without its base's config
+            config.save_pretrained(folder)
+        write_sentence_transformers_files(
+            folder, self.settings, config.model_type, self.dim, adapter=self._hf_peft_config_loaded
+        )
+        write_code(folder, self.role, source, getattr(self.config, "_commit_hash", None))
+
+    # ---- what trainers and loaders ask of a native model --------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.settings.dim or self.config.get_text_config().hidden_size
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.backbone.get_output_embeddings()
+
+    @property
+    def is_quantized(self) -> bool:
+        return bool(getattr(self.backbone, "is_quantized", False))
+
+    @property
+    def is_loaded_in_4bit(self) -> bool:
+        return bool(getattr(self.backbone, "is_loaded_in_4bit", False))
+
+    @property
+    def is_loaded_in_8bit(self) -> bool:
+        return bool(getattr(self.backbone, "is_loaded_in_8bit", False))
+
+    @property
+    def quantization_method(self) -> Any:
+        return getattr(self.backbone, "quantization_method", None)
+
+    @property
+    def hf_quantizer(self) -> Any:
+        return getattr(self.backbone, "hf_quantizer", None)
+
+    @property
+    def hf_device_map(self) -> Any:
+        # AttributeError and not None where there is none: accelerate asks with hasattr.
+        return self.backbone.hf_device_map
+
+    @property
+    def _hf_peft_config_loaded(self) -> bool:  # type: ignore[override]
+        backbone = self._modules.get("backbone")
+        return bool(getattr(backbone, "_hf_peft_config_loaded", False))
+
+    @_hf_peft_config_loaded.setter
+    def _hf_peft_config_loaded(self, value: bool) -> None:
+        if value:
+            raise ValueError("put adapters on model.backbone, so that they also load into the plain backbone")
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.backbone.dtype
+
+
+# ---- evaluating_ume ----------------------------------------------------------------------------------------
+# Encoding never drops out, whatever mode the model is in, and leaves it as it was.
+
+
+# How many callers hold each module that was in training mode. Two encoders may share a backbone, and threads a model:
+# the last one to leave puts a module back.
+_HELD: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for every part of a model that is in training mode; each is put back afterwards.
+
+    The flags are set and no ``train()`` is called, which a part may have its own idea of. Parts in training mode are
+    held by all threads that encode; training in one thread while another encodes is not possible.
+    """
+    with _LOCK:
+        held = [part for part in model.modules() if part.training or part in _HELD]
+        for part in held:
+            _HELD[part] = _HELD.get(part, 0) + 1
+            part.training = False
+    try:
+        yield
+    finally:
+        with _LOCK:
+            for part in held:
+                _HELD[part] -= 1
+                if _HELD[part] == 0:
+                    del _HELD[part]
+                    part.training = True
+
+
+def evaluated(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a model that runs in evaluation mode."""
+
+    @functools.wraps(method)
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with evaluating(self):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+# ---- pooling_ume -------------------------------------------------------------------------------------------
+# The only pooling there is: the mean of the states that a slot names.
+#
+# Last token, a special token and a masked mean are all the same operation; which tokens carry the embedding is the
+# processor's knowledge and arrives as ``pooling_slots``.
+
+
+NO_SLOT = 0
+DIRECT_SLOT = 1
+GENERATED_SLOT = 2
+
+
+class DegenerateVectorError(ValueError):
+    """A vector is zero, not finite or constant: the model, the checkpoint or the dtype is broken."""
+
+
+def pool(states: Tensor, slots: Tensor, slot: int = DIRECT_SLOT) -> Tensor:
+    """Average the states whose slot is ``slot``, in float32.
+
+    Args:
+        states: ``[B, L, d]``, any float dtype, after the final norm.
+        slots: int8 ``[B, L]``.
+        slot: 1 for the direct embedding, 2 for the generated one.
+
+    Returns:
+        float32 ``[B, d]``, not normalised.
+
+    Raises:
+        ValueError: shapes differ, or a row has no such slot (which never means a fallback).
+    """
+    if slots.shape != states.shape[:2]:
+        raise ValueError(f"pooling_slots {tuple(slots.shape)} do not fit states {tuple(states.shape[:2])}")
+    weights = (slots == slot).to(torch.float32)
+    count = weights.sum(dim=1, keepdim=True)
+    if not bool((count > 0).all()):
+        rows = torch.nonzero(count.squeeze(1) == 0).flatten().tolist()
+        raise ValueError(f"rows {rows} have no token in pooling slot {slot}")
+    # Unpooled states may be padding's: a product would carry their NaN into the mean, a selection does not.
+    chosen = torch.where(weights.unsqueeze(-1) > 0, states.float(), 0.0)
+    return chosen.sum(dim=1) / count
+
+
+def finish(pooled: Tensor, *, normalize: bool = True, dim: int | None = None) -> Tensor:
+    """Truncate to ``dim`` numbers, then scale to length one, in float32.
+
+    Args:
+        pooled: float32 ``[B, d]``.
+        normalize: scale rows to length one.
+        dim: keep the first ``dim`` numbers; None keeps all.
+
+    Raises:
+        ValueError: ``dim`` is no whole number from 1 to d.
+    """
+    if dim is not None:
+        pooled = pooled[..., : check_dim(dim, pooled.shape[-1])]
+    return torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled
+
+
+def check_dim(dim: Any, most: int) -> int:
+    """``dim`` as an int.
+
+    Raises:
+        ValueError: it is no whole number (a bool is none), or not in 1..``most``.
+    """
+    try:
+        number = -1 if isinstance(dim, bool) else operator.index(dim)
+    except TypeError:
+        number = -1
+    if not 1 <= number <= most:
+        raise ValueError(f"dim is {dim!r}; use a whole number from 1 to {most}, or None for all")
+    return number
+
+
+def check_vectors(vectors: Tensor) -> None:
+    """Raise ``DegenerateVectorError`` if a row of ``[B, d]`` is zero, not finite or constant."""
+    finite = torch.isfinite(vectors).all(dim=-1)
+    spread = vectors.amax(dim=-1) - vectors.amin(dim=-1)
+    flat = (spread <= 1e-12) if vectors.shape[-1] > 1 else (vectors.abs().squeeze(-1) <= 1e-12)
+    bad = ~finite | flat
+    if bool(bad.any()):
+        rows = torch.nonzero(bad).flatten().tolist()
+        raise DegenerateVectorError(
+            f"rows {rows[:10]} of the vectors are zero, constant or not finite; "
+            "the weights, the dtype or the attention kernel of this model are broken"
+        )
+
+
+# ---- modeling_ume ------------------------------------------------------------------------------------------
+# The discriminative embedder: one forward, one vector.
+#
+# The model averages the states that ``pooling_slots`` marks; it knows nothing of prompts. Without slots it returns
+# states only. :meth:`encode` is the small door for people who have only this class and a processor; the installed
+# package's ``Encoder`` plans batches by tokens and is the one for scale.
 
 
 @dataclass
@@ -46,6 +1827,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
     """
 
     role: ClassVar[str] = "discriminative"
+    modes: ClassVar[tuple[str, ...]] = ("discriminative",)
 
     def forward(
         self,
@@ -92,8 +1874,10 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         return UmeOutput(states, self._finish(pool(states, slots, DIRECT_SLOT), dim))
 
     def _finish(self, pooled: Tensor, dim: int | None) -> Tensor:
-        return finish(pooled, normalize=self.settings.normalize, dim=dim or self.settings.dim)
+        kept = self.settings.dim if dim is None else check_dim(dim, self.dim)
+        return finish(pooled, normalize=self.settings.normalize, dim=kept)
 
+    @evaluated
     @torch.inference_mode()
     def encode(
         self,
@@ -106,7 +1890,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         dim: int | None = None,
         batch_size: int = 16,
     ) -> Tensor:
-        """Embed items.
+        """Embed items, without dropout whatever mode the model is in.
 
         Args:
             items: one item or a sequence of items: ``str``, a PIL image, or a dict of text, image(s), video,
@@ -126,9 +1910,11 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         """
         if mode not in (None, "discriminative"):
             raise ValueError(f"mode={mode!r} needs a generative checkpoint; this one is discriminative")
+        whole_number("batch_size", batch_size)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
+        kept = self.dim if dim is None else check_dim(dim, self.dim)
         if not listed:
-            return torch.empty(0, dim or self.dim, dtype=torch.float32, device=self.device)
+            return torch.empty(0, kept, dtype=torch.float32, device=self.device)
         prepared = processor.prepare_all(listed, role=role, instruction=instruction)
         order = sorted(range(len(prepared)), key=lambda i: prepared[i].length)
         vectors: list[Tensor | None] = [None] * len(prepared)

@@ -127,7 +127,7 @@ def test_an_exported_folder_gives_the_same(system: str, exported: Callable[[str]
     assert umekit.verify(folder, GOLDEN / system).ok
     assert umekit.verify(folder).ok
     config = json.loads((folder / "config.json").read_text())
-    assert config["auto_map"] == {"AutoModel": "reranker_ume.UmeForReranking"}
+    assert config["auto_map"] == {"AutoModel": "modeling_ume.UmeForReranking"}
     assert config["ume"]["role"] == "reranker"
     assert config["architectures"][0].endswith("ForConditionalGeneration")
 

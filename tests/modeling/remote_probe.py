@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""Run in a process that cannot import umekit: load a checkpoint by its own code, embed, save again."""
+"""Run in a process that cannot import umekit: load a checkpoint by its own code, use it, save it, load it again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class _Blocked(importlib.abc.MetaPathFinder):
             raise ImportError("umekit must not be needed here")
 
 
-sys.meta_path.insert(0, _Blocked())
+if __name__ == "__main__":
+    sys.meta_path.insert(0, _Blocked())
 
 import numpy as np
 import torch
@@ -38,23 +39,44 @@ def items() -> list[Any]:
     ]
 
 
+def plain_items() -> list[Any]:
+    return [one for one in items() if not isinstance(one, dict) or "instruction" not in one]
+
+
+def used(model: Any, processor: Any) -> Any:
+    """What a model gives: vectors of the items, in every mode that it has, or scores."""
+    if model.role == "reranker":
+        return model.rerank("a query", plain_items(), processor=processor).numpy()
+    found = [model.encode(items(), processor=processor, mode=mode) for mode in model.modes if mode != "both"]
+    return torch.cat(found).numpy()
+
+
+def used_by_library(folder: str, model: Any) -> tuple[Any, Any]:
+    """A folder opened by sentence-transformers, and what it gives."""
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    if model.role == "reranker":
+        scorer = CrossEncoder(folder, trust_remote_code=True, device="cpu")
+        return scorer, scorer.predict([("a query", "a text"), ("a query", "another text")])
+    st = SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+    return st, st.encode(plain_items())
+
+
 def main(source: str, target: str) -> None:
     model = AutoModel.from_pretrained(source, trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(source, trust_remote_code=True)
     assert type(model).__module__.startswith("transformers_modules.")
-    arrays = {"model": model.encode(items(), processor=processor).numpy()}
-    model.save_pretrained(f"{target}/from-model")
-    processor.save_pretrained(f"{target}/from-model")
-    from sentence_transformers import SentenceTransformer
-
-    plain = [one for one in items() if not isinstance(one, dict) or "instruction" not in one]
-    st = SentenceTransformer(source, trust_remote_code=True, device="cpu")
-    arrays["st"] = st.encode(plain)
-    st.save_pretrained(f"{target}/from-st")
-    for name in ("from-model", "from-st"):
+    arrays = {"model": used(model, processor)}
+    for name, pair in (("model-first", (model, processor)), ("processor-first", (processor, model))):
+        for one in pair:
+            one.save_pretrained(f"{target}/{name}")
+    library, arrays["library"] = used_by_library(source, model)
+    library.save_pretrained(f"{target}/from-library")
+    for name in ("model-first", "processor-first", "from-library"):
         again = AutoModel.from_pretrained(f"{target}/{name}", trust_remote_code=True)
         reader = AutoProcessor.from_pretrained(f"{target}/{name}", trust_remote_code=True)
-        arrays[name] = again.encode(items(), processor=reader).numpy()
+        arrays[name] = used(again, reader)
+    _, arrays["library again"] = used_by_library(f"{target}/model-first", model)
     np.savez(Path(target) / "vectors.npz", **arrays)
     assert "umekit" not in sys.modules
 

@@ -307,7 +307,7 @@ def test_through_remote_code(
     for _ in range(2):  # as saved by the installed classes, and as saved by the checkpoint's own code
         model = AutoModel.from_pretrained(folder, trust_remote_code=True)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-        assert type(model).__module__.endswith(".generative_ume")
+        assert type(model).__module__.endswith(".modeling_ume")
         vectors = model.encode(mixed_items, processor=processor)
         np.testing.assert_allclose(vectors.numpy(), expected, atol=1e-5)
         folder = tmp_path / "again"

@@ -1,43 +1,56 @@
-"""A checkpoint's own code: complete, self-contained, and loadable where umekit is not installed."""
+"""A checkpoint's own code: few files, complete, and equal to the installed package where umekit is not installed."""
 
 from __future__ import annotations
 
-import ast
+import importlib.util
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
-from umekit.modeling import saving_ume
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.processing import checkpoint_ume
+from umekit.bundling import model_files, processor_files
+from umekit.encoding.loading import CLASSES
+from umekit.modeling.sentence_transformer_ume import UmeTransformer
 from umekit.processing.processing_ume import UmeProcessor
+from umekit.testing import save_tiny_reranker
 
 PROBE = Path(__file__).parent / "remote_probe.py"
-ROOMS = [Path(module.__file__ or "").parent for module in (saving_ume, checkpoint_ume)]
-SHIPPED = [
-    room / name
-    for room, names in zip(ROOMS, (saving_ume.CODE_FILES, checkpoint_ume.CODE_FILES), strict=True)
-    for name in names
-]
-ALLOWED = {"torch", "transformers", "numpy", "PIL", "tokenizers", "huggingface_hub", "safetensors"}
-SENTENCE_TRANSFORMERS_FILE = "sentence_transformer_ume.py"
+OURS = {"positions": "1d", "pooling": "mean"}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "stock": ("qwen2_vl", {}),
+    "ours": ("qwen3_vl", {**OURS, "deepstack": False}),
+    "generative": ("qwen2_vl", {"role": "generative", "max_new_tokens": 8}),
+    "reranker": ("qwen3_vl", {"role": "reranker"}),
+}
 
 
-@pytest.mark.parametrize(
-    ("family", "settings"),
-    [("qwen2_vl", {}), ("qwen3_vl", {"positions": "1d", "pooling": "mean", "deepstack": False})],
-)
+def _probe() -> Any:
+    spec = importlib.util.spec_from_file_location("remote_probe", PROBE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_checkpoint_works_where_umekit_is_not(
-    family: str, settings: dict[str, Any], tmp_path: Path, tiny_checkpoint: Callable[..., Path]
+    case: str,
+    tmp_path: Path,
+    tiny_checkpoint: Callable[..., Path],
+    tiny_backbone: Callable[[str], Path],
 ) -> None:
-    source = tiny_checkpoint(family, **settings)
+    family, settings = CASES[case]
+    if case == "reranker":
+        source = save_tiny_reranker(tmp_path / "source", tiny_backbone(family))
+    else:
+        source = tiny_checkpoint(family, **settings)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -50,80 +63,44 @@ def test_a_checkpoint_works_where_umekit_is_not(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     vectors = np.load(tmp_path / "vectors.npz")
-    namespace: dict[str, Any] = {"__name__": "probe"}
-    source_text = PROBE.read_text(encoding="utf-8").replace("sys.meta_path.insert(0, _Blocked())", "")
-    exec(compile(source_text, str(PROBE), "exec"), namespace)
-    items = namespace["items"]()
-    for folder in (source, tmp_path / "from-model", tmp_path / "from-st"):
-        model = UmeForDiscriminativeEmbedding.from_pretrained(folder)
-        processor = UmeProcessor.from_pretrained(folder)
-        expected = model.encode(items, processor=processor).numpy()
-        for name in ("model", "from-model", "from-st"):
-            np.testing.assert_allclose(vectors[name], expected, atol=1e-6, rtol=0)
-        np.testing.assert_allclose(vectors["st"], expected[[0, 1, 3]], atol=1e-6, rtol=0)
-    for name in ("from-model", "from-st"):
-        missing = [path.name for path in SHIPPED if not (tmp_path / name / path.name).is_file()]
-        assert not missing
+    probe = _probe()
+    model = CLASSES[settings.get("role", "discriminative")].from_pretrained(source)
+    processor = UmeProcessor.from_pretrained(source)
+    expected = probe.used(model, processor)
+    for name in ("model", "model-first", "processor-first", "from-library"):
+        np.testing.assert_array_equal(vectors[name], expected, err_msg=name)
+    if case in ("ours", "generative"):  # the installed module; of stock modules there is no other
+        st = SentenceTransformer(modules=[UmeTransformer(model, processor)], device="cpu")
+        from_library = st.encode(probe.plain_items())
+    else:
+        _, from_library = probe.used_by_library(str(source), model)
+    for name in ("library", "library again"):
+        np.testing.assert_array_equal(vectors[name], from_library, err_msg=name)
+
+    code = {**processor_files(), **model_files(model.role)}
+    if case in ("stock", "reranker"):
+        del code["sentence_transformer_ume.py"]
+    for folder in (source, *(tmp_path / name for name in ("model-first", "processor-first", "from-library"))):
+        found = {path.name: path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+        assert found == code
+        assert len(found) <= 4
 
 
-def test_every_file_of_the_rooms_ships_once() -> None:
-    assert all(path.is_file() for path in SHIPPED)
-    names = [path.name for path in SHIPPED]
-    assert len(names) == len(set(names))
-    there = {path.name for room in ROOMS for path in room.glob("*.py")} - {"__init__.py"}
-    assert there == set(names)
-    assert all(name.endswith("_ume.py") for name in names)
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_imports_are_what_remote_code_can_have(path: Path) -> None:
-    names = {other.stem for other in SHIPPED if other.parent == path.parent}
-    text = path.read_text(encoding="utf-8")
-    for node in _imports(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            assert node.level == 1, f"{path.name}: only siblings"
-            assert node.module in names, f"{path.name}: from . import x is not copied"
-            continue
-        modules = (
-            [node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
-        )
-        for module in modules:
-            top = module.partition(".")[0]
-            known = top in ALLOWED or top in sys.stdlib_module_names or top == "__future__"
-            allowed = known or (top == "sentence_transformers" and path.name == SENTENCE_TRANSFORMERS_FILE)
-            assert allowed, f"{path.name} imports {module} outside try"
-    # The finder of relative imports is a regular expression over lines: docstrings count, too.
-    real = {
-        node.module for node in _imports(ast.parse(text)) if isinstance(node, ast.ImportFrom) and node.level
-    }
-    found = set(re.findall(r"^\s*(?:import\s+\.(\S+)|from\s+\.(\S+)\s+import)", text, flags=re.MULTILINE))
-    assert {left or right for left, right in found} == real
-
-
-def test_automodel_never_reaches_sentence_transformers() -> None:
-    graph = {
-        path.stem: {
-            node.module
-            for node in _imports(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.ImportFrom) and node.level
-        }
-        for path in SHIPPED
-    }
-    reached: set[str] = set()
-    todo = ["modeling_ume", "processing_ume"]
-    while todo:
-        name = todo.pop()
-        reached.add(name)
-        todo.extend(str(other) for other in graph[name] if other not in reached)
-    assert Path(SENTENCE_TRANSFORMERS_FILE).stem not in reached
-    # A processor loaded as remote code saves what lies beside it: every file must be reached.
-    assert {path.stem for path in SHIPPED if path.parent == ROOMS[1]} <= reached
-
-
-def _imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Import statements outside ``try:`` and ``if TYPE_CHECKING:``."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        elif not isinstance(node, ast.Try):
-            yield from _imports(node)
+def test_a_model_saved_by_a_module_that_is_not_installed_needs_its_source(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Beside a remote class lies no module for sentence-transformers: it comes from the checkpoint, or it is told."""
+    script = (
+        "import sys; from transformers import AutoModel\n"
+        "model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "model.config._name_or_path = sys.argv[2]\n"
+        "model.save_pretrained(sys.argv[2] + '/saved')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_checkpoint("qwen2_vl", **OURS)), str(tmp_path)],
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "cannot save a complete checkpoint: sentence_transformer_ume.py is neither in" in done.stderr

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing.items_ume import Video
+from umekit.processing.items_ume import VideoPart
 from umekit.processing.limits_ume import MediaError, MediaLimits
 from umekit.processing.patching_ume import patches_of
 from umekit.processing.sampling_ume import Timeline, repaired, sample_indices
@@ -105,7 +105,7 @@ def test_a_film_is_turned_as_its_header_says(stored: np.ndarray, matrix: tuple[i
     assert [image.size for image in images] == [(64, 96)] * 4
     for image in images:
         assert np.abs(np.asarray(image, dtype=int) - SEEN).mean() < 12
-    grid = patches_of(Video(data), ProcessorSettings(), PatchLayout(), LIMITS)[0][1].grid
+    grid = patches_of(VideoPart(data), ProcessorSettings(), PatchLayout(), LIMITS)[0][1].grid
     assert grid[1] > grid[2]
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from umekit.processing import animation_ume, film_ume, video_ume, vision_ume
 from umekit.processing.first_resize_ume import FirstResize
-from umekit.processing.items_ume import Video
+from umekit.processing.items_ume import VideoPart
 from umekit.processing.limits_ume import MediaError, MediaLimits
 from umekit.processing.patching_ume import patches_of
 from umekit.processing.sampling_ume import Timeline
@@ -125,7 +125,7 @@ def test_patches_are_those_of_reading_everything_first(variant: str, kind: str, 
     settings, source = VARIANTS[variant], video(kind, 7, tmp_path)
     frames = load_video(source, settings.sampling, LIMITS)
     assert len(frames.images) >= 2
-    found = patches_of(Video(source), settings, LAYOUT, LIMITS)
+    found = patches_of(VideoPart(source), settings, LAYOUT, LIMITS)
     assert_same(found, after_reading_all(frames, settings))
 
 
@@ -156,7 +156,7 @@ def test_one_whole_frame_is_held_at_a_time(
 ) -> None:
     source = video(kind, 24, tmp_path)
     settings = replace(VARIANTS[variant], sampling=Sampling(max_frames=24, min_frames=24))
-    found = patches_of(Video(source), settings, LAYOUT, LIMITS)
+    found = patches_of(VideoPart(source), settings, LAYOUT, LIMITS)
     assert (len(found) if variant == "images" else 2 * found[0][1].grid[0]) == 24
     assert held() <= 2  # one is dropped when the next is there
     load_video(source, settings.sampling, LIMITS)
@@ -175,14 +175,14 @@ def test_a_film_with_fewer_frames_than_packets_is_sized_by_its_frames(
     assert (promised[0] // 14, promised[1] // 14) != expected[0].grid[1:]
     told = Timeline.at_rate(12, 4.0, 1.0)  # two packets for each frame
     monkeypatch.setattr(film_ume.Film, "timeline", lambda film: told)
-    assert_same(patches_of(Video(data), few, LAYOUT, LIMITS), expected)
+    assert_same(patches_of(VideoPart(data), few, LAYOUT, LIMITS), expected)
 
 
 def test_an_animation_whose_frames_grow_keeps_the_size_of_its_first() -> None:
     data = bytearray(animation("GIF", pictures(6)))
     data[6:10] = struct.pack("<HH", 150, 100)  # of the screen: its frames are larger
     frames = load_video(bytes(data), SETTINGS.sampling, LIMITS)
-    found = patches_of(Video(bytes(data)), SETTINGS, LAYOUT, LIMITS)
+    found = patches_of(VideoPart(bytes(data)), SETTINGS, LAYOUT, LIMITS)
     assert_same(found, after_reading_all(frames, SETTINGS))
 
 
@@ -191,4 +191,4 @@ def test_frames_of_a_shape_that_is_refused_are_told_as_before(variant: str) -> N
     thin = pictures(3, (1000, 2))
     for source in (thin, animation("GIF", thin)):
         with pytest.raises(MediaError, match=r"^a picture of 1000 x 2: one side is more than 200 times"):
-            patches_of(Video(source), VARIANTS[variant], LAYOUT, LIMITS)
+            patches_of(VideoPart(source), VARIANTS[variant], LAYOUT, LIMITS)
