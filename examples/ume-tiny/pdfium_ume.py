@@ -108,13 +108,15 @@ def _opened(data: bytes, name: str, password: str | None) -> Iterator[Any]:
 
 def _why(code: int, error: Exception, password: str | None) -> str:
     """PDFium's last error in words that say what to do."""
-    if code == pypdfium2.raw.FPDF_ERR_PASSWORD:
-        if password is not None:
-            return "the PDF is encrypted, and the password that was given does not open it"
-        return "the PDF is encrypted: give its password (--password, or MediaLimits(document_password=...))"
-    if code == pypdfium2.raw.FPDF_ERR_SECURITY:
-        return "the PDF is encrypted in a way that PDFium does not know: save it without encryption"
-    why = "it has no pages" if code == pypdfium2.raw.FPDF_ERR_FILE else error
+    why = str(error)
+    if code == pypdfium2.raw.FPDF_ERR_FILE:
+        why = "it has no pages"
+    elif code == pypdfium2.raw.FPDF_ERR_SECURITY:
+        why = "it is encrypted in a way that PDFium does not know: save it without encryption"
+    elif code == pypdfium2.raw.FPDF_ERR_PASSWORD and password is not None:
+        why = "it is encrypted, and the password that was given does not open it"
+    elif code == pypdfium2.raw.FPDF_ERR_PASSWORD:
+        why = "it is encrypted: give its password (--password, or MediaLimits(document_password=...))"
     return f"cannot open the PDF ({why})"
 
 

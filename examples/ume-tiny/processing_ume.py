@@ -1,8 +1,8 @@
 # Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
 # Sources, in this order: families_ume rendering_ume pooled_ume prompts_ume reading_ume limits_ume arrays_ume
-#   odd_files_ume profiles_ume pixels_ume downloads_ume sources_ume media_ume sampling_ume animation_ume
-#   film_ume video_ume first_resize_ume vision_ume settings_processor_ume checkpoint_ume collating_ume
-#   cut_texts_ume explaining_ume kinds_ume items_ume templates_ume native_ume pdfium_process_ume
+#   kinds_ume odd_files_ume profiles_ume pixels_ume downloads_ume sources_ume media_ume sampling_ume
+#   animation_ume film_ume video_ume first_resize_ume vision_ume settings_processor_ume checkpoint_ume
+#   collating_ume cut_texts_ume explaining_ume items_ume templates_ume native_ume pdfium_process_ume
 #   documents_ume patching_ume pairs_ume placeholders_ume truncating_ume preparing_ume processing_ume
 
 from __future__ import annotations
@@ -492,7 +492,9 @@ _WORDS = {int: "a whole number", float: "a finite number", str: "a text", bool: 
 def _is(kind: type, value: Any) -> bool:
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value) and abs(value) <= MOST
-    return type(value) is kind and (kind is not int or abs(value) <= MOST)
+    if kind is int:
+        return type(value) is int and abs(value) <= MOST
+    return type(value) is kind
 
 
 def _short(value: Any) -> str:
@@ -505,6 +507,7 @@ def _short(value: Any) -> str:
 
 
 NAME_CHARACTERS = 200  # of a source's name in a message
+_DECODER_ERROR = re.compile(r"(?:decoder error )?(-\d+)(?: when reading image file)?$")
 
 
 class MediaError(ValueError):
@@ -601,6 +604,18 @@ def describe(source: Any) -> str:
     return name if len(name) <= NAME_CHARACTERS else f"{name[:NAME_CHARACTERS]}... ({len(name)} characters)"
 
 
+@contextmanager
+def reading(name: str, what: str = "") -> Iterator[None]:
+    """What a foreign decoder raises becomes a ``MediaError`` that names the file: hostile bytes cause anything."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except Exception as error:
+        said = f"{what} ({reason(error)})" if what else reason(error)
+        raise MediaError(f"{name}: {said}") from None
+
+
 def reason(error: BaseException) -> str:
     """What an exception of a foreign decoder says, in one line of bounded length."""
     if isinstance(error, UnidentifiedImageError):
@@ -609,6 +624,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename == "<none>":  # PyAV's, of bytes
         words = error.strerror
     said = " ".join(str(words).split()).encode("utf-8", "backslashreplace").decode()[:NAME_CHARACTERS]
+    code = _DECODER_ERROR.match(said)
+    if code is not None:  # all that Pillow passes on of what libtiff and OpenJPEG say
+        return f"its data are damaged, cut off, or of a kind that Pillow's decoder does not know (error {code[1]})"
     if isinstance(error, (OSError, SyntaxError, ValueError)) and said:
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
@@ -693,6 +711,152 @@ def _channels_last(values: np.ndarray, first: bool) -> np.ndarray:
     if values.ndim == 4:
         kind = "video; give [T, H, W, 1|3|4] or [T, 1|3|4, H, W]"
     raise MediaError(f"an array of shape {tuple(shape)} is no {kind}")
+
+
+# ---- kinds_ume ---------------------------------------------------------------------------------------------
+# What a file is: the one table of endings, and what its first bytes say where the ending lies or is missing.
+#
+# Everything that looks for media asks here: folders, archives, files of the command line, strings that may be paths.
+
+
+Kind = Literal["image", "video", "document"]
+
+ENDINGS: dict[str, Kind] = {}  # of the name, in lower case and with its dot
+for _kind, _endings in (
+    (
+        "image",
+        "png apng jpg jpeg jpe jfif jif mpo webp bmp dib gif tif tiff avif avifs heic heif hif heics heifs "
+        "jp2 j2k j2c jpc jpf jpx jpg2 tga icb vda vst ppm pgm pbm pnm pfm pcx qoi psd ico sgi dds",
+    ),
+    (
+        "video",
+        "mp4 m4v mov qt webm mkv avi mpg mpeg mpe mpv m1v m2v vob mod mts m2ts m2t 3gp 3gpp 3g2 flv f4v wmv asf ogv "
+        "ogm mxf rm rmvb dv mj2 divx y4m",
+    ),
+    ("document", "pdf"),
+):
+    ENDINGS.update({f".{ending}": _kind for ending in _endings.split()})  # type: ignore[misc]
+
+# Endings of films and of other things (TypeScript, Amiga music, Fortran): in folders, the content has the say.
+CHECKED = frozenset({".mts", ".mod"})
+# What begins like a medium and is none of ours: raw photos are TIFF, drawings PDF, sound has the containers of films.
+OTHERS = frozenset(
+    f".{ending}"
+    for endings in (
+        "dng nef nrw arw srf sr2 cr2 cr3 crw orf rw2 rwl pef srw raf 3fr erf kdc mrw x3f iiq ai ait indd",
+        "m4a m4b m4p m4r aac mp3 mka wma oga ogg opus spx weba wav flac aax",
+        "part crdownload download partial tmp",  # not whole yet
+    )
+    for ending in endings.split()
+)
+
+HEAD_BYTES = 2048  # of a file's beginning that tell what it is
+PDF_BYTES = 1024  # of them, in which the header of a PDF may begin
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+PAGED = frozenset({"tiff"})  # formats of pictures that may have further pages
+ANIMATED = frozenset({"gif", "webp", "png"})  # and further frames
+
+_STARTS: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),
+    (b"MM\0+", "tiff"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "jpeg 2000"),
+    (b"\xff\x4f\xff\x51\0", "jpeg 2000"),
+    (b"qoif", "qoi"),
+    (b"8BPS\0\x01", "psd"),
+    (b"\x1a\x45\xdf\xa3", "matroska"),
+    (b"FLV\x01", "flv"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c", "asf"),
+    (b"\0\0\x01\xba", "mpeg"),
+    (b"\0\0\x01\xb3", "mpeg"),
+    (b".RMF\0\0", "realmedia"),
+    (b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "mxf"),
+    (b"YUV4MPEG2 ", "y4m"),
+)
+_IMAGES = frozenset(
+    {"png", "jpeg", "gif", "tiff", "jpeg 2000", "qoi", "psd", "webp", "bmp", "avif", "heic", "netpbm"}
+)
+_NETPBM = re.compile(rb"P[1-6FfY]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s")
+_ATOMS = frozenset(
+    {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
+)  # of a QuickTime film without a brand
+_TS_PACKET = 188
+
+
+def media_kind(source: str | os.PathLike[str]) -> Kind | None:
+    """``image``, ``video`` or ``document`` by the ending of a path or URL, or by the type of a data URI.
+
+    Any text may end like a file: whether one that is no URL is a path at all is for the caller to find out. None for
+    anything else, texts (.txt) included.
+    """
+    text = os.fsdecode(source)
+    if text[:5].lower() == "data:":
+        family = text[5:60].lower()
+        if family.startswith("application/pdf"):
+            return "document"
+        return "image" if family.startswith("image/") else "video" if family.startswith("video/") else None
+    if "://" in text[:32]:
+        try:
+            text = unquote(urlsplit(text).path)
+        except ValueError:  # brackets that are no address
+            return None
+    return ENDINGS.get(ending_of(text))
+
+
+def ending_of(path: str | os.PathLike[str]) -> str:
+    """The ending of a name in lower case, with its dot; empty where it has none."""
+    return PurePosixPath(os.fsdecode(path).replace("\\", "/")).suffix.lower()
+
+
+def format_of(head: bytes) -> str | None:
+    """The format of a file by its first ``HEAD_BYTES``; None where they do not tell (TGA has no mark at all)."""
+    for start, name in _STARTS:
+        if head.startswith(start):
+            return name
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "webp", b"AVI ": "avi"}.get(head[8:12])
+    if head[4:8] == b"ftyp":
+        return _brand(head)
+    if head[:2] == b"BM" and head[6:10] == bytes(4) and head[15:18] == bytes(3):
+        return "bmp"
+    if head[4:8] in _ATOMS and head[:2] == bytes(2):
+        return "mp4"
+    if head[:4] == b"OggS":
+        return "ogg" if any(mark in head for mark in (b"\x80theora", b"OVP80", b"BBCD\0")) else None
+    if _NETPBM.match(head):
+        return "netpbm"
+    for offset, packet in (
+        (0, _TS_PACKET),
+        (4, _TS_PACKET + 4),
+    ):  # of cameras, with a time before each packet
+        marks = head[offset::packet]
+        if len(marks) >= 4 and set(marks) == {0x47} and 0 in head:  # a text has no NUL
+            return "mpeg-ts"
+    return "pdf" if b"%PDF-" in head[: PDF_BYTES + 4] else None
+
+
+def kind_of_format(name: str | None) -> Kind | None:
+    """The kind of :func:`format_of`'s answer."""
+    if name is None:
+        return None
+    return "document" if name == "pdf" else "image" if name in _IMAGES else "video"
+
+
+def _brand(head: bytes) -> str | None:
+    """A file of boxes by its brands: a picture, or a film; None for audio and raw photos."""
+    size = int.from_bytes(head[:4], "big")
+    major, others = head[8:12], head[16 : min(max(size, 16), 256)]
+    brands = {major, *(others[i : i + 4] for i in range(0, len(others), 4))}
+    if major in (b"crx ", b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B "):
+        return None
+    if major in (b"avif", b"avis") or (major in (b"mif1", b"msf1") and b"avif" in brands):
+        return "avif"
+    return "heic" if major in HEIC_BRANDS else "mp4"
 
 
 # ---- odd_files_ume -----------------------------------------------------------------------------------------
@@ -1329,6 +1493,12 @@ def _open_at_once(path: str, flags: int) -> int:
 # has a time limit. Documents are in ``documents_ume.py``, video in ``video_ume.py``.
 
 
+try:
+    import pillow_heif
+except ImportError:  # optional: the hint is given where a HEIC is asked for
+    pillow_heif = None
+
+NEW_SUBFILE_TYPE, NO_PAGE = 254, 0b101  # a tag of TIFF; its bits for a reduced copy and for a mask
 ORIENTATION = 0x0112  # a tag of Exif; what it says is done as ImageOps.exif_transpose does it, without a copy
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -1357,12 +1527,14 @@ class _TimedBytes(io.BytesIO):
         return super().read(size)
 
 
-def load_image(source: Any, limits: MediaLimits) -> Image.Image:
+def load_image(source: Any, limits: MediaLimits, frame: int = 0) -> Image.Image:
     """One still picture as RGB, upright, transparency on white.
 
     Args:
         source: path, URL, bytes, ``{"bytes", "path"}``, PIL image, or array or tensor ``[H, W]``,
             ``[H, W, 1|3|4]``, ``[1|3|4, H, W]`` of uint8, or of floats in 0..1; see ``arrays_ume``.
+        limits: what it may cost.
+        frame: of a file with several pictures, see :func:`page_frames`.
 
     Raises:
         MediaError: unreadable, too large or not a picture.
@@ -1376,18 +1548,35 @@ def load_image(source: Any, limits: MediaLimits) -> Image.Image:
         with _LOADING[id(source) // 64 % len(_LOADING)]:
             return _decoded(source, describe(source), limits)
     name = describe(source)
-    data = _TimedBytes(read_bytes(source, limits), Deadline(name, limits))
-    try:
+    content = read_bytes(source, limits)
+    if pillow_heif is None and format_of(content[:HEAD_BYTES]) == "heic":
+        raise MediaError(f"{name}: HEIC pictures need pillow-heif: pip install pillow-heif")
+    data = _TimedBytes(content, Deadline(name, limits))
+    with reading(name):
         image = Image.open(data, formats=_formats())
-    except MediaError:
-        raise
-    except Exception as error:  # Pillow meets hostile bytes here, and lets through whatever they cause
-        raise MediaError(f"{name}: {reason(error)}") from None
+        if frame:
+            image.seek(frame)
     if isinstance(image, JpegImageFile):
         image.decodermaxblock = JPEG_BLOCK
         _check_size(image.size, name, limits)  # of the whole picture, whatever is decoded of it
         _draft(image, limits.draft_pixels)
     return _decoded(image, name, limits)
+
+
+def page_frames(source: Any, limits: MediaLimits) -> list[int]:
+    """Which pictures of a TIFF are pages: not the smaller copies of one, and not masks.
+
+    Raises:
+        MediaError: the file, or a page's header, can't be read.
+    """
+    name = describe(source)
+    data = _TimedBytes(read_bytes(source, limits), Deadline(name, limits))
+    with reading(name), Image.open(data, formats=_formats()) as image:
+        kinds = []
+        for frame in range(getattr(image, "n_frames", 1)):
+            image.seek(frame)
+            kinds.append(int(getattr(image, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0)))
+    return [frame for frame, kind in enumerate(kinds) if not kind & NO_PAGE] or [0]
 
 
 def _draft(image: JpegImageFile, least: int) -> None:
@@ -1402,6 +1591,8 @@ def _draft(image: JpegImageFile, least: int) -> None:
 def _formats() -> list[str]:
     """All that Pillow reads but for PostScript, which it would have Ghostscript run."""
     Image.init()
+    if pillow_heif is not None and "HEIF" not in Image.ID:
+        pillow_heif.register_heif_opener()
     return [name for name in Image.ID if name != "EPS"]
 
 
@@ -1416,14 +1607,10 @@ def _check_size(size: tuple[int, ...], name: str, limits: MediaLimits) -> None:
 
 def _decoded(image: Image.Image, name: str, limits: MediaLimits) -> Image.Image:
     _check_size(image.size, name, limits)
-    try:
+    with reading(name):
         image = loaded(image)
         orientation = image.getexif().get(ORIENTATION)
         return _upright(to_rgb(image), orientation)
-    except MediaError:
-        raise
-    except Exception as error:  # as above
-        raise MediaError(f"{name}: {reason(error)}") from None
 
 
 def _upright(rgb: Image.Image, orientation: Any) -> Image.Image:
@@ -1976,13 +2163,9 @@ def load_video(
     animation = is_animation(data)
     if av is None and not animation:
         raise ImportError("video files need PyAV: pip install umekit[media]")
-    try:
+    with reading(deadline.name, "cannot read the video"):
         film = Animation(data, deadline, limits) if animation else Film(data, deadline, limits, sampling.fps)
         return _from_film(film, sampling, keeper)
-    except MediaError:
-        raise
-    except Exception as error:  # decoders meet hostile bytes here, and let through whatever they cause
-        raise MediaError(f"{deadline.name}: cannot read the video ({reason(error)})") from None
 
 
 def _kept(keeper: FrameKeeper, frame: Image.Image) -> Any:
@@ -2613,15 +2796,16 @@ def as_sentence_transformers_saved(
     if path is None:
         return settings
     stored = json.loads(Path(path).read_text(encoding="utf-8"))
-    prompts, name = stored.get("prompts") or {}, stored.get("default_prompt_name")
+    prompts: Any = stored.get("prompts") or {}
+    name = stored.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise ValueError(f"{source}/{_ST_CONFIG}: prompts must be names with texts")
-    if name is not None and name not in prompts:
+    if name is not None and not (isinstance(name, str) and name in prompts):
         raise ValueError(
             f"{source}/{_ST_CONFIG}: default_prompt_name is {name!r}, which is none of the prompts"
         )
     default = prompts[name] if name is not None else ""
-    said = {"default": default, "query": prompts.get("query", default)}
+    said: dict[str, str] = {"default": default, "query": prompts.get("query", default)}
     said["document"] = next(
         (prompts[one] for one in ("document", "passage", "corpus") if one in prompts), default
     )
@@ -3054,139 +3238,6 @@ def explain(row: Prepared, layout: PatchLayout, tokenizer: Any) -> dict[str, Any
     }
 
 
-# ---- kinds_ume ---------------------------------------------------------------------------------------------
-# What a file is: the one table of endings, and what its first bytes say where the ending lies or is missing.
-#
-# Everything that looks for media asks here: folders, archives, files of the command line, strings that may be paths.
-
-
-Kind = Literal["image", "video", "document"]
-
-ENDINGS: dict[str, Kind] = {}  # of the name, in lower case and with its dot
-for _kind, _endings in (
-    (
-        "image",
-        "png apng jpg jpeg jpe jfif jif mpo webp bmp dib gif tif tiff avif avifs heic heif hif heics heifs "
-        "jp2 j2k j2c jpc jpf jpx jpg2 tga icb vda vst ppm pgm pbm pnm pfm pcx qoi psd ico sgi dds",
-    ),
-    (
-        "video",
-        "mp4 m4v mov qt webm mkv avi mpg mpeg mpe mpv m1v m2v vob mod mts m2ts m2t 3gp 3gpp 3g2 flv f4v wmv asf ogv "
-        "ogm mxf rm rmvb dv mj2 divx y4m",
-    ),
-    ("document", "pdf"),
-):
-    ENDINGS.update({f".{ending}": _kind for ending in _endings.split()})  # type: ignore[misc]
-
-HEAD_BYTES = 2048  # of a file's beginning that tell what it is
-PDF_BYTES = 1024  # of them, in which the header of a PDF may begin
-HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-PAGED = frozenset({"tiff"})  # formats of pictures that may have further pages
-ANIMATED = frozenset({"gif", "webp", "png", "avif"})  # and further frames
-
-_STARTS: tuple[tuple[bytes, str], ...] = (
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"\xff\xd8\xff", "jpeg"),
-    (b"GIF87a", "gif"),
-    (b"GIF89a", "gif"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"II+\0", "tiff"),
-    (b"MM\0+", "tiff"),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "jpeg 2000"),
-    (b"\xff\x4f\xff\x51\0", "jpeg 2000"),
-    (b"qoif", "qoi"),
-    (b"8BPS\0\x01", "psd"),
-    (b"\x1a\x45\xdf\xa3", "matroska"),
-    (b"FLV\x01", "flv"),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c", "asf"),
-    (b"\0\0\x01\xba", "mpeg"),
-    (b"\0\0\x01\xb3", "mpeg"),
-    (b".RMF\0\0", "realmedia"),
-    (b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "mxf"),
-    (b"YUV4MPEG2 ", "y4m"),
-)
-_IMAGES = frozenset(
-    {"png", "jpeg", "gif", "tiff", "jpeg 2000", "qoi", "psd", "webp", "bmp", "avif", "heic", "netpbm"}
-)
-_NETPBM = re.compile(rb"P[1-6FfY]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s")
-_ATOMS = frozenset(
-    {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
-)  # of a QuickTime film without a brand
-_TS_PACKET = 188
-
-
-def media_kind(source: str | os.PathLike[str]) -> Kind | None:
-    """``image``, ``video`` or ``document`` by the ending of a path or URL, or by the type of a data URI.
-
-    Any text may end like a file: whether one that is no URL is a path at all is for the caller to find out. None for
-    anything else, texts (.txt) included.
-    """
-    text = os.fsdecode(source)
-    if text[:5].lower() == "data:":
-        family = text[5:60].lower()
-        if family.startswith("application/pdf"):
-            return "document"
-        return "image" if family.startswith("image/") else "video" if family.startswith("video/") else None
-    if "://" in text[:32]:
-        try:
-            text = unquote(urlsplit(text).path)
-        except ValueError:  # brackets that are no address
-            return None
-    return ENDINGS.get(ending_of(text))
-
-
-def ending_of(path: str | os.PathLike[str]) -> str:
-    """The ending of a name in lower case, with its dot; empty where it has none."""
-    return PurePosixPath(os.fsdecode(path).replace("\\", "/")).suffix.lower()
-
-
-def format_of(head: bytes) -> str | None:
-    """The format of a file by its first ``HEAD_BYTES``; None where they do not tell (TGA has no mark at all)."""
-    for start, name in _STARTS:
-        if head.startswith(start):
-            return name
-    if head[:4] == b"RIFF":
-        return {b"WEBP": "webp", b"AVI ": "avi"}.get(head[8:12])
-    if head[4:8] == b"ftyp":
-        return _brand(head)
-    if head[:2] == b"BM" and head[6:10] == bytes(4) and head[15:18] == bytes(3):
-        return "bmp"
-    if head[4:8] in _ATOMS and head[:2] == bytes(2):
-        return "mp4"
-    if head[:4] == b"OggS":
-        return "ogg" if any(mark in head for mark in (b"\x80theora", b"OVP80", b"BBCD\0")) else None
-    if _NETPBM.match(head):
-        return "netpbm"
-    for offset, packet in (
-        (0, _TS_PACKET),
-        (4, _TS_PACKET + 4),
-    ):  # of cameras, with a time before each packet
-        marks = head[offset::packet]
-        if len(marks) >= 4 and set(marks) == {0x47} and 0 in head:  # a text has no NUL
-            return "mpeg-ts"
-    return "pdf" if b"%PDF-" in head[: PDF_BYTES + 4] else None
-
-
-def kind_of_format(name: str | None) -> Kind | None:
-    """The kind of :func:`format_of`'s answer."""
-    if name is None:
-        return None
-    return "document" if name == "pdf" else "image" if name in _IMAGES else "video"
-
-
-def _brand(head: bytes) -> str | None:
-    """A file of boxes by its brands: a picture, or a film; None for audio and raw photos."""
-    size = int.from_bytes(head[:4], "big")
-    major, others = head[8:12], head[16 : min(max(size, 16), 256)]
-    brands = {major, *(others[i : i + 4] for i in range(0, len(others), 4))}
-    if major in (b"crx ", b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B "):
-        return None
-    if major in (b"avif", b"avis") or (major in (b"mif1", b"msf1") and b"avif" in brands):
-        return "avif"
-    return "heic" if major in HEIC_BRANDS else "mp4"
-
-
 # ---- items_ume ---------------------------------------------------------------------------------------------
 # What a user may hand in: an *item* becomes a tuple of typed parts, in the order in which it was written.
 #
@@ -3451,7 +3502,12 @@ class _Bounded(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**", "%", "+"])
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, loopcontrols],
+            finalize=self.written,
+        )
         self.run = _Run()
         self.globals.pop("lipsum")
         self.globals.update(
@@ -3477,9 +3533,15 @@ class _Bounded(ImmutableSandboxedEnvironment):
                 "the checkpoint's chat template does not come to an end: it is broken or hostile"
             )
 
+    def written(self, value: Any) -> Any:
+        """A value that is about to be written out; a list that holds one large list many times is small until then."""
+        if isinstance(value, (Mapping, list, tuple)):
+            self.tick(_size(value, self.run.most))
+        return value
+
     def joined(self, parts: Sequence[Any]) -> str:
         """``~``."""
-        texts = [str(part) for part in parts]
+        texts = [str(self.written(part)) for part in parts]
         self.tick(sum(map(len, texts)))
         return "".join(texts)
 
@@ -3591,6 +3653,13 @@ def _compiled(template: str) -> Any:
         raise TemplateLimitError(f"the checkpoint's chat template cannot be compiled: {error}") from None
 
 
+# Filters that write out whatever they are given.
+_TEXT_FILTERS = frozenset(
+    ("capitalize", "e", "escape", "forceescape", "lower", "safe", "striptags", "title", "trim", "upper")
+    + ("urlencode", "wordcount")
+)
+
+
 def _made_by(operator: str, left: Any, right: Any, most: int) -> int:
     """Characters or entries that an operator makes."""
     if operator == "+":
@@ -3656,7 +3725,7 @@ def _made_by_filter(name: str, value: Any, given: Sequence[Any], most: int) -> i
     if name in ("tojson", "pprint", "xmlattr", "string", "urlize"):
         indents = sum(numbers) if name == "tojson" else 0
         return _size(value, most) * (1 + indents)
-    return 0
+    return _size(value, most) if name in _TEXT_FILTERS else 0
 
 
 def _joined(separator: Any, values: Any, most: int) -> int:
@@ -4129,7 +4198,7 @@ if hasattr(os, "register_at_fork"):
 
 
 # ---- documents_ume -----------------------------------------------------------------------------------------
-# Read documents: pages of a PDF to RGB pictures, through PDFium in processes of its own.
+# Read documents: pages of a PDF (through PDFium in processes of its own) or of a TIFF to RGB pictures.
 
 
 def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaLimits) -> list[Image.Image]:
@@ -4138,7 +4207,7 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
     A local file is read once for many pages that are asked for one after the other: PDFium keeps its last document.
 
     Args:
-        source: path, URL or bytes of a PDF; or anything that ``load_image`` takes, as its only page.
+        source: path, URL or bytes of a PDF or TIFF; or anything that ``load_image`` takes, as its only page.
         page: from 1; None gives every page.
         max_pixels: pixels that a page may have after the resize.
 
@@ -4147,10 +4216,10 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
         ImportError: a PDF, and pypdfium2 is not installed.
     """
     if isinstance(source, Image.Image) or is_array(source):
-        return _only_page(source, page, source, limits)
+        return _picture_pages(source, page, source, limits)
     key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
     if not POOL.holds(key) and not _is_pdf(read()):
-        return _only_page({"bytes": read(), "path": describe(source)}, page, source, limits)
+        return _picture_pages({"bytes": read(), "path": describe(source)}, page, source, limits)
     request = {
         "name": describe(source),
         "page": page,
@@ -4162,15 +4231,17 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
 
 
 def count_pages(source: Any, limits: MediaLimits) -> int:
-    """How many pages a PDF has; at least 1.
+    """How many pages a PDF or TIFF has; at least 1.
 
     Raises:
-        MediaError: not a PDF that can be opened, or one without pages.
+        MediaError: neither a PDF nor a TIFF that can be opened, or one without pages.
         ImportError: pypdfium2 is not installed.
     """
     request: dict[str, Any] = {"name": describe(source), "page": None, "most_pages": 0, "max_pixels": 0}
     request["password"] = limits.document_password
     key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
+    if not POOL.holds(key) and _is_paged(read()):
+        return len(page_frames({"bytes": read(), "path": describe(source)}, limits))
     if not POOL.holds(key) and not _is_pdf(read()):
         key = None  # PDFium refuses it; what it holds under a key is a PDF
     return POOL.ask(request, read, limits, key)[0]
@@ -4180,10 +4251,25 @@ def _is_pdf(data: bytes) -> bool:
     return format_of(data[:HEAD_BYTES]) == "pdf"
 
 
-def _only_page(picture: Any, page: int | None, source: Any, limits: MediaLimits) -> list[Image.Image]:
-    if page not in (None, 1):
-        raise MediaError(f"{describe(source)} is a picture: it has one page, not a page {page}")
-    return [load_image(picture, limits)]
+def _is_paged(data: bytes) -> bool:
+    return format_of(data[:HEAD_BYTES]) in PAGED
+
+
+def _picture_pages(picture: Any, page: int | None, source: Any, limits: MediaLimits) -> list[Image.Image]:
+    """Pages of a TIFF; any other picture has one."""
+    name = describe(source)
+    paged = isinstance(picture, dict) and _is_paged(picture["bytes"])
+    frames = page_frames(picture, limits) if paged else [0]
+    if page is None and len(frames) > max(1, limits.document_pages):
+        raise MediaError(
+            f"{name} has {len(frames)} pages, more than the limit of {limits.document_pages}; name a page"
+        )
+    if page is not None and page > len(frames):
+        if len(frames) == 1:
+            raise MediaError(f"{name} is a picture: it has one page, not a page {page}")
+        raise MediaError(f"{name} has {len(frames)} pages, not a page {page}")
+    wanted = frames if page is None else [frames[page - 1]]
+    return [load_image(picture, limits, frame) for frame in wanted]
 
 
 # ---- patching_ume ------------------------------------------------------------------------------------------
