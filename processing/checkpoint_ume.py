@@ -81,7 +81,7 @@ def as_sentence_transformers_saved(
         raise ValueError(
             f"{source}/{_ST_CONFIG}: default_prompt_name is {name!r}, which is none of the prompts"
         )
-    default = prompts[name] if name is not None else ""
+    default: str = prompts[name] if name is not None else ""
     said: dict[str, str] = {"default": default, "query": prompts.get("query", default)}
     said["document"] = next(
         (prompts[one] for one in ("document", "passage", "corpus") if one in prompts), default
