@@ -103,7 +103,8 @@ class NativeCalls:
         """
         if text is None:
             raise ValueError(
-                "give rendered text with placeholders, chat messages to apply_chat_template, or items"
+                "give rendered text with placeholders, chat messages to apply_chat_template, or items: "
+                "pictures alone are encode_items([{'image': picture}, ...])"
             )
         sized = self._sized(kwargs)
         texts = [text] if isinstance(text, str) else list(text)

@@ -226,10 +226,10 @@ def _compiled(template: str) -> Any:
 
 
 # Filters that write out whatever they are given.
-_TEXT_FILTERS = frozenset(
-    ("capitalize", "e", "escape", "forceescape", "lower", "safe", "striptags", "title", "trim", "upper")
-    + ("urlencode", "wordcount")
-)
+_TEXT_FILTERS = {
+    *("capitalize", "e", "escape", "forceescape", "lower", "safe", "striptags", "title", "trim", "upper"),
+    *("urlencode", "wordcount"),
+}
 
 
 def _made_by(operator: str, left: Any, right: Any, most: int) -> int:
