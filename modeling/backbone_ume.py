@@ -10,6 +10,7 @@ import contextlib
 import functools
 import inspect
 import threading
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -188,8 +189,9 @@ def back_home(states: Tensor, inputs: Tensor) -> Tensor:
 
 
 @functools.cache
-def _takes_cache(kind: Any) -> bool:
-    return "cache" in inspect.signature(kind.forward).parameters
+def _takes_cache(kind: Hashable) -> bool:
+    forward: Any = getattr(kind, "forward")  # noqa: B009 - a class of modules; mypy takes those for unhashable
+    return "cache" in inspect.signature(forward).parameters
 
 
 def cache_argument(base: Any, cache: Any) -> dict[str, Any]:
