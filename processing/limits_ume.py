@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from PIL import UnidentifiedImageError
 
 NAME_CHARACTERS = 200  # of a source's name in a message
 _DECODER_ERROR = re.compile(r"(?:decoder error )?(-\d+)(?: when reading image file)?$")
+DECODED_PIXELS = 2**27  # of large pictures that are in memory at once, each with 3 to 7 bytes
+LARGE_PIXELS = 2**22  # a picture of fewer is not counted
 
 
 class MediaError(ValueError):
@@ -63,7 +66,11 @@ class Deadline:
 
     def __init__(self, name: str, limits: MediaLimits) -> None:
         self.name, self.seconds = name, limits.file_seconds
-        self._end = time.monotonic() + limits.file_seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """After a wait that was not the file's fault."""
+        self._end = time.monotonic() + self.seconds
 
     @property
     def passed(self) -> bool:
@@ -78,6 +85,61 @@ class Deadline:
         return MediaError(
             f"{self.name}: decoding took longer than the limit of {self.seconds:g} s (file_seconds)"
         )
+
+
+class Room:
+    """Room for the pixels that threads decode side by side: several giants would not fit into memory.
+
+    A thread that has room never waits for another, so that no two wait for each other; one that has none waits in
+    line. It has room for the largest of its pictures, because it decodes one after the other. A picture that is
+    larger than the whole room has it for itself.
+
+    Args:
+        pixels: how many there may be.
+        least: pictures of fewer pixels are not counted.
+    """
+
+    def __init__(self, pixels: int = DECODED_PIXELS, least: int = LARGE_PIXELS) -> None:
+        self.pixels, self.least = pixels, least
+        self.empty()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.empty)  # the threads that held it are not there
+
+    def empty(self) -> None:
+        self._free = self.pixels
+        self._freed, self._line = threading.Condition(), threading.Lock()
+        self._own = threading.local()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """What this thread claims within is free at the end; within another such block, at the end of that one."""
+        if hasattr(self._own, "pixels"):
+            yield
+            return
+        self._own.pixels = 0
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._free += self._own.__dict__.pop("pixels", 0)
+                self._freed.notify()
+
+    def claim(self, pixels: int) -> None:
+        """Before a picture is decoded, in a :meth:`released` block; waits for room."""
+        more = min(pixels, self.pixels) - self._own.pixels
+        if pixels < self.least or more <= 0:
+            return
+        if self._own.pixels:
+            with self._freed:
+                self._free -= more
+        else:
+            with self._line, self._freed:
+                self._freed.wait_for(lambda: self._free >= more)
+                self._free -= more
+        self._own.pixels += more
+
+
+ROOM = Room()
 
 
 def check_step(number: int, deadline: Deadline, limits: MediaLimits) -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .arrays_ume import is_array, picture_of
 from .kinds_ume import HEAD_BYTES, format_of
-from .limits_ume import Deadline, MediaError, MediaLimits, describe, reading
+from .limits_ume import ROOM, Deadline, MediaError, MediaLimits, describe, reading
 from .odd_files_ume import loaded
 from .pixels_ume import to_rgb
 from .sources_ume import read_bytes
@@ -27,6 +30,7 @@ except ImportError:  # optional: the hint is given where a HEIC is asked for
     pillow_heif = None
 
 NEW_SUBFILE_TYPE, NO_PAGE = 254, 0b101  # a tag of TIFF; its bits for a reduced copy and for a mask
+SUBFILE_TYPE, REDUCED = 255, 2  # the tag that was there before
 ORIENTATION = 0x0112  # a tag of Exif; what it says is done as ImageOps.exif_transpose does it, without a copy
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,39 +59,50 @@ class _TimedBytes(io.BytesIO):
         return super().read(size)
 
 
-def load_image(source: Any, limits: MediaLimits, frame: int = 0) -> Image.Image:
+def load_image(source: Any, limits: MediaLimits, frame: int | None = None) -> Image.Image:
     """One still picture as RGB, upright, transparency on white.
 
     Args:
         source: path, URL, bytes, ``{"bytes", "path"}``, PIL image, or array or tensor ``[H, W]``,
             ``[H, W, 1|3|4]``, ``[1|3|4, H, W]`` of uint8, or of floats in 0..1; see ``arrays_ume``.
         limits: what it may cost.
-        frame: of a file with several pictures, see :func:`page_frames`.
+        frame: of a TIFF, see :func:`page_frames`; None for its only page. Of an animation or of any other file with
+            several pictures, the first or the one that it names as its still is taken.
 
     Raises:
-        MediaError: unreadable, too large or not a picture.
+        MediaError: unreadable, too large, not a picture, or a TIFF of several pages without ``frame``.
         TypeError: a source of another type.
     """
+    with ROOM.released():
+        return _load_image(source, limits, frame)
+
+
+def _load_image(source: Any, limits: MediaLimits, frame: int | None) -> Image.Image:
     if is_array(source):
         array = picture_of(source)
         _check_size(array.shape[1::-1], describe(source), limits)
+        ROOM.claim(array.shape[0] * array.shape[1])
         return to_rgb(_from_array(array))
     if isinstance(source, Image.Image):
+        ROOM.claim(source.width * source.height)
         with _LOADING[id(source) // 64 % len(_LOADING)]:
             return _decoded(source, describe(source), limits)
     name = describe(source)
     content = read_bytes(source, limits)
     if pillow_heif is None and format_of(content[:HEAD_BYTES]) == "heic":
         raise MediaError(f"{name}: HEIC pictures need pillow-heif: pip install pillow-heif")
-    data = _TimedBytes(content, Deadline(name, limits))
+    deadline = Deadline(name, limits)
     with reading(name):
-        image = Image.open(data, formats=_formats())
-        if frame:
-            image.seek(frame)
+        image = Image.open(_TimedBytes(content, deadline), formats=_formats())
+        if isinstance(image, TiffImageFile):
+            image.seek(_only_page(image, name) if frame is None else frame)
     if isinstance(image, JpegImageFile):
         image.decodermaxblock = JPEG_BLOCK
         _check_size(image.size, name, limits)  # of the whole picture, whatever is decoded of it
         _draft(image, limits.draft_pixels)
+    _check_size(image.size, name, limits)
+    ROOM.claim(image.width * image.height)
+    deadline.restart()
     return _decoded(image, name, limits)
 
 
@@ -100,11 +115,28 @@ def page_frames(source: Any, limits: MediaLimits) -> list[int]:
     name = describe(source)
     data = _TimedBytes(read_bytes(source, limits), Deadline(name, limits))
     with reading(name), Image.open(data, formats=_formats()) as image:
-        kinds = []
-        for frame in range(getattr(image, "n_frames", 1)):
-            image.seek(frame)
-            kinds.append(int(getattr(image, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0)))
-    return [frame for frame, kind in enumerate(kinds) if not kind & NO_PAGE] or [0]
+        return list(_pages(image)) or [0]
+
+
+def _pages(image: Image.Image) -> Iterator[int]:
+    """Numbers of the pictures that are pages. The picture stands at the one that was asked for last."""
+    for frame in range(getattr(image, "n_frames", 1)):
+        image.seek(frame)
+        tags = getattr(image, "tag_v2", {})
+        kind = tags.get(NEW_SUBFILE_TYPE, 0)
+        is_copy = isinstance(kind, int) and kind & NO_PAGE
+        if not is_copy and tags.get(SUBFILE_TYPE) != REDUCED:
+            yield frame
+
+
+def _only_page(image: TiffImageFile, name: str) -> int:
+    pages = list(islice(_pages(image), 2)) or [0]
+    if len(pages) > 1:
+        raise MediaError(
+            f"{name} is a TIFF of several pages: give it as a document, all of it or with its 'page': "
+            '{"document": ..., "page": 1}'
+        )
+    return pages[0]
 
 
 def _draft(image: JpegImageFile, least: int) -> None:

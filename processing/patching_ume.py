@@ -7,7 +7,7 @@ from typing import Any
 
 from .documents_ume import load_document
 from .items_ume import DocumentPart, ImagePart, Item, ItemError, TextPart, VideoPart, parse_item
-from .limits_ume import MediaLimits
+from .limits_ume import ROOM, MediaLimits
 from .media_ume import load_image
 from .settings_processor_ume import ProcessorSettings
 from .video_ume import load_video
@@ -70,6 +70,17 @@ def patches_of(
         limits: what one file may cost.
         listed: whether the item's pictures are a list, see :func:`is_listed`.
     """
+    with ROOM.released():
+        return _patches_of(part, settings, layout, limits, listed)
+
+
+def _patches_of(
+    part: ImagePart | VideoPart | DocumentPart,
+    settings: ProcessorSettings,
+    layout: PatchLayout,
+    limits: MediaLimits,
+    listed: bool,
+) -> list[tuple[str, Patches]]:
     budget = settings.budget
     if budget.listed is not None and listed and not isinstance(part, DocumentPart):
         budget = replace(budget, image=budget.listed)
