@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -15,7 +16,13 @@ from .pdfium_process_ume import POOL
 from .sources_ume import file_key, read_bytes
 
 
-def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaLimits) -> list[Image.Image]:
+def load_document(
+    source: Any,
+    page: int | None,
+    max_pixels: int,
+    limits: MediaLimits,
+    keep: Callable[[Image.Image], Any] | None = None,
+) -> list[Any]:
     """Pages of a PDF as RGB pictures, rendered at about ``max_pixels`` so that one small resize is left.
 
     A local file is read once for many pages that are asked for one after the other: PDFium keeps its last document.
@@ -24,16 +31,21 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
         source: path, URL or bytes of a PDF or TIFF; or anything that ``load_image`` takes, as its only page.
         page: from 1; None gives every page.
         max_pixels: pixels that a page may have after the resize.
+        limits: what the file may cost.
+        keep: what is left of a page before the next is read; all of it without.
+
+    Returns:
+        The pages, or what ``keep`` made of each.
 
     Raises:
         MediaError: not readable, encrypted, without pages, page out of range, more pages than allowed, too slow.
         ImportError: a PDF, and pypdfium2 is not installed.
     """
     if isinstance(source, Image.Image) or is_array(source):
-        return _picture_pages(source, page, source, limits)
+        return _picture_pages(source, page, source, limits, keep)
     key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
     if not POOL.holds(key) and not _is_pdf(read()):
-        return _picture_pages({"bytes": read(), "path": describe(source)}, page, source, limits)
+        return _picture_pages({"bytes": read(), "path": describe(source)}, page, source, limits, keep)
     request = {
         "name": describe(source),
         "page": page,
@@ -41,7 +53,8 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
         "max_pixels": min(max_pixels, limits.image_pixels),
         "password": limits.document_password,
     }
-    return POOL.ask(request, read, limits, key)[1]
+    pages = POOL.ask(request, read, limits, key)[1]
+    return pages if keep is None else list(map(keep, pages))
 
 
 def count_pages(source: Any, limits: MediaLimits) -> int:
@@ -69,7 +82,13 @@ def _is_paged(data: bytes) -> bool:
     return format_of(data[:HEAD_BYTES]) in PAGED
 
 
-def _picture_pages(picture: Any, page: int | None, source: Any, limits: MediaLimits) -> list[Image.Image]:
+def _picture_pages(
+    picture: Any,
+    page: int | None,
+    source: Any,
+    limits: MediaLimits,
+    keep: Callable[[Image.Image], Any] | None,
+) -> list[Any]:
     """Pages of a TIFF; any other picture has one."""
     name = describe(source)
     paged = isinstance(picture, dict) and _is_paged(picture["bytes"])
@@ -83,4 +102,5 @@ def _picture_pages(picture: Any, page: int | None, source: Any, limits: MediaLim
             raise MediaError(f"{name} is a picture: it has one page, not a page {page}")
         raise MediaError(f"{name} has {len(frames)} pages, not a page {page}")
     wanted = frames if page is None else [frames[page - 1]]
-    return [load_image(picture, limits, frame) for frame in wanted]
+    pages = (load_image(picture, limits, frame) for frame in wanted)
+    return list(pages if keep is None else map(keep, pages))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .documents_ume import load_document
@@ -87,8 +88,9 @@ def _patches_of(
     if isinstance(part, ImagePart):
         return [("image", image_patches(load_image(part.source, limits), layout, budget))]
     if isinstance(part, DocumentPart):
-        pages = load_document(part.source, part.page, budget.image[1], limits)
-        return [("image", image_patches(page, layout, budget)) for page in pages]
+        cut = partial(image_patches, layout=layout, budget=budget)
+        pages = load_document(part.source, part.page, budget.image[1], limits, cut)
+        return [("image", patches) for patches in pages]
     if settings.video_as_images:
         pictures = load_video(part.source, settings.sampling, limits, FramesAsImages(layout, budget)).images
         return [("image", patches) for patches in pictures]

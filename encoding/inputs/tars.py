@@ -7,7 +7,7 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +26,11 @@ class _Member:
     size: int
     read: Callable[[], bytes]
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether it may be a part of the item, and is read."""
+        return self.ending in ("", ".json") or kind_of(f"x{self.ending}") is not None
+
 
 class TarSource:
     """Samples of webdataset tars, in the order of the archives; an id is ``name.tar/key``.
@@ -36,7 +41,7 @@ class TarSource:
     Args:
         files: names, as they stand in ids, and paths; plain or compressed.
         columns: where the text and the instruction stand in a ``.json``.
-        limits: no member may be larger than ``file_bytes``.
+        limits: no sample may be larger than ``file_bytes``.
     """
 
     def __init__(
@@ -77,13 +82,8 @@ class TarSource:
     def _rows(self, place: str, members: list[_Member]) -> list[Row]:
         item: dict[str, Any] = {}
         images: list[bytes] = []
-        together = sum(member.size for member in members)
-        if together > self.limits.file_bytes:
-            raise ValueError(f"a sample of {together} bytes; the limit is {self.limits.file_bytes}")
         for member in members:
             kind = kind_of(f"x{member.ending}")
-            if member.size > self.limits.file_bytes:
-                raise ValueError(f"a member of {member.size} bytes; the limit is {self.limits.file_bytes}")
             if kind == "text":
                 text = text_of(member.read()[:TEXT_BYTES], whole=member.size <= TEXT_BYTES)
                 if text:
@@ -134,6 +134,7 @@ def _samples(path: Path, limits: MediaLimits) -> Iterator[tuple[str, list[_Membe
     """Neighbouring members with one key; a reason instead of members that cannot be taken."""
     key, found = None, []  # type: str | None, list[_Member]
     wrong: str | None = None
+    together = 0
     for member in _members(path, limits):
         inner = PurePosixPath(member.name)
         if inner.name.startswith(".") or not inner.name:
@@ -143,12 +144,18 @@ def _samples(path: Path, limits: MediaLimits) -> Iterator[tuple[str, list[_Membe
         if own != key:
             if key is not None:
                 yield key, wrong or found
-            key, found, wrong = own, [], None
+            key, found, wrong, together = own, [], None, 0
+        one = _Member("." + ending.rpartition(".")[2].lower() if dot else "", member.size, member.read)
         if not member.plain:
             wrong = "a link or special file; an archive holds its own data"
-        found.append(
-            _Member("." + ending.rpartition(".")[2].lower() if dot else "", member.size, member.read)
-        )
+        elif one.is_taken:
+            together += one.size
+            if together > limits.file_bytes:
+                wrong = f"a sample of more than {limits.file_bytes} bytes; that is the limit"
+        if wrong is not None:
+            found = []
+        elif one.is_taken:
+            found.append(one if member.stays else replace(one, read=partial(bytes, one.read())))
     if key is not None:
         yield key, wrong or found
 
@@ -158,11 +165,12 @@ class _Found:
     name: str
     size: int
     plain: bool
+    stays: bool  # readable also once the next header was read
     read: Callable[[], bytes]
 
 
 def _members(path: Path, limits: MediaLimits) -> Iterator[_Found]:
-    """Headers of a tar. A plain one is read at its offsets later, a compressed one at once."""
+    """Headers of a tar. A plain one can be read at its offsets later, a compressed one at once only."""
     streamed = _is_compressed(path)
     with tarfile.open(path, "r:*" if streamed else "r:") as archive:
         while (member := archive.next()) is not None:
@@ -177,16 +185,20 @@ def _members(path: Path, limits: MediaLimits) -> Iterator[_Found]:
                     raise ValueError(
                         f"{member.name}: a member of {member.size} bytes; the limit is {limits.file_bytes}"
                     )
-                handle = archive.extractfile(member)
-                read = partial(bytes, handle.read() if handle is not None else b"")
+                read = partial(_read_here, archive, member)
             else:
                 read = partial(_read_at, path, member.offset_data, member.size)
-            yield _Found(member.name, member.size, plain, read)
+            yield _Found(member.name, member.size, plain, not streamed, read)
 
 
 def _is_compressed(path: Path) -> bool:
     with path.open("rb") as handle:
         return handle.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"))
+
+
+def _read_here(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    handle = archive.extractfile(member)
+    return b"" if handle is None else handle.read()
 
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:

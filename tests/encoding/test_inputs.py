@@ -314,3 +314,14 @@ def test_an_animation_in_a_tar_is_a_video(tmp_path: Path) -> None:
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
     path = tar(tmp_path / "a.tar", [("1.gif", buffer.getvalue())])
     assert rows_of(open_source(path))[0].item == {"video": buffer.getvalue()}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_sample_is_limited_as_a_whole(tmp_path: Path, mode: str) -> None:
+    """Six members, each within the limit; what no item takes does not count."""
+    large = [(f"2.{number}.png", bytes(30_000)) for number in range(6)]
+    members = [("1.txt", b"one"), ("1.npy", bytes(90_000)), *large, ("3.txt", b"three")]
+    path = tar(tmp_path / "a.tar", members, mode)
+    found = rows_of(open_source(path, limits=MediaLimits(file_bytes=100_000)))
+    assert [(row.id[-1], row.error is None) for row in found] == [("1", True), ("2", False), ("3", True)]
+    assert "more than 100000 bytes" in str(found[1].error)
