@@ -17,6 +17,7 @@ import shutil
 import threading
 import torch
 from collections.abc import Callable
+from collections.abc import Hashable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -874,11 +875,12 @@ def back_home(states: Tensor, inputs: Tensor) -> Tensor:
 
 
 @functools.cache
-def _takes_cache(kind: Any) -> bool:
-    return "cache" in inspect.signature(kind.forward).parameters
+def _takes_cache(kind: Hashable) -> bool:
+    forward: Any = getattr(kind, "forward")  # noqa: B009 - a class of modules; mypy takes those for unhashable
+    return "cache" in inspect.signature(forward).parameters
 
 
-def cache_argument(base: nn.Module, cache: Any) -> dict[str, Any]:
+def cache_argument(base: Any, cache: Any) -> dict[str, Any]:
     """The argument that hands a cache to ``base``: ``cache`` from transformers 5.24 on, ``past_key_values`` before
     (a name that warns from 5.24 and is gone in 5.40)."""
     return {"cache" if _takes_cache(type(base)) else "past_key_values": cache}

@@ -58,6 +58,7 @@ from functools import lru_cache
 from functools import partial
 from huggingface_hub import snapshot_download
 from io import BytesIO
+from itertools import islice
 from itertools import pairwise
 from numpy.typing import NDArray
 from pathlib import Path
@@ -508,6 +509,8 @@ def _short(value: Any) -> str:
 
 NAME_CHARACTERS = 200  # of a source's name in a message
 _DECODER_ERROR = re.compile(r"(?:decoder error )?(-\d+)(?: when reading image file)?$")
+DECODED_PIXELS = 2**27  # of large pictures that are in memory at once, each with 3 to 7 bytes
+LARGE_PIXELS = 2**22  # a picture of fewer is not counted
 
 
 class MediaError(ValueError):
@@ -557,7 +560,11 @@ class Deadline:
 
     def __init__(self, name: str, limits: MediaLimits) -> None:
         self.name, self.seconds = name, limits.file_seconds
-        self._end = time.monotonic() + limits.file_seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """After a wait that was not the file's fault."""
+        self._end = time.monotonic() + self.seconds
 
     @property
     def passed(self) -> bool:
@@ -572,6 +579,61 @@ class Deadline:
         return MediaError(
             f"{self.name}: decoding took longer than the limit of {self.seconds:g} s (file_seconds)"
         )
+
+
+class Room:
+    """Room for the pixels that threads decode side by side: several giants would not fit into memory.
+
+    A thread that has room never waits for another, so that no two wait for each other; one that has none waits in
+    line. It has room for the largest of its pictures, because it decodes one after the other. A picture that is
+    larger than the whole room has it for itself.
+
+    Args:
+        pixels: how many there may be.
+        least: pictures of fewer pixels are not counted.
+    """
+
+    def __init__(self, pixels: int = DECODED_PIXELS, least: int = LARGE_PIXELS) -> None:
+        self.pixels, self.least = pixels, least
+        self.empty()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.empty)  # the threads that held it are not there
+
+    def empty(self) -> None:
+        self._free = self.pixels
+        self._freed, self._line = threading.Condition(), threading.Lock()
+        self._own = threading.local()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """What this thread claims within is free at the end; within another such block, at the end of that one."""
+        if hasattr(self._own, "pixels"):
+            yield
+            return
+        self._own.pixels = 0
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._free += self._own.__dict__.pop("pixels", 0)
+                self._freed.notify()
+
+    def claim(self, pixels: int) -> None:
+        """Before a picture is decoded, in a :meth:`released` block; waits for room."""
+        more = min(pixels, self.pixels) - self._own.pixels
+        if pixels < self.least or more <= 0:
+            return
+        if self._own.pixels:
+            with self._freed:
+                self._free -= more
+        else:
+            with self._line, self._freed:
+                self._freed.wait_for(lambda: self._free >= more)
+                self._free -= more
+        self._own.pixels += more
+
+
+ROOM = Room()
 
 
 def check_step(number: int, deadline: Deadline, limits: MediaLimits) -> None:
@@ -1499,6 +1561,7 @@ except ImportError:  # optional: the hint is given where a HEIC is asked for
     pillow_heif = None
 
 NEW_SUBFILE_TYPE, NO_PAGE = 254, 0b101  # a tag of TIFF; its bits for a reduced copy and for a mask
+SUBFILE_TYPE, REDUCED = 255, 2  # the tag that was there before
 ORIENTATION = 0x0112  # a tag of Exif; what it says is done as ImageOps.exif_transpose does it, without a copy
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -1527,39 +1590,50 @@ class _TimedBytes(io.BytesIO):
         return super().read(size)
 
 
-def load_image(source: Any, limits: MediaLimits, frame: int = 0) -> Image.Image:
+def load_image(source: Any, limits: MediaLimits, frame: int | None = None) -> Image.Image:
     """One still picture as RGB, upright, transparency on white.
 
     Args:
         source: path, URL, bytes, ``{"bytes", "path"}``, PIL image, or array or tensor ``[H, W]``,
             ``[H, W, 1|3|4]``, ``[1|3|4, H, W]`` of uint8, or of floats in 0..1; see ``arrays_ume``.
         limits: what it may cost.
-        frame: of a file with several pictures, see :func:`page_frames`.
+        frame: of a TIFF, see :func:`page_frames`; None for its only page. Of an animation or of any other file with
+            several pictures, the first or the one that it names as its still is taken.
 
     Raises:
-        MediaError: unreadable, too large or not a picture.
+        MediaError: unreadable, too large, not a picture, or a TIFF of several pages without ``frame``.
         TypeError: a source of another type.
     """
+    with ROOM.released():
+        return _load_image(source, limits, frame)
+
+
+def _load_image(source: Any, limits: MediaLimits, frame: int | None) -> Image.Image:
     if is_array(source):
         array = picture_of(source)
         _check_size(array.shape[1::-1], describe(source), limits)
+        ROOM.claim(array.shape[0] * array.shape[1])
         return to_rgb(_from_array(array))
     if isinstance(source, Image.Image):
+        ROOM.claim(source.width * source.height)
         with _LOADING[id(source) // 64 % len(_LOADING)]:
             return _decoded(source, describe(source), limits)
     name = describe(source)
     content = read_bytes(source, limits)
     if pillow_heif is None and format_of(content[:HEAD_BYTES]) == "heic":
         raise MediaError(f"{name}: HEIC pictures need pillow-heif: pip install pillow-heif")
-    data = _TimedBytes(content, Deadline(name, limits))
+    deadline = Deadline(name, limits)
     with reading(name):
-        image = Image.open(data, formats=_formats())
-        if frame:
-            image.seek(frame)
+        image = Image.open(_TimedBytes(content, deadline), formats=_formats())
+        if isinstance(image, TiffImageFile):
+            image.seek(_only_page(image, name) if frame is None else frame)
     if isinstance(image, JpegImageFile):
         image.decodermaxblock = JPEG_BLOCK
         _check_size(image.size, name, limits)  # of the whole picture, whatever is decoded of it
         _draft(image, limits.draft_pixels)
+    _check_size(image.size, name, limits)
+    ROOM.claim(image.width * image.height)
+    deadline.restart()
     return _decoded(image, name, limits)
 
 
@@ -1572,11 +1646,28 @@ def page_frames(source: Any, limits: MediaLimits) -> list[int]:
     name = describe(source)
     data = _TimedBytes(read_bytes(source, limits), Deadline(name, limits))
     with reading(name), Image.open(data, formats=_formats()) as image:
-        kinds = []
-        for frame in range(getattr(image, "n_frames", 1)):
-            image.seek(frame)
-            kinds.append(int(getattr(image, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0)))
-    return [frame for frame, kind in enumerate(kinds) if not kind & NO_PAGE] or [0]
+        return list(_pages(image)) or [0]
+
+
+def _pages(image: Image.Image) -> Iterator[int]:
+    """Numbers of the pictures that are pages. The picture stands at the one that was asked for last."""
+    for frame in range(getattr(image, "n_frames", 1)):
+        image.seek(frame)
+        tags = getattr(image, "tag_v2", {})
+        kind = tags.get(NEW_SUBFILE_TYPE, 0)
+        is_copy = isinstance(kind, int) and kind & NO_PAGE
+        if not is_copy and tags.get(SUBFILE_TYPE) != REDUCED:
+            yield frame
+
+
+def _only_page(image: TiffImageFile, name: str) -> int:
+    pages = list(islice(_pages(image), 2)) or [0]
+    if len(pages) > 1:
+        raise MediaError(
+            f"{name} is a TIFF of several pages: give it as a document, all of it or with its 'page': "
+            '{"document": ..., "page": 1}'
+        )
+    return pages[0]
 
 
 def _draft(image: JpegImageFile, least: int) -> None:
@@ -2804,7 +2895,7 @@ def as_sentence_transformers_saved(
         raise ValueError(
             f"{source}/{_ST_CONFIG}: default_prompt_name is {name!r}, which is none of the prompts"
         )
-    default = prompts[name] if name is not None else ""
+    default: str = prompts[name] if name is not None else ""
     said: dict[str, str] = {"default": default, "query": prompts.get("query", default)}
     said["document"] = next(
         (prompts[one] for one in ("document", "passage", "corpus") if one in prompts), default
@@ -3654,10 +3745,10 @@ def _compiled(template: str) -> Any:
 
 
 # Filters that write out whatever they are given.
-_TEXT_FILTERS = frozenset(
-    ("capitalize", "e", "escape", "forceescape", "lower", "safe", "striptags", "title", "trim", "upper")
-    + ("urlencode", "wordcount")
-)
+_TEXT_FILTERS = {
+    *("capitalize", "e", "escape", "forceescape", "lower", "safe", "striptags", "title", "trim", "upper"),
+    *("urlencode", "wordcount"),
+}
 
 
 def _made_by(operator: str, left: Any, right: Any, most: int) -> int:
@@ -3888,7 +3979,8 @@ class NativeCalls:
         """
         if text is None:
             raise ValueError(
-                "give rendered text with placeholders, chat messages to apply_chat_template, or items"
+                "give rendered text with placeholders, chat messages to apply_chat_template, or items: "
+                "pictures alone are encode_items([{'image': picture}, ...])"
             )
         sized = self._sized(kwargs)
         texts = [text] if isinstance(text, str) else list(text)
@@ -4201,7 +4293,13 @@ if hasattr(os, "register_at_fork"):
 # Read documents: pages of a PDF (through PDFium in processes of its own) or of a TIFF to RGB pictures.
 
 
-def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaLimits) -> list[Image.Image]:
+def load_document(
+    source: Any,
+    page: int | None,
+    max_pixels: int,
+    limits: MediaLimits,
+    keep: Callable[[Image.Image], Any] | None = None,
+) -> list[Any]:
     """Pages of a PDF as RGB pictures, rendered at about ``max_pixels`` so that one small resize is left.
 
     A local file is read once for many pages that are asked for one after the other: PDFium keeps its last document.
@@ -4210,16 +4308,21 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
         source: path, URL or bytes of a PDF or TIFF; or anything that ``load_image`` takes, as its only page.
         page: from 1; None gives every page.
         max_pixels: pixels that a page may have after the resize.
+        limits: what the file may cost.
+        keep: what is left of a page before the next is read; all of it without.
+
+    Returns:
+        The pages, or what ``keep`` made of each.
 
     Raises:
         MediaError: not readable, encrypted, without pages, page out of range, more pages than allowed, too slow.
         ImportError: a PDF, and pypdfium2 is not installed.
     """
     if isinstance(source, Image.Image) or is_array(source):
-        return _picture_pages(source, page, source, limits)
+        return _picture_pages(source, page, source, limits, keep)
     key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
     if not POOL.holds(key) and not _is_pdf(read()):
-        return _picture_pages({"bytes": read(), "path": describe(source)}, page, source, limits)
+        return _picture_pages({"bytes": read(), "path": describe(source)}, page, source, limits, keep)
     request = {
         "name": describe(source),
         "page": page,
@@ -4227,7 +4330,8 @@ def load_document(source: Any, page: int | None, max_pixels: int, limits: MediaL
         "max_pixels": min(max_pixels, limits.image_pixels),
         "password": limits.document_password,
     }
-    return POOL.ask(request, read, limits, key)[1]
+    pages = POOL.ask(request, read, limits, key)[1]
+    return pages if keep is None else list(map(keep, pages))
 
 
 def count_pages(source: Any, limits: MediaLimits) -> int:
@@ -4255,7 +4359,13 @@ def _is_paged(data: bytes) -> bool:
     return format_of(data[:HEAD_BYTES]) in PAGED
 
 
-def _picture_pages(picture: Any, page: int | None, source: Any, limits: MediaLimits) -> list[Image.Image]:
+def _picture_pages(
+    picture: Any,
+    page: int | None,
+    source: Any,
+    limits: MediaLimits,
+    keep: Callable[[Image.Image], Any] | None,
+) -> list[Any]:
     """Pages of a TIFF; any other picture has one."""
     name = describe(source)
     paged = isinstance(picture, dict) and _is_paged(picture["bytes"])
@@ -4269,7 +4379,8 @@ def _picture_pages(picture: Any, page: int | None, source: Any, limits: MediaLim
             raise MediaError(f"{name} is a picture: it has one page, not a page {page}")
         raise MediaError(f"{name} has {len(frames)} pages, not a page {page}")
     wanted = frames if page is None else [frames[page - 1]]
-    return [load_image(picture, limits, frame) for frame in wanted]
+    pages = (load_image(picture, limits, frame) for frame in wanted)
+    return list(pages if keep is None else map(keep, pages))
 
 
 # ---- patching_ume ------------------------------------------------------------------------------------------
@@ -4324,14 +4435,26 @@ def patches_of(
         limits: what one file may cost.
         listed: whether the item's pictures are a list, see :func:`is_listed`.
     """
+    with ROOM.released():
+        return _patches_of(part, settings, layout, limits, listed)
+
+
+def _patches_of(
+    part: ImagePart | VideoPart | DocumentPart,
+    settings: ProcessorSettings,
+    layout: PatchLayout,
+    limits: MediaLimits,
+    listed: bool,
+) -> list[tuple[str, Patches]]:
     budget = settings.budget
     if budget.listed is not None and listed and not isinstance(part, DocumentPart):
         budget = replace(budget, image=budget.listed)
     if isinstance(part, ImagePart):
         return [("image", image_patches(load_image(part.source, limits), layout, budget))]
     if isinstance(part, DocumentPart):
-        pages = load_document(part.source, part.page, budget.image[1], limits)
-        return [("image", image_patches(page, layout, budget)) for page in pages]
+        cut = partial(image_patches, layout=layout, budget=budget)
+        pages = load_document(part.source, part.page, budget.image[1], limits, cut)
+        return [("image", patches) for patches in pages]
     if settings.video_as_images:
         pictures = load_video(part.source, settings.sampling, limits, FramesAsImages(layout, budget)).images
         return [("image", patches) for patches in pictures]
