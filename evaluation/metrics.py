@@ -120,7 +120,7 @@ def warn_of_ties(pessimistic: Ints, optimistic: Ints, what: str, k: int = 1) -> 
     return line
 
 
-def wilson_lower_bound(correct: int, n: int, confidence: float = 0.99) -> float:
+def wilson_lower_bound(correct: float, n: int, confidence: float = 0.99) -> float:
     """One-sided lower bound of a share (Wilson's score interval): true in `confidence` of all experiments.
 
     >>> round(wilson_lower_bound(98, 100), 3)

@@ -1,4 +1,4 @@
-"""A report as Markdown, and the block of a README that a command owns.
+"""A report of any benchmark as Markdown, and the block of a README that a command owns.
 
 Notable: the table says under which conditions it was measured, and what was *not* run; nothing is averaged
 over a family that is incomplete.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .results import CONFIDENCE, DigitWorldReport, Score, Share
+from .report import FamilyMean, Report
+from .score import CONFIDENCE, Score
+
+Cell = str | int | float
 
 START, END = "<!-- digit-world:start -->", "<!-- digit-world:end -->"
 
@@ -17,15 +20,10 @@ class MarkerError(ValueError):
     """The file has no block of ours, or more than one."""
 
 
-def markdown_table(report: DigitWorldReport, details: bool = True) -> str:
-    """Scores of every task, then means of the families, results by steps, alarms and conditions.
-
-    Args:
-        details: False leaves out the table by steps.
-    """
-    parts = [_tasks(report), _families(report)]
-    if details:
-        parts.append(_steps(report))
+def markdown_table(report: Report) -> str:
+    """Scores of every task, means of the families, the benchmark's own tables, alarms and conditions."""
+    means = _markdown(*mean_rows(report), bold=(report.total, "no"))
+    parts = [_markdown(*score_rows(report)), means, *report.extra_tables()]
     if report.alarms:
         parts.append("\n".join(f"* **{alarm}**" for alarm in report.alarms))
     if missing := report.missing():
@@ -34,21 +32,18 @@ def markdown_table(report: DigitWorldReport, details: bool = True) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def conditions(report: DigitWorldReport) -> str:
+def conditions(report: Report) -> str:
     """Everything that is needed to repeat the run, in one paragraph."""
-    data, versions = report.data, report.versions
-    names = [name for name in ("umekit", "torch", "transformers", "python") if name in versions]
-    mode = report.settings.get("mode")
-    libraries = ", ".join(f"{name} {versions[name]}" for name in names)
+    run = report.conditions
+    names = [name for name in ("umekit", "torch", "transformers", "python") if name in run.versions]
+    libraries = ", ".join(f"{name} {run.versions[name]}" for name in names)
     fingerprint = str(report.fingerprint.get("model", ""))[:12]
     return (
-        f"Model {report.model}" + (f" (fingerprint {fingerprint})" if fingerprint else "") + ", "
-        f"{mode or 'default'} mode, `{report.settings.get('encoder', '')}`; "
-        f"DigitWorld {data['split']} split, seed {data['seed']}, task definitions {data['definitions'][:12]}. "
-        "R@1 with ties counted against the model; lower bound: one-sided "
-        f"{CONFIDENCE:.0%} (Wilson); baseline: the best of chance, the most frequent answer and, where "
-        f"measured, the model given the question alone. {libraries}; "
-        f"{report.machine}; {report.seconds:.0f} s; {report.created[:10]}: `{report.command}`"
+        f"Model {run.model}" + (f" (fingerprint {fingerprint})" if fingerprint else "") + ", "
+        f"{run.settings.get('mode') or 'default'} mode, `{run.settings.get('encoder', '')}`; "
+        f"{report.data_words}. {', '.join(report.metrics)} with ties counted against the model; lower bound: "
+        f"one-sided {CONFIDENCE:.0%} (Wilson); baseline: {report.baseline_words}. {libraries}; "
+        f"{run.machine}; {run.seconds:.0f} s; {run.created[:10]}: `{run.command}`"
     )
 
 
@@ -70,82 +65,73 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> s
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(headers), rule, *map(list, rows)])
 
 
-def _tasks(report: DigitWorldReport) -> str:
-    blind = any(score.question_only for score in report.scores)
-    headers = [
-        "family",
-        "task",
-        "pool",
-        "candidates",
-        "queries",
-        "R@1",
-        "99 % lower",
-        "baseline",
-        "x baseline",
-    ]
-    rows = [_task_row(score) + _blind_cells(score, blind) for score in report.scores]
-    return table(headers + (["question only", "media only"] if blind else []), rows, left=3)
+def score_rows(report: Report) -> tuple[list[str], list[list[Cell]]]:
+    """Headers, and a row a score; metrics, pools and candidates have a column where there is more than one of them."""
+    scores, several = report.scores, len(report.metrics) > 1
+    columns: dict[str, list[Cell]] = {
+        "family": [score.family for score in scores],
+        "task": [score.task for score in scores],
+    }
+    if any(score.kind for score in scores):
+        columns["pool"] = [score.kind for score in scores]
+    if several:
+        columns["metric"] = [score.metric for score in scores]
+    if any(score.candidates for score in scores):
+        columns["candidates"] = [score.candidates or "-" for score in scores]
+    columns |= {
+        "queries": [score.n for score in scores],
+        "score" if several else report.metrics[0]: [score.value for score in scores],
+        "99 % lower": [score.lower_bound for score in scores],
+        "baseline": [_known(score.baseline) for score in scores],
+        "x baseline": [_ratio(score) + (" (at chance)" if score.at_chance else "") for score in scores],
+    }
+    extra = [score.extra_cells() for score in scores]
+    for name in extra[0]:
+        if any(cells[name] != "-" for cells in extra):
+            columns[name] = [cells[name] for cells in extra]
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
-def _task_row(score: Score) -> list[str]:
-    return [
-        score.family,
-        score.task,
-        score.kind,
-        str(score.candidates),
-        f"{score.queries:,}",
-        _rate(score.recall_at_1),
-        _rate(score.lower_bound),
-        _rate(score.baseline),
-        f"{score.ratio:.1f}" + (" (at chance)" if score.at_chance else ""),
-    ]
-
-
-def _blind_cells(score: Score, blind: bool) -> list[str]:
-    return [_share(score.question_only), _share(score.media_only)] if blind else []
-
-
-def _families(report: DigitWorldReport) -> str:
-    means = report.family_means()
-    if not means:
-        return ""
-    rows = [
-        [
-            mean.family,
-            str(len(mean.tasks)),
-            _rate(mean.recall_at_1),
-            "-" if mean.hard is None else _rate(mean.hard),
-            _rate(mean.baseline),
-            f"{mean.ratio:.1f}",
-            "yes" if mean.all_above else "**no**",
+def mean_rows(report: Report) -> tuple[list[str], list[list[Cell]]]:
+    """Headers, a row for each family that was run completely, and one over all of them where nothing is missing."""
+    means, several = report.family_means(), len(report.metrics) > 1
+    others = list(dict.fromkeys(kind for mean in means for kind in mean.others))
+    headers = ["family", *(["metric"] if several else []), "tasks"]
+    headers += ["mean" if several else f"mean {report.metrics[0]}", *(f"in {kind} pools" for kind in others)]
+    rows: list[list[Cell]] = []
+    for mean in means:
+        row: list[Cell] = [mean.family, *([", ".join(mean.metrics)] if several else []), len(mean.tasks)]
+        row += [mean.value, *(_known(mean.others.get(kind)) for kind in others)]
+        rows.append(
+            [*row, _known(mean.baseline), _ratio(mean), {True: "yes", False: "no", None: "-"}[mean.all_above]]
+        )
+    if means and not report.missing():
+        metrics = list(dict.fromkeys(metric for mean in means for metric in mean.metrics))
+        total = [
+            report.total,
+            *([", ".join(metrics)] if several else []),
+            len(report.complete),
+            report.mean(),
         ]
-        for mean in means
-    ]
-    if not report.missing():
-        rows.append(["**all families**", str(len(report.complete)), _rate(report.mean()), *[""] * 4])
-    headers = [
-        "family",
-        "tasks",
-        "mean R@1",
-        "in hard pools",
-        "mean baseline",
-        "x baseline",
-        "all above baseline",
-    ]
-    return table(headers, rows, left=1)
+        rows.append([*total, *[""] * (len(others) + 3)])
+    return [*headers, "mean baseline", "x baseline", "all above baseline"], rows
 
 
-def _steps(report: DigitWorldReport) -> str:
-    scores = [score for score in report.scores if score.by_steps]
-    columns = sorted({int(steps) for score in scores for steps in score.by_steps})
-    rows = [[score.task, *(_share(score.by_steps.get(str(steps))) for steps in columns)] for score in scores]
-    headers = ["R@1 by hops (walk, until_gold) or terms (sum)", *map(str, columns)]
-    return table(headers, rows, left=1) if rows else ""
+def _markdown(headers: list[str], rows: list[list[Cell]], bold: Sequence[str] = ()) -> str:
+    cells = [[_text(cell) if cell not in bold else f"**{cell}**" for cell in row] for row in rows]
+    words = [name for name in headers if name in ("family", "task", "pool", "metric")]
+    return table(headers, cells, left=len(words)) if rows else ""
 
 
-def _share(share: Share | None) -> str:
-    return "-" if share is None else _rate(share.value)
+def _text(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:,}" if isinstance(cell, int) else f"{cell:.3f}"
 
 
-def _rate(value: float) -> str:
-    return f"{value:.3f}"
+def _known(value: float | None) -> Cell:
+    return "-" if value is None else value
+
+
+def _ratio(found: Score | FamilyMean) -> str:
+    return "-" if found.ratio is None else f"{found.ratio:.1f}"

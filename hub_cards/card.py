@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 
 from .._version import __version__
 from ..encoding.manifest import differences
-from ..evaluation.results import DigitWorldReport
+from ..evaluation.report import Report
 from ..evaluation.tables import markdown_table
 from .facts import Facts, read_facts, settings_rows
 from .snippets import snippets
@@ -52,7 +52,7 @@ class CardOptions:
 
 def build_card(
     checkpoint: Path,
-    reports: Sequence[DigitWorldReport] = (),
+    reports: Sequence[Report] = (),
     about: str = "",
     options: CardOptions | None = None,
     fingerprint: Mapping[str, Any] | None = None,
@@ -91,7 +91,8 @@ def build_card(
             engines=_engines(facts),
             settings=settings_rows(facts),
             scores=[
-                (f"DigitWorld, {report.data['split']} split", markdown_table(report)) for report in reports
+                (f"{report.title}, {report.conditions.data['split']} split", markdown_table(report))
+                for report in reports
             ],
             training_data=sections.get("Training data") or NOT_STATED,
             limits=sections.get("Limits")
@@ -103,14 +104,15 @@ def build_card(
     return ModelCard(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
 
 
-def check_report(report: DigitWorldReport, fingerprint: Mapping[str, Any]) -> None:
+def check_report(report: Report, fingerprint: Mapping[str, Any]) -> None:
     """Raises ResultMismatchError unless the report is of the model with this fingerprint."""
     different = differences(report.fingerprint, fingerprint)
     if different or "model" not in {*fingerprint, *report.fingerprint}:
-        sides = [str(side.get("model"))[:12] for side in (report.fingerprint, fingerprint)]
+        models = [str(one.get("model"))[:12] for one in (report.fingerprint, fingerprint)]
         raise ResultMismatchError(
-            f"the result file of {report.model!r} ({report.created[:10]}) is not of this checkpoint: "
-            f"{', '.join(different) or 'model'} differs (model {sides[0]} there, {sides[1]} here); "
+            f"the result file of {report.conditions.model!r} ({report.conditions.created[:10]}) is not of this "
+            "checkpoint: "
+            f"{', '.join(different) or 'model'} differs (model {models[0]} there, {models[1]} here); "
             "measure it again"
         )
 
@@ -126,9 +128,7 @@ def split_about(about: str) -> dict[str, str]:
     return {"": lead} | {title: text.strip() for title, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def _metadata(
-    facts: Facts, reports: Sequence[DigitWorldReport], name: str, options: CardOptions
-) -> ModelCardData:
+def _metadata(facts: Facts, reports: Sequence[Report], name: str, options: CardOptions) -> ModelCardData:
     native, _ = facts.native("sentence-transformers")
     tags = ["umekit", "multimodal-embedding", "sentence-transformers", "feature-extraction", facts.model_type]
     return ModelCardData(
@@ -143,21 +143,23 @@ def _metadata(
     )
 
 
-def _eval_results(report: DigitWorldReport) -> list[EvalResult]:
-    """One entry a task and kind of pool: what was counted, no mean."""
+def _eval_results(report: Report) -> list[EvalResult]:
+    """One entry a task, kind of pool and metric: what was counted, no mean."""
+    data = report.conditions.data
     return [
         EvalResult(
             task_type="retrieval",
-            dataset_type=report.data["name"],
-            dataset_name=f"DigitWorld {score.task} ({score.kind})",
-            dataset_config=f"{score.task}/{score.kind}",
-            dataset_split=report.data["split"],
-            dataset_revision=report.data["definitions"][:12],
-            metric_type="recall_at_1",
-            metric_name="recall@1",
-            metric_value=round(score.recall_at_1, 4),
+            dataset_type=data["name"],
+            dataset_name=f"{report.title} {score.label}",
+            dataset_config=f"{score.task}/{score.kind}" if score.kind else score.task,
+            dataset_split=data["split"],
+            dataset_revision=report.revision_of(score)[:12],
+            metric_type=metric.lower().replace("@", "_at_"),
+            metric_name=metric,
+            metric_value=round(score.value, 4),
         )
         for score in report.scores
+        for metric in [score.metric.replace("R@", "recall@")]
     ]
 
 
@@ -178,11 +180,11 @@ def _default_about(facts: Facts, name: str) -> str:
     )
 
 
-def _versions(facts: Facts, reports: Sequence[DigitWorldReport]) -> str:
+def _versions(facts: Facts, reports: Sequence[Report]) -> str:
     lines = [f"* the weights were saved with transformers {facts.saved_with}"]
     for report in reports:
-        versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-        lines.append(f"* the scores of {report.created[:10]} were measured with {versions}")
+        versions = ", ".join(f"{name} {version}" for name, version in report.conditions.versions.items())
+        lines.append(f"* the scores of {report.conditions.created[:10]} were measured with {versions}")
     return "\n".join([*lines, f"* this card was written by umekit {__version__}"])
 
 

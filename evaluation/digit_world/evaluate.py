@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -22,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ...encoding.manifest import library_versions, now
-from ..metrics import Ints, ranks, similarity, warn_of_ties
-from ..results import DigitWorldReport, Score, Share, pack_hits
+from ..conditions import Conditions
+from ..metrics import Ints, Ties, ranks, similarity, warn_of_ties
+from ..score import pack
 from .glyphs import Split
 from .pools import Pool, PoolKind
+from .report import BENCHMARK, METRIC, DigitWorldReport, DigitWorldScore, Share
 from .rows import Item, Task
 from .world import TASKS, DigitWorld
 
@@ -89,30 +86,30 @@ def score_digit_world(
     jobs = [(name, kind) for name in chosen for kind in kinds_of(TASKS[name]) if kind in (*kinds, "labels")]
     if not jobs:
         raise ValueError("nothing to score: these tasks have no pools of these kinds")
-    side = _Sides(encoder, {"mode": mode} if mode else {})
-    scores: list[Score] = []
-    alarms: list[str] = []
+    vectors = _Vectors(encoder, {"mode": mode} if mode else {})
+    scores: list[DigitWorldScore] = []
+    notes: list[str] = []
     bar = tqdm(jobs, desc="DigitWorld", unit="task", disable=not progress)
     for name, kind in bar:
         bar.set_postfix_str(f"{name} {kind}")
         pools = world.pools(name, queries, size, "hard" if kind == "hard" else "random")
-        score, lines = _score(TASKS[name], kind, pools, side, blind)
+        score, lines = _score(TASKS[name], kind, pools, vectors, blind)
         scores.append(score)
-        alarms += lines
+        notes += lines
     return DigitWorldReport(
-        scores=scores,
+        BENCHMARK,
+        scores,
+        encoder.fingerprint(),
+        Conditions.of_run(
+            began,
+            model=model,
+            settings={"queries": queries, "size": size, "kinds": list(kinds), "tasks": chosen, "blind": blind}
+            | {"mode": mode, "encoder": repr(encoder)},
+            data={"name": BENCHMARK, "split": split, "seed": seed, "definitions": definitions_sha256()},
+            command=command,
+        ),
         complete={name: {"family": task.family, "kinds": kinds_of(task)} for name, task in TASKS.items()},
-        model=model,
-        fingerprint=encoder.fingerprint(),
-        settings={"queries": queries, "size": size, "kinds": list(kinds), "tasks": chosen, "blind": blind}
-        | {"mode": mode, "encoder": repr(encoder)},
-        data={"name": "digit-world", "split": split, "seed": seed, "definitions": definitions_sha256()},
-        versions=library_versions(),
-        machine=machine_line(),
-        seconds=round(perf_counter() - began, 1),
-        command=command,
-        created=now(),
-        alarms=alarms,
+        notes=notes,
     )
 
 
@@ -133,36 +130,14 @@ def definitions_sha256() -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def machine_line() -> str:
-    """CPU model and cores, and the GPU if torch is in use and sees one."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = [
-            line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")
-        ]
-        name = lines[0].split(":", 1)[1].strip() if lines else name
-    line = f"{name}, {os.cpu_count()} cores"
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        line += f", {torch.cuda.get_device_name()}"
-    return line
-
-
-class _Sides:
+class _Vectors:
     """Queries and candidates through the encoder, with a check of what comes back."""
 
     def __init__(self, encoder: Encoder, options: dict[str, Any]) -> None:
         self._encoder = encoder
         self._options = options
 
-    def queries(self, items: Sequence[Item]) -> Vectors:
-        return self._encode(items, "query")
-
-    def documents(self, items: Sequence[Item]) -> Vectors:
-        return self._encode(items, "document")
-
-    def _encode(self, items: Sequence[Item], role: str) -> Vectors:
+    def of(self, items: Sequence[Item], role: str) -> Vectors:
         """Items -> float32 [n, d]."""
         made = self._encoder.encode(list(items), role=role, show_progress=False, **self._options)
         vectors = np.asarray(made, dtype=np.float32)
@@ -175,60 +150,51 @@ class _Sides:
 
 
 def _score(
-    task: Task, kind: str, pools: Sequence[Pool], side: _Sides, blind: bool
-) -> tuple[Score, list[str]]:
-    """One task in its pools; and the alarms about it."""
-    documents = [side.documents(pool.candidates) for pool in pools]
-    vectors = [side.queries(pool.queries) for pool in pools]
-    low, high = (_ranks(pools, vectors, documents, optimistic) for optimistic in (False, True))
+    task: Task, kind: str, pools: Sequence[Pool], vectors: _Vectors, blind: bool
+) -> tuple[DigitWorldScore, list[str]]:
+    """One task in its pools; and a line about ties where they matter."""
+    documents = [vectors.of(pool.candidates, "document") for pool in pools]
+    asked = [vectors.of(pool.queries, "query") for pool in pools]
+    low, high = _ranks(pools, asked, documents), _ranks(pools, asked, documents, "optimistic")
     hits = low == 1
-    both = blind and all("text" in pool.queries[0] and _has_media(pool.queries[0]) for pool in pools)
     controls: dict[str, Share] = {}
-    if both:
-        texts = [[_without_media(item) for item in pool.queries] for pool in pools]
-        asked = [_encode_distinct(items, side) for items in texts]
-        controls["question_only"] = _share(_ranks(pools, asked, documents) == 1)
-        shown = [side.queries([_without_text(item) for item in pool.queries]) for pool in pools]
+    if blind and all("text" in pool.queries[0] and _has_media(pool.queries[0]) for pool in pools):
+        bare = [_encode_distinct([_without_media(item) for item in pool.queries], vectors) for pool in pools]
+        controls["question_only"] = _share(_ranks(pools, bare, documents) == 1)
+        shown = [vectors.of([_without_text(item) for item in pool.queries], "query") for pool in pools]
         controls["media_only"] = _share(_ranks(pools, shown, documents) == 1)
-    score = Score(
-        task=task.name,
-        family=task.family,
-        kind=kind,
-        queries=len(hits),
-        candidates=len(pools[0].candidates),
+    score = DigitWorldScore(
+        task.name,
+        METRIC,
+        float(hits.mean()),
+        len(hits),
+        task.family,
+        kind,
+        len(pools[0].candidates),
+        1 / len(pools[0].candidates),
+        pack(hits),
+        _pools_sha256(pools),
         pools=len(pools),
-        correct=int(hits.sum()),
         optimistic=int((high == 1).sum()),
-        chance=1 / len(pools[0].candidates),
         majority=max(pool.baseline for pool in pools),
         by_steps=_by_steps(pools, hits),
-        hits=pack_hits(hits),
-        pools_sha256=_pools_sha256(pools),
         **controls,
     )
-    return score, _alarms(score, low, high)
+    ties = warn_of_ties(low, high, score.label)
+    return score, [ties] if ties else []
 
 
 def _ranks(
-    pools: Sequence[Pool], queries: Sequence[Vectors], documents: Sequence[Vectors], optimistic: bool = False
+    pools: Sequence[Pool],
+    queries: Sequence[Vectors],
+    documents: Sequence[Vectors],
+    ties: Ties = "pessimistic",
 ) -> Ints:
     """Ranks of the positives in all pools, int [queries]."""
-    ties: Any = "optimistic" if optimistic else "pessimistic"
-    sides = zip(pools, queries, documents, strict=True)
+    found = zip(pools, queries, documents, strict=True)
     return np.concatenate(
-        [ranks(similarity(left, right), pool.positives, ties) for pool, left, right in sides]
+        [ranks(similarity(left, right), pool.positives, ties) for pool, left, right in found]
     )
-
-
-def _alarms(score: Score, low: Ints, high: Ints) -> list[str]:
-    name = f"{score.task} ({score.kind})"
-    lines = [line] if (line := warn_of_ties(low, high, name)) else []
-    if score.at_chance:
-        lines.append(
-            f"at chance: {name} has R@1 {score.recall_at_1:.3f} (99 % lower bound {score.lower_bound:.3f}), "
-            f"guessing has {score.baseline:.3f}"
-        )
-    return lines
 
 
 def _by_steps(pools: Sequence[Pool], hits: NDArray[np.bool_]) -> dict[str, Share]:
@@ -246,12 +212,11 @@ def _share(hits: NDArray[np.bool_]) -> Share:
     return Share(int(hits.sum()), len(hits))
 
 
-def _encode_distinct(items: Sequence[Item], side: _Sides) -> Vectors:
+def _encode_distinct(items: Sequence[Item], vectors: _Vectors) -> Vectors:
     """Texts without media repeat themselves ("sum of the red digits"): each is encoded once."""
     keys = [json.dumps(item, sort_keys=True) for item in items]
     places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    vectors = side.queries([json.loads(key) for key in places])
-    return vectors[[places[key] for key in keys]]
+    return vectors.of([json.loads(key) for key in places], "query")[[places[key] for key in keys]]
 
 
 def _has_media(item: Item) -> bool:

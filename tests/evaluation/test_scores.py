@@ -19,14 +19,11 @@ from umekit.cli.main import main
 from umekit.evaluation import metrics
 from umekit.evaluation.digit_world import TASKS, DigitWorld
 from umekit.evaluation.digit_world.evaluate import definitions_sha256, kinds_of, score_digit_world
+from umekit.evaluation.digit_world.report import DigitWorldReport, DigitWorldScore
 from umekit.evaluation.metrics import TieWarning
-from umekit.evaluation.results import (
-    DigitWorldReport,
-    MissingTaskError,
-    ResultFormatError,
-    load_report,
-    save_report,
-)
+from umekit.evaluation.report import MissingTaskError
+from umekit.evaluation.results import load_report, save_report
+from umekit.evaluation.score import ResultFormatError
 from umekit.evaluation.tables import END, START, MarkerError, markdown_table, replace_block
 
 QUERIES, SIZE = 24, 16
@@ -199,17 +196,17 @@ def test_the_oracle_is_perfect_and_steps_add_up() -> None:
     kinds = [(one.task, one.kind) for one in report.scores]
     assert set(kinds) == {(task, kind) for task in tasks for kind in kinds_of(TASKS[task])}
     for one in report.scores:
-        assert one.recall_at_1 == 1 == one.hit_rows().mean()
-        assert one.queries >= QUERIES
+        assert one.value == 1 == one.query_values().mean()
+        assert one.n >= QUERIES
         assert one.lower_bound > one.baseline
         assert one.chance == 1 / one.candidates
     assert not report.alarms
     walk = report.score("walk", "labels")
-    assert walk is not None
-    assert sum(share.queries for share in walk.by_steps.values()) == walk.queries
+    assert isinstance(walk, DigitWorldScore)
+    assert sum(share.queries for share in walk.by_steps.values()) == walk.n
     assert walk.candidates == 72
     retrieval = report.score("retrieve_caption", "hard")
-    assert retrieval is not None
+    assert isinstance(retrieval, DigitWorldScore)
     assert (retrieval.by_steps, retrieval.pools, retrieval.candidates) == ({}, 2, SIZE)
     assert {role for role, _ in encoder.calls} == {"query", "document"}
 
@@ -225,7 +222,7 @@ def test_a_constant_encoder_scores_nothing() -> None:
     with pytest.warns(TieWarning):
         report = score(Constant(), ["retrieve_caption"], kinds=("random",))
     assert report.scores[0].correct == 0
-    assert report.scores[0].optimistic == report.scores[0].queries
+    assert report.scores[0].optimistic == report.scores[0].n
     assert any("ties decide" in alarm for alarm in report.alarms)
 
 
@@ -234,8 +231,8 @@ def test_blind_controls() -> None:
     encoder = Oracle(tasks)
     report = score(encoder, tasks, blind=True)
     gold, parity = report.score("until_gold", "labels"), report.score("classify_parity", "labels")
-    assert gold is not None
-    assert parity is not None
+    assert isinstance(gold, DigitWorldScore)
+    assert isinstance(parity, DigitWorldScore)
     assert gold.question_only is not None
     assert gold.media_only is not None
     assert gold.question_only.value < 0.6
@@ -290,7 +287,7 @@ def test_round_trip(report: DigitWorldReport, tmp_path: Path) -> None:
     save_report(report, tmp_path / "r.json")
     again = load_report(tmp_path / "r.json")
     assert again == report
-    assert again.data["definitions"] == definitions_sha256()
+    assert again.conditions.data["definitions"] == definitions_sha256()
     block = json.loads((tmp_path / "r.json").read_text())
     assert {"python", "umekit", "torch", "transformers"} <= set(block["versions"]) | {"umekit"}
     assert block["machine"]
@@ -314,7 +311,7 @@ def test_an_edited_file_is_refused(report: DigitWorldReport, tmp_path: Path, cha
 
 
 def test_means_refuse_what_is_incomplete(report: DigitWorldReport) -> None:
-    assert report.family_mean("walk").recall_at_1 == 1
+    assert report.family_mean("walk").value == 1
     with pytest.raises(MissingTaskError, match="retrieve_scene/random"):
         report.family_mean("image_retrieval")
     with pytest.raises(MissingTaskError):
@@ -334,10 +331,10 @@ def test_a_complete_report_has_a_mean(report: DigitWorldReport) -> None:
     ]
     whole = replace(report, scores=scores)
     assert not whole.missing()
-    assert whole.mean() == pytest.approx(one.recall_at_1)
+    assert whole.mean() == pytest.approx(one.value)
     text = markdown_table(whole)
     assert "**all families**" in text
-    assert whole.data["definitions"][:12] in text
+    assert whole.conditions.data["definitions"][:12] in text
 
 
 def test_the_block_of_a_readme() -> None:
@@ -363,7 +360,7 @@ def test_evaluate_writes_all_three(
     assert main([*call, "--out", str(out), "--readme", str(readme)]) == 0
     assert "1.0000" in capsys.readouterr().out
     report = load_report(out)
-    assert report.command == f"umekit evaluate digit-world --tasks sum --queries {QUERIES}"
+    assert report.conditions.command == f"umekit evaluate digit-world --tasks sum --queries {QUERIES}"
     assert readme.read_text() == f"x\n{START}\n{markdown_table(report)}\n{END}\ny\n"
     readme.write_text(f"x\n{START}\nstale\n{END}\ny\n")
     assert main(["evaluate", "digit-world", "--from", str(out), "--readme", str(readme), "--json"]) == 0

@@ -18,7 +18,9 @@ from PIL import Image
 
 import umekit
 from umekit.cli.main import main
-from umekit.evaluation.results import DigitWorldReport, Score, save_report
+from umekit.evaluation.conditions import Conditions
+from umekit.evaluation.digit_world.report import DigitWorldReport, DigitWorldScore
+from umekit.evaluation.results import load_report, save_report
 from umekit.hub_cards.card import CardOptions, ResultMismatchError, build_card, split_about
 from umekit.hub_cards.facts import read_facts, settings_rows
 from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
@@ -39,19 +41,24 @@ OPTIONS = CardOptions(repo="tiny")
 
 
 def report_of(fingerprint: dict[str, Any]) -> DigitWorldReport:
-    score = Score("sum", "sum", "labels", 2000, 36, 1, 1500, 1500, 1 / 36, 0.05)
+    score = DigitWorldScore(
+        "sum", "R@1", 0.75, 2000, "sum", "labels", 36, 1 / 36, pools=1, optimistic=1500, majority=0.05
+    )
     return DigitWorldReport(
-        scores=[score],
+        "digit-world",
+        [score],
+        fingerprint,
+        Conditions(
+            model="tiny",
+            settings={"mode": None, "encoder": "Encoder(...)"},
+            data={"name": "digit-world", "split": "test", "seed": 0, "definitions": "d" * 64},
+            versions={"umekit": "1", "torch": "2", "transformers": "5", "python": "3"},
+            machine="a machine, 2 cores",
+            seconds=3.0,
+            command="umekit evaluate digit-world",
+            created="2026-01-02T03:04:05+00:00",
+        ),
         complete={"sum": {"family": "sum", "kinds": ["labels"]}},
-        model="tiny",
-        fingerprint=fingerprint,
-        settings={"mode": None, "encoder": "Encoder(...)"},
-        data={"name": "digit-world", "split": "test", "seed": 0, "definitions": "d" * 64},
-        versions={"umekit": "1", "torch": "2", "transformers": "5", "python": "3"},
-        machine="a machine, 2 cores",
-        seconds=3.0,
-        command="umekit evaluate digit-world",
-        created="2026-01-02T03:04:05+00:00",
     )
 
 
@@ -113,6 +120,18 @@ def test_metadata_is_valid(checkpoint: Path) -> None:
     assert result["metrics"][0] == {"type": "recall_at_1", "value": 0.75, "name": "recall@1"}
     assert result["dataset"]["split"] == "test"
     assert ModelCard(card.content).data.eval_results[0].metric_value == 0.75
+
+
+def test_the_committed_card_says_what_the_committed_results_say() -> None:
+    root = ABOUT.parents[1]
+    report = load_report(root / "benchmarks" / "results" / "digit_world.json")
+    made = build_card(root / "examples" / "ume-tiny", [report], fingerprint=report.fingerprint)
+    committed = (root / "examples" / "ume-tiny" / "README.md").read_text()
+    text = made.content
+    metadata = text[: text.index("\n# ")]
+    scores = text[text.index("\n## Scores") : text.index("\n## Training data")]
+    assert metadata in committed
+    assert scores in committed
 
 
 def test_sections(checkpoint: Path) -> None:

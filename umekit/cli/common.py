@@ -234,7 +234,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], indent: s
     """Columns as wide as their widest cell; numbers to the right. Control characters are made visible."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[column]) for row in [list(headers), *cells]) for column in range(len(headers))]
-    right = [bool(rows) and isinstance(rows[0][column], int | float) for column in range(len(headers))]
+    right = [any(isinstance(row[column], int | float) for row in rows) for column in range(len(headers))]
     for row in [list(headers), ["-" * width for width in widths], *cells]:
         padded = [
             cell.rjust(width) if to_right else cell.ljust(width)

@@ -1,17 +1,18 @@
-"""``umekit evaluate digit-world``: scores of a model, as a table, a result file and a block of a README."""
+"""``umekit evaluate``: scores of a model, as a table, a result file and a block of a README; two results compared."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import UsageError, add_model_arguments, load_encoder, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..evaluation.results import DigitWorldReport
+    from ..evaluation.report import Report
 
 BENCHMARKS = ("digit-world",)
 MODEL_OPTIONS = ("model", "preset", "device", "dtype", "attention", "compile")
@@ -22,15 +23,24 @@ RUN_ONLY = MODEL_OPTIONS + RUN_OPTIONS
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "evaluate",
-        help="score a model on DigitWorld; write the result file and the README's table",
+        help="score a model on DigitWorld; write the result file and the README's table; compare two results",
         description="Recall@1 of every DigitWorld task, against what guessing gives. --readme rewrites "
         "the block between <!-- digit-world:start --> and <!-- digit-world:end --> of a file; with --from, "
-        "from a result file and without running anything.",
+        "from a result file of any benchmark and without running anything.",
     )
-    parser.add_argument("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help=", ".join(BENCHMARKS))
+    parser.add_argument(
+        "benchmark", nargs="?", metavar="BENCHMARK", help=f"what to run: {', '.join(BENCHMARKS)}"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="the result file to write")
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="FILE.json", help="take this result file, run nothing"
+    )
+    parser.add_argument(
+        "--diff",
+        nargs=2,
+        type=Path,
+        metavar=("BEFORE", "AFTER"),
+        help="compare two result files, run nothing",
     )
     parser.add_argument("--readme", type=Path, metavar="FILE.md", help="rewrite the table in this file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -53,16 +63,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from ..encoding.manifest import write_atomically
     from ..encoding.ownership import check_own, json_of
-    from ..evaluation.results import KIND, load_report, save_report
+    from ..evaluation.report import KIND
+    from ..evaluation.results import save_report
     from ..evaluation.tables import markdown_table, replace_block
 
     _check(args)
+    if args.diff:
+        return _diff(args)
     if args.out:
         check_own(args.out, json_of(KIND), "give another --out")
     readme = args.readme.read_text(encoding="utf-8") if args.readme else None
     if readme is not None:
         _marked(args.readme, readme)  # before hours are spent
-    report = load_report(args.source) if args.source else _measure(args)
+    report = _read(args, args.source) if args.source else _measure(args)
     if args.out:
         save_report(report, args.out)
     if readme is not None:
@@ -77,11 +90,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.source:
-        if given := [f"--{name}" for name in RUN_ONLY if getattr(args, name) is not None]:
-            raise UsageError(f"--from runs nothing, so {', '.join(given)} can't be given with it")
-        if not args.source.is_file():
-            raise UsageError(f"--from: there is no file {args.source}")
+    files = {"--from": [args.source] if args.source else [], "--diff": args.diff or []}
+    if len(reading := [name for name, paths in files.items() if paths]) > 1:
+        raise UsageError("--from and --diff can't be given together")
+    for name in reading:
+        options = RUN_ONLY + (("out", "readme") if name == "--diff" else ())
+        if given := [f"--{option}" for option in options if getattr(args, option) is not None]:
+            raise UsageError(f"{name} runs nothing, so {', '.join(given)} can't be given with it")
+        for path in files[name]:
+            if not path.is_file():
+                raise UsageError(f"{name}: there is no file {path}")
+    if not reading and args.benchmark not in BENCHMARKS:
+        raise UsageError(f"{args.benchmark or 'nothing'} can't be run; there is {', '.join(BENCHMARKS)}")
     if args.out and not args.out.absolute().parent.is_dir():
         raise UsageError(f"--out: there is no folder {args.out.parent}")
     if args.readme and not args.readme.is_file():
@@ -97,7 +117,16 @@ def _marked(path: Path, text: str) -> None:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _measure(args: argparse.Namespace) -> DigitWorldReport:
+def _read(args: argparse.Namespace, path: Path) -> Report:
+    from ..evaluation.results import load_report
+
+    report = load_report(path)
+    if args.benchmark not in (None, report.benchmark):
+        raise UsageError(f"{path} is of {report.benchmark}, not of {args.benchmark}")
+    return report
+
+
+def _measure(args: argparse.Namespace) -> Report:
     from ..evaluation.digit_world import TASKS
     from ..evaluation.digit_world.evaluate import score_digit_world
 
@@ -133,28 +162,48 @@ def _command(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _show(report: DigitWorldReport) -> None:
-    rows = [
-        (
-            score.recall_at_1,
-            score.lower_bound,
-            score.baseline,
-            round(score.ratio, 1),
-            score.queries,
-            score.kind,
-            score.task,
-            score.family,
-        )
-        for score in report.scores
-    ]
-    print_table(("R@1", "99% lower", "baseline", "x baseline", "queries", "pool", "task", "family"), rows)
+def _show(report: Report) -> None:
+    from ..evaluation.tables import mean_rows, score_rows
+
+    print_table(*score_rows(report))
     print()
-    if means := report.family_means():
-        print_table(
-            ("mean R@1", "baseline", "x baseline", "family"),
-            [(mean.recall_at_1, mean.baseline, round(mean.ratio, 1), mean.family) for mean in means],
-        )
+    if report.family_means():
+        print_table(*mean_rows(report))
+    _tell(report)
+
+
+def _tell(report: Report, name: str = "") -> None:
+    """What a reader must know, on stderr."""
     if missing := report.missing():
-        print(f"not run, hence in no mean: {', '.join(missing)}", file=sys.stderr)
+        print(f"{name}not run, hence in no mean: {', '.join(missing)}", file=sys.stderr)
     for alarm in report.alarms:
-        print(f"alarm: {alarm}", file=sys.stderr)
+        print(f"{name}alarm: {alarm}", file=sys.stderr)
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from ..evaluation.compare import compare
+
+    before, after = (_read(args, path) for path in args.diff)
+    found = compare(before, after)
+    if args.json:
+        print_json(found.to_dict())
+        return 0
+    for name, (old, new) in found.conditions.items():
+        print(f"{name}: {_short(old)} before, {_short(new)} after")
+    headers = ("difference", "95% low", "high", "before", "after", "metric", "pool", "task")
+    rows = [
+        (one.difference, *(one.interval or ("-", "-")), one.before, one.after, one.metric, one.kind, one.task)
+        for one in (*found.changes, *(replace(mean, task=f"mean of {mean.task}") for mean in found.means))
+    ]
+    print_table(headers, rows)
+    for side, names in (("before", found.only_before), ("after", found.only_after)):
+        if names:
+            print(f"only {side}, not compared: {', '.join(names)}", file=sys.stderr)
+    for path, report in zip(args.diff, (before, after), strict=True):
+        _tell(report, f"{path}: ")
+    return 0
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
