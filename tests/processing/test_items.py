@@ -21,27 +21,27 @@ def test_key_order_is_content_order() -> None:
         {"image": 1, "text": "a", "images": [2, 3], "video": 4, "document": 5, "page": 2}
     ).parts
     assert parts == (
-        items.Image(1),
-        items.Text("a"),
-        items.Image(2),
-        items.Image(3),
-        items.Video(4),
-        items.Document(5, 2),
+        items.ImagePart(1),
+        items.TextPart("a"),
+        items.ImagePart(2),
+        items.ImagePart(3),
+        items.VideoPart(4),
+        items.DocumentPart(5, 2),
     )
-    assert parse_item({"text": "a", "image": 1}).parts == (items.Text("a"), items.Image(1))
+    assert parse_item({"text": "a", "image": 1}).parts == (items.TextPart("a"), items.ImagePart(1))
 
 
 def test_a_str_is_text_even_if_it_is_a_path(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     Image.new("RGB", (8, 8)).save(path)
     for text in (str(path), "http://example.org/cat.png", "data:image/png;base64,AAAA"):
-        assert parse_item(text).parts == (items.Text(text),)
+        assert parse_item(text).parts == (items.TextPart(text),)
 
 
 def test_values_that_are_none_are_left_out() -> None:
     row = {"text": "a", "image": None, "images": None, "video": None, "document": None, "page": None}
-    assert parse_item({**row, "instruction": None}) == items.Item((items.Text("a"),), None)
-    assert parse_item({"text": "", "instruction": ""}) == items.Item((items.Text(""),), "")
+    assert parse_item({**row, "instruction": None}) == items.Item((items.TextPart("a"),), None)
+    assert parse_item({"text": "", "instruction": ""}) == items.Item((items.TextPart(""),), "")
 
 
 @pytest.mark.parametrize(
