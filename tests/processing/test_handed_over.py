@@ -259,23 +259,23 @@ def test_lists_are_parts_in_order() -> None:
     def parts(raw: Any) -> tuple[Any, ...]:
         return parse_item(raw).parts
 
-    assert parts({"text": ["a", "b"]}) == (items.Text("a"), items.Text("b"))
+    assert parts({"text": ["a", "b"]}) == (items.TextPart("a"), items.TextPart("b"))
     assert parts({"image": ["a.png", "b.png"], "text": "c"}) == (
-        items.Image("a.png"),
-        items.Image("b.png"),
-        items.Text("c"),
+        items.ImagePart("a.png"),
+        items.ImagePart("b.png"),
+        items.TextPart("c"),
     )
     assert parse_item({"image": ["a.png"]}).listed
     frames = ["a.png", "b.png"]
-    assert parts({"video": frames}) == (items.Video(frames),)
+    assert parts({"video": frames}) == (items.VideoPart(frames),)
     assert parts({"video": ["a.mp4", "data:video/mp4;base64,AA"]}) == (
-        items.Video("a.mp4"),
-        items.Video("data:video/mp4;base64,AA"),
+        items.VideoPart("a.mp4"),
+        items.VideoPart("data:video/mp4;base64,AA"),
     )
-    assert parts({"video": [frames, frames]}) == (items.Video(frames), items.Video(frames))
+    assert parts({"video": [frames, frames]}) == (items.VideoPart(frames), items.VideoPart(frames))
     assert len(parts({"video": [CLIP, torch.from_numpy(CLIP), {"array": CLIP, "fps": 2}]})) == 3
     assert len(parts({"video": list(CLIP)})) == 1
-    assert parts({"image": [], "text": "a"}) == (items.Text("a"),)
+    assert parts({"image": [], "text": "a"}) == (items.TextPart("a"),)
 
 
 def test_lists_are_embedded_as_their_parts(tiny_checkpoint: Callable[..., Path]) -> None:
