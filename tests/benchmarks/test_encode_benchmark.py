@@ -87,7 +87,7 @@ def test_the_quick_benchmark_runs(items: Any, tmp_path: Path) -> None:
     folder = tmp_path / "squares" / "images"
     folder.mkdir(parents=True)
     for number in range(8):
-        items.ImagePart.new("RGB", (72, 72), (number * 30, 0, 0)).save(folder / f"{number}.png")
+        items.Image.new("RGB", (72, 72), (number * 30, 0, 0)).save(folder / f"{number}.png")
     written = str(tmp_path / "encode.json")
     done = run("encode.py", "--quick", "--threads", "1", "--folders", str(folder), "--out", written)
     assert done.returncode == 0, done.stderr[-2000:]
