@@ -188,9 +188,8 @@ def reason(error: BaseException) -> str:
     """What an exception of a foreign decoder says, in one line of bounded length."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture that Pillow can read"  # its own words are an address in memory
-    words: object = error
-    if isinstance(error, OSError) and error.filename == "<none>":  # PyAV's, of bytes
-        words = error.strerror
+    of_bytes = getattr(error, "filename", None) == "<none>"  # PyAV's, whose errors are not all OSErrors
+    words = getattr(error, "strerror", error) if of_bytes else error
     said = " ".join(str(words).split()).encode("utf-8", "backslashreplace").decode()[:NAME_CHARACTERS]
     code = _DECODER_ERROR.match(said)
     if code is not None:  # all that Pillow passes on of what libtiff and OpenJPEG say

@@ -39,13 +39,18 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
     else:
         raise TypeError(
             "give a path, a URL, bytes, a PIL image, an array or tensor, or for a video a list of frames, "
-            f"not a {type(source).__name__}"
+            f"not a {type(source).__name__}{_elements(source)}"
         )
     if not data:
         raise MediaError(f"{name} is empty")
     if len(data) > limits.file_bytes:
         raise MediaError(f"{name} has {len(data)} bytes, more than the limit of {limits.file_bytes}")
     return data
+
+
+def _elements(source: Any) -> str:
+    """What an array holds that is no array of numbers."""
+    return f" of {source.dtype}" if hasattr(source, "dtype") else ""
 
 
 def file_key(source: Any, limits: MediaLimits) -> str | None:

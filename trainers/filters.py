@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image as PILImage
 
 from ..processing.arrays_ume import is_array
-from ..processing.documents_ume import count_pages
+from ..processing.documents_ume import count_pages, load_document
 from ..processing.items_ume import DocumentPart, ImagePart, TextPart, VideoPart, parse_item
+from ..processing.kinds_ume import HEAD_BYTES, format_of
 from ..processing.limits_ume import MediaLimits
 from ..processing.media_ume import load_image
 from ..processing.sources_ume import read_bytes
@@ -210,18 +211,18 @@ def _look(
                 elif isinstance(part, VideoPart):
                     sight.add(load_video(part.source, sampling, limits).images, hash_side)
                 elif isinstance(part, DocumentPart):
-                    _look_at_page(part.source, sight, hash_side, limits)
+                    _look_at_page(part.source, part.page, sight, hash_side, limits)
     return tuple(texts), sight
 
 
-def _look_at_page(source: Any, sight: Sight, hash_side: int, limits: MediaLimits) -> None:
+def _look_at_page(source: Any, page: int | None, sight: Sight, hash_side: int, limits: MediaLimits) -> None:
     """A page may be a picture; a PDF is opened only, because it has no pixels before it is rendered."""
     if not (isinstance(source, PILImage.Image) or is_array(source)):
         data = read_bytes(source, limits)
-        if data[:1024].lstrip().startswith(b"%PDF-"):
+        if format_of(data[:HEAD_BYTES]) == "pdf":
             count_pages(data, limits)
             return
-    sight.add([load_image(source, limits)], hash_side)
+    load_document(source, page, limits.image_pixels, limits, lambda one: sight.add([one], hash_side))
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -142,6 +142,25 @@ def test_videos_and_pages() -> None:
     assert [one.reason for one in found.dropped] == ["blurred", "corrupt", "corrupt"]
 
 
+def test_a_pdf_after_other_bytes_and_pages_of_a_tiff() -> None:
+    def paged(*pages: Image.Image) -> bytes:
+        stream = io.BytesIO()
+        pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:])
+        return stream.getvalue()
+
+    sharp, soft = scene(), scene().filter(ImageFilter.GaussianBlur(6))
+    rows = [
+        {"query": {"document": b"mail\r\n%PDF-1.4 broken"}},
+        {"query": {"document": paged(sharp, sharp)}},
+        {"query": {"document": paged(sharp, soft)}},
+        {"query": {"document": paged(sharp, soft), "page": 1}},
+    ]
+    found = filter_rows(rows, min_sharpness=50)
+    assert found.kept.tolist() == [1, 3]
+    assert "PDF" in found.dropped[0].detail
+    assert found.dropped[1].reason == "blurred"
+
+
 def test_digit_world_loses_no_row_to_corruption() -> None:
     rows = DigitWorld("train", 0).rows("retrieve_clip", 3)
     assert filter_rows(rows, min_side=8).counts() == {"kept": 3}
