@@ -165,6 +165,8 @@ def _is_clip(value: Any) -> bool:
         return True
     if is_array(value):
         return value.ndim > 3
+    if hasattr(value, "get_frame_at"):  # a decoder, see ``video_ume``
+        return True
     if isinstance(value, Mapping):
         if "array" in value:
             return True

@@ -15,7 +15,7 @@ from .arrays_ume import clip_of, is_array
 from .film_ume import Film, av
 from .limits_ume import Deadline, MediaError, MediaLimits, describe, reading
 from .media_ume import load_image
-from .sampling_ume import Sampling, sample_indices
+from .sampling_ume import Sampling, Timeline, sample_indices
 from .sources_ume import read_bytes
 
 
@@ -46,6 +46,23 @@ class FrameKeeper(Protocol):
         """
 
 
+class Decoder(Protocol):
+    """A film that its owner decodes, as data sets hand over: ``torchcodec.decoders.VideoDecoder``."""
+
+    metadata: Any
+
+    def __len__(self) -> int:
+        """Frames of the film."""
+
+    def get_frame_at(self, index: int) -> Any:
+        """A frame with ``data`` (uint8 ``[C, H, W]`` or ``[H, W, C]``) and ``pts_seconds``."""
+
+
+def is_decoder(value: Any) -> bool:
+    """Whether a value is a film that decodes itself, told by what torchcodec documents."""
+    return hasattr(value, "get_frame_at") and hasattr(value, "metadata") and hasattr(value, "__len__")
+
+
 class WholeFrames:
     """Keeps every frame as it is."""
 
@@ -66,7 +83,7 @@ def load_video(
             takes; evenly spaced, see :class:`Sampling`); an array or tensor ``[T, H, W, C]`` or ``[T, C, H, W]``; or
             ``{"array": frames, "video_metadata": {"fps", "frames_indices", "duration", "total_num_frames"}}``, as
             sentence-transformers writes frames with times of their own: frame ``i`` is shown at
-            ``frames_indices[i] / fps``, without indices at ``i / fps``.
+            ``frames_indices[i] / fps``, without indices at ``i / fps``; or a :class:`Decoder`.
         sampling: rate and limits.
         limits: what the video may cost; the keeper's work counts as decoding.
         keeper: what is kept of each frame; None keeps all of them whole.
@@ -76,6 +93,8 @@ def load_video(
         ImportError: a video file without PyAV installed.
     """
     keeper = keeper or WholeFrames()
+    if is_decoder(source):
+        return _from_decoder(source, sampling, limits, keeper)
     told: Mapping[str, Any] = {}
     if isinstance(source, Mapping) and "array" in source:
         source, told = _told(source)
@@ -174,6 +193,27 @@ def _frame(source: Any, number: int, limits: MediaLimits) -> Image.Image:
         raise MediaError(f"frame {number}: {error}") from None
     except TypeError as error:
         raise TypeError(f"frame {number}: {error}") from None
+
+
+def _from_decoder(film: Decoder, sampling: Sampling, limits: MediaLimits, keeper: FrameKeeper) -> Frames:
+    deadline = Deadline(describe(film), limits)
+    seconds, images = [], []
+    try:
+        total, rate = len(film), getattr(film.metadata, "average_fps", None)
+        if total == 0:
+            raise MediaError(f"{deadline.name} has no frames")
+        keep = Timeline.at_rate(total, rate, sampling.fps).chosen(sampling)
+        keeper.begin(len(keep), False)
+        for number in keep:
+            deadline.check()
+            frame = film.get_frame_at(number)
+            seconds.append(float(frame.pts_seconds))
+            images.append(_kept(keeper, _frame(frame.data, number, limits)))
+    except MediaError:
+        raise
+    except Exception as error:  # as of our own decoders
+        raise MediaError(f"{deadline.name}: cannot read the video ({reason(error)})") from None
+    return Frames(images, [second - seconds[0] for second in seconds])
 
 
 def _from_film(film: Film | Animation, sampling: Sampling, keeper: FrameKeeper) -> Frames:

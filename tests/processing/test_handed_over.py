@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 
 import umekit
+from umekit.encoding.inputs.content import ContentHash
+from umekit.encoding.inputs.unit import Row
 from umekit.encoding.repeats import first_of_equals
 from umekit.processing import items_ume as items
 from umekit.processing.items_ume import ItemError, parse_item
@@ -300,3 +303,44 @@ def test_names_of_rows_tell_tensors_apart() -> None:
     ]
     assert hashes[0] == hashes[3]
     assert len(set(hashes)) == 3
+
+
+class FakeDecoder:
+    """What torchcodec documents of its ``VideoDecoder``: a film of 20 frames at 4 a second that begins at 3 s."""
+
+    metadata = SimpleNamespace(average_fps=4.0, num_frames=20)
+
+    def __len__(self) -> int:
+        return 20
+
+    def get_frame_at(self, index: int) -> Any:
+        if index >= 20:
+            raise IndexError(index)
+        data = torch.full((3, 28, 56), index * 10, dtype=torch.uint8)
+        return SimpleNamespace(data=data, pts_seconds=3 + index / 4, duration_seconds=0.25)
+
+
+def test_a_film_that_its_owner_decodes(tiny_checkpoint: Callable[..., Path]) -> None:
+    found = load_video(FakeDecoder(), Sampling(fps=2, max_frames=8), MediaLimits())
+    shown = [np.asarray(image)[0, 0, 0] // 10 for image in found.images]
+    assert shown == [0, 3, 5, 8, 11, 14, 16, 19]
+    assert found.seconds == [number / 4 for number in shown] and not found.from_list
+    assert len(parse_item({"video": [FakeDecoder(), FakeDecoder()]}).parts) == 2
+    encoder = umekit.load(tiny_checkpoint())
+    assert np.isfinite(encoder.encode([{"video": FakeDecoder()}])).all()
+
+
+def test_a_film_that_cannot_be_decoded_says_so() -> None:
+    broken = FakeDecoder()
+    broken.get_frame_at = lambda index: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(MediaError, match="cannot read the video"):
+        load_video(broken, Sampling(), MediaLimits())
+
+
+def test_what_cannot_be_compared_is_never_the_same() -> None:
+    hashes = []
+    for _ in range(2):
+        content = ContentHash()
+        content.add(Row("a", {"video": FakeDecoder()}))
+        hashes.append(content.hexdigest())
+    assert hashes[0] != hashes[1]
