@@ -198,7 +198,7 @@ def _frame(source: Any, number: int, limits: MediaLimits) -> Image.Image:
 def _from_decoder(film: Decoder, sampling: Sampling, limits: MediaLimits, keeper: FrameKeeper) -> Frames:
     deadline = Deadline(describe(film), limits)
     seconds, images = [], []
-    try:
+    with reading(deadline.name, "cannot read the video"):
         total, rate = len(film), getattr(film.metadata, "average_fps", None)
         if total == 0:
             raise MediaError(f"{deadline.name} has no frames")
@@ -209,10 +209,6 @@ def _from_decoder(film: Decoder, sampling: Sampling, limits: MediaLimits, keeper
             frame = film.get_frame_at(number)
             seconds.append(float(frame.pts_seconds))
             images.append(_kept(keeper, _frame(frame.data, number, limits)))
-    except MediaError:
-        raise
-    except Exception as error:  # as of our own decoders
-        raise MediaError(f"{deadline.name}: cannot read the video ({reason(error)})") from None
     return Frames(images, [second - seconds[0] for second in seconds])
 
 

@@ -324,7 +324,8 @@ def test_a_film_that_its_owner_decodes(tiny_checkpoint: Callable[..., Path]) -> 
     found = load_video(FakeDecoder(), Sampling(fps=2, max_frames=8), MediaLimits())
     shown = [np.asarray(image)[0, 0, 0] // 10 for image in found.images]
     assert shown == [0, 3, 5, 8, 11, 14, 16, 19]
-    assert found.seconds == [number / 4 for number in shown] and not found.from_list
+    assert found.seconds == [number / 4 for number in shown]
+    assert not found.from_list
     assert len(parse_item({"video": [FakeDecoder(), FakeDecoder()]}).parts) == 2
     encoder = umekit.load(tiny_checkpoint())
     assert np.isfinite(encoder.encode([{"video": FakeDecoder()}])).all()
