@@ -95,9 +95,19 @@ def test_cmyk_and_animations_as_pictures() -> None:
     cmyk = load_image(saved(image.convert("CMYK"), "JPEG", quality=95), LIMITS)
     assert np.abs(values(cmyk) - values(image)).mean() < 4
     frames = [Image.new("RGB", (8, 8), (90 * n, 0, 0)) for n in range(3)]
-    for kind in ("GIF", "WEBP", "TIFF"):
+    for kind in ("GIF", "WEBP"):
         data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
         assert values(load_image(data, LIMITS)).max() <= 2  # the first, which is black
+
+
+def test_a_tiff_of_several_pages_is_no_picture() -> None:
+    """Any of its pages could be meant, so one is named, or it is a document."""
+    frames = [Image.new("RGB", (8, 8), (90 * n, 0, 0)) for n in range(3)]
+    data = saved(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    with pytest.raises(MediaError, match="a TIFF of several pages: give it as a document"):
+        load_image(data, LIMITS)
+    assert values(load_image(data, LIMITS, frame=1))[0, 0].tolist() == [90, 0, 0]
+    assert values(load_image(saved(frames[2], "TIFF"), LIMITS))[0, 0].tolist() == [180, 0, 0]
 
 
 def test_a_picture_that_is_not_loaded_yet_may_stand_in_many_items(tmp_path: Path) -> None:
