@@ -12,16 +12,10 @@ import numpy as np
 
 from .compressed_files import FAISS, KIND, NAMES, SCHEMA, STARTS, VECTORS, import_faiss
 from .manifest import KIND as EXACT_KIND
-from .manifest import (
-    MANIFEST,
-    IndexFormatError,
-    file_sha256,
-    generation_in_force,
-    library_versions,
-    sweep,
-    write_atomically,
-)
+from .manifest import MANIFEST, IndexFormatError, generation_in_force, remove_stale
 from .ownership import MARK, check_own, json_of, make_marked, naming_the_disk, remove_marked
+from .provenance import library_versions
+from .scratch import file_sha256, write_atomically
 from .shard_reading import ShardSet
 
 FEWEST_ROWS = 1024  # below, an exact index is smaller and faster
@@ -75,7 +69,7 @@ def build_compressed(
     except BaseException:
         remove_marked(data)
         raise
-    sweep(root, former, data.name)
+    remove_stale(root, former, data.name)
     return root
 
 

@@ -24,9 +24,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..modeling.settings_ume import whole_number
 from .checked_files import read_npy
+from .checks import check_rows
 from .compressed_build import build_compressed
 from .compressed_files import FAISS, VECTORS, read_compressed_manifest, read_faiss, read_names
-from .manifest import IndexFormatError, check_fingerprint, check_rows, file_sha256
+from .fingerprint import check_fingerprint
+from .manifest import IndexFormatError
+from .scratch import file_sha256
 
 
 class CompressedIndex:

@@ -20,9 +20,11 @@ from tqdm.auto import tqdm
 from ..processing.cut_texts_ume import cuts_untold, tell_cuts
 from ..processing.limits_ume import MediaLimits
 from .files import UnreadableFileError, check_regular, file_items
+from .fingerprint import IndexMismatchError
 from .index import Index
 from .inputs.unit import bytes_of
-from .manifest import MANIFEST, METADATA, IndexFormatError, IndexMismatchError, file_sha256
+from .manifest import MANIFEST, METADATA, IndexFormatError
+from .scratch import file_sha256
 from .walking import Found, list_files
 
 DEFAULT_FOLDER = ".umekit-index"

@@ -23,9 +23,8 @@ from .batching import prepare_ahead
 from .calls import check_call
 from .encoded import Encoded, as_items
 from .feeding import Feed, mover_for
-from .fingerprint import ModelHashes, processor_hash
+from .fingerprint import ModelHashes, check_fingerprint, processor_hash
 from .forking import compute_alone_after_fork
-from .manifest import check_fingerprint
 from .passes import THINKING_BUDGET, Budget, Pass, plan_pass, run_batches, run_pass
 from .repeats import first_of_equals
 from .shared_features import SharedFeatures

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +18,11 @@ from torch import Tensor
 VERSION = "2:"  # how a model's hash of this kind begins; those of version 1 are bare
 SAMPLES = 1 << 14  # values of a weight; of one with more rows, two of each row
 FORMER_SAMPLES = 512
+COMPARED = ("model", "processor", "prompts", "dim")  # the parts of a fingerprint that change vectors
+
+
+class IndexMismatchError(ValueError):
+    """The index was made by another model, processor, set of prompts or encoding setting."""
 
 
 def model_hash(model: Any) -> str:
@@ -87,3 +94,48 @@ def processor_hash(processor: Any) -> str:
     digest.update(processor.tokenizer.backend_tokenizer.to_str().encode())
     digest.update(repr((processor.layout, processor.scale)).encode())
     return digest.hexdigest()
+
+
+def check_fingerprint(where: str, has: Mapping[str, Any], wants: Mapping[str, Any]) -> None:
+    """Compare the fingerprint of an index with that of an encoder.
+
+    Raises:
+        IndexMismatchError: naming what differs, on both sides.
+    """
+    different = [
+        name
+        for name in differences(has, wants)
+        if name not in ("prompts", "dim") or (name in has and name in wants)
+    ]
+    if not different:
+        if is_former(has, wants):
+            warnings.warn(
+                f"{where} was made by an earlier umekit, which looked at some weights of its model in part only: index "
+                "anew (--rebuild) where that model may have been trained further",
+                stacklevel=3,
+            )
+        return
+    sides = [", ".join(f"{name} {_short(side.get(name))}" for name in different) for side in (has, wants)]
+    raise IndexMismatchError(
+        f"{where} was made with {sides[0]}, but the encoder has {sides[1]}; "
+        "vectors of different encoders can't be compared: load that encoder, or index anew (--rebuild)"
+    )
+
+
+def differences(has: Mapping[str, Any], wants: Mapping[str, Any]) -> list[str]:
+    """Parts of two fingerprints that differ; ``has`` may be one of an earlier version."""
+    former = is_former(has, wants)
+    asked = {name: wants[name] for name in COMPARED if name in wants} | (
+        {"model": wants["model_1"]} if former else {}
+    )
+    return [name for name in COMPARED if (name in has or name in asked) and has.get(name) != asked.get(name)]
+
+
+def is_former(has: Mapping[str, Any], wants: Mapping[str, Any]) -> bool:
+    """Whether ``has`` names its model as earlier versions did, and ``wants`` as this one does."""
+    return "model_1" in wants and "model_1" not in has
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return text if len(text) <= 16 else text[:12] + "…"

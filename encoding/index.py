@@ -18,7 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..modeling.settings_ume import whole_number
 from .checked_files import parse_json, read_npy
+from .checks import check_ids, check_rows
 from .compressed_files import import_faiss
+from .fingerprint import IndexMismatchError, check_fingerprint
 from .manifest import (
     COMPRESSED_KIND,
     IDS,
@@ -27,22 +29,15 @@ from .manifest import (
     METADATA,
     VECTORS,
     IndexFormatError,
-    IndexMismatchError,
     Manifest,
     check_files,
-    check_fingerprint,
-    check_ids,
-    check_rows,
-    file_sha256,
     generation_in_force,
-    library_versions,
-    now,
     read_manifest,
-    sweep,
-    write_atomically,
-    written_atomically,
+    remove_stale,
 )
 from .ownership import check_own, json_of, make_marked, remove_marked
+from .provenance import library_versions, now
+from .scratch import file_sha256, write_atomically, written_atomically
 
 __all__ = ["Index", "IndexFormatError", "IndexMismatchError"]
 
@@ -242,7 +237,7 @@ class Index:
         except BaseException:
             remove_marked(data)
             raise
-        sweep(root, former, generation)
+        remove_stale(root, former, generation)
 
     @classmethod
     def from_shards(cls, folder: str | os.PathLike[str]) -> Index:

@@ -13,43 +13,27 @@ process that is killed at any moment therefore leaves the former index whole.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 import re
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from .checked_files import read_object
-from .ownership import is_left_over, naming_the_disk, remove_marked, umask_in_force
+from .ownership import is_left_over, remove_marked
+from .scratch import file_sha256
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 KIND, COMPRESSED_KIND = "umekit-index", "umekit-compressed-index"
 VECTORS, IDS, METADATA = "vectors.npy", "ids.json", "metadata.jsonl"
-UNIT_TOLERANCE = 1e-3
 MOST_DIM, MOST_ROWS = 1 << 20, 1 << 40
-COMPARED = ("model", "processor", "prompts", "dim")  # the parts of a fingerprint that change vectors
 GENERATION = re.compile(r"data-[0-9a-f]{8,64}")
 
 
 class IndexFormatError(ValueError):
     """The folder is not an index, or it is damaged."""
-
-
-class IndexMismatchError(ValueError):
-    """The index was made by another model, processor, set of prompts or encoding setting."""
 
 
 @dataclass(frozen=True)
@@ -69,49 +53,6 @@ class Manifest:
 
     def to_json(self) -> str:
         return json.dumps({"kind": KIND, **asdict(self)}, indent=2, sort_keys=True) + "\n"
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of whatever has a say in a vector or in this folder."""
-    found = {"python": platform.python_version()}
-    for name in ("umekit", "torch", "transformers", "numpy", "pillow", "faiss-cpu", "av", "pypdfium2"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file in hex, read in pieces."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``path`` through a temporary file beside it; a reader sees the old or the new bytes."""
-    with written_atomically(path) as handle:
-        handle.write(data)
-
-
-@contextmanager
-def written_atomically(path: Path) -> Iterator[BinaryIO]:
-    """The temporary file that becomes ``path`` at the end; nothing does after an error."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with naming_the_disk(path), os.fdopen(descriptor, "wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(name, 0o666 & ~umask_in_force())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -176,76 +117,6 @@ def check_files(folder: Path, manifest: Manifest) -> Path:
     return data
 
 
-def check_fingerprint(where: str, has: Mapping[str, Any], wants: Mapping[str, Any]) -> None:
-    """Compare the fingerprint of an index with that of an encoder.
-
-    Raises:
-        IndexMismatchError: naming what differs, on both sides.
-    """
-    different = [
-        name
-        for name in differences(has, wants)
-        if name not in ("prompts", "dim") or (name in has and name in wants)
-    ]
-    if not different:
-        if is_former(has, wants):
-            warnings.warn(
-                f"{where} was made by an earlier umekit, which looked at some weights of its model in part only: index "
-                "anew (--rebuild) where that model may have been trained further",
-                stacklevel=3,
-            )
-        return
-    sides = [", ".join(f"{name} {_short(side.get(name))}" for name in different) for side in (has, wants)]
-    raise IndexMismatchError(
-        f"{where} was made with {sides[0]}, but the encoder has {sides[1]}; "
-        "vectors of different encoders can't be compared: load that encoder, or index anew (--rebuild)"
-    )
-
-
-def differences(has: Mapping[str, Any], wants: Mapping[str, Any]) -> list[str]:
-    """Parts of two fingerprints that differ; ``has`` may be one of an earlier version."""
-    former = is_former(has, wants)
-    asked = {name: wants[name] for name in COMPARED if name in wants} | (
-        {"model": wants["model_1"]} if former else {}
-    )
-    return [name for name in COMPARED if (name in has or name in asked) and has.get(name) != asked.get(name)]
-
-
-def is_former(has: Mapping[str, Any], wants: Mapping[str, Any]) -> bool:
-    """Whether ``has`` names its model as earlier versions did, and ``wants`` as this one does."""
-    return "model_1" in wants and "model_1" not in has
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-    return text if len(text) <= 16 else text[:12] + "…"
-
-
-def check_ids(names: Sequence[object], known: set[str], error: type[ValueError]) -> None:
-    """Ids are non-empty strings, each once and none of ``known``; raises ``error``."""
-    seen: set[object] = set(known)
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise error(f"an id is a non-empty string, not {name!r}")
-        if name in seen:
-            raise error(f"the id {name!r} is there twice")
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            raise error(f"the id {name!r} is no valid Unicode") from None
-        seen.add(name)
-
-
-def check_rows(names: Sequence[str], rows: NDArray[np.float32], error: type[ValueError]) -> None:
-    """Rows [n, d] are finite and of length 1; raises ``error`` with the names of those that are not."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))  # no copy of the rows in float64
-    bad = np.flatnonzero(~(np.abs(lengths - 1.0) <= UNIT_TOLERANCE))  # NaN fails the comparison too
-    if len(bad):
-        shown = ", ".join(f"{names[row]} (length {lengths[row]:.3g})" for row in bad[:5])
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise error(f"not unit vectors: {shown}{more}")
-
-
 def generation_in_force(root: Path) -> str | None:
     """The data folder that the manifest of an index of either kind names; None without a readable manifest."""
     try:
@@ -258,7 +129,7 @@ def generation_in_force(root: Path) -> str | None:
     return name if isinstance(name, str) and GENERATION.fullmatch(name) else None
 
 
-def sweep(root: Path, former: str | None, current: str) -> None:
+def remove_stale(root: Path, former: str | None, current: str) -> None:
     """Remove the data folder that was replaced, and those of killed processes; none that lacks our mark."""
     kept = {current, generation_in_force(root)}  # another process may have saved meanwhile
     for path in root.iterdir():

@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checked_files import parse_json
-from .manifest import MOST_DIM, IndexFormatError, IndexMismatchError, file_sha256
+from .fingerprint import IndexMismatchError
+from .manifest import MOST_DIM, IndexFormatError
 from .ownership import ForeignFileError, check_own, json_of, naming_the_disk
-from .scratch import Scratch
+from .scratch import AtomicFolder, file_sha256
 
 SCHEMA = 1
 RUN, MANIFEST, ERRORS = "run.json", "manifest.json", "errors.jsonl"
@@ -249,7 +250,7 @@ def _is_text(value: object) -> bool:
 
 
 def write_part(
-    scratch: Scratch, part: str, run: Run, ids: list[str], vectors: NDArray[Any]
+    scratch: AtomicFolder, part: str, run: Run, ids: list[str], vectors: NDArray[Any]
 ) -> dict[str, dict[str, Any]]:
     """Write the data of a part, vectors [rows, d]; returns size and sha256 by file name."""
     names = data_names(part, run.format)
@@ -258,7 +259,7 @@ def write_part(
         with naming_the_disk(scratch.target):
             np.save(path, vectors, allow_pickle=False)
         listed = json.dumps(ids, ensure_ascii=False, indent=0).encode()
-        return {names[0]: scratch.move(path, names[0]), names[1]: scratch.put(names[1], listed)}
+        return {names[0]: scratch.move(path, names[0]), names[1]: scratch.write(names[1], listed)}
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .inputs import InputError
-from .scratch import Scratch
+from .scratch import AtomicFolder
 from .shard_files import ERRORS, KIND, MANIFEST, SCHEMA, Done, Run, part_name, read_done
 from .shard_reading import ids_of
 
 NAMED_DOUBLES = 20
 
 
-def finish(folder: Path, scratch: Scratch, run: Run, digest: str, parts: int) -> dict[str, Any] | None:
+def finish(folder: Path, scratch: AtomicFolder, run: Run, digest: str, parts: int) -> dict[str, Any] | None:
     """Write the manifest if all parts are finished.
 
     Args:
@@ -51,7 +51,7 @@ def finish(folder: Path, scratch: Scratch, run: Run, digest: str, parts: int) ->
     lines = (
         json.dumps(error, ensure_ascii=False, sort_keys=True) for _, done in found for error in done.errors
     )
-    scratch.put(ERRORS, "".join(line + "\n" for line in lines).encode())
+    scratch.write(ERRORS, "".join(line + "\n" for line in lines).encode())
     doubles = _doubles(folder, found, run)
     manifest = {
         "kind": KIND,
@@ -76,7 +76,7 @@ def finish(folder: Path, scratch: Scratch, run: Run, digest: str, parts: int) ->
         ],
     }
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    scratch.put(MANIFEST, text.encode())
+    scratch.write(MANIFEST, text.encode())
     return manifest
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checked_files import parse_json, read_npy
-from .manifest import check_ids, check_rows, file_sha256
+from .checks import check_ids, check_rows
+from .scratch import file_sha256
 from .shard_files import KIND, MANIFEST, PART, Run, ShardFormatError, data_names, parse, run_of
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from ..processing.cut_texts_ume import cuts_untold
 from .inputs import InputError, Row, Source, Unit
 from .inputs.content import ContentHash
 from .inputs.unit import bytes_of, reason_of
-from .scratch import Scratch
+from .scratch import AtomicFolder
 from .shard_files import SURROUNDINGS, Done, Run, part_name, read_done, write_part
 from .shard_manifest import finish
 
@@ -60,7 +60,13 @@ class ShardWork:
     """One process's pass over the source."""
 
     def __init__(
-        self, encoder: ShardEncoder, source: Source, folder: Path, scratch: Scratch, run: Run, digest: str
+        self,
+        encoder: ShardEncoder,
+        source: Source,
+        folder: Path,
+        scratch: AtomicFolder,
+        run: Run,
+        digest: str,
     ) -> None:
         self.encoder, self.source, self.folder, self.scratch = encoder, source, folder, scratch
         self.run, self.digest = run, digest
@@ -176,7 +182,7 @@ class ShardWork:
             self.halved_to,
             truncated,
         )
-        self.scratch.put(f"{part}.done.json", done.to_json())
+        self.scratch.write(f"{part}.done.json", done.to_json())
         return done
 
     def _encode(self, rows: list[Row]) -> tuple[NDArray[np.float32], dict[int, str], set[int]]:

@@ -19,9 +19,10 @@ from ..modeling.pooling_ume import check_dim
 from ..modeling.settings_ume import whole_number
 from ..processing.cut_texts_ume import tell_cuts
 from .calls import check_call
+from .fingerprint import is_former
 from .inputs import Source
-from .manifest import is_former, library_versions
-from .scratch import Scratch
+from .provenance import library_versions
+from .scratch import AtomicFolder
 from .shard_files import DTYPES, FORMATS, RUN, Run, ShardMismatchError, open_folder, read_run
 from .shard_work import ShardEncoder, ShardReport, ShardWork
 
@@ -109,7 +110,7 @@ def encode_shards(
         model=model,
         versions=library_versions(),
     )
-    with Scratch(folder) as scratch:
+    with AtomicFolder(folder) as scratch:
         run, digest = _agree(folder, scratch, wanted, encoder, resume or world > 1)
         with _torch_threads(run.options["threads"]):
             report = ShardWork(encoder, source, folder, scratch, run, digest).do(rank, world, show_progress)
@@ -118,7 +119,7 @@ def encode_shards(
 
 
 def _agree(
-    folder: Path, scratch: Scratch, wanted: Run, encoder: ShardEncoder, resume: bool
+    folder: Path, scratch: AtomicFolder, wanted: Run, encoder: ShardEncoder, resume: bool
 ) -> tuple[Run, str]:
     """The run that is in the folder, or that now is; refuses one that would give other vectors."""
     found = open_folder(folder)
@@ -127,7 +128,7 @@ def _agree(
         chosen = {
             name: own[name] if wanted.options[name] is None else wanted.options[name] for name in ADOPTED
         }
-        scratch.put(RUN, replace(wanted, options=wanted.options | chosen).to_json())
+        scratch.write(RUN, replace(wanted, options=wanted.options | chosen).to_json())
         found = read_run(folder)
         assert found is not None
     elif not resume:

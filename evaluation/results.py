@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..encoding.checked_files import read_object
-from ..encoding.manifest import write_atomically
+from ..encoding.scratch import write_atomically
 from .digit_world.report import BENCHMARK, DigitWorldReport
 from .report import KIND, SCHEMA, Report
 from .score import ResultFormatError

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from .._version import __version__
-from ..encoding.manifest import differences
+from ..encoding.fingerprint import differences
 from ..evaluation.report import Report
 from ..evaluation.tables import markdown_table
 from .facts import Facts, read_facts, settings_rows

@@ -15,7 +15,7 @@ from PIL import Image
 from ...processing.arrays_ume import is_array, values_of
 from ...processing.limits_ume import MediaLimits
 from ...processing.sources_ume import local_path
-from ..manifest import file_sha256
+from ..scratch import file_sha256
 from .rooted import MEDIA
 from .unit import Row, reason_of
 

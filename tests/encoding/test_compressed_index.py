@@ -15,10 +15,11 @@ import pytest
 import umekit
 from umekit.cli.main import main
 from umekit.encoding.compressed_index import CompressedIndex
+from umekit.encoding.fingerprint import IndexMismatchError
 from umekit.encoding.index import Index
 from umekit.encoding.index_opening import index_settings, open_index
 from umekit.encoding.inputs import Row, Unit
-from umekit.encoding.manifest import IndexFormatError, IndexMismatchError
+from umekit.encoding.manifest import IndexFormatError
 from umekit.encoding.shards import encode_shards
 
 pytest.importorskip("faiss")

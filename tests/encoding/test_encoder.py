@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 import umekit
 from umekit.encoding import batching, loading
 from umekit.encoding.batching import plan_batches, prepare_ahead
+from umekit.encoding.fingerprint import IndexMismatchError
 from umekit.encoding.index import Index
 from umekit.encoding.loading import ProcessorMismatchError
-from umekit.encoding.manifest import IndexMismatchError
 from umekit.modeling.backbone_ume import LoadAuditError
 from umekit.modeling.pooling_ume import DegenerateVectorError
 from umekit.modeling.settings_ume import UmeSettingsError

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import umekit
-from umekit.encoding.fingerprint import SAMPLES, VERSION, former_model_hash, model_hash
+from umekit.encoding.fingerprint import SAMPLES, VERSION, check_fingerprint, former_model_hash, model_hash
 from umekit.encoding.index import Index, IndexMismatchError
-from umekit.encoding.manifest import check_fingerprint
 
 
 def model_of(**weights: torch.Tensor) -> Any:

@@ -22,7 +22,7 @@ from umekit.encoding.crawl import index_folder
 from umekit.encoding.index import Index, IndexFormatError
 from umekit.encoding.index_opening import open_index
 from umekit.encoding.inputs import open_source
-from umekit.encoding.manifest import file_sha256
+from umekit.encoding.scratch import file_sha256
 from umekit.encoding.shard_reading import ShardSet
 from umekit.encoding.shards import encode_shards
 from umekit.processing.limits_ume import MediaLimits

@@ -35,7 +35,7 @@ from umekit.encoding.ownership import (
     read_mark,
     remove_marked,
 )
-from umekit.encoding.scratch import Scratch
+from umekit.encoding.scratch import AtomicFolder
 from umekit.encoding.shards import encode_shards
 from umekit.modeling.saving_ume import write_sentence_transformers_files
 from umekit.modeling.settings_ume import UmeSettings
@@ -144,15 +144,15 @@ def test_scratch_leaves_what_only_looks_like_its_own(tmp_path: Path) -> None:
     (elsewhere / MARK).write_text((elsewhere / MARK).read_text().replace(place(), "0" * 12))
     living = make_marked(tmp_path / f".tmp-{place()}-{'4' * 8}-{os.getpid()}", "a")
     (tmp_path / f".tmp-{place()}-{'5' * 8}-{DEAD}").symlink_to(living)
-    with Scratch(tmp_path) as scratch:
-        scratch.put("b", b"b")
+    with AtomicFolder(tmp_path) as scratch:
+        scratch.write("b", b"b")
     assert untouched(users)
     assert not dead.exists()
     assert [path.name for path in mixed.iterdir()] == ["note.txt"]
     assert elsewhere.is_dir()
     assert living.is_dir()
     os.utime(elsewhere, (0, 0))
-    with Scratch(tmp_path):
+    with AtomicFolder(tmp_path):
         pass
     assert not elsewhere.exists()  # with a mark, and a day old
 

@@ -25,7 +25,7 @@ from umekit.cli.main import main
 from umekit.encoding import shard_work
 from umekit.encoding.index import Index
 from umekit.encoding.inputs import InputError, open_source
-from umekit.encoding.scratch import Scratch, _place
+from umekit.encoding.scratch import AtomicFolder, _place
 from umekit.encoding.shard_files import ShardFormatError, ShardMismatchError
 from umekit.encoding.shard_reading import ShardSet
 from umekit.encoding.shards import encode_shards
@@ -354,10 +354,10 @@ def test_scratch_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     old = tmp_path / ".tmp-host-1"  # as earlier versions called them
     old.mkdir()
     os.utime(old, (0, 0))
-    with Scratch(tmp_path) as outer:
-        with Scratch(tmp_path):
+    with AtomicFolder(tmp_path) as outer:
+        with AtomicFolder(tmp_path):
             pass
-        outer.put("a", b"a")
+        outer.write("a", b"a")
     left = {elsewhere.name, dead.name, old.name}  # without a mark of ours, whatever they are called
     assert {path.name for path in tmp_path.iterdir()} == {*left, "a"}
 

@@ -13,7 +13,8 @@ import pytest
 
 from umekit.encoding.golden import read_golden
 from umekit.encoding.index import Index
-from umekit.encoding.manifest import IndexFormatError, file_sha256
+from umekit.encoding.manifest import IndexFormatError
+from umekit.encoding.scratch import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("umekit", "hub_cards", "trainers", "evaluation", "encoding", "processing", "modeling")

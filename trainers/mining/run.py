@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...encoding.checked_files import read_object
-from ...encoding.manifest import file_sha256, library_versions, write_atomically
 from ...encoding.ownership import (
     ForeignFileError,
     check_own,
@@ -26,6 +25,8 @@ from ...encoding.ownership import (
     read_mark,
     remove_marked,
 )
+from ...encoding.provenance import library_versions
+from ...encoding.scratch import file_sha256, write_atomically
 from ...encoding.shard_files import ERRORS, PART_FILE
 from ...encoding.shard_files import MANIFEST as SHARDS
 from ...encoding.shard_work import ShardEncoder

@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
     from ..demo.gallery import write_gallery
     from ..demo.queries import make_queries, rank
     from ..encoding.crawl import index_folder
-    from ..encoding.manifest import write_atomically
     from ..encoding.model_names import stored_model
     from ..encoding.ownership import check_own
+    from ..encoding.scratch import write_atomically
 
     check_own(args.out / SHEET, is_contact_sheet, "give another --out")
     encoder = load_encoder(args)

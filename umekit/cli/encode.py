@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     refuse_without_shards(args)
     import numpy as np
 
-    from ..encoding.manifest import library_versions, write_atomically
     from ..encoding.ownership import check_own
+    from ..encoding.provenance import library_versions
+    from ..encoding.scratch import write_atomically
     from ..processing.cut_texts_ume import cuts_untold
 
     if not args.files and not args.text:
