@@ -28,8 +28,8 @@ from transformers.utils import is_flash_attn_2_available
 
 import umekit
 from umekit.encoding.loading import packaged_model
-from umekit.modeling.packing_ume import PACKED_SDPA
-from umekit.modeling.patches_ume import PatchProjection
+from umekit.modeling.packing import PACKED_SDPA
+from umekit.modeling.patches import PatchProjection
 
 ARMS: dict[str, dict[str, Any]] = {
     "sdpa": {"attn_implementation": "sdpa"},

@@ -37,13 +37,13 @@ from transformers.utils import is_torchvision_available
 
 import umekit
 from umekit.encoding.batching import plan_batches
-from umekit.encoding.feeding import Feed
 from umekit.encoding.loading import packaged_model
 from umekit.encoding.passes import plan_pass, run_pass
+from umekit.encoding.prefetching import Feed
 from umekit.encoding.shared_features import SharedFeatures
-from umekit.processing.collating_ume import Prepared
-from umekit.processing.documents_ume import load_document
-from umekit.processing.kinds_ume import media_kind
+from umekit.processing.collating import Prepared
+from umekit.processing.documents import load_document
+from umekit.processing.kinds import media_kind
 from umekit.testing import save_tiny_checkpoint, train_tokenizer
 
 TARGETS = {

@@ -12,7 +12,7 @@ import numpy as np
 import pypdfium2
 from PIL import Image
 
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.processing.processor import UmeProcessor
 
 SHARES = {"texts": 0.5, "images": 0.3, "clips": 0.1, "pages": 0.1}
 TOKENS = (8, 512)  # of a text, log-uniform

@@ -28,10 +28,10 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 
 from umekit.encoding.presets import get_preset
 from umekit.encoding.presets.ume_r1 import THINK
-from umekit.modeling.decoding_ume import Decoding
-from umekit.modeling.generative_ume import UmeForGenerativeEmbedding
-from umekit.modeling.settings_ume import UmeSettings
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.decoding import Decoding
+from umekit.modeling.generative import UmeForGenerativeEmbedding
+from umekit.modeling.settings import UmeSettings
+from umekit.processing.processor import UmeProcessor
 from umekit.testing import train_tokenizer
 
 # The widths of ume-tiny, which comes with the package, and those of the 2B checkpoint in two layers.

@@ -33,8 +33,8 @@ from transformers import AutoModelForImageTextToText
 import umekit
 from umekit.encoding.loading import packaged_model
 from umekit.examples.ume_tiny_model import build_model
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.modeling.settings_ume import UmeSettings
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.modeling.settings import UmeSettings
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 from umekit.trainers.data import IndexedRows
 

@@ -26,8 +26,8 @@ from measuring import machine
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 import umekit
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.processing.processor import UmeProcessor
 from umekit.testing import train_tokenizer
 
 LIMIT = 1.15  # times the bytes of the weights
@@ -151,7 +151,7 @@ print(json.dumps({{
 """
 DOORS = {
     "umekit.load": {
-        "imports": "import umekit, umekit.encoding.loading, umekit.processing.processing_ume",
+        "imports": "import umekit, umekit.encoding.loading, umekit.processing.processor",
         "load": "encoder = umekit.load(sys.argv[1], dtype='bfloat16', device='cpu')\n"
         "model, encode = encoder.model, encoder.encode",
     },

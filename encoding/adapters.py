@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..modeling import adapters_ume
-from ..modeling.adapters_ume import AdapterError, merge_adapter
+from ..modeling import adapters as adapters_module
+from ..modeling.adapters import AdapterError, merge_adapter
 
 __all__ = ["AdapterError", "add_adapter", "merge_adapter"]
 
@@ -17,4 +17,4 @@ def add_adapter(model: Any, source: str) -> None:
         ImportError: peft is not installed.
         AdapterError: a tensor of the file matches no module, or the adapter changes nothing.
     """
-    adapters_ume.add_adapter(model.backbone, source)
+    adapters_module.add_adapter(model.backbone, source)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..processing.collating_ume import Prepared
+from ..processing.collating import Prepared
 
 WINDOW_TOKENS = 131_072  # about 300 MB of uint8 patches
 TOKENS_OF_A_BATCH = 64  # what a forward costs beside its tokens, in tokens

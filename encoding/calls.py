@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..modeling.settings_ume import whole_number
+from ..modeling.settings import whole_number
 
 
 def check_call(*, role: Any, instruction: Any, on_error: Any = "raise", batch_tokens: Any = None) -> None:

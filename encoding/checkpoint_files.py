@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from ..modeling.weight_files_ume import (
+from ..modeling.weight_files import (
     CheckpointFilesError,
     check_config,
     read_json,

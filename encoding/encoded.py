@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..processing.arrays_ume import is_array
-from ..processing.items_ume import Item
+from ..processing.arrays import is_array
+from ..processing.items import Item
 from .passes import Pass
 
 

@@ -13,27 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..modeling.evaluating_ume import evaluating
-from ..modeling.pooling_ume import DegenerateVectorError
-from ..modeling.settings_ume import whole_number
-from ..processing.collating_ume import Prepared
-from ..processing.cut_texts_ume import Cuts
-from ..processing.items_ume import ItemError
+from ..modeling.evaluating import evaluating
+from ..modeling.pooling import DegenerateVectorError
+from ..modeling.settings import whole_number
+from ..processing.collating import Prepared
+from ..processing.cut_texts import Cuts
+from ..processing.items import ItemError
 from .batching import prepare_ahead
 from .calls import check_call
+from .deduplication import first_of_equals
 from .encoded import Encoded, as_items
-from .feeding import Feed, mover_for
 from .fingerprint import ModelHashes, check_fingerprint, processor_hash
 from .forking import compute_alone_after_fork
 from .passes import THINKING_BUDGET, Budget, Pass, plan_pass, run_batches, run_pass
-from .repeats import first_of_equals
+from .prefetching import Feed, mover_for
 from .shared_features import SharedFeatures
 from .shared_pictures import SharedPictures
 
 if TYPE_CHECKING:
-    from ..modeling.composed_ume import UmePreTrainedModel
-    from ..processing.processing_ume import UmeProcessor
-    from .index import Index
+    from ..modeling.composed import UmePreTrainedModel
+    from ..processing.processor import UmeProcessor
+    from .index.exact import Index
 
 Role = Literal["query", "document"]
 WINDOW = 1024  # items that are prepared and sorted together

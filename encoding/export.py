@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from .adapters import merge_adapter
-from .golden import GOLDEN_FOLDER, make_golden
+from .golden.folder import GOLDEN_FOLDER, make_golden
 from .loading import load
-from .ownership import new_folder
+from .storage.ownership import new_folder
 
 
 def export(

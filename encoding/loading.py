@@ -10,21 +10,21 @@ from typing import Any, cast
 
 import torch
 
-from ..modeling.adapters_ume import CONFIG_FILE, AdapterSource, adapter_of
-from ..modeling.generative_ume import UmeForGenerativeEmbedding
-from ..modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from ..modeling.packing_ume import pack_on_cpu
-from ..modeling.reranker_ume import UmeForReranking
-from ..modeling.settings_ume import ROLES, Role, UmeSettings, UmeSettingsError
-from ..processing.processing_ume import UmeProcessor
+from ..modeling.adapters import CONFIG_FILE, AdapterSource, adapter_of
+from ..modeling.discriminative import UmeForDiscriminativeEmbedding
+from ..modeling.generative import UmeForGenerativeEmbedding
+from ..modeling.packing import pack_on_cpu
+from ..modeling.reranker import UmeForReranking
+from ..modeling.settings import ROLES, Role, UmeSettings, UmeSettingsError
+from ..processing.processor import UmeProcessor
 from .adapters import add_adapter
 from .checkpoint_files import find_file, installed_classes, read_config, read_json
-from .choosing import choose_preset
 from .compiling import compile_layers
 from .devices import device_of
 from .encoder import Encoder
 from .forking import compute_alone_after_fork
 from .presets import Preset, fill_rows
+from .presets.choosing import choose_preset
 from .reranker import Reranker
 
 CLASSES: dict[str, Any] = {

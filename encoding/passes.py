@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..modeling.decoding_ume import Decoding
-from ..modeling.generative_ume import details_of, streams_of
-from ..modeling.pooling_ume import DegenerateVectorError, check_dim, check_vectors
-from ..modeling.settings_ume import whole_number
-from ..processing.collating_ume import Prepared
+from ..modeling.decoding import Decoding
+from ..modeling.generative import details_of, streams_of
+from ..modeling.pooling import DegenerateVectorError, check_dim, check_vectors
+from ..modeling.settings import whole_number
+from ..processing.collating import Prepared
 from .batching import plan_batches
 
 if TYPE_CHECKING:
-    from .feeding import Feed
+    from .prefetching import Feed
 
 MODES = ("discriminative", "generative", "adaptive", "both")
 ROOM_FOR_THOUGHT = 256  # tokens that a thought is taken to have while batches are planned

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..modeling.reranker_ume import default_tokens, scores_of
-from ..modeling.settings_ume import whole_number
-from ..modeling.vision_store_ume import VisionStore
-from ..processing.collating_ume import Prepared
-from ..processing.cut_texts_ume import Cuts
-from ..processing.items_ume import ItemError
+from ..modeling.reranker import default_tokens, scores_of
+from ..modeling.settings import whole_number
+from ..modeling.vision_features import VisionStore
+from ..processing.collating import Prepared
+from ..processing.cut_texts import Cuts
+from ..processing.items import ItemError
 from .batching import prepare_ahead
 from .calls import check_call
 from .encoded import as_items
@@ -28,8 +28,8 @@ from .forking import compute_alone_after_fork
 from .passes import Budget, fits
 
 if TYPE_CHECKING:
-    from ..modeling.reranker_ume import UmeForReranking
-    from ..processing.processing_ume import UmeProcessor
+    from ..modeling.reranker import UmeForReranking
+    from ..processing.processor import UmeProcessor
 
 KEEP_BYTES = 2**28  # features of media kept for later pairs of the same call
 

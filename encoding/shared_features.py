@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import BatchFeature
 
-from ..modeling.backbone_ume import base_of
-from ..modeling.vision_store_ume import VisionStore
-from ..processing.collating_ume import Prepared
-from ..processing.vision_ume import Patches
+from ..modeling.backbone import base_of
+from ..modeling.vision_features import VisionStore
+from ..processing.collating import Prepared
+from ..processing.vision import Patches
 
 if TYPE_CHECKING:
-    from ..modeling.composed_ume import UmePreTrainedModel
-    from ..processing.processing_ume import UmeProcessor
+    from ..modeling.composed import UmePreTrainedModel
+    from ..processing.processor import UmeProcessor
 
 KEEP_BYTES = 2**28  # features of shared media kept for later windows of the same call
 SAMPLES = 64  # bytes of a medium that are looked at before it is hashed

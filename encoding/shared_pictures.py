@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from ..processing.arrays_ume import is_array
-from ..processing.items_ume import ImagePart, ItemError, parse_item
-from ..processing.limits_ume import MediaLimits
-from ..processing.media_ume import load_image
-from .repeats import NoKeyError, media_key
+from ..processing.arrays import is_array
+from ..processing.items import ImagePart, ItemError, parse_item
+from ..processing.limits import MediaLimits
+from ..processing.media import load_image
+from .deduplication import NoKeyError, media_key
 
 KEPT_PIXELS = 1 << 26  # of decoded pictures that wait for their next item: 200 MB
 

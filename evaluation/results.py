@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..encoding.checked_files import read_object
-from ..encoding.scratch import write_atomically
+from ..encoding.storage.atomic import write_atomically
+from ..encoding.storage.checked_files import read_object
 from .digit_world.report import BENCHMARK, DigitWorldReport
 from .report import KIND, SCHEMA, Report
 from .score import ResultFormatError

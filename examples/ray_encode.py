@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from umekit.encoding.rows import EncodeRows
+from umekit.encoding.encode_rows import EncodeRows
 
 
 class KeepColumns:

@@ -38,8 +38,8 @@ from umekit.examples.ume_tiny_captions import (
 )
 from umekit.examples.ume_tiny_curriculum import Curriculum
 from umekit.examples.ume_tiny_model import build_model, build_processor, build_tokenizer
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.processing.processor import UmeProcessor
 from umekit.trainers.arguments import ContrastiveTrainingArguments
 from umekit.trainers.contrastive import ContrastiveTrainer
 from umekit.trainers.data import ContrastiveCollator

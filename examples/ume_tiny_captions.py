@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from umekit.evaluation.digit_world import TASKS, word_kind
-from umekit.modeling.backbone_ume import states_of
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.backbone import states_of
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.processing.processor import UmeProcessor
 
 KINDS = ("digit", "colour", "position", "other")
 IGNORED = -100

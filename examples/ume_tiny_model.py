@@ -16,13 +16,13 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from umekit.evaluation.digit_world import COLOURS, POSITIONS, all_texts
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.modeling.settings_ume import UmeSettings
-from umekit.processing.processing_ume import UmeProcessor
-from umekit.processing.prompts_ume import PromptSettings
-from umekit.processing.settings_processor_ume import ProcessorSettings
-from umekit.processing.video_ume import Sampling
-from umekit.processing.vision_ume import PixelBudget
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.modeling.settings import UmeSettings
+from umekit.processing.processor import UmeProcessor
+from umekit.processing.prompts import PromptSettings
+from umekit.processing.settings import ProcessorSettings
+from umekit.processing.video import Sampling
+from umekit.processing.vision import PixelBudget
 from umekit.testing import train_tokenizer
 
 RESERVED = (

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..encoding.checkpoint_files import read_config
-from ..modeling.settings_ume import UmeSettings, expressible
-from ..modeling.weight_files_ume import read_header
-from ..processing.settings_processor_ume import ProcessorSettings
+from ..modeling.settings import UmeSettings, expressible
+from ..modeling.weight_files import read_header
+from ..processing.settings import ProcessorSettings
 
 DTYPES = {
     "F64": "float64",

@@ -44,5 +44,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module("..modeling.versions_ume", __name__).need_transformers()
+    importlib.import_module("..modeling.versions", __name__).need_transformers()
     return getattr(importlib.import_module(_PUBLIC[name], __name__), name)

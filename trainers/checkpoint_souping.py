@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..encoding.golden import GOLDEN_FOLDER, make_golden
+from ..encoding.golden.folder import GOLDEN_FOLDER, make_golden
 from ..encoding.loading import load
-from ..encoding.ownership import new_folder
-from ..modeling.weight_files_ume import INDEX, INDEX_BYTES, WEIGHTS, read_json, shard_names
+from ..encoding.storage.ownership import new_folder
+from ..modeling.weight_files import INDEX, INDEX_BYTES, WEIGHTS, read_json, shard_names
 from .lora_folders import SoupError, has_settings
 from .lora_surroundings import check_surroundings, write_surroundings
 from .souping import SoupReport, largest_difference, normalised, probe

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..processing.film_ume import OPEN_OPTIONS, as_shown, av, decoder_of
-from ..processing.limits_ume import Deadline, MediaError, MediaLimits, describe, reason
-from ..processing.sources_ume import read_bytes
+from ..processing.clip_decoding import OPEN_OPTIONS, as_shown, av, decoder_of
+from ..processing.limits import Deadline, MediaError, MediaLimits, describe, reason
+from ..processing.sources import read_bytes
 from .formats.media import MediaRoot, media_root
 
 

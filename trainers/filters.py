@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from ..processing.arrays_ume import is_array
-from ..processing.documents_ume import count_pages, load_document
-from ..processing.items_ume import DocumentPart, ImagePart, TextPart, VideoPart, parse_item
-from ..processing.kinds_ume import HEAD_BYTES, format_of
-from ..processing.limits_ume import MediaLimits
-from ..processing.media_ume import load_image
-from ..processing.sources_ume import read_bytes
-from ..processing.video_ume import Sampling, load_video
+from ..processing.arrays import is_array
+from ..processing.documents import count_pages, load_document
+from ..processing.items import DocumentPart, ImagePart, TextPart, VideoPart, parse_item
+from ..processing.kinds import HEAD_BYTES, format_of
+from ..processing.limits import MediaLimits
+from ..processing.media import load_image
+from ..processing.sources import read_bytes
+from ..processing.video import Sampling, load_video
 from .hashing import text_hash
 
 COLUMNS = ("query", "positive", "negatives")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..modeling.versions_ume import need_peft
+from ..modeling.versions import need_peft
 
 PARTS = ("language", "vision", "merger")
 HALVES = (torch.bfloat16, torch.float16)

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..encoding.checkpoint_files import read_config
 from ..encoding.loading import CLASSES
-from ..modeling.saving_ume import auto_map, write_code, write_sentence_transformers_files
-from ..modeling.settings_ume import UmeSettings
-from ..processing.processing_ume import UmeProcessor
+from ..modeling.saving import auto_map, write_code, write_sentence_transformers_files
+from ..modeling.settings import UmeSettings
+from ..processing.processor import UmeProcessor
 from .lora_folders import SoupError, has_settings
 
 # Files that decide what a model is given; they must be equal wherever two folders both have them.

@@ -11,15 +11,15 @@ import torch
 from ..encoding.adapters import add_adapter, merge_adapter
 from ..encoding.checkpoint_files import installed_classes, read_config
 from ..encoding.encoder import Encoder
-from ..encoding.golden import GOLDEN_FOLDER, make_golden
+from ..encoding.golden.folder import GOLDEN_FOLDER, make_golden
+from ..encoding.golden.verify import verify
 from ..encoding.loading import CLASSES, check_pair, load
-from ..encoding.ownership import new_folder
 from ..encoding.reranker import Reranker
-from ..encoding.verify import verify
-from ..modeling.adapters_ume import base_named, lacking_rows
-from ..modeling.settings_ume import UmeSettings
-from ..modeling.weight_files_ume import read_json
-from ..processing.processing_ume import UmeProcessor
+from ..encoding.storage.ownership import new_folder
+from ..modeling.adapters import base_named, lacking_rows
+from ..modeling.settings import UmeSettings
+from ..modeling.weight_files import read_json
+from ..processing.processor import UmeProcessor
 from .lora_folders import CONFIG_FILE, has_settings
 
 

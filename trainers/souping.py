@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..encoding.golden import GOLDEN_FOLDER, make_golden, vector_of
-from ..encoding.golden_items import golden_items, golden_pairs
-from ..encoding.ownership import new_folder
+from ..encoding.golden.folder import GOLDEN_FOLDER, make_golden, vector_of
+from ..encoding.golden.items import golden_items, golden_pairs
+from ..encoding.storage.ownership import new_folder
 from .adapters import ADAPTER_FILE
 from .lora_folders import CONFIG_FILE, LoraFolder, LoraModule, SoupError, read_lora_folder
 from .lora_surroundings import check_surroundings, write_surroundings

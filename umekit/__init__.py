@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from .encoding.encoded import Encoded
     from .encoding.encoder import Encoder
     from .encoding.export import export
-    from .encoding.index import Index
+    from .encoding.golden.verify import Verification, verify
+    from .encoding.index.exact import Index
     from .encoding.loading import load
     from .encoding.reranker import Reranked, Reranker
-    from .encoding.verify import Verification, verify
-    from .modeling.modeling_ume import UmeForDiscriminativeEmbedding
-    from .processing.processing_ume import UmeProcessor
+    from .modeling.discriminative import UmeForDiscriminativeEmbedding
+    from .processing.processor import UmeProcessor
 
 _PUBLIC = {
     "Encoded": ".encoding.encoded",
     "Encoder": ".encoding.encoder",
-    "Index": ".encoding.index",
+    "Index": ".encoding.index.exact",
     "Reranked": ".encoding.reranker",
     "Reranker": ".encoding.reranker",
-    "UmeForDiscriminativeEmbedding": ".modeling.modeling_ume",
-    "UmeProcessor": ".processing.processing_ume",
+    "UmeForDiscriminativeEmbedding": ".modeling.discriminative",
+    "UmeProcessor": ".processing.processor",
     "export": ".encoding.export",
     "load": ".encoding.loading",
-    "verify": ".encoding.verify",
-    "Verification": ".encoding.verify",
+    "verify": ".encoding.golden.verify",
+    "Verification": ".encoding.golden.verify",
 }
 
 __all__ = [
@@ -62,7 +62,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'umekit' has no attribute {name!r}")
-    importlib.import_module(".modeling.versions_ume", __name__).need_transformers()
+    importlib.import_module(".modeling.versions", __name__).need_transformers()
     return getattr(importlib.import_module(_PUBLIC[name], __name__), name)
 
 

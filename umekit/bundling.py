@@ -16,15 +16,17 @@ from types import MappingProxyType
 
 from ._version import __version__
 
-ENTRIES = {  # kind of a checkpoint -> the source that has its class
-    "discriminative": "modeling_ume",
-    "generative": "generative_ume",
-    "reranker": "reranker_ume",
+KINDS = (
+    "discriminative",
+    "generative",
+    "reranker",
+)  # of a checkpoint, and the source that has the class of each
+FILES = {  # source that is an entry point -> its file in a checkpoint, where it is not the model's
+    "sentence_transformer": "sentence_transformer_ume",
+    "processor": "processing_ume",
+    "pdfium_worker": "pdfium_ume",  # a program, and so a file of its own
 }
 MODEL_FILE = "modeling_ume"  # the bundle of any kind
-WRAPPER = "sentence_transformer_ume"
-PROCESSOR_FILE = "processing_ume"
-PDF_WORKER = "pdfium_ume"  # a program, and so a file of its own
 WIDTH = 110  # of a line
 
 _Import = ast.Import | ast.ImportFrom
@@ -41,18 +43,25 @@ def model_files(kind: str) -> Mapping[str, str]:
     The module for sentence-transformers is the same for every kind; not every checkpoint needs it.
     """
     room = _room("modeling")
-    sources = sources_of(room / f"{ENTRIES[kind]}.py")
-    wrapper = join([room / f"{WRAPPER}.py"], {path.stem: MODEL_FILE for path in sources})
-    return MappingProxyType({f"{MODEL_FILE}.py": join(sources), f"{WRAPPER}.py": wrapper})
+    sources = sources_of(room / f"{kind}.py")
+    wrapper = join([room / "sentence_transformer.py"], {path.stem: MODEL_FILE for path in sources})
+    return MappingProxyType(
+        {f"{MODEL_FILE}.py": join(sources), f"{FILES['sentence_transformer']}.py": wrapper}
+    )
 
 
 @cache
 def processor_files() -> Mapping[str, str]:
     """Name -> text of the processor's code in a checkpoint."""
     room = _room("processing")
-    worker = room / f"{PDF_WORKER}.py"
-    bundle = join(sources_of(room / f"{PROCESSOR_FILE}.py", apart=worker), {PDF_WORKER: PDF_WORKER})
-    return MappingProxyType({f"{PROCESSOR_FILE}.py": bundle, worker.name: worker.read_text(encoding="utf-8")})
+    worker = room / "pdfium_worker.py"
+    bundle = join(sources_of(room / "processor.py", apart=worker), {worker.stem: FILES[worker.stem]})
+    return MappingProxyType(
+        {
+            f"{FILES['processor']}.py": bundle,
+            f"{FILES[worker.stem]}.py": worker.read_text(encoding="utf-8"),
+        }
+    )
 
 
 def sources_of(entry: Path, apart: Path | None = None) -> list[Path]:

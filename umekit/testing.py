@@ -20,13 +20,13 @@ from transformers import (
 )
 
 from .encoding.presets import qwen3_vl_reranker
-from .modeling.generative_ume import UmeForGenerativeEmbedding
-from .modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from .modeling.reranker_ume import UmeForReranking
-from .modeling.settings_ume import UmeSettings
-from .processing.pooled_ume import PoolingRule
-from .processing.processing_ume import UmeProcessor
-from .processing.prompts_ume import PromptSettings
+from .modeling.discriminative import UmeForDiscriminativeEmbedding
+from .modeling.generative import UmeForGenerativeEmbedding
+from .modeling.reranker import UmeForReranking
+from .modeling.settings import UmeSettings
+from .processing.processor import UmeProcessor
+from .processing.prompts import PromptSettings
+from .processing.slots import PoolingRule
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 

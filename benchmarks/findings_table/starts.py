@@ -28,7 +28,7 @@ from transformers import BatchFeature
 from umekit.examples.train_ume_tiny import learn_to_read, speed_up
 from umekit.examples.ume_tiny_captions import IGNORED, LETTERS, CaptionReader, Lesson, lesson_rows
 from umekit.examples.ume_tiny_model import build_model, build_processor, build_tokenizer
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.processing.processor import UmeProcessor
 
 from .context import Context
 from .prompts import put_on

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from umekit.encoding.scratch import write_atomically
+from umekit.encoding.storage.atomic import write_atomically
 
 # Raise it where what rows, prompts or pools mean is changed: every cached result is then made anew.
 VERSION = 2

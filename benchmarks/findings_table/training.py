@@ -12,8 +12,8 @@ from transformers import PrinterCallback
 
 from umekit.examples.train_ume_tiny import speed_up
 from umekit.examples.ume_tiny_model import build_model
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.processing.processor import UmeProcessor
 from umekit.trainers.arguments import ContrastiveTrainingArguments
 from umekit.trainers.contrastive import ContrastiveTrainer
 from umekit.trainers.lora import add_lora

@@ -7,8 +7,8 @@ id, so that the shards of two runs hold the same rows.
 
 from __future__ import annotations
 
+from .columns import OutsideRootError
 from .opening import FORMATS, open_source
-from .rooted import OutsideRootError
-from .unit import InputError, Row, Source, Unit
+from .sample import InputError, Row, Source, Unit
 
 __all__ = ["FORMATS", "InputError", "OutsideRootError", "Row", "Source", "Unit", "open_source"]

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...processing.arrays_ume import is_array, values_of
-from ...processing.limits_ume import MediaLimits
-from ...processing.sources_ume import local_path
-from ..scratch import file_sha256
-from .rooted import MEDIA
-from .unit import Row, reason_of
+from ...processing.arrays import is_array, values_of
+from ...processing.limits import MediaLimits
+from ...processing.sources import local_path
+from ..storage.atomic import file_sha256
+from .columns import MEDIA
+from .sample import Row, reason_of
 
 DEPTH = 4  # of lists and objects in an item; no item that can be encoded has more
 ADDRESSES = ("http://", "https://", "data:")

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from ...processing.limits_ume import MediaLimits
-from ..files import file_items
-from ..walking import counted, list_files
-from .unit import InputError, Row, Unit, failed_unit
+from ...processing.limits import MediaLimits
+from .files import file_items
+from .sample import InputError, Row, Unit, failed_unit
+from .walking import counted, list_files
 
 
 class FolderSource:

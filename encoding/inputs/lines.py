@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from .rooted import Columns
-from .unit import Row, Unit, failed_unit, hash_of_files
+from .columns import Columns
+from .sample import Row, Unit, failed_unit, hash_of_files
 
 LINE_BYTES = 1 << 26  # a longer line is refused
 

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...processing.limits_ume import MediaLimits
-from ..files import kind_of
-from ..walking import scan
+from ...processing.limits import MediaLimits
+from .columns import Columns
+from .files import kind_of
 from .folder import FolderSource
 from .lines import JsonlSource
-from .rooted import Columns
+from .sample import InputError, Source
 from .tables import DatasetSource, ParquetSource
 from .tars import TarSource
-from .unit import InputError, Source
+from .walking import scan
 
 FORMATS = ("folder", "jsonl", "parquet", "tar", "dataset")
 ENDINGS = {

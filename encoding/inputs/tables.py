@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .rooted import Columns
-from .unit import InputError, Row, Unit, failed_unit, hash_of_files
+from .columns import Columns
+from .sample import InputError, Row, Unit, failed_unit, hash_of_files
 
 BATCH_ROWS = 64
 

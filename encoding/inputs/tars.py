@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...processing.limits_ume import MediaLimits
-from ..files import TEXT_BYTES, kind_of, medium_kind, page_count, text_of
-from .rooted import Columns
-from .unit import Row, Unit, failed_unit, hash_of_files
+from ...processing.limits import MediaLimits
+from .columns import Columns
+from .files import TEXT_BYTES, kind_of, medium_kind, page_count, text_of
+from .sample import Row, Unit, failed_unit, hash_of_files
 
 JSON_BYTES = 1 << 24
 

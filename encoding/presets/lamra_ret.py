@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...modeling.settings_ume import UmeSettings
-from ...processing.first_resize_ume import FirstResize
-from ...processing.pooled_ume import PoolingRule
-from ...processing.prompts_ume import PromptSettings
-from ...processing.settings_processor_ume import ProcessorSettings
-from ...processing.video_ume import Sampling
-from ...processing.vision_ume import PixelBudget
+from ...modeling.settings import UmeSettings
+from ...processing.first_resize import FirstResize
+from ...processing.prompts import PromptSettings
+from ...processing.settings import ProcessorSettings
+from ...processing.slots import PoolingRule
+from ...processing.video import Sampling
+from ...processing.vision import PixelBudget
 from .preset import AddedToken, Difference, Preset, Traces
 from .templates import ASSISTANT, END, SYSTEM_TURN, USER, gather
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from ...modeling.settings_ume import UmeSettings
-from ...processing.processing_ume import UmeProcessor
-from ...processing.settings_processor_ume import ProcessorSettings
+from ...modeling.settings import UmeSettings
+from ...processing.processor import UmeProcessor
+from ...processing.settings import ProcessorSettings
 
 COMPAT = (None, "official")
 

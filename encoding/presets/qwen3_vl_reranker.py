@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ...modeling.settings_ume import UmeSettings
-from ...processing.prompts_ume import PromptSettings
-from ...processing.settings_processor_ume import ProcessorSettings
+from ...modeling.settings import UmeSettings
+from ...processing.prompts import PromptSettings
+from ...processing.settings import ProcessorSettings
 from . import qwen3_vl_embedding
 from .pair_templates import gather_pair
 from .preset import Difference, Preset, Traces

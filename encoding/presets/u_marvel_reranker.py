@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ...modeling.settings_ume import UmeSettings
-from ...processing.pooled_ume import PoolingRule
-from ...processing.prompts_ume import PromptSettings
-from ...processing.settings_processor_ume import ProcessorSettings
+from ...modeling.settings import UmeSettings
+from ...processing.prompts import PromptSettings
+from ...processing.settings import ProcessorSettings
+from ...processing.slots import PoolingRule
 from . import u_marvel
 from .pair_templates import gather_pair
 from .preset import Difference, Preset, Traces

@@ -1,6 +1,6 @@
 # Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
-# Sources, in this order: packing_ume settings_ume weight_files_ume backbone_ume versions_ume adapters_ume
-#   patches_ume saving_ume composed_ume evaluating_ume pooling_ume modeling_ume
+# Sources, in this order: packing settings weight_files backbone versions adapters patches saving composed
+#   evaluating pooling discriminative
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from typing import Literal
 from weakref import WeakKeyDictionary
 
 
-# ---- packing_ume -------------------------------------------------------------------------------------------
+# ---- packing -----------------------------------------------------------------------------------------------
 # Rows laid end to end: attention by sequence lengths instead of by a padding mask.
 #
 # A padded batch ``[B, L]`` becomes one row of its real tokens ``[1, T]``, so that no layer computes padding and no
@@ -177,7 +177,7 @@ def packed_states(
     return states.view(rows, width, -1)
 
 
-# ---- settings_ume ------------------------------------------------------------------------------------------
+# ---- settings ----------------------------------------------------------------------------------------------
 # What a checkpoint says about itself: the ``ume`` block of ``config.json``.
 #
 # Everything that changes a vector and that the *model* must know stands here and is saved with the weights; the
@@ -222,7 +222,7 @@ class UmeSettings:
         tokens: ids that the model itself must know while generating (thought, ``<gen_emb>``, actions, answers).
         max_new_tokens: most tokens of a thought where the caller says nothing (generative role).
         thought_end: ``"forced"``: the vector is the state of the first ``<gen_emb>``, which a thought without one is
-            given; ``"official"``: UME-R1's published loop, see ``reasoning_ume.think``.
+            given; ``"official"``: UME-R1's published loop, see ``reasoning.think``.
     """
 
     role: Role = "discriminative"
@@ -391,7 +391,7 @@ def _limits(target: str, model_type: str) -> str:
     return ", ".join(limits)
 
 
-# ---- weight_files_ume --------------------------------------------------------------------------------------
+# ---- weight_files ------------------------------------------------------------------------------------------
 # What is looked at before a model is built: a checkpoint's weight files, and whether its config can be theirs.
 #
 # The files of a checkpoint are not trusted. Weights are safetensors inside of its folder and nothing else, and a config
@@ -700,7 +700,7 @@ def _is_shape(shape: Any) -> bool:
     return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
 
 
-# ---- backbone_ume ------------------------------------------------------------------------------------------
+# ---- backbone ----------------------------------------------------------------------------------------------
 # Run a stock vision-language backbone and give back its states after the final norm.
 #
 # One function per thing that our settings change: positions, attention, DeepStack. Nothing here copies a modeling
@@ -891,7 +891,7 @@ def cache_of(output: Any) -> Any:
     return output.cache if hasattr(output, "cache") else output.past_key_values
 
 
-# ---- versions_ume ------------------------------------------------------------------------------------------
+# ---- versions ----------------------------------------------------------------------------------------------
 # Which versions of other packages go together, in one place: asked for at use, and shown by ``umekit doctor``.
 
 
@@ -959,7 +959,7 @@ def need_peft() -> None:
         raise ImportError(problem)
 
 
-# ---- adapters_ume ------------------------------------------------------------------------------------------
+# ---- adapters ----------------------------------------------------------------------------------------------
 # Adapter folders: the base that an adapter is for, and all of the adapter on a backbone.
 #
 # An adapter folder of ours holds the adapter, the base's config with the ``ume`` block, the processor's files and our
@@ -1230,7 +1230,7 @@ def _config_of(folder: str, hub: Mapping[str, Any]) -> Any:
         return None
 
 
-# ---- patches_ume -------------------------------------------------------------------------------------------
+# ---- patches -----------------------------------------------------------------------------------------------
 # Patches embedded by a matrix product.
 #
 # Qwen's vision towers cut a picture into patches beforehand and then convolve each of them alone, with a kernel of the
@@ -1260,7 +1260,7 @@ def multiply_patches(backbone: nn.Module) -> None:
                 module._old_forward = PatchProjection.forward.__get__(module)
 
 
-# ---- saving_ume --------------------------------------------------------------------------------------------
+# ---- saving ------------------------------------------------------------------------------------------------
 # What a checkpoint folder holds beside the weights: our code, so that ``trust_remote_code`` needs no umekit,
 # and the sentence-transformers files.
 
@@ -1443,7 +1443,7 @@ def _write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-# ---- composed_ume ------------------------------------------------------------------------------------------
+# ---- composed ----------------------------------------------------------------------------------------------
 # Composed in memory, native on disk: the part that every role shares.
 #
 # ``self.backbone`` is whatever ``AutoModelForImageTextToText`` gives. The folder that is saved keeps the backbone's
@@ -1664,7 +1664,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         return self.backbone.dtype
 
 
-# ---- evaluating_ume ----------------------------------------------------------------------------------------
+# ---- evaluating --------------------------------------------------------------------------------------------
 # Encoding never drops out, whatever mode the model is in, and leaves it as it was.
 
 
@@ -1708,7 +1708,7 @@ def evaluated(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-# ---- pooling_ume -------------------------------------------------------------------------------------------
+# ---- pooling -----------------------------------------------------------------------------------------------
 # The only pooling there is: the mean of the states that a slot names.
 #
 # Last token, a special token and a masked mean are all the same operation; which tokens carry the embedding is the
@@ -1795,7 +1795,7 @@ def check_vectors(vectors: Tensor) -> None:
         )
 
 
-# ---- modeling_ume ------------------------------------------------------------------------------------------
+# ---- discriminative ----------------------------------------------------------------------------------------
 # The discriminative embedder: one forward, one vector.
 #
 # The model averages the states that ``pooling_slots`` marks; it knows nothing of prompts. Without slots it returns

@@ -1,4 +1,4 @@
-"""PDFium in a process of its own; ``pdfium_process_ume`` starts this file as a program, so it imports no sibling.
+"""PDFium in a process of its own; ``pdfium_process`` starts this file as a program, so it imports no sibling.
 
 A request is a line of JSON and the bytes of a document; without a ``size`` no bytes follow, and it is about the last
 document once more. The answer is a line of JSON with the number of pages (and a ``warning``, where there is one), then

@@ -1,9 +1,8 @@
 # Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
-# Sources, in this order: families_ume rendering_ume pooled_ume prompts_ume reading_ume limits_ume arrays_ume
-#   kinds_ume odd_files_ume profiles_ume pixels_ume downloads_ume sources_ume media_ume sampling_ume
-#   animation_ume film_ume video_ume first_resize_ume vision_ume settings_processor_ume checkpoint_ume
-#   collating_ume cut_texts_ume explaining_ume items_ume templates_ume native_ume pdfium_process_ume
-#   documents_ume patching_ume pairs_ume placeholders_ume truncating_ume preparing_ume processing_ume
+# Sources, in this order: families prompts reading rendering slots limits arrays kinds odd_images profiles
+#   pixels downloads sources media sampling animation clip_decoding video first_resize vision settings
+#   checkpoint collating cut_texts explaining items templates native pdfium_process documents patching pairs
+#   placeholders truncating preparing processor
 
 from __future__ import annotations
 
@@ -89,7 +88,7 @@ from .pdfium_ume import (
 )
 
 
-# ---- families_ume ------------------------------------------------------------------------------------------
+# ---- families ----------------------------------------------------------------------------------------------
 # Backbone families as records: what differs between them before the model is reached.
 
 
@@ -143,180 +142,7 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-# ---- rendering_ume -----------------------------------------------------------------------------------------
-# Rendered prompts to token ids, with user text kept as data.
-#
-# The template's own special tokens become ids; the stretches between them are tokenised whole, so that merges run
-# across instruction and text as in the systems' own code. A special token typed by a user cannot become a real one:
-# user text is guarded before it is rendered (a private-use character breaks every such string), and stretches are
-# tokenised by a bare copy of the tokenizer that has no added tokens at all.
-
-
-_GUARDS = [chr(code) for code in range(0xE000, 0xF8FF)]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A run of a rendered prompt: one special token (``token`` True), or ordinary text; ``repeat`` copies of it."""
-
-    text: str
-    token: bool
-    repeat: int = 1
-
-
-class PromptTokenizer:
-    """Tokenises rendered prompts; built once per processor."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.added: dict[str, int] = dict(tokenizer.get_added_vocab())
-        for token in tokenizer.all_special_tokens:
-            self.added.setdefault(token, tokenizer.convert_tokens_to_ids(token))
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        state["added_tokens"] = []
-        state["post_processor"] = None
-        state["truncation"] = None
-        state["padding"] = None
-        self._bare = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
-        longest_first = sorted(self.added, key=len, reverse=True)
-        self._special = (
-            re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
-        )
-        starts = sorted({token[0] for token in self.added})
-        self._start = re.compile("([" + "".join(map(re.escape, starts)) + "])") if starts else None
-
-    def id_of(self, token: str) -> int:
-        """Id of a special token.
-
-        Raises:
-            KeyError: the tokenizer has no such added token.
-        """
-        return self.added[token]
-
-    def guard_for(self, texts: Iterable[str]) -> str:
-        """A private-use character that none of the texts contains."""
-        joined = "".join(texts)
-        return next(char for char in _GUARDS if char not in joined)
-
-    def guarded(self, text: str, guard: str) -> str:
-        """The text with every possible beginning of a special token broken by ``guard``."""
-        return self._start.sub(r"\1" + guard, text) if self._start is not None else text
-
-    def pieces(self, rendered: str, guard: str = "") -> list[Piece]:
-        """Split a rendered prompt at the template's special tokens and take the guards out again."""
-        if self._special is None:
-            return [Piece(rendered, False)]
-        found = []
-        for number, run in enumerate(self._special.split(rendered)):
-            if number % 2:
-                found.append(Piece(run, True))
-            elif run:
-                found.append(Piece(run.replace(guard, "") if guard else run, False))
-        return found
-
-    def encode(self, pieces: Sequence[Piece]) -> list[int]:
-        """Token ids of pieces; neighbouring text is joined first, so that it is tokenised whole."""
-        ids: list[int] = []
-        pending = ""
-        for piece in pieces:
-            if not piece.token:
-                pending += piece.text * piece.repeat
-                continue
-            if pending:
-                ids.extend(self._bare.encode(pending, add_special_tokens=False).ids)
-                pending = ""
-            ids.extend([self.added[piece.text]] * piece.repeat)
-        if pending:
-            ids.extend(self._bare.encode(pending, add_special_tokens=False).ids)
-        return ids
-
-    def cut(self, text: str, tokens: int) -> str:
-        """The longest beginning of a text that has at most ``tokens`` tokens by itself."""
-        if tokens <= 0:
-            return ""
-        text = text[: 64 * tokens]  # bounds the work on megabytes; a token is rarely longer than a word
-        offsets = self._bare.encode(text, add_special_tokens=False).offsets
-        if len(offsets) <= tokens:
-            return text
-        # A character can be several tokens: one that is only begun is left out, or cutting would never come to an end.
-        return text[: min(offsets[tokens - 1][1], offsets[tokens][0])]
-
-    def count(self, text: str) -> int:
-        """Tokens of a text by itself."""
-        return len(self._bare.encode(text, add_special_tokens=False).ids)
-
-    def shorten(self, content: list[dict[str, Any]], excess: int) -> int:
-        """Take up to ``excess`` tokens off the last of the texts that has any, in place; the number taken."""
-        for part in reversed(content):
-            if part["type"] == "text" and part["text"]:
-                have = self.count(part["text"])
-                part["text"] = self.cut(part["text"], have - excess)
-                return min(have, excess)
-        return 0
-
-
-# ---- pooled_ume --------------------------------------------------------------------------------------------
-# Which tokens carry the embedding: rules that fill ``pooling_slots``.
-
-
-@dataclass(frozen=True)
-class PoolingRule:
-    """Where slot 1 is.
-
-    Attributes:
-        kind: ``"last"``: the last token; ``"token"``: the last occurrence of ``token``; ``"mean"``: every token,
-            but for the spans from ``span_start`` to ``span_end``, both included.
-        token: special token of ``kind="token"``.
-        offset: places from that token to the pooled one; -1 is the one before it, which predicts it (LamRA).
-        span_start, span_end: special tokens around what the mean leaves out (U-MARVEL's instruction); "" for none.
-    """
-
-    kind: Literal["last", "token", "mean"] = "last"
-    token: str = ""
-    offset: int = 0
-    span_start: str = ""
-    span_end: str = ""
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("last", "token", "mean"):
-            raise ValueError(f"pooling kind is {self.kind!r}; use 'last', 'token' or 'mean'")
-        if (self.kind == "token") != bool(self.token):
-            raise ValueError("pooling kind 'token' needs a token, the other kinds take none")
-        if bool(self.span_start) != bool(self.span_end):
-            raise ValueError("a span needs both span_start and span_end")
-
-
-def pooling_slots(ids: np.ndarray, rule: PoolingRule, tokenizer: PromptTokenizer) -> np.ndarray:
-    """int8 ``[L]`` slots of one row of ids.
-
-    Raises:
-        ValueError: the pooled token is missing, a span is not closed, or nothing is left to pool.
-    """
-    slots = np.zeros(len(ids), dtype=np.int8)
-    if rule.kind == "last":
-        slots[-1] = 1
-    elif rule.kind == "token":
-        places = np.flatnonzero(ids == tokenizer.id_of(rule.token))
-        if len(places) == 0:
-            raise ValueError(f"the prompt has no {rule.token} to pool")
-        place = int(places[-1]) + rule.offset
-        if not 0 <= place < len(ids):
-            raise ValueError(f"the prompt has no token at {rule.offset:+d} from {rule.token}")
-        slots[place] = 1
-    else:
-        slots[:] = 1
-        if rule.span_start:
-            starts = np.flatnonzero(ids == tokenizer.id_of(rule.span_start))
-            ends = np.flatnonzero(ids == tokenizer.id_of(rule.span_end))
-            if len(starts) != len(ends) or (ends < starts).any():
-                raise ValueError(f"{rule.span_start} and {rule.span_end} do not pair up in the prompt")
-            for start, end in zip(starts, ends, strict=True):
-                slots[start : end + 1] = 0
-        if not slots.any():
-            raise ValueError("no token is left to pool")
-    return slots
-
-
-# ---- prompts_ume -------------------------------------------------------------------------------------------
+# ---- prompts -----------------------------------------------------------------------------------------------
 # Prompt settings and the chat template that they compile to.
 #
 # Native sentence-transformers and vLLM read ``chat_template.jinja`` and nothing else, so the template holds all of a
@@ -428,7 +254,7 @@ def _quote(text: str) -> str:
     return f"'{escaped}'"
 
 
-# ---- reading_ume -------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 # Settings from JSON that somebody else may have written: every value is checked against the type of its field.
 
 
@@ -503,7 +329,180 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# ---- limits_ume --------------------------------------------------------------------------------------------
+# ---- rendering ---------------------------------------------------------------------------------------------
+# Rendered prompts to token ids, with user text kept as data.
+#
+# The template's own special tokens become ids; the stretches between them are tokenised whole, so that merges run
+# across instruction and text as in the systems' own code. A special token typed by a user cannot become a real one:
+# user text is guarded before it is rendered (a private-use character breaks every such string), and stretches are
+# tokenised by a bare copy of the tokenizer that has no added tokens at all.
+
+
+_GUARDS = [chr(code) for code in range(0xE000, 0xF8FF)]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of a rendered prompt: one special token (``token`` True), or ordinary text; ``repeat`` copies of it."""
+
+    text: str
+    token: bool
+    repeat: int = 1
+
+
+class PromptTokenizer:
+    """Tokenises rendered prompts; built once per processor."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.added: dict[str, int] = dict(tokenizer.get_added_vocab())
+        for token in tokenizer.all_special_tokens:
+            self.added.setdefault(token, tokenizer.convert_tokens_to_ids(token))
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["added_tokens"] = []
+        state["post_processor"] = None
+        state["truncation"] = None
+        state["padding"] = None
+        self._bare = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
+        longest_first = sorted(self.added, key=len, reverse=True)
+        self._special = (
+            re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
+        )
+        starts = sorted({token[0] for token in self.added})
+        self._start = re.compile("([" + "".join(map(re.escape, starts)) + "])") if starts else None
+
+    def id_of(self, token: str) -> int:
+        """Id of a special token.
+
+        Raises:
+            KeyError: the tokenizer has no such added token.
+        """
+        return self.added[token]
+
+    def guard_for(self, texts: Iterable[str]) -> str:
+        """A private-use character that none of the texts contains."""
+        joined = "".join(texts)
+        return next(char for char in _GUARDS if char not in joined)
+
+    def guarded(self, text: str, guard: str) -> str:
+        """The text with every possible beginning of a special token broken by ``guard``."""
+        return self._start.sub(r"\1" + guard, text) if self._start is not None else text
+
+    def pieces(self, rendered: str, guard: str = "") -> list[Piece]:
+        """Split a rendered prompt at the template's special tokens and take the guards out again."""
+        if self._special is None:
+            return [Piece(rendered, False)]
+        found = []
+        for number, run in enumerate(self._special.split(rendered)):
+            if number % 2:
+                found.append(Piece(run, True))
+            elif run:
+                found.append(Piece(run.replace(guard, "") if guard else run, False))
+        return found
+
+    def encode(self, pieces: Sequence[Piece]) -> list[int]:
+        """Token ids of pieces; neighbouring text is joined first, so that it is tokenised whole."""
+        ids: list[int] = []
+        pending = ""
+        for piece in pieces:
+            if not piece.token:
+                pending += piece.text * piece.repeat
+                continue
+            if pending:
+                ids.extend(self._bare.encode(pending, add_special_tokens=False).ids)
+                pending = ""
+            ids.extend([self.added[piece.text]] * piece.repeat)
+        if pending:
+            ids.extend(self._bare.encode(pending, add_special_tokens=False).ids)
+        return ids
+
+    def cut(self, text: str, tokens: int) -> str:
+        """The longest beginning of a text that has at most ``tokens`` tokens by itself."""
+        if tokens <= 0:
+            return ""
+        text = text[: 64 * tokens]  # bounds the work on megabytes; a token is rarely longer than a word
+        offsets = self._bare.encode(text, add_special_tokens=False).offsets
+        if len(offsets) <= tokens:
+            return text
+        # A character can be several tokens: one that is only begun is left out, or cutting would never come to an end.
+        return text[: min(offsets[tokens - 1][1], offsets[tokens][0])]
+
+    def count(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        return len(self._bare.encode(text, add_special_tokens=False).ids)
+
+    def shorten(self, content: list[dict[str, Any]], excess: int) -> int:
+        """Take up to ``excess`` tokens off the last of the texts that has any, in place; the number taken."""
+        for part in reversed(content):
+            if part["type"] == "text" and part["text"]:
+                have = self.count(part["text"])
+                part["text"] = self.cut(part["text"], have - excess)
+                return min(have, excess)
+        return 0
+
+
+# ---- slots -------------------------------------------------------------------------------------------------
+# Which tokens carry the embedding: rules that fill ``pooling_slots``.
+
+
+@dataclass(frozen=True)
+class PoolingRule:
+    """Where slot 1 is.
+
+    Attributes:
+        kind: ``"last"``: the last token; ``"token"``: the last occurrence of ``token``; ``"mean"``: every token,
+            but for the spans from ``span_start`` to ``span_end``, both included.
+        token: special token of ``kind="token"``.
+        offset: places from that token to the pooled one; -1 is the one before it, which predicts it (LamRA).
+        span_start, span_end: special tokens around what the mean leaves out (U-MARVEL's instruction); "" for none.
+    """
+
+    kind: Literal["last", "token", "mean"] = "last"
+    token: str = ""
+    offset: int = 0
+    span_start: str = ""
+    span_end: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("last", "token", "mean"):
+            raise ValueError(f"pooling kind is {self.kind!r}; use 'last', 'token' or 'mean'")
+        if (self.kind == "token") != bool(self.token):
+            raise ValueError("pooling kind 'token' needs a token, the other kinds take none")
+        if bool(self.span_start) != bool(self.span_end):
+            raise ValueError("a span needs both span_start and span_end")
+
+
+def pooling_slots(ids: np.ndarray, rule: PoolingRule, tokenizer: PromptTokenizer) -> np.ndarray:
+    """int8 ``[L]`` slots of one row of ids.
+
+    Raises:
+        ValueError: the pooled token is missing, a span is not closed, or nothing is left to pool.
+    """
+    slots = np.zeros(len(ids), dtype=np.int8)
+    if rule.kind == "last":
+        slots[-1] = 1
+    elif rule.kind == "token":
+        places = np.flatnonzero(ids == tokenizer.id_of(rule.token))
+        if len(places) == 0:
+            raise ValueError(f"the prompt has no {rule.token} to pool")
+        place = int(places[-1]) + rule.offset
+        if not 0 <= place < len(ids):
+            raise ValueError(f"the prompt has no token at {rule.offset:+d} from {rule.token}")
+        slots[place] = 1
+    else:
+        slots[:] = 1
+        if rule.span_start:
+            starts = np.flatnonzero(ids == tokenizer.id_of(rule.span_start))
+            ends = np.flatnonzero(ids == tokenizer.id_of(rule.span_end))
+            if len(starts) != len(ends) or (ends < starts).any():
+                raise ValueError(f"{rule.span_start} and {rule.span_end} do not pair up in the prompt")
+            for start, end in zip(starts, ends, strict=True):
+                slots[start : end + 1] = 0
+        if not slots.any():
+            raise ValueError("no token is left to pool")
+    return slots
+
+
+# ---- limits ------------------------------------------------------------------------------------------------
 # What one file may cost, and how a message names it.
 
 
@@ -682,9 +681,8 @@ def reason(error: BaseException) -> str:
     """What an exception of a foreign decoder says, in one line of bounded length."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture that Pillow can read"  # its own words are an address in memory
-    words: object = error
-    if isinstance(error, OSError) and error.filename == "<none>":  # PyAV's, of bytes
-        words = error.strerror
+    of_bytes = getattr(error, "filename", None) == "<none>"  # PyAV's, whose errors are not all OSErrors
+    words = getattr(error, "strerror", error) if of_bytes else error
     said = " ".join(str(words).split()).encode("utf-8", "backslashreplace").decode()[:NAME_CHARACTERS]
     code = _DECODER_ERROR.match(said)
     if code is not None:  # all that Pillow passes on of what libtiff and OpenJPEG say
@@ -694,7 +692,7 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-# ---- arrays_ume --------------------------------------------------------------------------------------------
+# ---- arrays ------------------------------------------------------------------------------------------------
 # Arrays and tensors as pictures and clips: whichever axis the channels are on, whatever library they are from.
 #
 # One rule of axes. Channels are 1, 3 or 4 long, and last (``[H, W, C]``, clips ``[T, H, W, C]``) or first (``[C, H, W]``,
@@ -775,7 +773,7 @@ def _channels_last(values: np.ndarray, first: bool) -> np.ndarray:
     raise MediaError(f"an array of shape {tuple(shape)} is no {kind}")
 
 
-# ---- kinds_ume ---------------------------------------------------------------------------------------------
+# ---- kinds -------------------------------------------------------------------------------------------------
 # What a file is: the one table of endings, and what its first bytes say where the ending lies or is missing.
 #
 # Everything that looks for media asks here: folders, archives, files of the command line, strings that may be paths.
@@ -921,7 +919,7 @@ def _brand(head: bytes) -> str | None:
     return "heic" if major in HEIC_BRANDS else "mp4"
 
 
-# ---- odd_files_ume -----------------------------------------------------------------------------------------
+# ---- odd_images --------------------------------------------------------------------------------------------
 # Files that Pillow opens and decodes into something else than they show: put right, or refused with a reason.
 
 
@@ -1015,7 +1013,7 @@ def _keyed(image: Image.Image, low: Image.Image) -> Image.Image:
     return keyed
 
 
-# ---- profiles_ume ------------------------------------------------------------------------------------------
+# ---- profiles ----------------------------------------------------------------------------------------------
 # Colours as a viewer shows them: a picture's ICC profile is applied once, and the result is sRGB.
 #
 # Perceptual intent, as Pillow's ImageCms does by itself. A profile that says sRGB in other words (all of its colours
@@ -1085,7 +1083,7 @@ def _is_identity(transform: Any, mode: str) -> bool:
     return int(np.abs(found - np.asarray(colours.convert("RGB"))).max()) <= SAME
 
 
-# ---- pixels_ume --------------------------------------------------------------------------------------------
+# ---- pixels ------------------------------------------------------------------------------------------------
 # Pixels of any Pillow mode to RGB: deep pictures are scaled, profiles applied, transparency is laid on white.
 #
 # Strip by strip, so that beside the picture and its RGB copy nothing of its size is held.
@@ -1103,7 +1101,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     16-bit pictures are scaled by 65535 (or their own number of bits), integers by 255 or 65535 and floats by 1, 255
     or 65535, whichever is the first that holds all values (a tenth beyond is clipped: resizing overshoots); others
-    stretch the range to the darkest and brightest of them. An ICC profile is applied (see ``profiles_ume``);
+    stretch the range to the darkest and brightest of them. An ICC profile is applied (see ``profiles``);
     transparency of every kind is laid on white.
 
     Raises:
@@ -1253,7 +1251,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield row, image.crop((0, row, image.width, min(row + step, image.height)))
 
 
-# ---- downloads_ume -----------------------------------------------------------------------------------------
+# ---- downloads ---------------------------------------------------------------------------------------------
 # Files from http(s) addresses: of bounded size and time, and from the open internet alone unless it is allowed.
 
 
@@ -1410,7 +1408,7 @@ def _check_scheme(url: str, name: str) -> None:
         )
 
 
-# ---- sources_ume -------------------------------------------------------------------------------------------
+# ---- sources -----------------------------------------------------------------------------------------------
 # Bytes of a file, wherever it lies: at a path, at an address, or in a record.
 
 
@@ -1439,13 +1437,18 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
     else:
         raise TypeError(
             "give a path, a URL, bytes, a PIL image, an array or tensor, or for a video a list of frames, "
-            f"not a {type(source).__name__}"
+            f"not a {type(source).__name__}{_elements(source)}"
         )
     if not data:
         raise MediaError(f"{name} is empty")
     if len(data) > limits.file_bytes:
         raise MediaError(f"{name} has {len(data)} bytes, more than the limit of {limits.file_bytes}")
     return data
+
+
+def _elements(source: Any) -> str:
+    """What an array holds that is no array of numbers."""
+    return f" of {source.dtype}" if hasattr(source, "dtype") else ""
 
 
 def file_key(source: Any, limits: MediaLimits) -> str | None:
@@ -1548,11 +1551,11 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-# ---- media_ume ---------------------------------------------------------------------------------------------
+# ---- media -------------------------------------------------------------------------------------------------
 # Read images: from a path, a URL, bytes, a PIL image or an array to RGB PIL images.
 #
 # Files are hostile: bytes, pixels, pages and frames are limited by ``MediaLimits`` before they are decoded, and decoding
-# has a time limit. Documents are in ``documents_ume.py``, video in ``video_ume.py``.
+# has a time limit. Documents are in ``documents.py``, video in ``video.py``.
 
 
 try:
@@ -1595,7 +1598,7 @@ def load_image(source: Any, limits: MediaLimits, frame: int | None = None) -> Im
 
     Args:
         source: path, URL, bytes, ``{"bytes", "path"}``, PIL image, or array or tensor ``[H, W]``,
-            ``[H, W, 1|3|4]``, ``[1|3|4, H, W]`` of uint8, or of floats in 0..1; see ``arrays_ume``.
+            ``[H, W, 1|3|4]``, ``[1|3|4, H, W]`` of uint8, or of floats in 0..1; see ``arrays``.
         limits: what it may cost.
         frame: of a TIFF, see :func:`page_frames`; None for its only page. Of an animation or of any other file with
             several pictures, the first or the one that it names as its still is taken.
@@ -1725,7 +1728,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(one))
 
 
-# ---- sampling_ume ------------------------------------------------------------------------------------------
+# ---- sampling ----------------------------------------------------------------------------------------------
 # Which frames of a film are read: evenly spread in time, also where the frames themselves are not.
 
 
@@ -1885,7 +1888,7 @@ def repaired(seconds: Sequence[float]) -> list[float]:
     return found
 
 
-# ---- animation_ume -----------------------------------------------------------------------------------------
+# ---- animation ---------------------------------------------------------------------------------------------
 # Animated pictures through Pillow: GIF, WebP, APNG and AVIF, with the time that each frame is shown.
 
 
@@ -1967,7 +1970,7 @@ class Animation:
             image.dispose = Image.new(image.mode, image.dispose.size, "white").im
 
 
-# ---- film_ume ----------------------------------------------------------------------------------------------
+# ---- clip_decoding -----------------------------------------------------------------------------------------
 # Video files through PyAV: when each frame is shown, and the frames as a player shows them.
 #
 # Nothing is believed of a header that packets and frames can tell: not the number of frames, not the duration, not the
@@ -2179,7 +2182,7 @@ def _turn(frame: Any) -> Image.Transpose | None:
     return _TURNS.get((swapped, -1 if x < 0 else 1, -1 if y < 0 else 1))
 
 
-# ---- video_ume ---------------------------------------------------------------------------------------------
+# ---- video -------------------------------------------------------------------------------------------------
 # Read videos: a file through PyAV, an animated picture through Pillow, or a list of frames; sampled evenly in time.
 
 
@@ -2210,6 +2213,23 @@ class FrameKeeper(Protocol):
         """
 
 
+class Decoder(Protocol):
+    """A film that its owner decodes, as data sets hand over: ``torchcodec.decoders.VideoDecoder``."""
+
+    metadata: Any
+
+    def __len__(self) -> int:
+        """Frames of the film."""
+
+    def get_frame_at(self, index: int) -> Any:
+        """A frame with ``data`` (uint8 ``[C, H, W]`` or ``[H, W, C]``) and ``pts_seconds``."""
+
+
+def is_decoder(value: Any) -> bool:
+    """Whether a value is a film that decodes itself, told by what torchcodec documents."""
+    return hasattr(value, "get_frame_at") and hasattr(value, "metadata") and hasattr(value, "__len__")
+
+
 class WholeFrames:
     """Keeps every frame as it is."""
 
@@ -2230,7 +2250,7 @@ def load_video(
             takes; evenly spaced, see :class:`Sampling`); an array or tensor ``[T, H, W, C]`` or ``[T, C, H, W]``; or
             ``{"array": frames, "video_metadata": {"fps", "frames_indices", "duration", "total_num_frames"}}``, as
             sentence-transformers writes frames with times of their own: frame ``i`` is shown at
-            ``frames_indices[i] / fps``, without indices at ``i / fps``.
+            ``frames_indices[i] / fps``, without indices at ``i / fps``; or a :class:`Decoder`.
         sampling: rate and limits.
         limits: what the video may cost; the keeper's work counts as decoding.
         keeper: what is kept of each frame; None keeps all of them whole.
@@ -2240,6 +2260,8 @@ def load_video(
         ImportError: a video file without PyAV installed.
     """
     keeper = keeper or WholeFrames()
+    if is_decoder(source):
+        return _from_decoder(source, sampling, limits, keeper)
     told: Mapping[str, Any] = {}
     if isinstance(source, Mapping) and "array" in source:
         source, told = _told(source)
@@ -2340,6 +2362,23 @@ def _frame(source: Any, number: int, limits: MediaLimits) -> Image.Image:
         raise TypeError(f"frame {number}: {error}") from None
 
 
+def _from_decoder(film: Decoder, sampling: Sampling, limits: MediaLimits, keeper: FrameKeeper) -> Frames:
+    deadline = Deadline(describe(film), limits)
+    seconds, images = [], []
+    with reading(deadline.name, "cannot read the video"):
+        total, rate = len(film), getattr(film.metadata, "average_fps", None)
+        if total == 0:
+            raise MediaError(f"{deadline.name} has no frames")
+        keep = Timeline.at_rate(total, rate, sampling.fps).chosen(sampling)
+        keeper.begin(len(keep), False)
+        for number in keep:
+            deadline.check()
+            frame = film.get_frame_at(number)
+            seconds.append(float(frame.pts_seconds))
+            images.append(_kept(keeper, _frame(frame.data, number, limits)))
+    return Frames(images, [second - seconds[0] for second in seconds])
+
+
 def _from_film(film: Film | Animation, sampling: Sampling, keeper: FrameKeeper) -> Frames:
     timeline = film.timeline()
     keep = timeline.chosen(sampling)
@@ -2356,7 +2395,7 @@ def _read_frames(film: Film | Animation, keep: list[int], keeper: FrameKeeper) -
     return [_kept(keeper, picture) for picture in film.pictures(keep)]
 
 
-# ---- first_resize_ume --------------------------------------------------------------------------------------
+# ---- first_resize ------------------------------------------------------------------------------------------
 # A resize before the one onto the token grid, where a system's published code has two.
 #
 # Resampling twice gives other pixels than once, so this is part of what a checkpoint was trained and measured with.
@@ -2433,7 +2472,7 @@ def grid_size(height: int, width: int, factor: int, least: int, most: int) -> tu
     return rows, columns
 
 
-# ---- vision_ume --------------------------------------------------------------------------------------------
+# ---- vision ------------------------------------------------------------------------------------------------
 # From RGB pictures to patches: the grid, one resize, and the layout that Qwen's vision towers read.
 #
 # Pillow, NumPy and torch only (no torchvision). Patches stay uint8 until they are collated: a quarter of the memory in
@@ -2693,7 +2732,7 @@ def _cut(pixels: np.ndarray, layout: PatchLayout, temporal: int) -> np.ndarray:
     return np.ascontiguousarray(cells).reshape(-1, channels, temporal, patch, patch)
 
 
-# ---- settings_processor_ume --------------------------------------------------------------------------------
+# ---- settings ----------------------------------------------------------------------------------------------
 # The processor's half of a checkpoint's settings: the ``ume`` block of ``processor_config.json``.
 
 
@@ -2829,7 +2868,7 @@ def with_arguments(settings: ProcessorSettings, arguments: Mapping[str, Any]) ->
     )
 
 
-# ---- checkpoint_ume ----------------------------------------------------------------------------------------
+# ---- checkpoint --------------------------------------------------------------------------------------------
 # The processor's files in a checkpoint folder: ours, the native ones beside them, and our code.
 
 
@@ -3097,7 +3136,7 @@ def _update_json(path: Path, changes: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-# ---- collating_ume -----------------------------------------------------------------------------------------
+# ---- collating ---------------------------------------------------------------------------------------------
 # One prepared item, and many of them as a padded batch.
 #
 # ``tokenizer.pad`` drops keys that it does not know, and with them the slots: the collation is ours.
@@ -3236,7 +3275,7 @@ def _interval(video: Patches, default: float) -> float:
     return default if video.interval is None else video.interval
 
 
-# ---- cut_texts_ume -----------------------------------------------------------------------------------------
+# ---- cut_texts ---------------------------------------------------------------------------------------------
 # Texts that were cut at their limit of tokens, counted over a call and told of once. Imports nothing heavy.
 
 
@@ -3300,7 +3339,7 @@ def cuts_untold() -> Iterator[None]:
         yield
 
 
-# ---- explaining_ume ----------------------------------------------------------------------------------------
+# ---- explaining --------------------------------------------------------------------------------------------
 # What the model will see of an item, in words.
 
 
@@ -3329,7 +3368,7 @@ def explain(row: Prepared, layout: PatchLayout, tokenizer: Any) -> dict[str, Any
     }
 
 
-# ---- items_ume ---------------------------------------------------------------------------------------------
+# ---- items -------------------------------------------------------------------------------------------------
 # What a user may hand in: an *item* becomes a tuple of typed parts, in the order in which it was written.
 #
 # A ``str`` is always text and never guessed to be a path; a list is a sequence of items, never one item. A list *in* an
@@ -3396,10 +3435,10 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
     """Turn what a user wrote into an :class:`Item`.
 
     Args:
-        raw: ``str``; PIL image; array or tensor of a picture (2 or 3 axes) or a clip (4 axes, see ``arrays_ume``);
+        raw: ``str``; PIL image; array or tensor of a picture (2 or 3 axes) or a clip (4 axes, see ``arrays``);
             or dict with any of ``text, image, images, video, document, page, instruction``. ``text``, ``image`` and
             ``video`` take a list of parts, too: ``{"text": ["a", "b"]}``, ``{"video": [clip, clip]}``. A list under
-            ``video`` whose entries are pictures is one clip of those frames; see ``video_ume.load_video`` for frames
+            ``video`` whose entries are pictures is one clip of those frames; see ``video.load_video`` for frames
             with times of their own. Values that are None are left out (rows of a data set have such).
         index: position among the items, for messages.
         empty: whether a dict without content is an item, too.
@@ -3485,6 +3524,8 @@ def _is_clip(value: Any) -> bool:
         return True
     if is_array(value):
         return value.ndim > 3
+    if hasattr(value, "get_frame_at"):  # a decoder, see ``video``
+        return True
     if isinstance(value, Mapping):
         if "array" in value:
             return True
@@ -3527,7 +3568,7 @@ def _check_private(texts: list[str], index: int | None) -> None:
         raise ItemError("the text has every private-use character of Unicode, and one has to be free", index)
 
 
-# ---- templates_ume -----------------------------------------------------------------------------------------
+# ---- templates ---------------------------------------------------------------------------------------------
 # Chat templates of checkpoints, rendered within bounds: a template is a program, and may be a hostile one.
 #
 # Everything that a template makes is counted, and so is its time, at every step that it takes: each turn of a loop, call,
@@ -3887,7 +3928,7 @@ def _to_json(
 _ENVIRONMENT = _Bounded()
 
 
-# ---- native_ume --------------------------------------------------------------------------------------------
+# ---- native ------------------------------------------------------------------------------------------------
 # The calls of a native processor, answered by ours.
 #
 # sentence-transformers, pipelines and plain transformers code call ``apply_chat_template`` on chat messages or the
@@ -4083,11 +4124,11 @@ def _flat(images: Any) -> list[Any]:
     return [one for group in images for one in (group if isinstance(group, (list, tuple)) else [group])]
 
 
-# ---- pdfium_process_ume ------------------------------------------------------------------------------------
+# ---- pdfium_process ----------------------------------------------------------------------------------------
 # Processes that render PDFs for this one, so that no document can hang it, crash it or take its memory.
 #
 # No call of PDFium can be interrupted, a file of a kilobyte can keep it busy for days (forms within forms), and it is not
-# thread-safe. So it runs in processes (``pdfium_ume``), one per thread that asks, which are kept for the next document
+# thread-safe. So it runs in processes (``pdfium_worker``), one per thread that asks, which are kept for the next document
 # and killed when a document's time is over. Each keeps the bytes of its last document, so that they are read and sent
 # once for all of its pages.
 
@@ -4136,7 +4177,7 @@ class PdfiumProcess:
         """The number of a document's pages, and those that were asked for.
 
         Args:
-            request: see ``pdfium_ume``.
+            request: see ``pdfium_worker``.
             data: the document; None for the one that is held.
             deadline: when the process is killed.
             key: of the document, under which it is held from now on.
@@ -4226,7 +4267,7 @@ class PdfiumPool:
         """:meth:`PdfiumProcess.ask` of a process that is free, or of a new one; its time begins then.
 
         Args:
-            request: see ``pdfium_ume``.
+            request: see ``pdfium_worker``.
             read: gives the document, where no free process has it.
             limits: whose ``file_seconds`` count, without the time for ``read``.
             key: what tells the document from every other and from itself after a change; None: it is always read.
@@ -4289,7 +4330,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=POOL.forget)
 
 
-# ---- documents_ume -----------------------------------------------------------------------------------------
+# ---- documents ---------------------------------------------------------------------------------------------
 # Read documents: pages of a PDF (through PDFium in processes of its own) or of a TIFF to RGB pictures.
 
 
@@ -4383,7 +4424,7 @@ def _picture_pages(
     return list(pages if keep is None else map(keep, pages))
 
 
-# ---- patching_ume ------------------------------------------------------------------------------------------
+# ---- patching ----------------------------------------------------------------------------------------------
 # Parts of an item to patches: read, sized by the checkpoint's budget, cut.
 
 
@@ -4474,7 +4515,7 @@ def _video(
     return video_patches(frames.images, frames.seconds, layout, resize.original)
 
 
-# ---- pairs_ume ---------------------------------------------------------------------------------------------
+# ---- pairs -------------------------------------------------------------------------------------------------
 # Pairs of a query and a candidate, for rerankers.
 #
 # The checkpoint's template renders both from messages of the roles ``query`` and ``document`` (what
@@ -4580,7 +4621,7 @@ class PairCalls:
         """A query and a candidate, both items, as one row; its slot is the answer position.
 
         Args:
-            query, candidate: see ``items_ume.parse_item``.
+            query, candidate: see ``items.parse_item``.
             instruction: what to look for; the query's own wins over it, the checkpoint's default is used for None.
             index: the candidate's position, for messages.
 
@@ -4636,7 +4677,7 @@ class PairCalls:
         return found
 
 
-# ---- placeholders_ume --------------------------------------------------------------------------------------
+# ---- placeholders ------------------------------------------------------------------------------------------
 # Media placeholders of a rendered prompt, repeated to as many tokens as their media have.
 
 
@@ -4705,7 +4746,7 @@ def _steps(film: Patches, patches_per_token: int) -> Iterator[Piece]:
         yield Piece(VISION_END, True)
 
 
-# ---- truncating_ume ----------------------------------------------------------------------------------------
+# ---- truncating --------------------------------------------------------------------------------------------
 # Keep items within their limits of tokens: by shortening texts, or as plain code does, from the right.
 
 
@@ -4735,7 +4776,7 @@ def cut_right(row: Prepared, limit: int, rule: PoolingRule, tokenizer: PromptTok
     )
 
 
-# ---- preparing_ume -----------------------------------------------------------------------------------------
+# ---- preparing ---------------------------------------------------------------------------------------------
 # One item on its way through the processor: media to patches, prompt to text, text to ids and slots.
 
 
@@ -4832,7 +4873,7 @@ class Preparing:
         )
 
 
-# ---- processing_ume ----------------------------------------------------------------------------------------
+# ---- processor ---------------------------------------------------------------------------------------------
 # Items in, model inputs out: the processor that ships with every checkpoint.
 #
 # An item is rendered by the checkpoint's chat template and nothing else; the processor then says, with
@@ -5000,7 +5041,7 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         """One item as token ids, patches and slots.
 
         Args:
-            item: see ``items_ume.parse_item``.
+            item: see ``items.parse_item``.
             role: None, ``"query"`` or ``"document"``: which default instruction.
             instruction: replaces the default; the item's own ``instruction`` wins over both. "" for none.
             index: the item's position, for messages.
@@ -5052,7 +5093,7 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         pixels: bool = True,
         place: Place | None = None,
     ) -> BatchFeature:
-        """A padded batch of prepared items; see ``collating_ume.collate``. Padding is on the right when None."""
+        """A padded batch of prepared items; see ``collating.collate``. Padding is on the right when None."""
         pad = self.tokenizer.pad_token_id
         return collate(
             rows,

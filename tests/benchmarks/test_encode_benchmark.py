@@ -15,7 +15,7 @@ import torch
 
 import umekit
 from umekit.encoding.batching import plan_batches
-from umekit.encoding.repeats import first_of_equals
+from umekit.encoding.deduplication import first_of_equals
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

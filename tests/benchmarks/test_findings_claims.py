@@ -16,7 +16,7 @@ from findings_table.records import Arm, Claim
 from findings_table.rows import DATA, LABEL_TASKS, BatchRows
 
 from umekit.examples.ume_tiny_model import build_model, build_processor, build_tokenizer
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.processing.processor import UmeProcessor
 
 ARMS = {arm.name: arm for claim in CLAIMS for arm in claim.arms}
 

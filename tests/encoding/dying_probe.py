@@ -25,7 +25,7 @@ class Dies:
 
 def main(source: str, out: str, marks: str) -> None:
     from umekit.encoding.inputs import open_source
-    from umekit.encoding.shard_processes import ShardProcessError, encode_shards_in_processes
+    from umekit.encoding.shards.processes import ShardProcessError, encode_shards_in_processes
 
     try:
         encode_shards_in_processes(

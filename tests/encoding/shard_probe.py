@@ -73,7 +73,7 @@ def _draw(parts: Any, dim: int) -> np.ndarray:
 
 def main(source: str, out: str, processes: str = "1", seconds: str = "0", mark: str = "") -> None:
     from umekit.encoding.inputs import open_source
-    from umekit.encoding.shard_processes import encode_shards_in_processes
+    from umekit.encoding.shards.processes import encode_shards_in_processes
 
     devices = ["first", "second", "third"][: int(processes)]
     load = Load(float(seconds), mark)

@@ -17,8 +17,8 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 import umekit
 from umekit.cli.main import main
 from umekit.encoding.adapters import AdapterError
-from umekit.encoding.golden import make_golden
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from umekit.encoding.golden.folder import make_golden
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.testing import save_tiny_reranker
 from umekit.trainers.merging import merge
 

@@ -11,10 +11,10 @@ import pytest
 
 import umekit
 from umekit.cli.main import main
-from umekit.encoding.index import Index
+from umekit.encoding.encode_rows import EncodeRows
+from umekit.encoding.index.exact import Index
 from umekit.encoding.inputs import open_source
-from umekit.encoding.rows import EncodeRows
-from umekit.encoding.shards import encode_shards
+from umekit.encoding.shards.run import encode_shards
 from umekit.testing import save_tiny_reranker
 
 NO_COUNT = [0, -1, 1.5, True, False, "8", float("nan")]

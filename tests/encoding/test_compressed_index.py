@@ -14,13 +14,13 @@ import pytest
 
 import umekit
 from umekit.cli.main import main
-from umekit.encoding.compressed_index import CompressedIndex
 from umekit.encoding.fingerprint import IndexMismatchError
-from umekit.encoding.index import Index
-from umekit.encoding.index_opening import index_settings, open_index
+from umekit.encoding.index.compressed import CompressedIndex
+from umekit.encoding.index.exact import Index
+from umekit.encoding.index.manifest import IndexFormatError
+from umekit.encoding.index.opening import index_settings, open_index
 from umekit.encoding.inputs import Row, Unit
-from umekit.encoding.manifest import IndexFormatError
-from umekit.encoding.shards import encode_shards
+from umekit.encoding.shards.run import encode_shards
 
 pytest.importorskip("faiss")
 DIM, ROWS = 32, 6000

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 import umekit
-from umekit.modeling.settings_ume import expressible
+from umekit.modeling.settings import expressible
 from umekit.testing import FAMILIES, save_tiny_reranker
 
 library = pytest.importorskip("sentence_transformers")

@@ -15,11 +15,11 @@ from sentence_transformers import SentenceTransformer
 
 import umekit
 from umekit.cli.main import main
-from umekit.encoding.crawl import index_folder
+from umekit.encoding.encode_rows import EncodeRows
+from umekit.encoding.index.folder_index import index_folder
 from umekit.encoding.inputs import open_source
-from umekit.encoding.rows import EncodeRows
-from umekit.encoding.shards import encode_shards
-from umekit.processing.cut_texts_ume import TextCutWarning
+from umekit.encoding.shards.run import encode_shards
+from umekit.processing.cut_texts import TextCutWarning
 from umekit.testing import save_tiny_reranker
 
 LIMIT = 80

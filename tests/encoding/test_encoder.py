@@ -18,12 +18,12 @@ import umekit
 from umekit.encoding import batching, loading
 from umekit.encoding.batching import plan_batches, prepare_ahead
 from umekit.encoding.fingerprint import IndexMismatchError
-from umekit.encoding.index import Index
+from umekit.encoding.index.exact import Index
 from umekit.encoding.loading import ProcessorMismatchError
-from umekit.modeling.backbone_ume import LoadAuditError
-from umekit.modeling.pooling_ume import DegenerateVectorError
-from umekit.modeling.settings_ume import UmeSettingsError
-from umekit.processing.items_ume import ItemError, ItemTypeError
+from umekit.modeling.backbone import LoadAuditError
+from umekit.modeling.pooling import DegenerateVectorError
+from umekit.modeling.settings import UmeSettingsError
+from umekit.processing.items import ItemError, ItemTypeError
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from PIL import Image
 
 import umekit
 from umekit.encoding import shared_pictures
-from umekit.encoding.repeats import first_of_equals
+from umekit.encoding.deduplication import first_of_equals
 from umekit.encoding.shared_pictures import SharedPictures
-from umekit.processing.limits_ume import MediaLimits
-from umekit.processing.media_ume import load_image
+from umekit.processing.limits import MediaLimits
+from umekit.processing.media import load_image
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from transformers import BatchFeature
 
 import umekit
 from umekit.encoding import encoder as encoder_module
-from umekit.encoding.feeding import Feed, mover_for
+from umekit.encoding.prefetching import Feed, mover_for
 from umekit.encoding.shared_features import SharedFeatures
 
 

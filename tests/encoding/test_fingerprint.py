@@ -12,7 +12,7 @@ import torch
 
 import umekit
 from umekit.encoding.fingerprint import SAMPLES, VERSION, check_fingerprint, former_model_hash, model_hash
-from umekit.encoding.index import Index, IndexMismatchError
+from umekit.encoding.index.exact import Index, IndexMismatchError
 
 
 def model_of(**weights: torch.Tensor) -> Any:

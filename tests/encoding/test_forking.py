@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import datasets, numpy as np, torch, umekit
-from umekit.encoding.rows import EncodeRows
+from umekit.encoding.encode_rows import EncodeRows
 
 torch.set_num_threads(2)
 texts = [f"a text of some length with the number {number}" for number in range(32)]

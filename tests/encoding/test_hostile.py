@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import umekit
-from umekit.processing.items_ume import ItemError
-from umekit.processing.limits_ume import MediaLimits
+from umekit.processing.items import ItemError
+from umekit.processing.limits import MediaLimits
 
 pytest.importorskip("av")
 pytest.importorskip("pypdfium2")

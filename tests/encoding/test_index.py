@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.encoding import crawl
-from umekit.encoding import index as index_module
-from umekit.encoding.crawl import index_folder
-from umekit.encoding.files import UnreadableFileError, file_items
-from umekit.encoding.index import Index, IndexFormatError, IndexMismatchError
+from umekit.encoding.index import exact as index_module
+from umekit.encoding.index import folder_index as crawl
+from umekit.encoding.index.exact import Index, IndexFormatError, IndexMismatchError
+from umekit.encoding.index.folder_index import index_folder
+from umekit.encoding.inputs.files import UnreadableFileError, file_items
 
 FakeEncoder = runpy.run_path(str(Path(__file__).with_name("fake_encoder.py")))["FakeEncoder"]
 
@@ -526,7 +526,7 @@ def test_a_killed_process_leaves_the_old_index(filled: Index, tmp_path: Path) ->
     filled.save(tmp_path)
     code = (
         "import os, signal, sys\n"
-        "from umekit.encoding import index as module\n"
+        "from umekit.encoding.index import exact as module\n"
         "real = module.write_atomically\n"
         "def dies(path, data):\n"
         "    if path.name == 'manifest.json': os.kill(os.getpid(), signal.SIGKILL)\n"

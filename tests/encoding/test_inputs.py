@@ -15,8 +15,8 @@ from PIL import Image
 
 from umekit.encoding.inputs import InputError, OutsideRootError, Row, Source, open_source
 from umekit.encoding.inputs import lines as lines_module
-from umekit.encoding.inputs.rooted import Columns, confined
-from umekit.processing.limits_ume import MediaLimits
+from umekit.encoding.inputs.columns import Columns, confined
+from umekit.processing.limits import MediaLimits
 
 
 def rows_of(source: Source) -> list[Row]:

@@ -15,17 +15,17 @@ import pytest
 
 from tests.encoding.fake_encoder import FakeEncoder
 from tests.encoding.shard_probe import ProbeEncoder
-from umekit.encoding import crawl
-from umekit.encoding.checked_files import read_npy
-from umekit.encoding.compressed_index import CompressedIndex
-from umekit.encoding.crawl import index_folder
-from umekit.encoding.index import Index, IndexFormatError
-from umekit.encoding.index_opening import open_index
+from umekit.encoding.index import folder_index as crawl
+from umekit.encoding.index.compressed import CompressedIndex
+from umekit.encoding.index.exact import Index, IndexFormatError
+from umekit.encoding.index.folder_index import index_folder
+from umekit.encoding.index.opening import open_index
 from umekit.encoding.inputs import open_source
-from umekit.encoding.scratch import file_sha256
-from umekit.encoding.shard_reading import ShardSet
-from umekit.encoding.shards import encode_shards
-from umekit.processing.limits_ume import MediaLimits
+from umekit.encoding.shards.reading import ShardSet
+from umekit.encoding.shards.run import encode_shards
+from umekit.encoding.storage.atomic import file_sha256
+from umekit.encoding.storage.checked_files import read_npy
+from umekit.processing.limits import MediaLimits
 
 DEEP = b"[" * 200_000
 LONG = b'{"dim": ' + b"9" * 10_000 + b"}"

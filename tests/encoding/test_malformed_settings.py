@@ -13,9 +13,9 @@ import pytest
 
 import umekit
 from umekit.encoding.presets import PRESETS
-from umekit.modeling.settings_ume import UmeSettings, UmeSettingsError
-from umekit.processing.reading_ume import ProcessorSettingsError
-from umekit.processing.settings_processor_ume import ProcessorSettings
+from umekit.modeling.settings import UmeSettings, UmeSettingsError
+from umekit.processing.reading import ProcessorSettingsError
+from umekit.processing.settings import ProcessorSettings
 
 MODEL: list[tuple[str, list[Any]]] = [
     ("role", ["embedder", 3, None, ["discriminative"], {}]),

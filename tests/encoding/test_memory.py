@@ -13,9 +13,9 @@ import torch
 
 import umekit
 from umekit.encoding.passes import out_of_memory
-from umekit.modeling.pooling_ume import DegenerateVectorError
-from umekit.modeling.prefix_ume import PrefixReader
-from umekit.processing.items_ume import ItemError
+from umekit.modeling.pooling import DegenerateVectorError
+from umekit.modeling.prefix import PrefixReader
+from umekit.processing.items import ItemError
 from umekit.testing import save_tiny_reranker
 
 TEXTS = [f"text {'word ' * (number % 13)}{number}" for number in range(40)]

@@ -21,10 +21,12 @@ from tests.encoding.fake_encoder import FakeEncoder
 from tests.encoding.shard_probe import ProbeEncoder
 from umekit.cli.main import main
 from umekit.demo.gallery import write_gallery
-from umekit.encoding.compressed_index import CompressedIndex
-from umekit.encoding.index import Index
+from umekit.encoding.index.compressed import CompressedIndex
+from umekit.encoding.index.exact import Index
 from umekit.encoding.inputs import open_source
-from umekit.encoding.ownership import (
+from umekit.encoding.shards.run import encode_shards
+from umekit.encoding.storage.atomic import AtomicFolder
+from umekit.encoding.storage.ownership import (
     MARK,
     ForeignFileError,
     announce,
@@ -35,10 +37,8 @@ from umekit.encoding.ownership import (
     read_mark,
     remove_marked,
 )
-from umekit.encoding.scratch import AtomicFolder
-from umekit.encoding.shards import encode_shards
-from umekit.modeling.saving_ume import write_sentence_transformers_files
-from umekit.modeling.settings_ume import UmeSettings
+from umekit.modeling.saving import write_sentence_transformers_files
+from umekit.modeling.settings import UmeSettings
 from umekit.trainers.mining import mine
 
 DEAD = 2**22 + 1  # no process has this number
@@ -177,7 +177,7 @@ def test_folders_that_are_called_like_data_of_an_index_stay(tmp_path: Path) -> N
 def test_data_of_killed_processes_leave_and_those_of_living_stay(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from umekit.encoding import index as module\n"
+        "from umekit.encoding.index import exact as module\n"
         "def dies(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
         "module.write_atomically = dies\n"
         "module.Index.create(dim=4).save(sys.argv[1])\n"

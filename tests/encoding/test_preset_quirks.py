@@ -13,8 +13,8 @@ import pytest
 import umekit
 from umekit.cli.main import main
 from umekit.encoding.presets import PRESETS, Preset
-from umekit.processing.pooled_ume import PoolingRule
-from umekit.processing.settings_processor_ume import ProcessorSettings
+from umekit.processing.settings import ProcessorSettings
+from umekit.processing.slots import PoolingRule
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ASSISTANT = "<|im_start|>assistant\\n"

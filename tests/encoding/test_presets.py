@@ -19,10 +19,10 @@ from transformers import AutoModel, AutoProcessor
 
 import umekit
 import umekit.encoding.presets
-from umekit.encoding.golden import Case, Golden, read_golden
+from umekit.encoding.golden.folder import Case, Golden, read_golden
 from umekit.encoding.presets import PRESETS, PresetError, differences_table, find_preset
 from umekit.encoding.presets.u_marvel import with_compression_prompt
-from umekit.processing.items_ume import ItemError
+from umekit.processing.items import ItemError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SYSTEMS = {

@@ -14,8 +14,8 @@ import pytest
 
 import umekit
 from umekit.cli.main import main
-from umekit.encoding.choosing import UnknownSystemWarning
 from umekit.encoding.presets import PresetError
+from umekit.encoding.presets.choosing import UnknownSystemWarning
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SURE = {"ume_r1": "ume-r1", "umarvel_qwen2vl": "u-marvel", "umarvel_qwen3vl": "u-marvel-qwen3vl"}

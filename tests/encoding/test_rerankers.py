@@ -16,11 +16,11 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 import umekit
-from umekit.encoding.golden import Case, Golden, read_golden
+from umekit.encoding.golden.folder import Case, Golden, read_golden
 from umekit.encoding.loading import ProcessorMismatchError
 from umekit.encoding.presets import find_preset
-from umekit.modeling.settings_ume import UmeSettingsError
-from umekit.processing.items_ume import ItemError
+from umekit.modeling.settings import UmeSettingsError
+from umekit.processing.items import ItemError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SYSTEMS = {"qwen3vl_reranker": "qwen3-vl-reranker", "umarvel_reranker": "u-marvel-reranker"}

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import umekit
-from umekit.encoding.crawl import index_folder
-from umekit.encoding.files import UnreadableFileError
-from umekit.encoding.inputs.rooted import OutsideRootError
-from umekit.encoding.rescoring import CandidateError, file_row, fuse, rescore
+from umekit.encoding.index.folder_index import index_folder
+from umekit.encoding.index.two_stage import CandidateError, file_row, fuse, rescore
+from umekit.encoding.inputs.columns import OutsideRootError
+from umekit.encoding.inputs.files import UnreadableFileError
 from umekit.testing import save_tiny_reranker
 
 

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from tests.encoding.fake_encoder import FakeEncoder
-from umekit.encoding.index import Index
+from umekit.encoding.index.exact import Index
 from umekit.encoding.inputs import Row, open_source
 from umekit.encoding.inputs.content import ContentHash
-from umekit.encoding.shards import encode_shards
+from umekit.encoding.shards.run import encode_shards
 
 SIDE = 16
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import umekit
-from umekit.encoding import rows as rows_module
-from umekit.encoding.rows import EncodeRows
+from umekit.encoding import encode_rows as rows_module
+from umekit.encoding.encode_rows import EncodeRows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,7 +164,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 import umekit
-from umekit.encoding.rows import EncodeRows
+from umekit.encoding.encode_rows import EncodeRows
 from umekit.examples.ray_encode import embed
 
 model, out = sys.argv[1:]

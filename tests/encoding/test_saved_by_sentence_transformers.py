@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModel, AutoProcessor
 
 import umekit
-from umekit.modeling.settings_ume import UmeSettingsError
+from umekit.modeling.settings import UmeSettingsError
 
 library = pytest.importorskip("sentence_transformers")
 

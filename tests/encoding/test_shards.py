@@ -22,13 +22,13 @@ from PIL import Image
 
 import umekit
 from umekit.cli.main import main
-from umekit.encoding import shard_work
-from umekit.encoding.index import Index
+from umekit.encoding.index.exact import Index
 from umekit.encoding.inputs import InputError, open_source
-from umekit.encoding.scratch import AtomicFolder, _place
-from umekit.encoding.shard_files import ShardFormatError, ShardMismatchError
-from umekit.encoding.shard_reading import ShardSet
-from umekit.encoding.shards import encode_shards
+from umekit.encoding.shards import work as shard_work
+from umekit.encoding.shards.files import ShardFormatError, ShardMismatchError
+from umekit.encoding.shards.reading import ShardSet
+from umekit.encoding.shards.run import encode_shards
+from umekit.encoding.storage.atomic import AtomicFolder, _place
 
 HERE = Path(__file__).parent
 PROBE = HERE / "shard_probe.py"

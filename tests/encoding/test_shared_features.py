@@ -13,8 +13,8 @@ from PIL import Image
 import umekit
 from umekit.encoding import encoder as encoder_module
 from umekit.encoding.shared_features import SharedFeatures
-from umekit.modeling import vision_store_ume
-from umekit.modeling.backbone_ume import base_of
+from umekit.modeling import vision_features as vision_features_module
+from umekit.modeling.backbone import base_of
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_nothing_shared_means_no_store(
 ) -> None:
     encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu")
     monkeypatch.setattr(
-        vision_store_ume.VisionStore, "outputs", lambda *_: pytest.fail("features were stored")
+        vision_features_module.VisionStore, "outputs", lambda *_: pytest.fail("features were stored")
     )
     assert encoder.encode([{"image": picture} for picture in pictures]).shape == (6, encoder.dim)
 

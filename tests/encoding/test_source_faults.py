@@ -18,8 +18,8 @@ import pytest
 
 from umekit.encoding.inputs import open_source
 from umekit.encoding.inputs import tables as tables_module
-from umekit.encoding.inputs.unit import Unit
-from umekit.encoding.shards import encode_shards
+from umekit.encoding.inputs.sample import Unit
+from umekit.encoding.shards.run import encode_shards
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import umekit
-from umekit.modeling.generative_ume import UmeForGenerativeEmbedding
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.modeling.settings_ume import UmeSettings
-from umekit.processing.prompts_ume import PromptSettings
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.modeling.generative import UmeForGenerativeEmbedding
+from umekit.modeling.settings import UmeSettings
+from umekit.processing.prompts import PromptSettings
 
 
 def test_encoder(tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]) -> None:

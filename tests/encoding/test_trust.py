@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from umekit.encoding.golden import read_golden
-from umekit.encoding.index import Index
-from umekit.encoding.manifest import IndexFormatError
-from umekit.encoding.scratch import file_sha256
+from umekit.encoding.golden.folder import read_golden
+from umekit.encoding.index.exact import Index
+from umekit.encoding.index.manifest import IndexFormatError
+from umekit.encoding.storage.atomic import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("umekit", "hub_cards", "trainers", "evaluation", "encoding", "processing", "modeling")

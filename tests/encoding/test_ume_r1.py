@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoProcessor
 import umekit
 from umekit.encoding.presets import PRESETS, find_preset
 from umekit.encoding.presets.ume_r1 import with_enlarged_frames
-from umekit.processing.vision_ume import frame_size
+from umekit.processing.vision import frame_size
 
 FIXTURE = Path(__file__).parent.parent / "golden" / "ume_r1"
 RECORDS: list[dict[str, Any]] = json.loads((FIXTURE / "manifest.json").read_text(encoding="utf-8"))["items"]

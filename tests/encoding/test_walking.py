@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from umekit.encoding import files
-from umekit.encoding.files import UnreadableFileError, file_items
-from umekit.encoding.inputs import open_source
-from umekit.encoding.walking import counted, list_files
-from umekit.processing.limits_ume import MediaLimits
+from umekit.encoding.inputs import files, open_source
+from umekit.encoding.inputs.files import UnreadableFileError, file_items
+from umekit.encoding.inputs.walking import counted, list_files
+from umekit.processing.limits import MediaLimits
 
 
 @pytest.fixture

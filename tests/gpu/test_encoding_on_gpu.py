@@ -13,10 +13,10 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 import umekit
-from umekit.encoding.feeding import CudaMover, Feed
+from umekit.encoding.prefetching import CudaMover, Feed
 from umekit.encoding.shared_features import SharedFeatures
-from umekit.modeling.backbone_ume import UNQUANTISED_MODULES
-from umekit.modeling.packing_ume import PACKED_SDPA
+from umekit.modeling.backbone import UNQUANTISED_MODULES
+from umekit.modeling.packing import PACKED_SDPA
 
 CLOSE_IN_BF16 = (
     0.99  # cosine; random weights make the states of tiny models worse conditioned than trained ones

@@ -23,7 +23,7 @@ from umekit.evaluation.digit_world.report import DigitWorldReport, DigitWorldSco
 from umekit.evaluation.results import load_report, save_report
 from umekit.hub_cards.card import CardOptions, ResultMismatchError, build_card, split_about
 from umekit.hub_cards.facts import read_facts, settings_rows
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 
 ABOUT = Path(__file__).parents[2] / "examples" / "ume_tiny_about.md"
 

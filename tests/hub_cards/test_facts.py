@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from umekit.hub_cards.facts import read_facts
-from umekit.modeling.weight_files_ume import CheckpointFilesError
+from umekit.modeling.weight_files import CheckpointFilesError
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, BitsAndBytesConfig
 
-from umekit.modeling.backbone_ume import UNQUANTISED_MODULES, LoadAuditError
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.modeling.settings_ume import UmeSettings, UmeSettingsError, expressible
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.backbone import UNQUANTISED_MODULES, LoadAuditError
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.modeling.settings import UmeSettings, UmeSettingsError, expressible
+from umekit.processing.processor import UmeProcessor
 from umekit.testing import FAMILIES, save_tiny_backbone, save_tiny_checkpoint
 
 

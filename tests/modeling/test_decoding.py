@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from umekit.modeling.backbone_ume import cache_argument, cache_of
-from umekit.modeling.decoding_ume import CachedRows, Decoding, choose
-from umekit.modeling.generative_ume import streams_of
-from umekit.modeling.reasoning_ume import Rollout, ThoughtTokens, think
+from umekit.modeling.backbone import cache_argument, cache_of
+from umekit.modeling.decoding import CachedRows, Decoding, choose
+from umekit.modeling.generative import streams_of
+from umekit.modeling.reasoning import Rollout, ThoughtTokens, think
 
 
 class _Counter(nn.Module):

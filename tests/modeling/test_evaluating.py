@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import umekit
-from umekit.modeling.evaluating_ume import evaluating
-from umekit.modeling.pooling_ume import DegenerateVectorError
-from umekit.processing.items_ume import ItemError
+from umekit.modeling.evaluating import evaluating
+from umekit.modeling.pooling import DegenerateVectorError
+from umekit.processing.items import ItemError
 from umekit.testing import save_tiny_reranker
 from umekit.trainers.lora import add_lora
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 import umekit
-from umekit.modeling.decoding_ume import CachedRows, Decoding
-from umekit.modeling.generative_ume import UmeForGenerativeEmbedding, streams_of
-from umekit.modeling.reasoning_ume import Rollout
-from umekit.modeling.settings_ume import UmeSettings, UmeSettingsError
-from umekit.processing.collating_ume import Prepared
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.decoding import CachedRows, Decoding
+from umekit.modeling.generative import UmeForGenerativeEmbedding, streams_of
+from umekit.modeling.reasoning import Rollout
+from umekit.modeling.settings import UmeSettings, UmeSettingsError
+from umekit.processing.collating import Prepared
+from umekit.processing.processor import UmeProcessor
 
 Open = Callable[..., tuple[UmeForGenerativeEmbedding, UmeProcessor]]
 

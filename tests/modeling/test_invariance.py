@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from umekit.modeling.backbone_ume import states_of
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.modeling.packing_ume import PACKED_SDPA
-from umekit.modeling.settings_ume import UmeSettings, UmeSettingsError
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.backbone import states_of
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.modeling.packing import PACKED_SDPA
+from umekit.modeling.settings import UmeSettings, UmeSettingsError
+from umekit.processing.processor import UmeProcessor
 from umekit.testing import FAMILIES
 
 CAUSAL: dict[str, Any] = {}

@@ -13,10 +13,10 @@ import torch
 from transformers import AttentionInterface
 
 import umekit
-from umekit.modeling import packing_ume
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.modeling.packing_ume import PACKED_ON_CPU, PACKED_SDPA, packed_sdpa, packs
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling import packing as packing_module
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.modeling.packing import PACKED_ON_CPU, PACKED_SDPA, packed_sdpa, packs
+from umekit.processing.processor import UmeProcessor
 
 PACKABLE = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 BOTH_WAYS: dict[str, Any] = {"attention": "bidirectional", "pooling": "mean"}
@@ -179,8 +179,8 @@ def test_the_default_on_a_cpu_does_not_leave_it(tiny_checkpoint: Callable[..., P
 
 
 def test_code_of_a_checkpoint_does_not_replace_the_kernel() -> None:
-    spec = importlib.util.spec_from_file_location("packing_of_a_checkpoint", packing_ume.__file__)
+    spec = importlib.util.spec_from_file_location("packing_of_a_checkpoint", packing_module.__file__)
     assert spec is not None
     assert spec.loader is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    assert AttentionInterface()[packing_ume.PACKED_SDPA] is packing_ume.packed_sdpa
+    assert AttentionInterface()[packing_module.PACKED_SDPA] is packing_module.packed_sdpa

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.modeling.patches_ume import PatchProjection, multiply_patches
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.modeling.patches import PatchProjection, multiply_patches
+from umekit.processing.processor import UmeProcessor
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umekit.modeling.pooling_ume import DegenerateVectorError, check_vectors, finish, pool
+from umekit.modeling.pooling import DegenerateVectorError, check_vectors, finish, pool
 
 
 def pool_numpy(states: np.ndarray, slots: np.ndarray, slot: int) -> np.ndarray:

@@ -16,8 +16,8 @@ from sentence_transformers import SentenceTransformer
 
 from umekit.bundling import model_files, processor_files
 from umekit.encoding.loading import CLASSES
-from umekit.modeling.sentence_transformer_ume import UmeTransformer
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.sentence_transformer import UmeTransformer
+from umekit.processing.processor import UmeProcessor
 from umekit.testing import save_tiny_reranker
 
 PROBE = Path(__file__).parent / "remote_probe.py"

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.modeling.prefix_ume import PrefixReader, plan_rows, shared_cache, shared_length
-from umekit.modeling.reranker_ume import UmeForReranking, scores_of
-from umekit.modeling.settings_ume import UmeSettings, UmeSettingsError, expressible
-from umekit.processing.items_ume import ItemError
-from umekit.processing.pairs_ume import PairError
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.modeling.prefix import PrefixReader, plan_rows, shared_cache, shared_length
+from umekit.modeling.reranker import UmeForReranking, scores_of
+from umekit.modeling.settings import UmeSettings, UmeSettingsError, expressible
+from umekit.processing.items import ItemError
+from umekit.processing.pairs import PairError
+from umekit.processing.processor import UmeProcessor
 from umekit.testing import save_tiny_reranker
 
 Loaded = tuple[UmeForReranking, UmeProcessor]

@@ -24,8 +24,8 @@ from sentence_transformers.base.losses.gradcache import _create_minibatch
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from transformers import AutoModelForImageTextToText
 
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.processing.processor import UmeProcessor
 from umekit.testing import FAMILIES, save_tiny_checkpoint
 
 # Settings that stock modules express, and settings that only our module does.

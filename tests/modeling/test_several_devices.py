@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import AutoModelForImageTextToText
 
-from umekit.modeling.backbone_ume import states_of
-from umekit.modeling.decoding_ume import prefill
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.modeling.packing_ume import PACKED_SDPA
-from umekit.modeling.patches_ume import PatchProjection, multiply_patches
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.backbone import states_of
+from umekit.modeling.decoding import prefill
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.modeling.packing import PACKED_SDPA
+from umekit.modeling.patches import PatchProjection, multiply_patches
+from umekit.processing.processor import UmeProcessor
 
 
 class Elsewhere(Tensor):

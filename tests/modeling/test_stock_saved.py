@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import umekit
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.processing.processor import UmeProcessor
 from umekit.testing import save_tiny_reranker
 
 library = pytest.importorskip("sentence_transformers")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.models.qwen2_vl import modeling_qwen2_vl
 
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 
 SECONDS = 20.0
 

@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import umekit
-from umekit.modeling import versions_ume
-from umekit.modeling.adapters_ume import add_adapter
+from umekit.modeling import versions as versions_module
+from umekit.modeling.adapters import add_adapter
 from umekit.trainers import add_lora
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,8 +78,8 @@ def test_what_is_needed_by_what_is_pinned_is_pinned() -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_tested_versions_are_no_bad_pair(file: str) -> None:
     tested = pins(file)
-    assert versions_ume.transformers_problem(tested) is None
-    assert versions_ume.peft_problem(tested) is None
+    assert versions_module.transformers_problem(tested) is None
+    assert versions_module.peft_problem(tested) is None
 
 
 def test_the_floor_is_the_floor() -> None:
@@ -88,7 +88,7 @@ def test_the_floor_is_the_floor() -> None:
         lowest = [part.version for part in one.specifier if part.operator == ">="]
         if lowest and one.name != "torch":  # its older builds for the CPU are not on every index
             texts = (floor[canonicalize_name(one.name)], *lowest)
-            ours, wanted = (versions_ume.number(text + ".0.0") for text in texts)
+            ours, wanted = (versions_module.number(text + ".0.0") for text in texts)
             assert ours == wanted, one
 
 
@@ -106,7 +106,7 @@ def test_everything_that_is_installed_goes_by_the_file() -> None:
 def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Versions that are taken for the installed ones."""
     versions: dict[str, str] = {}
-    monkeypatch.setattr(versions_ume, "installed", lambda *_: versions)
+    monkeypatch.setattr(versions_module, "installed", lambda *_: versions)
     return versions
 
 

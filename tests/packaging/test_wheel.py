@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import umekit, sys
 assert str(umekit.__file__).startswith({site!r}), umekit.__file__
-import umekit.modeling.modeling_ume as m
+import umekit.modeling.discriminative as m
 assert m.__file__.startswith({site!r}), m.__file__
 encoder = umekit.load()
 vectors = encoder.encode(["p1 red 4", "find the page"])
@@ -58,7 +58,7 @@ def test_wheel_holds_the_small_model(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "umekit/examples/ume-tiny/model.safetensors" in names
     assert "umekit/py.typed" in names
-    assert "umekit/modeling/modeling_ume.py" in names
+    assert "umekit/modeling/discriminative.py" in names
     assert not any(name.startswith("tests/") for name in names)
     assert wheel.stat().st_size < 8_000_000
 

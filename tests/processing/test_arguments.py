@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, pipeline
 
-from umekit.processing.processing_ume import UmeProcessor
-from umekit.processing.settings_processor_ume import ProcessorSettings, with_arguments
-from umekit.processing.vision_ume import PixelBudget
+from umekit.processing.processor import UmeProcessor
+from umekit.processing.settings import ProcessorSettings, with_arguments
+from umekit.processing.vision import PixelBudget
 from umekit.testing import save_tiny_checkpoint
 
 SQUARE = 28 * 28

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from umekit.processing import documents_ume, pdfium_process_ume, sources_ume
-from umekit.processing.documents_ume import count_pages, load_document
-from umekit.processing.items_ume import ItemError
-from umekit.processing.limits_ume import MediaError, MediaLimits
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.processing import documents as documents_module
+from umekit.processing import pdfium_process as pdfium_process_module
+from umekit.processing import sources as sources_module
+from umekit.processing.documents import count_pages, load_document
+from umekit.processing.items import ItemError
+from umekit.processing.limits import MediaError, MediaLimits
+from umekit.processing.processor import UmeProcessor
 
 pypdfium2 = pytest.importorskip("pypdfium2")
 
@@ -158,9 +160,9 @@ def test_documents_become_pictures(pdf: Path, tiny_checkpoint: Callable[..., Pat
 @pytest.fixture
 def settled(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A document that may be held at once, and a pool of this test."""
-    monkeypatch.setattr(sources_ume, "SETTLED_SECONDS", -1.0)
-    pool = pdfium_process_ume.PdfiumPool()
-    monkeypatch.setattr(documents_ume, "POOL", pool)
+    monkeypatch.setattr(sources_module, "SETTLED_SECONDS", -1.0)
+    pool = pdfium_process_module.PdfiumPool()
+    monkeypatch.setattr(documents_module, "POOL", pool)
     yield pdf
     pool.close()
 
@@ -169,13 +171,13 @@ def settled(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many bytes of a document each request sent."""
     found: list[int] = []
-    real = pdfium_process_ume.PdfiumProcess._send
+    real = pdfium_process_module.PdfiumProcess._send
 
     def send(self: Any, request: dict[str, Any], data: bytes) -> None:
         found.append(len(data))
         real(self, request, data)
 
-    monkeypatch.setattr(pdfium_process_ume.PdfiumProcess, "_send", send)
+    monkeypatch.setattr(pdfium_process_module.PdfiumProcess, "_send", send)
     return found
 
 
@@ -183,13 +185,13 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Sources that were read whole."""
     found: list[Any] = []
-    real = documents_ume.read_bytes
+    real = documents_module.read_bytes
 
     def read(source: Any, limits: MediaLimits) -> bytes:
         found.append(source)
         return real(source, limits)
 
-    monkeypatch.setattr(documents_ume, "read_bytes", read)
+    monkeypatch.setattr(documents_module, "read_bytes", read)
     return found
 
 
@@ -238,12 +240,12 @@ def test_what_is_no_settled_file_is_read_each_time(
     for _ in range(2):
         assert len(load_document(data, None, PIXELS, LIMITS)) == 3
     assert len(reads) == 2
-    monkeypatch.setattr(sources_ume, "SETTLED_SECONDS", 3600.0)  # its times may not show another change
+    monkeypatch.setattr(sources_module, "SETTLED_SECONDS", 3600.0)  # its times may not show another change
     for _ in range(2):
         assert len(load_document(settled, None, PIXELS, LIMITS)) == 3
     assert len(reads) == 4
     for source in ("/proc/self/status", settled.parent, "a\0b", "https://a.example/b.pdf", 3):
-        assert sources_ume.file_key(source, LIMITS) is None
+        assert sources_module.file_key(source, LIMITS) is None
 
 
 def test_a_picture_that_was_asked_for_its_pages_is_still_a_picture(settled: Path) -> None:
@@ -256,8 +258,8 @@ def test_a_picture_that_was_asked_for_its_pages_is_still_a_picture(settled: Path
 
 def test_a_process_that_died_is_sent_the_document_again(settled: Path, sent: list[int]) -> None:
     assert count_pages(settled, LIMITS) == 3
-    process = documents_ume.POOL._idle[0]
-    holds = documents_ume.POOL.holds
+    process = documents_module.POOL._idle[0]
+    holds = documents_module.POOL.holds
 
     def dies_after(key: str | None) -> bool:  # between the question and the request
         found = holds(key)
@@ -265,6 +267,6 @@ def test_a_process_that_died_is_sent_the_document_again(settled: Path, sent: lis
         process._process.wait()
         return found
 
-    documents_ume.POOL.holds = dies_after  # type: ignore[method-assign]
+    documents_module.POOL.holds = dies_after  # type: ignore[method-assign]
     assert _colour(load_document(settled, 2, PIXELS, LIMITS)[0]) == 1
     assert sent == [settled.stat().st_size] * 2

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing.limits_ume import MediaError, MediaLimits
-from umekit.processing.media_ume import load_image
-from umekit.processing.vision_ume import PatchLayout, PixelBudget, fit, image_patches
+from umekit.processing.limits import MediaError, MediaLimits
+from umekit.processing.media import load_image
+from umekit.processing.vision import PatchLayout, PixelBudget, fit, image_patches
 
 MOST = 20 * 28**2
 BUDGET = PixelBudget(image=(784, MOST), frame=(784, MOST), video=(784, MOST))

@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing import film_ume, pdfium_process_ume
-from umekit.processing.documents_ume import count_pages, load_document
-from umekit.processing.items_ume import ItemError, parse_item
-from umekit.processing.limits_ume import Deadline, MediaError, MediaLimits
-from umekit.processing.media_ume import load_image
-from umekit.processing.processing_ume import UmeProcessor
-from umekit.processing.sources_ume import read_bytes
-from umekit.processing.video_ume import Sampling, load_video
+from umekit.processing import clip_decoding as clip_decoding_module
+from umekit.processing import pdfium_process as pdfium_process_module
+from umekit.processing.documents import count_pages, load_document
+from umekit.processing.items import ItemError, parse_item
+from umekit.processing.limits import Deadline, MediaError, MediaLimits
+from umekit.processing.media import load_image
+from umekit.processing.processor import UmeProcessor
+from umekit.processing.sources import read_bytes
+from umekit.processing.video import Sampling, load_video
 
 hostile = runpy.run_path(str(Path(__file__).parents[1] / "encoding" / "hostile.py"))
 picture: Any = hostile["picture"]
@@ -247,8 +248,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(real(*args, **kwargs))
         return found[-1]
 
-    monkeypatch.setattr(pdfium_process_ume.subprocess, "Popen", start)
-    monkeypatch.setattr(pdfium_process_ume.POOL, "_idle", [])
+    monkeypatch.setattr(pdfium_process_module.subprocess, "Popen", start)
+    monkeypatch.setattr(pdfium_process_module.POOL, "_idle", [])
     return found
 
 
@@ -316,9 +317,9 @@ def test_a_forked_process_has_its_own(started: list[Any]) -> None:
 def test_nothing_is_left_running() -> None:
     pytest.importorskip("pypdfium2")
     code = (
-        "import io; from PIL import Image; from umekit.processing.documents_ume import count_pages\n"
-        "from umekit.processing.limits_ume import MediaLimits\n"
-        "from umekit.processing.pdfium_process_ume import POOL\n"
+        "import io; from PIL import Image; from umekit.processing.documents import count_pages\n"
+        "from umekit.processing.limits import MediaLimits\n"
+        "from umekit.processing.pdfium_process import POOL\n"
         "file = io.BytesIO(); Image.new('RGB', (30, 40)).save(file, 'PDF')\n"
         "print(count_pages(file.getvalue(), MediaLimits()), POOL._idle[0]._process.pid)\n"
     )
@@ -411,7 +412,7 @@ def test_a_playlist_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for source in (playlist, tmp_path / "list.m3u8", tmp_path / "list.mp4"):
         with pytest.raises(MediaError, match="cannot read the video"):
             load_video(source, Sampling(), LIMITS)
-    assert "hls" not in film_ume.CONTAINERS.split(",")
+    assert "hls" not in clip_decoding_module.CONTAINERS.split(",")
 
 
 def test_the_bad_frame_of_a_list_is_named() -> None:

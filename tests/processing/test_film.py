@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing.items_ume import VideoPart
-from umekit.processing.limits_ume import MediaError, MediaLimits
-from umekit.processing.patching_ume import patches_of
-from umekit.processing.sampling_ume import Timeline, repaired, sample_indices
-from umekit.processing.settings_processor_ume import ProcessorSettings
-from umekit.processing.video_ume import Frames, Sampling, load_video
-from umekit.processing.vision_ume import PatchLayout
+from umekit.processing.items import VideoPart
+from umekit.processing.limits import MediaError, MediaLimits
+from umekit.processing.patching import patches_of
+from umekit.processing.sampling import Timeline, repaired, sample_indices
+from umekit.processing.settings import ProcessorSettings
+from umekit.processing.video import Frames, Sampling, load_video
+from umekit.processing.vision import PatchLayout
 
 av = pytest.importorskip("av")
 LIMITS = MediaLimits()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from umekit.processing.documents_ume import load_document
-from umekit.processing.limits_ume import MediaLimits
+from umekit.processing.documents import load_document
+from umekit.processing.limits import MediaLimits
 
 pypdfium2 = pytest.importorskip("pypdfium2")
 hostile = runpy.run_path(str(Path(__file__).parents[1] / "encoding" / "hostile.py"))

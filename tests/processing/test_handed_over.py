@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 
 import umekit
+from umekit.encoding.deduplication import first_of_equals
 from umekit.encoding.inputs.content import ContentHash
-from umekit.encoding.inputs.unit import Row
-from umekit.encoding.repeats import first_of_equals
-from umekit.processing import items_ume as items
-from umekit.processing.items_ume import ItemError, parse_item
-from umekit.processing.limits_ume import MediaError, MediaLimits
-from umekit.processing.media_ume import load_image
-from umekit.processing.processing_ume import UmeProcessor
-from umekit.processing.sources_ume import read_bytes
-from umekit.processing.video_ume import Sampling, load_video
+from umekit.encoding.inputs.sample import Row
+from umekit.processing import items
+from umekit.processing.items import ItemError, parse_item
+from umekit.processing.limits import MediaError, MediaLimits
+from umekit.processing.media import load_image
+from umekit.processing.processor import UmeProcessor
+from umekit.processing.sources import read_bytes
+from umekit.processing.video import Sampling, load_video
 
 LIMITS = MediaLimits()
 RANDOM = np.random.default_rng(0)
@@ -293,7 +293,7 @@ def test_lists_are_embedded_as_their_parts(tiny_checkpoint: Callable[..., Path])
 
 
 def test_names_of_rows_tell_tensors_apart() -> None:
-    from umekit.encoding.rows import _content_hash
+    from umekit.encoding.encode_rows import _content_hash
 
     large = torch.zeros(3, 200, 200)
     other = large.clone()

@@ -15,15 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing import animation_ume, film_ume, video_ume, vision_ume
-from umekit.processing.first_resize_ume import FirstResize
-from umekit.processing.items_ume import VideoPart
-from umekit.processing.limits_ume import MediaError, MediaLimits
-from umekit.processing.patching_ume import patches_of
-from umekit.processing.sampling_ume import Timeline
-from umekit.processing.settings_processor_ume import ProcessorSettings
-from umekit.processing.video_ume import Frames, Sampling, load_video
-from umekit.processing.vision_ume import Patches, PatchLayout, PixelBudget, frame_size, image_patches
+from umekit.processing import animation as animation_module
+from umekit.processing import clip_decoding as clip_decoding_module
+from umekit.processing import video as video_module
+from umekit.processing import vision as vision_module
+from umekit.processing.first_resize import FirstResize
+from umekit.processing.items import VideoPart
+from umekit.processing.limits import MediaError, MediaLimits
+from umekit.processing.patching import patches_of
+from umekit.processing.sampling import Timeline
+from umekit.processing.settings import ProcessorSettings
+from umekit.processing.video import Frames, Sampling, load_video
+from umekit.processing.vision import Patches, PatchLayout, PixelBudget, frame_size, image_patches
 
 LIMITS = MediaLimits()
 LAYOUT = PatchLayout()
@@ -105,7 +108,7 @@ def after_reading_all(frames: Frames, settings: ProcessorSettings) -> list[Patch
         pixels.append(pixels[-1])
         times.append(times[-1])
     steps = len(pixels) // 2
-    values = vision_ume._cut(np.stack(pixels), LAYOUT, temporal=2)
+    values = vision_module._cut(np.stack(pixels), LAYOUT, temporal=2)
     middles = tuple((times[2 * step] + times[2 * step + 1]) / 2 for step in range(steps))
     interval = times[2] - times[0] if steps > 1 else None
     return [Patches(values, (steps, rows // 14, columns // 14), size, middles, interval)]
@@ -144,7 +147,11 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
         return call
 
-    for module, name in ((film_ume, "to_rgb"), (animation_ume, "to_rgb"), (video_ume, "load_image")):
+    for module, name in (
+        (clip_decoding_module, "to_rgb"),
+        (animation_module, "to_rgb"),
+        (video_module, "load_image"),
+    ):
         monkeypatch.setattr(module, name, counting(getattr(module, name)))
     return lambda: most[0]
 
@@ -174,7 +181,7 @@ def test_a_film_with_fewer_frames_than_packets_is_sized_by_its_frames(
     promised = frame_size(12, SIZE[1], SIZE[0], LAYOUT, few.budget)
     assert (promised[0] // 14, promised[1] // 14) != expected[0].grid[1:]
     told = Timeline.at_rate(12, 4.0, 1.0)  # two packets for each frame
-    monkeypatch.setattr(film_ume.Film, "timeline", lambda film: told)
+    monkeypatch.setattr(clip_decoding_module.Film, "timeline", lambda film: told)
     assert_same(patches_of(VideoPart(data), few, LAYOUT, LIMITS), expected)
 
 

@@ -16,9 +16,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 import umekit
 from umekit.encoding.presets import PRESETS
-from umekit.processing import templates_ume
-from umekit.processing.prompts_ume import PromptSettings
-from umekit.processing.templates_ume import TemplateLimitError, render_template
+from umekit.processing import templates as templates_module
+from umekit.processing.prompts import PromptSettings
+from umekit.processing.templates import TemplateLimitError, render_template
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CHAT = [
@@ -189,6 +189,6 @@ def test_threads_have_bounds_of_their_own() -> None:
 def test_objects_stand_as_their_types() -> None:
     chat: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image", "image": Path("x")}]}]
     assert render_template("{{ messages[0].content[0].image }}", chat, {}).startswith("<PosixPath") or (
-        templates_ume.SECONDS
+        templates_module.SECONDS
         and render_template("{{ messages[0].content[0].image }}", chat, {}) == "<WindowsPath>"
     )

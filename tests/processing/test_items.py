@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing import items_ume as items
-from umekit.processing.items_ume import ItemError, ItemTypeError, parse_item
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.processing import items
+from umekit.processing.items import ItemError, ItemTypeError, parse_item
+from umekit.processing.processor import UmeProcessor
 
 
 def test_key_order_is_content_order() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing.kinds_ume import HEAD_BYTES, format_of, kind_of_format, media_kind
+from umekit.processing.kinds import HEAD_BYTES, format_of, kind_of_format, media_kind
 
 
 @pytest.mark.parametrize(

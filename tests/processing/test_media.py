@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing import pixels_ume
-from umekit.processing.limits_ume import MediaError, MediaLimits
-from umekit.processing.media_ume import load_image
-from umekit.processing.vision_ume import PatchLayout, PixelBudget, fit, image_patches
+from umekit.processing import pixels as pixels_module
+from umekit.processing.limits import MediaError, MediaLimits
+from umekit.processing.media import load_image
+from umekit.processing.vision import PatchLayout, PixelBudget, fit, image_patches
 
 LIMITS = MediaLimits()
 
@@ -77,13 +77,13 @@ def _deep(mode: str, width: int, height: int) -> list[Image.Image]:
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
 def test_deep_pictures_are_scaled_strip_by_strip(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for strip in (1, 700, pixels_ume.STRIP_PIXELS):  # one row, some rows with a rest, all
-        monkeypatch.setattr(pixels_ume, "STRIP_PIXELS", strip)
+    for strip in (1, 700, pixels_module.STRIP_PIXELS):  # one row, some rows with a rest, all
+        monkeypatch.setattr(pixels_module, "STRIP_PIXELS", strip)
         for image in _deep(mode, 130, 71):
             values = np.asarray(image, dtype=np.float64)
             top = 65535.0 if mode.startswith("I;16") or values.max() > 255 else 255.0
             expected = (values.clip(0, top) * (255.0 / top)).astype(np.uint8)
-            found = np.asarray(pixels_ume.to_rgb(image))
+            found = np.asarray(pixels_module.to_rgb(image))
             np.testing.assert_array_equal(found, np.repeat(expected[..., None], 3, axis=2))
 
 
@@ -92,7 +92,7 @@ def test_deep_pictures_take_little_memory(mode: str) -> None:
     image = _deep(mode, 2000, 1500)[0]
     tracemalloc.start()
     try:
-        pixels_ume.to_rgb(image)
+        pixels_module.to_rgb(image)
         assert tracemalloc.get_traced_memory()[1] < 4 * 2000 * 1500  # of 17 bytes for each pixel, before
     finally:
         tracemalloc.stop()

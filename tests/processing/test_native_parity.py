@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoImageProcessor
 
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.processing.processor import UmeProcessor
 from umekit.testing import FAMILIES
 
 HERE = Path(__file__).parent

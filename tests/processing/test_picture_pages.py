@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from umekit.processing.documents_ume import load_document
-from umekit.processing.limits_ume import MediaError, MediaLimits
-from umekit.processing.media_ume import load_image
+from umekit.processing.documents import load_document
+from umekit.processing.limits import MediaError, MediaLimits
+from umekit.processing.media import load_image
 
 LIMITS = MediaLimits()
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from umekit.processing.limits_ume import MediaError, MediaLimits
-from umekit.processing.media_ume import load_image
-from umekit.processing.pixels_ume import to_rgb
+from umekit.processing.limits import MediaError, MediaLimits
+from umekit.processing.media import load_image
+from umekit.processing.pixels import to_rgb
 
 LIMITS = MediaLimits()
 RAMP = np.linspace(0, 1, 32)[None].repeat(16, 0)

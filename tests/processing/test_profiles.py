@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from umekit.processing.limits_ume import MediaLimits
-from umekit.processing.media_ume import load_image
+from umekit.processing.limits import MediaLimits
+from umekit.processing.media import load_image
 
 LIMITS = MediaLimits()
 WHITE = struct.pack(">iii", *(round(value * 65536) for value in (0.9642, 1, 0.8249)))

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from umekit.processing.pooled_ume import PoolingRule
-from umekit.processing.processing_ume import UmeProcessor
-from umekit.processing.prompts_ume import PromptSettings
+from umekit.processing.processor import UmeProcessor
+from umekit.processing.prompts import PromptSettings
+from umekit.processing.slots import PoolingRule
 from umekit.testing import FAMILIES, QWEN_SPECIAL_TOKENS
 
 SPECIAL = [

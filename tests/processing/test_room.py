@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from umekit.processing.limits_ume import Room
+from umekit.processing.limits import Room
 
 PEAK = """
 import resource, sys
 from concurrent.futures import ThreadPoolExecutor
-from umekit.processing.items_ume import ImagePart
-from umekit.processing.limits_ume import MediaLimits, ROOM
-from umekit.processing.patching_ume import patches_of
-from umekit.processing.settings_processor_ume import ProcessorSettings
-from umekit.processing.vision_ume import PatchLayout
+from umekit.processing.items import ImagePart
+from umekit.processing.limits import MediaLimits, ROOM
+from umekit.processing.patching import patches_of
+from umekit.processing.settings import ProcessorSettings
+from umekit.processing.vision import PatchLayout
 
 def cut(path):
     return patches_of(ImagePart(path), ProcessorSettings(), PatchLayout(), MediaLimits())

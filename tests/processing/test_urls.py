@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from umekit.processing import downloads_ume
-from umekit.processing.limits_ume import MediaError, MediaLimits
-from umekit.processing.sources_ume import read_bytes
+from umekit.processing import downloads as downloads_module
+from umekit.processing.limits import MediaError, MediaLimits
+from umekit.processing.sources import read_bytes
 
 LOCAL = MediaLimits(allow_private_urls=True, url_seconds=0.5, file_bytes=100_000)
 PUBLIC = MediaLimits(url_seconds=2, file_bytes=100_000)
@@ -102,7 +102,7 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def one_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 stands for an address of the open internet, and 127.0.0.2 for a private one."""
-    monkeypatch.setattr(downloads_ume, "_is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(downloads_module, "_is_public", lambda address: address == "127.0.0.1")
 
 
 @pytest.mark.parametrize("what", ["drip", "headers", "silent"])
@@ -170,12 +170,12 @@ def test_a_proxy_cannot_stand_between(server: str, monkeypatch: pytest.MonkeyPat
      "64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b:1::a00:1", "64:ff9b:1::808:808", "64:ff9b:1:a9fe:a9:fe00:808:808"],
 )  # fmt: skip
 def test_private_addresses(address: str) -> None:
-    assert not downloads_ume._is_public(address)
+    assert not downloads_module._is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
 def test_public_addresses(address: str) -> None:
-    assert downloads_ume._is_public(address)
+    assert downloads_module._is_public(address)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umekit.processing import vision_ume
-from umekit.processing.items_ume import ItemError
-from umekit.processing.limits_ume import MediaError, MediaLimits
-from umekit.processing.processing_ume import UmeProcessor
-from umekit.processing.settings_processor_ume import ProcessorSettings
-from umekit.processing.video_ume import Sampling, load_video, sample_indices
+from umekit.processing import vision as vision_module
+from umekit.processing.items import ItemError
+from umekit.processing.limits import MediaError, MediaLimits
+from umekit.processing.processor import UmeProcessor
+from umekit.processing.settings import ProcessorSettings
+from umekit.processing.video import Sampling, load_video, sample_indices
 
 LIMITS = MediaLimits()
 
@@ -123,13 +123,13 @@ def test_frames_are_resized_once_and_share_the_budget(
 ) -> None:
     processor = UmeProcessor.from_pretrained(tiny_checkpoint(family))
     resizes: list[tuple[int, int]] = []
-    real = vision_ume._resize
+    real = vision_module._resize
 
     def counting(image: Image.Image, rows: int, columns: int) -> np.ndarray:
         resizes.append((rows, columns))
         return real(image, rows, columns)
 
-    monkeypatch.setattr(vision_ume, "_resize", counting)
+    monkeypatch.setattr(vision_module, "_resize", counting)
     token = (2 * processor.layout.patch) ** 2
     budget = replace(processor.settings.budget, frame=(4 * token, 16 * token), video=(4 * token, 32 * token))
     processor = processor.with_settings(budget=budget)
@@ -168,7 +168,7 @@ def test_frames_as_tensors_are_near_those_of_pillow() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     for size in ((28, 56), (112, 140)):
-        one, other = vision_ume._resize(image, *size), vision_ume._resize_as_tensor(image, *size)
+        one, other = vision_module._resize(image, *size), vision_module._resize_as_tensor(image, *size)
         assert other.dtype == np.uint8
         assert 0 < np.abs(one.astype(int) - other).mean() < 1  # Pillow clips between its two passes
-    np.testing.assert_array_equal(vision_ume._resize_as_tensor(image, 50, 70), noise)
+    np.testing.assert_array_equal(vision_module._resize_as_tensor(image, 50, 70), noise)

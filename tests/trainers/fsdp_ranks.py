@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.processing.processor import UmeProcessor
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 
 ROWS = 8  # of one contrastive batch, over all ranks

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from PIL import Image
 from torch.distributed.fsdp import fully_shard
 
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.processing.processor import UmeProcessor
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 
 ROWS = 8  # over all ranks

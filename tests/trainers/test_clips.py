@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from umekit.encoding.inputs import OutsideRootError
-from umekit.processing.items_ume import parse_item
-from umekit.processing.limits_ume import MediaError, MediaLimits
+from umekit.processing.items import parse_item
+from umekit.processing.limits import MediaError, MediaLimits
 from umekit.trainers.clips import ClipRows, cut, read_clip, video_seconds
 from umekit.trainers.sampling import Source, target_codes
 

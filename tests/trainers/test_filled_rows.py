@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import umekit
-from umekit.modeling.settings_ume import UmeSettings, UmeSettingsError, filled_rows
+from umekit.modeling.settings import UmeSettings, UmeSettingsError, filled_rows
 from umekit.trainers.lora import add_lora
 from umekit.trainers.merging import merge, open_base
 from umekit.trainers.souping import soup

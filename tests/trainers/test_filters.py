@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from umekit.evaluation.digit_world import DigitWorld
-from umekit.processing.limits_ume import MediaLimits
+from umekit.processing.limits import MediaLimits
 from umekit.trainers.filters import NearDuplicates, dhash, filter_rows, sharpness
 from umekit.trainers.sampling import Subset
 

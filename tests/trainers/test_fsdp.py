@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 
 HERE = Path(__file__).resolve().parent
 

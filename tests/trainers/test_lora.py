@@ -15,9 +15,9 @@ from PIL import Image
 from transformers import BitsAndBytesConfig
 
 import umekit
-from umekit.modeling.backbone_ume import UNQUANTISED_MODULES
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.backbone import UNQUANTISED_MODULES
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.processing.processor import UmeProcessor
 from umekit.testing import save_tiny_backbone, save_tiny_checkpoint
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 from umekit.trainers.data import RowBatch

@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, TrainerCallback
 
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
-from umekit.processing.processing_ume import UmeProcessor
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.processing.processor import UmeProcessor
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 from umekit.trainers.data import RowBatch
 from umekit.trainers.memory import patch_cost

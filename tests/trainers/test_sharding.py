@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 
-from umekit.modeling.modeling_ume import UmeForDiscriminativeEmbedding
+from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.trainers.deferred import Deferred
 from umekit.trainers.distributed import no_sync
 from umekit.trainers.gradient_cache import cached_backward

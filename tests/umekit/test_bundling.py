@@ -11,9 +11,9 @@ import pytest
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 from umekit import __version__
-from umekit.bundling import ENTRIES, BundleError, join, model_files, processor_files, sources_of
+from umekit.bundling import KINDS, BundleError, join, model_files, processor_files, sources_of
 
-KINDS = [*ENTRIES, "processor"]
+BUNDLES = [*KINDS, "processor"]
 ALLOWED = {"torch", "transformers", "numpy", "PIL", "huggingface_hub", "safetensors"}
 ROOMS = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ def _files(kind: str) -> dict[str, str]:
     return dict(processor_files() if kind == "processor" else model_files(kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BUNDLES)
 def test_a_bundle_runs_and_has_what_the_checkpoint_names(kind: str, tmp_path: Path) -> None:
     package = tmp_path / f"bundle_{kind}"
     package.mkdir()
@@ -46,7 +46,7 @@ def test_a_bundle_runs_and_has_what_the_checkpoint_names(kind: str, tmp_path: Pa
     assert hasattr(modules["sentence_transformer_ume.py"], "UmeTransformer")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BUNDLES)
 def test_transformers_finds_only_imports_that_a_checkpoint_can_have(kind: str, tmp_path: Path) -> None:
     files = _files(kind)
     assert len(files) == 2
@@ -67,9 +67,9 @@ def test_transformers_finds_only_imports_that_a_checkpoint_can_have(kind: str, t
 
 
 def test_every_source_of_the_rooms_is_in_a_bundle() -> None:
-    held = {path for entry in ENTRIES.values() for path in sources_of(ROOMS / "modeling" / f"{entry}.py")}
-    held |= set(sources_of(ROOMS / "processing" / "processing_ume.py"))
-    held.add(ROOMS / "modeling" / "sentence_transformer_ume.py")
+    held = {path for kind in KINDS for path in sources_of(ROOMS / "modeling" / f"{kind}.py")}
+    held |= set(sources_of(ROOMS / "processing" / "processor.py"))
+    held.add(ROOMS / "modeling" / "sentence_transformer.py")
     there = {path for room in ("modeling", "processing") for path in (ROOMS / room).glob("*.py")}
     assert {path for path in there if path.name != "__init__.py"} == held
 
@@ -77,7 +77,7 @@ def test_every_source_of_the_rooms_is_in_a_bundle() -> None:
 def test_a_kind_gets_what_it_needs_and_no_more() -> None:
     assert "class UmeForReranking" not in model_files("generative")["modeling_ume.py"]
     assert "class UmeForGenerativeEmbedding" not in model_files("discriminative")["modeling_ume.py"]
-    wrappers = {model_files(kind)["sentence_transformer_ume.py"] for kind in ENTRIES}
+    wrappers = {model_files(kind)["sentence_transformer_ume.py"] for kind in KINDS}
     assert len(wrappers) == 1
     model_files.cache_clear()
     assert model_files("reranker")["modeling_ume.py"].startswith(f"# Made by umekit {__version__} ")

@@ -23,10 +23,10 @@ from umekit.demo.contact_sheet import contact_sheet
 from umekit.demo.film import film_bytes
 from umekit.demo.gallery import Gallery, write_gallery
 from umekit.demo.queries import Query, Result, make_queries
-from umekit.encoding.files import file_items
-from umekit.processing.documents_ume import load_document
-from umekit.processing.limits_ume import MediaLimits
-from umekit.processing.video_ume import Sampling, load_video
+from umekit.encoding.inputs.files import file_items
+from umekit.processing.documents import load_document
+from umekit.processing.limits import MediaLimits
+from umekit.processing.video import Sampling, load_video
 
 FakeEncoder = runpy.run_path(str(Path(__file__).parents[1] / "encoding" / "fake_encoder.py"))["FakeEncoder"]
 

@@ -14,9 +14,9 @@ from PIL import Image
 import umekit
 from tests.encoding.fake_encoder import FakeEncoder
 from umekit.cli.main import main
-from umekit.encoding.index import Index
+from umekit.encoding.index.exact import Index
+from umekit.encoding.index.model_names import named_model, stored_model
 from umekit.encoding.loading import packaged_model
-from umekit.encoding.model_names import named_model, stored_model
 
 
 @pytest.fixture

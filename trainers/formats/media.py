@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...encoding.inputs.rooted import MEDIA, confined, inside
-from ...processing.limits_ume import MediaError, MediaLimits
+from ...encoding.inputs.columns import MEDIA, confined, inside
+from ...processing.limits import MediaError, MediaLimits
 
 SEPARATOR = "::"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...encoding.inputs.unit import Row, Unit
+from ...encoding.inputs.sample import Row, Unit
 from ..formats.media import MediaRoot
 from ..sampling.targets import join
 from .items import as_mapping, columns_key, content_key, id_key, modality, pool_item

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...processing.items_ume import KEYS
+from ...processing.items import KEYS
 from ..hashing import content_hash, text_hash
 
 KINDS = {"text": "text", "image": "image", "images": "image", "video": "video", "document": "document"}

@@ -15,8 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...encoding.checked_files import read_object
-from ...encoding.ownership import (
+from ...encoding.shards.files import ERRORS, PART_FILE
+from ...encoding.shards.files import MANIFEST as SHARDS
+from ...encoding.shards.run import encode_shards
+from ...encoding.shards.work import ShardEncoder
+from ...encoding.storage.atomic import file_sha256, write_atomically
+from ...encoding.storage.checked_files import read_object
+from ...encoding.storage.ownership import (
     ForeignFileError,
     check_own,
     json_of,
@@ -25,12 +30,7 @@ from ...encoding.ownership import (
     read_mark,
     remove_marked,
 )
-from ...encoding.provenance import library_versions
-from ...encoding.scratch import file_sha256, write_atomically
-from ...encoding.shard_files import ERRORS, PART_FILE
-from ...encoding.shard_files import MANIFEST as SHARDS
-from ...encoding.shard_work import ShardEncoder
-from ...encoding.shards import encode_shards
+from ...encoding.storage.provenance import library_versions
 from ..formats.media import MediaRoot
 from .blocks import mine_blocks
 from .entries import Items, Scan, entry_item, scan

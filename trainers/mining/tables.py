@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...encoding.inputs.rooted import MEDIA
+from ...encoding.inputs.columns import MEDIA
 from .items import as_mapping
 from .surveying import ITEMS, LISTS, each_item
 

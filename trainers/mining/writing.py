@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...encoding.ownership import naming_the_disk
-from ...encoding.scratch import file_sha256
+from ...encoding.storage.atomic import file_sha256
+from ...encoding.storage.ownership import naming_the_disk
 from .entries import Scan, named_entry
 from .selecting import FILTERS
 from .surveying import Survey, each_item, json_line

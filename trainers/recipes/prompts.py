@@ -12,8 +12,8 @@ from typing import Any, Literal
 from ...encoding.presets.templates import ASSISTANT, END, SYSTEM_TURN, USER, gather
 from ...encoding.presets.u_marvel import START, STOP
 from ...encoding.presets.u_marvel import template as u_marvel_template
-from ...processing.pooled_ume import PoolingRule
-from ...processing.prompts_ume import PromptSettings
+from ...processing.prompts import PromptSettings
+from ...processing.slots import PoolingRule
 
 _RZEN_SYSTEM = (
     "Given an image, summarize the provided image in one word. "

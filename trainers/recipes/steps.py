@@ -215,7 +215,7 @@ def _model_options(spec: ModelSpec) -> dict[str, Any]:
     if spec.quantize is not None:
         from transformers import BitsAndBytesConfig
 
-        from ...modeling.backbone_ume import UNQUANTISED_MODULES
+        from ...modeling.backbone import UNQUANTISED_MODULES
 
         bits: dict[str, Any] = {"load_in_8bit": True}
         if spec.quantize == "4bit":

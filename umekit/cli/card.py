@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--out: there is no folder {out.parent}")
     if out.exists() and not args.force:
         raise UsageError(f"{out} is there already; give --force to replace it")
-    from ..encoding.scratch import write_atomically
+    from ..encoding.storage.atomic import write_atomically
     from ..evaluation.results import load_report
     from ..hub_cards.card import CardOptions, build_card
 

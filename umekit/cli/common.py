@@ -152,7 +152,7 @@ def loading_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def limits_of(args: argparse.Namespace) -> Any:
     """What a file may cost, with the password that was given."""
-    from ..processing.limits_ume import MediaLimits
+    from ..processing.limits import MediaLimits
 
     return MediaLimits(document_password=getattr(args, "password", None))
 
@@ -263,7 +263,7 @@ def told_cuts(count: int) -> str:
 
 def report_left_out(left_out: Mapping[str, int]) -> None:
     """One line on stderr for the files that are of no kind that is read."""
-    from ..encoding.walking import counted
+    from ..encoding.inputs.walking import counted
 
     if left_out:
         print(f"left out: {_cell(counted(left_out))}", file=sys.stderr)

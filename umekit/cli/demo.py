@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
     from ..demo.contact_sheet import contact_sheet, is_contact_sheet
     from ..demo.gallery import write_gallery
     from ..demo.queries import make_queries, rank
-    from ..encoding.crawl import index_folder
-    from ..encoding.model_names import stored_model
-    from ..encoding.ownership import check_own
-    from ..encoding.scratch import write_atomically
+    from ..encoding.index.folder_index import index_folder
+    from ..encoding.index.model_names import stored_model
+    from ..encoding.storage.atomic import write_atomically
+    from ..encoding.storage.ownership import check_own
 
     check_own(args.out / SHEET, is_contact_sheet, "give another --out")
     encoder = load_encoder(args)
@@ -105,8 +105,8 @@ def is_of_demo(path: Path) -> bool:
 
 def _needs_rebuild(root: Path, encoder: Any, mode: str | None) -> bool:
     """The demo's own index of another model, or a damaged one, is simply made anew."""
-    from ..encoding.crawl import DEFAULT_FOLDER
-    from ..encoding.index import Index
+    from ..encoding.index.exact import Index
+    from ..encoding.index.folder_index import DEFAULT_FOLDER
 
     try:
         return Index.load(root / DEFAULT_FOLDER, encoder.fingerprint()).settings.get("mode") != mode

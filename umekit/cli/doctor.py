@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module, metadata
 from typing import Any
 
-from ..modeling.versions_ume import number, peft_problem, transformers_problem
+from ..modeling.versions import number, peft_problem, transformers_problem
 from .common import print_json, print_table
 
 CORE = ("umekit", "torch", "transformers", "pillow", "numpy", "safetensors", "huggingface-hub", "jinja2")

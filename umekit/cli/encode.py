@@ -66,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
     refuse_without_shards(args)
     import numpy as np
 
-    from ..encoding.ownership import check_own
-    from ..encoding.provenance import library_versions
-    from ..encoding.scratch import write_atomically
-    from ..processing.cut_texts_ume import cuts_untold
+    from ..encoding.storage.atomic import write_atomically
+    from ..encoding.storage.ownership import check_own
+    from ..encoding.storage.provenance import library_versions
+    from ..processing.cut_texts import cuts_untold
 
     if not args.files and not args.text:
         raise UsageError("nothing to encode: give files or --text")
@@ -127,8 +127,8 @@ def _rows(
     args: argparse.Namespace,
 ) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, str]], dict[str, int]]:
     """Ids and items of all that was named; ``(file, reason)`` of what can't be read; what folders hold beside it."""
-    from ..encoding.files import file_items
-    from ..encoding.walking import Found, list_files, printable
+    from ..encoding.inputs.files import file_items
+    from ..encoding.inputs.walking import Found, list_files, printable
 
     rows: list[tuple[str, dict[str, Any]]] = []
     failed: list[tuple[str, str]] = []

@@ -122,12 +122,12 @@ def run_shards(args: argparse.Namespace) -> int:
         raise UsageError(f"--out is a folder with --shard-size, not {args.out}")
     columns = _columns(args.column)
     from ..encoding.devices import device_of
+    from ..encoding.index.model_names import stored_model
     from ..encoding.inputs import open_source
-    from ..encoding.model_names import stored_model
-    from ..encoding.shard_files import open_folder
-    from ..encoding.shard_processes import encode_shards_in_processes
-    from ..encoding.shards import encode_shards
-    from ..processing.cut_texts_ume import cuts_untold
+    from ..encoding.shards.files import open_folder
+    from ..encoding.shards.processes import encode_shards_in_processes
+    from ..encoding.shards.run import encode_shards
+    from ..processing.cut_texts import cuts_untold
 
     where = [_hub_or_path(file) for file in args.files]
     try:
@@ -270,7 +270,7 @@ def _devices(args: argparse.Namespace, rank: int, world: int) -> list[str | None
 
 def _threads(args: argparse.Namespace, device: str | None) -> int | None:
     """Threads of torch: one on a CPU, so that the output does not depend on how many processes share it."""
-    from ..encoding.shard_files import read_run
+    from ..encoding.shards.files import read_run
 
     if args.threads is not None:
         return int(args.threads)

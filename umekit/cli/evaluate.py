@@ -61,8 +61,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..encoding.ownership import check_own, json_of
-    from ..encoding.scratch import write_atomically
+    from ..encoding.storage.atomic import write_atomically
+    from ..encoding.storage.ownership import check_own, json_of
     from ..evaluation.report import KIND
     from ..evaluation.results import save_report
     from ..evaluation.tables import markdown_table, replace_block

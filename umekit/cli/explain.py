@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _item(args: argparse.Namespace) -> dict[str, Any]:
-    from ..encoding.files import file_items, kind_of
+    from ..encoding.inputs.files import file_items, kind_of
 
     if args.item is not None and args.text is not None:
         raise UsageError("give the text once: as ITEM or as --text")

@@ -56,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give a folder, or --from-shards DIR (see umekit index --help)")
     if args.compressed:
         raise UsageError("--compressed needs --from-shards DIR (see umekit index --help)")
-    from ..encoding.crawl import DEFAULT_FOLDER, index_folder
-    from ..encoding.index_opening import index_settings
-    from ..encoding.manifest import MANIFEST
-    from ..encoding.model_names import named_model, stored_model
-    from ..processing.cut_texts_ume import cuts_untold
+    from ..encoding.index.folder_index import DEFAULT_FOLDER, index_folder
+    from ..encoding.index.manifest import MANIFEST
+    from ..encoding.index.model_names import named_model, stored_model
+    from ..encoding.index.opening import index_settings
+    from ..processing.cut_texts import cuts_untold
 
     if not args.path.is_dir():
         raise UsageError(f"{args.path} is not a folder")
@@ -101,17 +101,17 @@ def run(args: argparse.Namespace) -> int:
 def _from_shards(args: argparse.Namespace) -> int:
     if args.path is not None:
         raise UsageError("give PATH or --from-shards, not both")
-    from ..encoding.crawl import DEFAULT_FOLDER
-    from ..encoding.index import Index
-    from ..encoding.manifest import COMPRESSED_KIND, KIND, MANIFEST
-    from ..encoding.ownership import check_own, json_of
+    from ..encoding.index.exact import Index
+    from ..encoding.index.folder_index import DEFAULT_FOLDER
+    from ..encoding.index.manifest import COMPRESSED_KIND, KIND, MANIFEST
+    from ..encoding.storage.ownership import check_own, json_of
 
     target = args.index or args.from_shards / DEFAULT_FOLDER
     check_own(target / MANIFEST, json_of(KIND, COMPRESSED_KIND), "name another folder for the index")
     if (target / MANIFEST).exists() and not args.rebuild:
         raise UsageError(f"{target} already holds an index; give --rebuild to replace it")
     if args.compressed:
-        from ..encoding.compressed_index import CompressedIndex
+        from ..encoding.index.compressed import CompressedIndex
 
         rows = len(CompressedIndex.build(args.from_shards, target, rebuild=args.rebuild))
     else:

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _candidates(args: argparse.Namespace) -> tuple[list[tuple[str, str, Any]], list[tuple[str, str]]]:
     """Name, description and item of every candidate, and what could not be read."""
-    from ..encoding.files import file_items
+    from ..encoding.inputs.files import file_items
 
     found: list[tuple[str, str, Any]] = []
     failed: list[tuple[str, str]] = []

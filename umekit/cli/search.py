@@ -74,8 +74,8 @@ def find_index(folder: Path) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..encoding.index_opening import index_settings, open_index
-    from ..encoding.model_names import named_model
+    from ..encoding.index.model_names import named_model
+    from ..encoding.index.opening import index_settings, open_index
 
     if args.query is not None and args.text is not None:
         raise UsageError("give the text once: as TEXT or as --text")
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check_reranking(args: argparse.Namespace) -> int:
     """How many rows are asked of the index. Raises UsageError for options that don't go together."""
-    from ..encoding.rescoring import DEPTH
+    from ..encoding.index.two_stage import DEPTH
 
     given = ("rerank_preset", "rerank_depth", "fusion", "root")
     lonely = [name for name in given if getattr(args, name) is not None]
@@ -143,7 +143,7 @@ def rerank(
     Raises:
         UsageError: the checkpoint is no reranker, or no row could be opened.
     """
-    from ..encoding.rescoring import FUSION, file_row, rescore
+    from ..encoding.index.two_stage import FUSION, file_row, rescore
 
     given = {
         **loading_options(args),

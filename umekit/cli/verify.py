@@ -37,10 +37,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     from ..encoding.devices import device_of
-    from ..encoding.golden import make_golden
+    from ..encoding.golden.folder import make_golden
+    from ..encoding.golden.verify import verify
     from ..encoding.loading import load
     from ..encoding.presets import get_preset
-    from ..encoding.verify import verify
 
     options = {
         name: value for name in ("compat", "dtype", "device") if (value := getattr(args, name)) is not None

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..encoding.files import kind_of
-from ..processing.documents_ume import load_document
-from ..processing.limits_ume import MediaLimits
-from ..processing.media_ume import load_image
-from ..processing.video_ume import Sampling, load_video
+from ..encoding.inputs.files import kind_of
+from ..processing.documents import load_document
+from ..processing.limits import MediaLimits
+from ..processing.media import load_image
+from ..processing.video import Sampling, load_video
 from .queries import Query, Result
 
 SIDE = 140  # longest side of a thumbnail in pixels

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..encoding.ownership import check_own
-from ..encoding.scratch import write_atomically
+from ..encoding.storage.atomic import write_atomically
+from ..encoding.storage.ownership import check_own
 from ..evaluation.digit_world.clips import Actor, Clip, make_clip, near_clip
 from ..evaluation.digit_world.edits import Edit, random_edit
 from ..evaluation.digit_world.glyphs import Glyphs, load_glyphs

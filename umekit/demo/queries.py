@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encoding.index import Index
+from ..encoding.index.exact import Index
 from ..evaluation.digit_world.other_hand import rewritten, rewritten_clip, rewritten_page
 from ..evaluation.digit_world.words import INSTRUCTIONS
 from .film import film_bytes

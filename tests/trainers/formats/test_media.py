@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from umekit.encoding.inputs import OutsideRootError
-from umekit.processing.limits_ume import MediaError, MediaLimits
+from umekit.processing.limits import MediaError, MediaLimits
 from umekit.trainers.formats import MediaRoot
 
 

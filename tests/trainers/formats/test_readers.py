@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from umekit.processing.items_ume import parse_item
+from umekit.processing.items import parse_item
 from umekit.trainers.formats import FormatError, format_string, read_mmeb, read_pairs, read_rows, read_ume_r1
 from umekit.trainers.sampling import Source, split_sources, target_codes
 

@@ -1,0 +1,131 @@
+"""The files below a folder that can be items, and what is left out, counted by ending."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...processing.kinds import ending_of
+from .files import kind_by_content, kind_of
+
+ENDING_CHARACTERS = 12  # of an ending that is counted by itself
+FOLDER_LINK, BROKEN_LINK, SPECIAL = "links to folders", "broken links", "sockets, pipes and devices"
+NO_ENDING, ODD_ENDING = "without an ending", "of odd endings"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file by its path relative to the root, and why it can't be read if that is known already."""
+
+    name: str
+    path: Path
+    size: int = 0
+    error: str | None = None
+
+
+@dataclass
+class Listing:
+    """What :func:`list_files` saw: files in the order of their names, and how many of which ending it left out."""
+
+    files: list[Found] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def list_files(root: Path, *, recursive: bool = True, skip: Path | None = None) -> Listing:
+    """All files below ``root`` that can be items, by their ending or else by their content.
+
+    Nothing hidden is looked at, links to folders are not followed, and a link that leads out of the root is an error.
+    No file ends the listing, and neither does a folder that can't be listed.
+
+    Args:
+        root: the folder.
+        recursive: go into subfolders.
+        skip: a subfolder that is passed over, links followed.
+    """
+    listing = Listing()
+    inside = root.resolve()
+
+    def unlisted(folder: str, error: OSError) -> None:
+        name = printable(os.path.relpath(folder, root))
+        listing.files.append(Found(name, Path(folder), error=f"can't be listed: {error.strerror or error}"))
+
+    for entry in scan(root, recursive=recursive, skip=skip, unlisted=unlisted):
+        found = _look(entry, Path(entry.path).relative_to(root).as_posix(), inside)
+        if isinstance(found, Found):
+            listing.files.append(found)
+        else:
+            listing.left_out[found] += 1
+    listing.files.sort(key=lambda found: found.name)
+    return listing
+
+
+def scan(
+    root: Path,
+    *,
+    recursive: bool = True,
+    skip: Path | None = None,
+    unlisted: Callable[[str, OSError], None] = lambda folder, error: None,
+) -> Iterator[os.DirEntry[str]]:
+    """Entries below a folder that are no folders and not hidden; however deep, since nothing recurs."""
+    folders = [os.fspath(root)]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as opened:
+                entries = [entry for entry in opened if not entry.name.startswith(".")]
+        except OSError as error:
+            unlisted(folder, error)
+            continue
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                yield entry
+            elif recursive and (skip is None or Path(entry.path).resolve() != skip):
+                folders.append(entry.path)
+
+
+def counted(left_out: Mapping[str, int], most: int = 12) -> str:
+    """``12 .zip, 3 .txt``, the most frequent first."""
+    ordered = sorted(left_out.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = [f"{count} {ending}" for ending, count in ordered[:most]]
+    rest = sum(count for _, count in ordered[most:])
+    return ", ".join([*shown, f"{rest} of other endings"] if rest else shown)
+
+
+def printable(name: str) -> str:
+    """A name that is not valid UTF-8 with its odd bytes written out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _look(entry: os.DirEntry[str], name: str, inside: Path) -> Found | str:
+    """A file that can be an item; else what it is counted as."""
+    path, known = Path(entry.path), kind_of(entry.name) is not None
+    counted = _counted_as(entry.name)
+    if printable(name) != name:
+        return Found(printable(name), path, error="its name is not valid UTF-8") if known else counted
+    try:
+        if entry.is_symlink():
+            target = path.resolve(strict=True)
+            if target.is_dir():
+                return FOLDER_LINK
+            if not target.is_relative_to(inside):
+                return Found(name, path, error="a link that leads out of the folder") if known else counted
+        if not entry.is_file():
+            return Found(name, path, error="not a regular file") if known else SPECIAL
+        if kind_by_content(path) is None:
+            return counted
+        return Found(name, path, entry.stat().st_size)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        said = getattr(error, "strerror", None) or str(error)
+        if entry.is_symlink():
+            return Found(name, path, error=f"a link that leads nowhere: {said}") if known else BROKEN_LINK
+        return Found(name, path, error=said) if known else counted
+
+
+def _counted_as(name: str) -> str:
+    ending = ending_of(name)
+    if not ending:
+        return NO_ENDING
+    return ending if len(ending) <= ENDING_CHARACTERS and ending.isprintable() else ODD_ENDING

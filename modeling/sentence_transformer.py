@@ -1,0 +1,271 @@
+"""The sentence-transformers module of checkpoints that stock modules cannot express.
+
+Everything that sentence-transformers may hand over (texts, pictures, dicts, chat messages, in any mix) becomes one
+form, our items, before it is rendered; so a batch cannot be read in another way than its rows alone. The only file
+here that imports sentence_transformers, and no file that ``AutoModel`` reaches imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from sentence_transformers.base.modality import infer_modality
+from sentence_transformers.base.modules import InputModule
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+from .evaluating import evaluating
+from .pooling import check_vectors
+from .settings import UmeSettings, expressible
+
+_MODALITIES: tuple[Any, ...] = ("text", "image", "video", "message")
+_MODEL_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "mm_token_type_ids",
+    "pooling_slots",
+    "pixel_values",
+    "image_grid_thw",
+    "pixel_values_videos",
+    "video_grid_thw",
+)
+
+
+class UmeTransformer(InputModule):
+    """Input and embedding module in one: ``modules.json`` names it alone.
+
+    Args:
+        model: a composed model of this checkpoint's role.
+        processor: the checkpoint's processor.
+    """
+
+    save_in_root: bool = True
+    forward_kwargs: ClassVar[set[str]] = {"mode", "max_new_tokens", "instruction"}  # type: ignore[misc]
+
+    def __init__(self, model: nn.Module, processor: Any) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.processor = processor
+        self._told_cuts = False  # whether a warning has told of cut texts since a call of encode began
+
+    # ---- inputs to vectors --------------------------------------------------------------------------------------
+
+    def preprocess(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        *,
+        instruction: str | None = None,
+        mode: str | None = None,
+        max_new_tokens: int | None = None,
+        task: str | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """Inputs to features.
+
+        Args:
+            inputs: each a ``str``, a PIL image, a dict item, a chat message or a list of them. A ``str`` is what
+                sentence-transformers takes it for in every folder: a picture or a video where it is an existing
+                file's path, a URL or a data URI of one, else text. ``{"text": ...}`` is always text.
+            prompt: sentence-transformers' prompt (``encode_query``, ``prompt_name`` ...): becomes the instruction.
+            instruction: replaces the prompt; an input's own instruction wins over both.
+            mode, max_new_tokens: see :meth:`forward`.
+            task: ``"query"`` or ``"document"``: whose default instruction is used where there is no prompt.
+            kwargs: none is known; sentence-transformers' ``max_length`` only shortens.
+
+        Raises:
+            ItemError: an input cannot be embedded.
+            ValueError: an impossible mode or argument.
+        """
+        mode = self._mode(mode, max_new_tokens)
+        max_length = kwargs.pop("max_length", None)
+        if kwargs:
+            raise ValueError(
+                f"unknown arguments {sorted(kwargs)}; known are instruction, mode, max_new_tokens"
+            )
+        processor = self.processor
+        if max_length is not None:
+            processor = processor.with_max_length(min(max_length, self.max_seq_length))
+        items = [
+            processor.item_of_messages(_messages(one)) if _messages(one) else _item(one) for one in inputs
+        ]
+        if instruction is None:
+            instruction = prompt
+        role = task if task in ("query", "document") else None
+        rows = processor.prepare_all(
+            items, role=role, instruction=instruction, mode=mode, tell_cuts=not self._told_cuts
+        )
+        self._told_cuts = self._told_cuts or any(row.cut_tokens for row in rows)
+        features = dict(processor.collate(rows, padding_side="left" if mode == "generative" else None))
+        # Losses that split a batch must know whose the pictures are; see _create_minibatch.
+        features["num_images_per_sample"] = torch.tensor([len(row.images) for row in rows])
+        features["num_videos_per_sample"] = torch.tensor([len(row.videos) for row in rows])
+        intervals = features.pop("second_per_grid_ts", None)
+        if intervals is not None:
+            features["seconds_of_sample"] = _per_row(intervals, features["num_videos_per_sample"])
+        return features
+
+    def forward(  # type: ignore[override]
+        self,
+        features: dict[str, Any],
+        mode: str | None = None,
+        max_new_tokens: int | None = None,
+        instruction: str | None = None,
+    ) -> dict[str, Any]:
+        """Add ``sentence_embedding`` (float32 ``[B, d]``) to the features.
+
+        Args:
+            features: from :meth:`preprocess`, or a part of its rows.
+            mode: None for the checkpoint's default; must be one that its role has. A thought can't be trained
+                through: while training, the direct embedding comes out of either mode.
+            max_new_tokens: length of a thought, for modes that think.
+            instruction: used by :meth:`preprocess` alone.
+        """
+        mode = self._mode(mode, max_new_tokens)
+        batch = {name: features[name] for name in _MODEL_INPUTS if name in features}
+        if "seconds_of_sample" in features and "video_grid_thw" in batch:
+            seconds, count = features["seconds_of_sample"], features["num_videos_per_sample"]
+            real = torch.arange(seconds.shape[1], device=seconds.device) < count.unsqueeze(1)
+            batch["second_per_grid_ts"] = seconds[real]
+        if self.training:
+            return {**features, "sentence_embedding": self.model(**batch).embeddings}
+        if mode == "generative":
+            decoding = self.model.decoding(max_new_tokens=max_new_tokens)
+            found = self.model.embed(batch, mode, decoding=decoding, vocabulary=len(self.tokenizer))
+            embeddings = found.generated
+        else:
+            with evaluating(self.model):
+                embeddings = self.model(**batch).embeddings
+        check_vectors(embeddings)
+        return {**features, "sentence_embedding": embeddings}
+
+    def _mode(self, mode: str | None, max_new_tokens: int | None) -> str:
+        known = [one for one in self.model.modes if one != "both"]  # one vector per input
+        if mode is not None and mode not in known:
+            raise ValueError(f"mode={mode!r}: a {self.model.settings.role} checkpoint has {', '.join(known)}")
+        mode = mode or known[0]
+        if max_new_tokens is not None and mode == "discriminative":
+            raise ValueError("max_new_tokens needs a mode that thinks, 'discriminative' does not")
+        return mode
+
+    def train(self, mode: bool = True) -> UmeTransformer:
+        """As of every module. sentence-transformers begins each ``encode`` with ``eval()`` and hands over its batches
+        one by one, the longest first: of those of a call, the first that has cut texts is told of."""
+        self._told_cuts = self._told_cuts and mode
+        return super().train(mode)
+
+    # ---- what sentence-transformers asks ------------------------------------------------------------------------
+
+    @property
+    def modalities(self) -> list[Any]:  # type: ignore[override]
+        return list(_MODALITIES)
+
+    @property
+    def tokenizer(self) -> Any:  # type: ignore[override]
+        return self.processor.tokenizer
+
+    @property
+    def max_seq_length(self) -> int:
+        """Most tokens of an input; only its text is ever cut. Saved with the processor's settings."""
+        return self.processor.settings.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self.processor.settings = replace(self.processor.settings, max_length=value)
+
+    def get_embedding_dimension(self) -> int:
+        """Length of a vector."""
+        return self.model.dim
+
+    def get_config_dict(self) -> dict[str, Any]:
+        return {"role": self.model.settings.role, "max_seq_length": self.max_seq_length}
+
+    # ---- loading and saving -------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        backend: str = "torch",
+        **kwargs: Any,
+    ) -> UmeTransformer:
+        """Load model and processor of a checkpoint; see ``sentence_transformers.base.modules.Module.load``."""
+        if backend != "torch":
+            raise ValueError(f"backend={backend!r}: this checkpoint runs on torch only")
+        hub = {
+            "subfolder": subfolder,
+            "token": token,
+            "cache_dir": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        hub = {name: value for name, value in hub.items() if value not in (None, "", False)}
+        config = AutoConfig.from_pretrained(
+            model_name_or_path, **{**hub, **(config_kwargs or {}), "trust_remote_code": False}
+        )
+        settings = UmeSettings.from_config(config)
+        role = settings.role
+        if role == "reranker":  # stock modules are written where they give equal scores, this one where not
+            able, reason = expressible(settings, "sentence-transformers", config.model_type)
+            reason = "its adapter is not merged" if able else reason
+            raise ValueError(
+                f"a CrossEncoder cannot run {model_name_or_path}: {reason}; use umekit.load(...).rerank, or "
+                "AutoModel with trust_remote_code=True and its rerank(query, candidates, processor=processor)"
+            )
+        # Where this very file is the checkpoint's, its code has been trusted already.
+        trusted = trust_remote_code or __name__.startswith("transformers_modules.")
+        arguments = {**hub, "trust_remote_code": trusted, **(processor_kwargs or {})}
+        processor = AutoProcessor.from_pretrained(model_name_or_path, **arguments)
+        if getattr(processor, "item_of_messages", None) is None:
+            raise ValueError(f"{model_name_or_path} has a processor of its own: pass trust_remote_code=True")
+        arguments = {**hub, "trust_remote_code": trusted, **(model_kwargs or {})}
+        model = AutoModel.from_pretrained(model_name_or_path, config=config, **arguments)
+        if getattr(model, "role", None) != role:
+            raise ValueError(
+                f"{model_name_or_path} is of the role {role!r}, and its auto_map names {type(model).__name__}: "
+                "sentence-transformers cannot run it"
+            )
+        return cls(model, processor)
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write a complete checkpoint in the backbone's native layout (always safetensors)."""
+        self.model.save_pretrained(output_path)
+        self.processor.save_pretrained(output_path)
+
+
+def _messages(one: Any) -> list[Mapping[str, Any]]:
+    """The chat messages that an input is; empty if it is none."""
+    if isinstance(one, Mapping) and "role" in one and "content" in one:
+        return [one]
+    if isinstance(one, (list, tuple)) and one and all(_messages(part) for part in one):
+        return list(one)
+    return []
+
+
+def _item(one: Any) -> Any:
+    """An input as an item: a ``str`` may name a medium, and ``image`` may say several pictures."""
+    if isinstance(one, str):
+        kind = infer_modality(one, supported_modalities=list(_MODALITIES))
+        return one if kind == "text" else {kind: one}
+    if not isinstance(one, Mapping) or "images" in one or not isinstance(one.get("image"), (list, tuple)):
+        return one
+    return {("images" if key == "image" else key): value for key, value in one.items()}
+
+
+def _per_row(values: Tensor, counts: Tensor) -> Tensor:
+    """One value per video ``[videos]`` as ``[B, most videos of a row]``, so that rows can be sliced."""
+    rows = values.new_zeros(len(counts), max(int(counts.max()), 1))
+    rows[torch.arange(rows.shape[1]) < counts.unsqueeze(1)] = values
+    return rows
