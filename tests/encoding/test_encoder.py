@@ -218,11 +218,12 @@ def test_quantised_weights_go_where_they_are_wanted(
         asked.update(options)
         raise Asked
 
+    folder = tiny_checkpoint("qwen2_vl")
     monkeypatch.setattr(loading.CLASSES["discriminative"], "from_pretrained", open_)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(Asked):
-        umekit.load(tiny_checkpoint("qwen2_vl"), device="cuda:1", quantization_config=object())
+        umekit.load(folder, device="cuda:1", quantization_config=object())
     assert asked["device_map"] == {"": torch.device("cuda:1")}
 
 
