@@ -5,17 +5,18 @@
     python examples/train_ume_tiny.py --out runs/try --quick         # a minute: shows that everything runs
 
 Stage 1 teaches letters, then sentences, then answers; each lesson ends when unseen handwriting
-is read, never at a step count. Stage 2 mixes InfoNCE, one task per batch, with captions and answers as an
-auxiliary loss.
+is read, never at a step count. Stage 2 mixes InfoNCE, one task per batch, with captions and answers as a
+local loss.
 A killed run goes on with ``--resume``.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.processing.processor import UmeProcessor
 from umekit.trainers.arguments import ContrastiveTrainingArguments
 from umekit.trainers.contrastive import ContrastiveTrainer
-from umekit.trainers.data import ContrastiveCollator
+from umekit.trainers.data import ContrastiveCollator, ItemBatch
 
 
 def float32_attention(
@@ -115,20 +116,32 @@ class CaptionedCollator(ContrastiveCollator):
         # The first row's index is the step's: the captions, too, are a function of the step alone.
         start = rows[0].get("__row__", 0) if rows else 0
         beside = lesson_rows(self.world, BESIDE, int(start), self.count)
-        return {**super().__call__(rows), "auxiliary": self.reader.batch(beside)}
+        return {**super().__call__(rows), "captions": self.reader.prepare(beside)}
 
 
 class TinyTrainer(ContrastiveTrainer):
     """InfoNCE plus captions."""
 
     reader: CaptionReader
+    _captions = 1
 
-    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
-        if "auxiliary" not in inputs:
-            return None
-        loss, accuracy = self.reader.loss(model, inputs["auxiliary"])
-        self._record({f"read_{name}": value for name, value in accuracy.items()})
-        return loss
+    def _rows(self, inputs: Mapping[str, Any]) -> ItemBatch:
+        """The captions are items, too, that belong to no row."""
+        rows = super()._rows(inputs)
+        captions = inputs.get("captions", [])
+        self._captions = max(1, len(captions))
+        return dataclasses.replace(rows, items=[*rows.items, *captions])
+
+    def _collate(self, rows: ItemBatch, indices: Sequence[int], dummies: Any = ()) -> dict[str, Any]:
+        batch = super()._collate(rows, indices, dummies)
+        labels = self.reader.labels([rows.items[index] for index in indices], batch["input_ids"].shape[1])
+        return {**batch, "local_labels": self._prepare_input(labels)}
+
+    def local_loss(self, model: Any, output: Any, batch: Mapping[str, Any]) -> Tensor:
+        labels = batch["local_labels"]
+        loss, accuracy = self.reader.loss_of(model, output.last_hidden_state[: len(labels)], labels)
+        self._record({f"read_{name}": value for name, value in accuracy.items() if value.isfinite()})
+        return loss / self._captions
 
 
 def learn_tasks(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchFeature
@@ -18,6 +17,7 @@ from transformers import BatchFeature
 from umekit.evaluation.digit_world import TASKS, word_kind
 from umekit.modeling.backbone import states_of
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.processing.collating import Prepared
 from umekit.processing.processor import UmeProcessor
 
 KINDS = ("digit", "colour", "position", "other")
@@ -110,35 +110,48 @@ class CaptionReader:
         words = [tokenizer.decode([i]).strip() for i in range(len(tokenizer))]
         self.kind_of = torch.tensor([KINDS.index(word_kind(word)) for word in words])
 
+    def prepare(self, rows: Sequence[dict[str, Any]]) -> list[Prepared]:
+        """Prompts with their captions appended."""
+        tokenize = self.processor.tokenizer
+        prepared = [self.processor.prepare(row["item"]) for row in rows]
+        texts = [tokenize(" " + row["text"], add_special_tokens=False).input_ids for row in rows]
+        return [one.continued([*ids, self.end]) for one, ids in zip(prepared, texts, strict=True)]
+
+    def labels(self, items: Sequence[Prepared], width: int) -> Tensor:
+        """int64 ``[B, width]`` of right-padded items: the next token of a caption, or -100."""
+        labels = torch.full((len(items), width), IGNORED)
+        for number, one in enumerate(items):
+            if one.completion:
+                ids = one.input_ids[-one.completion :]
+                labels[number, one.length - len(ids) - 1 : one.length - 1] = torch.from_numpy(ids)
+        return labels
+
     def batch(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
-        """Prompts with their captions appended; ``labels`` int64 ``[B, L]``: the next token, or -100."""
-        prepared, texts = [], []
-        for row in rows:
-            one = self.processor.prepare(row["item"])
-            ids = [*self.processor.tokenizer(" " + row["text"], add_special_tokens=False).input_ids, self.end]
-            one.input_ids = np.concatenate([one.input_ids, ids])
-            one.token_types = np.concatenate([one.token_types, np.zeros(len(ids), dtype=np.int64)])
-            one.slots = np.concatenate([one.slots, np.zeros(len(ids), dtype=np.int8)])
-            prepared.append(one)
-            texts.append(ids)
+        """Prompts with their captions; ``labels`` as in :meth:`labels`."""
+        prepared = self.prepare(rows)
         batch = self.processor.collate(prepared, padding_side="right")
-        labels = torch.full_like(batch["input_ids"], IGNORED)
-        for number, (one, ids) in enumerate(zip(prepared, texts, strict=True)):
-            labels[number, one.length - len(ids) - 1 : one.length - 1] = torch.tensor(ids)
-        batch["labels"] = labels
+        batch["labels"] = self.labels(prepared, batch["input_ids"].shape[1])
         return batch
 
     def loss(self, model: UmeForDiscriminativeEmbedding, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy, and the accuracy of each kind of word.
-
-        The loss is the mean of the rows' means: an answer of one word weighs as much as a caption of thirty.
-        """
+        """Mean of the rows' losses, and the accuracy of each kind of word."""
         inputs = {key: value for key, value in batch.items() if key not in ("labels", "pooling_slots")}
         states = states_of(model.backbone, inputs, model.settings)
-        asked = batch["labels"] != IGNORED
-        labels = batch["labels"][asked]
+        loss, accuracy = self.loss_of(model, states, batch["labels"])
+        return loss / len(states), accuracy
+
+    def loss_of(
+        self, model: UmeForDiscriminativeEmbedding, states: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, and the accuracy of each kind of word.
+
+        The loss is the sum of the rows' means: an answer of one word weighs as much as a caption of thirty. Rows
+        without a label add nothing.
+        """
+        asked = labels != IGNORED
+        labels = labels[asked]
         logits = model.backbone.get_output_embeddings()(states[asked]).float()
-        weights = (asked / asked.sum(-1, keepdim=True))[asked] / len(asked)
+        weights = (asked / asked.sum(-1, keepdim=True).clamp(min=1))[asked]
         loss = (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * weights).sum()
         right = (logits.argmax(-1) == labels).float()
         kinds = self.kind_of[labels]

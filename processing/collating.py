@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Prepared:
         cut_tokens: tokens of text left out to stay within the limit.
         limit: most tokens that it may have; 0 where nothing says so.
         rendered: the prompt before media placeholders are expanded.
+        completion: tokens at its end that were appended to the prompt.
     """
 
     input_ids: np.ndarray
@@ -40,6 +41,26 @@ class Prepared:
     cut_tokens: int = 0
     limit: int = 0
     rendered: str = ""
+    completion: int = 0
+
+    def continued(self, ids: Sequence[int], slot: int = 0) -> Prepared:
+        """The prompt with a completion appended; ``slot`` is that of its last token.
+
+        Raises:
+            ValueError: no tokens, or more than the limit has room for.
+        """
+        length = self.length + len(ids)
+        if not len(ids) or (self.limit and length > self.limit):
+            raise ValueError(f"a completion of {len(ids)} tokens makes {length}, the limit is {self.limit}")
+        slots = np.zeros(len(ids), dtype=np.int8)
+        slots[-1] = slot
+        return replace(
+            self,
+            input_ids=np.concatenate([self.input_ids, np.asarray(ids, dtype=np.int64)]),
+            token_types=np.concatenate([self.token_types, np.zeros(len(ids), dtype=np.int64)]),
+            slots=np.concatenate([self.slots, slots]),
+            completion=self.completion + len(ids),
+        )
 
     @property
     def length(self) -> int:

@@ -115,7 +115,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     )
     train_lm_head: bool = field(
         default=False,
-        metadata={"help": "Leave an untied lm_head trainable (an auxiliary loss needs its logits)."},
+        metadata={"help": "Leave an untied lm_head trainable (a local loss needs its logits)."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: rows are items."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Batches are NumPy until chunked."})

@@ -13,22 +13,22 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import ContrastiveTrainingArguments
 from .bad_rows import BadRows
-from .clamping import ClampTemperature
+from .callbacks import ClampTemperature
 from .cut_texts import CutTexts
-from .data import ContrastiveCollator, RowBatch, Sides, without_negatives
+from .data import ContrastiveBatch, ContrastiveCollator, ItemBatch, without_negatives
 from .distributed import (
-    gather_sides,
+    gather_batch,
     max_over_ranks,
     no_sync,
     without_padding,
     world_size,
 )
-from .gradient_cache import Metrics, cached_backward, encode_chunks, one_forward, plan_chunks, plan_groups
-from .items import ItemTrainer
+from .gradient_cache import Chunks, Metrics, cached_backward, one_forward, plan_chunks, plan_groups
+from .item_trainer import ItemTrainer
+from .model_with_objective import Local, freeze_lm_head, read_embeddings
 from .objectives.module import ContrastiveObjective
 from .sharding import average_unsharded
 from .validation import validate
-from .wrapping import freeze_lm_head, untied_head_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class ContrastiveTrainer(ItemTrainer):
     Gradient accumulation averages the gradients of several contrastive batches; it does not add negatives.
     For more negatives raise ``per_device_train_batch_size`` and let ``chunk_tokens`` bound the memory.
 
-    Seams for a subclass: :meth:`auxiliary_loss`, :meth:`representation_loss`, the placeholders of
+    Seams for a subclass: :meth:`read`, :meth:`local_loss`, :meth:`representation_loss`, the dummies of
     :class:`ItemTrainer`, and the collator's ``prepare_row``.
     """
 
@@ -98,25 +98,29 @@ class ContrastiveTrainer(ItemTrainer):
 
     # ---- seams -----------------------------------------------------------------------------------
 
-    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
-        """A further loss of the same step, 0-d with gradient, or None for none; logged as ``auxiliary_loss``.
+    def read(self, output: Any) -> Tensor:
+        """What crosses the batch, [B, ...], of the model's output: here its embeddings."""
+        return read_embeddings(output)
 
-        model: the embedding model (unwrapped, autocast active, called inside the wrapper's forward, so DDP
-            sees it).
-        inputs: the collator's dict on the device; a collator may put what this needs under ``auxiliary``. Its
-        gradient is added to that of InfoNCE (scale it here if it shall weigh less) and is averaged over
-        ranks; give a zero loss rather than None on a rank that has nothing while others have. Of the parameters that
-        InfoNCE does not train it may train those of the output matrix (``train_lm_head``) and no others: under DDP
-        nothing would average them.
+    def local_loss(self, model: Any, output: Any, batch: Mapping[str, Any]) -> Tensor:
+        """A loss of each row by itself (of tokens), the sum over the first ``batch["local_rows"]`` rows of a forward.
+
+        Called in every forward that has a gradient, for each chunk; the losses of all chunks and ranks are added up,
+        so scale it by what the whole batch has. Logged as ``local_loss``. A chunk without such rows gives zero with a
+        graph. With ``train_lm_head`` it is what trains the output matrix, in every forward.
         """
-        return None
+        raise NotImplementedError
 
-    def representation_loss(self, embeddings: Tensor, rows: RowBatch) -> tuple[Tensor, Metrics]:
+    @property
+    def _local(self) -> Local | None:
+        return None if type(self).local_loss is ContrastiveTrainer.local_loss else self.local_loss
+
+    def representation_loss(self, embeddings: Tensor, rows: ItemBatch) -> tuple[Tensor, Metrics]:
         """Loss over all ranks' rows, and metrics. embeddings: this rank's [items, d], with gradient.
 
         A batch of which every row was left out has a loss of zero and no metrics.
         """
-        sides = gather_sides(rows.split(embeddings, self.objective_module.temperature.index(rows.tasks)))
+        sides = gather_batch(rows.split(embeddings, self.objective_module.temperature.index(rows.tasks)))
         if len(sides.query) == 0:
             learned = [p.sum() for p in self.objective_module.parameters()]
             return sum(learned, embeddings.sum()) * 0.0, {}
@@ -171,18 +175,16 @@ class ContrastiveTrainer(ItemTrainer):
         kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         backward = functools.partial(self.accelerator.backward, **kwargs)
         with self.compute_loss_context_manager():
-            auxiliary = self._auxiliary_backward(model, inputs, backward, scale)
             if self.args.chunk_tokens is None:
-                loss, metrics = self._whole_batch(model, inputs)
+                loss, metrics, local = self._whole_batch(model, inputs)
                 backward(loss * scale)
                 loss = loss.detach()
             else:
-                loss, metrics = self._cached(model, inputs, backward, scale)
+                loss, metrics, local = self._cached(model, inputs, backward, scale)
         if self.accelerator.gradient_state.sync_gradients:
             average_unsharded(model, self.objective_module.parameters())
-        if auxiliary is not None:
-            metrics = {**metrics, "contrastive_loss": loss, "auxiliary_loss": auxiliary}
-            loss = loss + auxiliary.to(loss)
+        if local is not None:
+            metrics = {**metrics, "representation_loss": loss - local, "local_loss": local}
         return self._watch((loss * scale).to(self.args.device), inputs, metrics)
 
     def compute_loss(
@@ -194,62 +196,34 @@ class ContrastiveTrainer(ItemTrainer):
     ) -> Any:
         """The contrastive loss of a collated batch in one forward, with its graph; outputs are the
         metrics."""
-        loss, metrics = self._whole_batch(model, self._prepare_inputs(inputs))
+        loss, metrics, _ = self._whole_batch(model, self._prepare_inputs(inputs))
         return (loss, metrics) if return_outputs else loss
 
-    def _whole_batch(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Metrics]:
+    def _whole_batch(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Metrics, Tensor | None]:
         rows = self._rows(inputs)
-        groups = plan_groups(rows.lengths)
         return one_forward(
-            model,
-            groups,
-            self._collator(rows),
-            lambda embeddings: self.representation_loss(embeddings, rows),
-            idle=self._idle_parameters(),
+            self._chunks(model, rows, plan_groups(rows.lengths)),
+            lambda values: self.representation_loss(values, rows),
             representation_scale=self._representation_scale,
-            group_count=max_over_ranks(len(groups), self.args.device),
         )
 
     def _cached(
         self, model: nn.Module, inputs: dict[str, Any], backward: Callable[[Tensor], None], scale: float
-    ) -> tuple[Tensor, Metrics]:
+    ) -> tuple[Tensor, Metrics, Tensor | None]:
         rows = self._rows(inputs)
-        chunks = self._training_chunks(rows)
         return cached_backward(
-            model,
-            chunks,
-            self._collator(rows),
-            lambda embeddings: self.representation_loss(embeddings, rows),
+            self._chunks(model, rows, self._training_chunks(rows)),
+            lambda values: self.representation_loss(values, rows),
             backward=backward,
             objective_parameters=lambda: dict(self.objective_module.named_parameters()),
-            idle=self._idle_parameters(),
             no_sync=functools.partial(self._no_sync, model),
             representation_scale=self._representation_scale,
             scale=scale,
-            chunk_count=max_over_ranks(len(chunks), self.args.device),
         )
 
-    def _auxiliary_backward(
-        self, model: nn.Module, inputs: dict[str, Any], backward: Callable[[Tensor], None], scale: float
-    ) -> Tensor | None:
-        if not self._has_auxiliary:
-            return None
-        with self._no_sync(model):  # the contrastive backward that follows synchronises both
-            loss = model(None, lambda _none, module: self.auxiliary_loss(module.model, inputs))
-            if loss is None:
-                return None
-            backward(loss * scale)
-        return loss.detach()  # type: ignore[no-any-return]
-
-    @property
-    def _has_auxiliary(self) -> bool:
-        return type(self).auxiliary_loss is not ContrastiveTrainer.auxiliary_loss
-
-    def _idle_parameters(self) -> list[nn.Parameter]:
-        """What only the auxiliary loss trains: its gradient waits for the contrastive backward to be averaged."""
-        if not self._has_auxiliary or self._sharded or world_size() == 1:
-            return []
-        return [p for p in untied_head_parameters(self.native_model) if p.requires_grad]
+    def _chunks(self, model: nn.Module, rows: ItemBatch, indices: list[list[int]]) -> Chunks:
+        count = max_over_ranks(len(indices), self.args.device)
+        return Chunks(model, indices, self._collator(rows), self.read, self._local, count)
 
     def _no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         return no_sync(self.accelerator, model, self.is_deepspeed_enabled)
@@ -284,20 +258,19 @@ class ContrastiveTrainer(ItemTrainer):
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
         model.eval()
 
-        def encode(inputs: dict[str, Any]) -> Sides:
+        def encode(inputs: dict[str, Any]) -> ContrastiveBatch:
             if inputs.get("bad_rows"):  # scores over fewer rows could not be compared
                 bad = inputs["bad_rows"][0]
                 raise ValueError(f"{description}: {bad.name} cannot be prepared: {bad.reason}")
             self.cut_texts.add(inputs)
-            rows = RowBatch.from_inputs(inputs)
+            rows = ItemBatch.from_inputs(inputs)
             chunks = [list(range(len(rows.items)))]
             if self.args.chunk_tokens is not None:
                 chunks = plan_chunks(rows.lengths, self.args.chunk_tokens)
-            count = max_over_ranks(len(chunks), self.args.device)
-            embeddings = encode_chunks(model, chunks, self._collator(rows), count)
+            embeddings = self._chunks(model, rows, chunks).encode()
             tasks = self.objective_module.temperature.index(rows.tasks)
             return without_padding(
-                gather_sides(rows.split(embeddings, tasks)), self.accelerator.gradient_state
+                gather_batch(rows.split(embeddings, tasks)), self.accelerator.gradient_state
             )
 
         metrics, count = validate(dataloader, encode, self.objective_module)

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .bad_rows import BadRow
-from .deferred import deferred
 from .hashing import content_hash, text_hash
+from .lazy_media import lazy_media
 from .objectives.rows import NO_KEY, number_targets
 from .objectives.task_groups import group_of
 from .objectives.temperature import DEFAULT_TASK
@@ -76,7 +76,7 @@ class ContrastiveCollator:
         ``task`` must be there. task_groups: a grouping of :mod:`objectives.task_groups` that turns what stands
         there into a task. skip_bad_rows: a row that cannot be prepared is left out of the batch and listed in
         ``bad_rows`` (who calls must look at it); otherwise ValueError is raised, naming the row. media_per_chunk: an
-        item with media is a :class:`Deferred` instead, without patches (``prepared(processor)`` makes them).
+        item with media is a :class:`LazyMedia` instead, without patches (``prepared(processor)`` makes them).
     """
 
     processor: Any
@@ -164,7 +164,7 @@ class ContrastiveCollator:
         if cut := getattr(prepared, "cut_tokens", 0):
             cuts.append((prepared.length + cut, prepared.length))
         keys = _keys(prepared, names) if self.mask_duplicate_positives and names is not None else []
-        return (deferred(prepared, item, role) if self.media_per_chunk else prepared), keys
+        return (lazy_media(prepared, item, role) if self.media_per_chunk else prepared), keys
 
 
 def _column(row: Mapping[str, Any], column: str) -> Any:
@@ -212,7 +212,7 @@ def _row_name(row: Mapping[str, Any], position: int) -> str:
 
 
 @dataclass
-class Sides:
+class ContrastiveBatch:
     """Representations by role. query and positive [n, d], negatives [n, k, d] or None with negative_mask bool
     [n, k] (True where a negative exists), tasks int64 [n], positive_keys int64 [n, KEYS] or None, negative_keys int64
     [n, k, KEYS], None without positive_keys or negatives."""
@@ -242,7 +242,7 @@ class Sides:
 
 
 @dataclass
-class RowBatch:
+class ItemBatch:
     """A collated batch as one list of items: queries, positives, then the negatives of each row in turn.
 
     Items after those are encoded, but belong to no row and have no weight.
@@ -255,7 +255,7 @@ class RowBatch:
     negative_keys: Tensor | None
 
     @classmethod
-    def from_inputs(cls, inputs: Mapping[str, Any]) -> RowBatch:
+    def from_inputs(cls, inputs: Mapping[str, Any]) -> ItemBatch:
         """From the collator's dict."""
         negatives = inputs["negatives"]
         return cls(
@@ -269,7 +269,7 @@ class RowBatch:
     def __len__(self) -> int:
         return len(self.negative_counts)
 
-    def filled(self, filler: Callable[[], Any]) -> RowBatch:
+    def filled(self, filler: Callable[[], Any]) -> ItemBatch:
         """The same rows, with an item to encode even where there is no row."""
         return self if self.items else dataclasses.replace(self, items=[filler()])
 
@@ -283,7 +283,7 @@ class RowBatch:
         """Patches of each item that the vision tower encodes."""
         return [int(item.patches) for item in self.items]
 
-    def split(self, embeddings: Tensor, task_index: Tensor) -> Sides:
+    def split(self, embeddings: Tensor, task_index: Tensor) -> ContrastiveBatch:
         """embeddings [items, d] in the order of ``items`` -> sides with gradient; absent negatives are 0."""
         n, width = len(self), max(self.negative_counts, default=0)
         flat, negatives, mask = embeddings[2 * n : 2 * n + sum(self.negative_counts)], None, None
@@ -297,7 +297,7 @@ class RowBatch:
             if positive_keys is not None and self.negative_keys is not None:
                 negative_keys = positive_keys.new_full((n, width, KEYS), NO_KEY)
                 negative_keys[mask] = self.negative_keys.to(embeddings.device)
-        return Sides(
+        return ContrastiveBatch(
             query=embeddings[:n],
             positive=embeddings[n : 2 * n],
             negatives=negatives,
@@ -308,7 +308,7 @@ class RowBatch:
         )
 
 
-def without_negatives(sides: Sides, masks: Mapping[str, Tensor | None]) -> bool:
+def without_negatives(sides: ContrastiveBatch, masks: Mapping[str, Tensor | None]) -> bool:
     """Whether no row has anything but its positive: one row, or one positive in all, and no hard negative that counts.
 
     masks: of the sides.

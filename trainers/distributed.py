@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from .data import Sides
+    from .data import ContrastiveBatch
 
 _VISION_NAMES = {"visual", "vision", "vision_tower", "vision_model"}
 
@@ -80,7 +80,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
-def gather_sides(sides: Sides) -> Sides:
+def gather_batch(sides: ContrastiveBatch) -> ContrastiveBatch:
     """All ranks' rows. Ranks may differ in rows and in hard negatives per row."""
     if world_size() == 1:
         return sides
@@ -128,7 +128,7 @@ def no_sync(accelerator: Any, model: nn.Module, deepspeed: bool) -> Iterator[Non
             state._set_sync_gradients(before)
 
 
-def without_padding(sides: Sides, state: Any) -> Sides:
+def without_padding(sides: ContrastiveBatch, state: Any) -> ContrastiveBatch:
     """Drop the rows that accelerate repeated to fill the last batch of all ranks. state: its gradient state."""
     if world_size() == 1 or not state.end_of_dataloader or state.remainder <= 0:
         return sides

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate.utils import convert_to_fp32
 
-from .data import IndexedRows, RowBatch
+from .data import IndexedRows, ItemBatch
 from .validation import same_random_state
 
 MOMENTS = 2  # of AdamW, float32, for each trained number
@@ -73,7 +73,7 @@ def dry_run(trainer: Any, sample: int = 512) -> DryRun:
         chosen = longest_rows(trainer, sample)
         rows = IndexedRows(dataset)
         inputs = trainer.data_collator([rows[index] for index in chosen])
-        lengths = RowBatch.from_inputs(inputs).lengths
+        lengths = ItemBatch.from_inputs(inputs).lengths
         device = torch.device(trainer.args.device)
         resting = _start_measuring(device)
         start = time.perf_counter()
@@ -96,7 +96,7 @@ def longest_rows(trainer: Any, sample: int) -> list[int]:
     rows = IndexedRows(dataset, getattr(trainer.data_collator, "skip_bad_rows", False))
     lengths: dict[int, int] = {}
     for index in places:
-        batch = RowBatch.from_inputs(trainer.data_collator([rows[index]]))
+        batch = ItemBatch.from_inputs(trainer.data_collator([rows[index]]))
         if len(batch):
             lengths[index] = sum(batch.lengths)
     if not lengths:

@@ -1,9 +1,9 @@
-"""Gradient caching: a contrastive batch of any size in the memory of one chunk (Gao et al. 2021, GradCache).
+"""Gradient caching: a batch of any size in the memory of one chunk (Gao et al. 2021, GradCache).
 
-1. Every chunk is encoded without a graph; the state of the random generators before it is kept.
-2. The loss of the whole batch gives the gradient of each representation.
-3. Every chunk is encoded again with its generator state, and ``sum(representation * gradient)`` is
-backpropagated.
+1. First pass: every chunk is encoded without a graph; the state of the random generators before it is kept.
+2. The loss of the whole batch gives the gradient of each representation that was read.
+3. Replay: every chunk is encoded again with its generator state, and ``sum(representation * gradient)`` is
+backpropagated, together with the chunk's local loss.
 
 The parameter gradients are those of one forward over the same chunks, dropout included.
 """
@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .distributed import scale_gradient
+from .model_with_objective import LOCAL_ROWS, LOCAL_WEIGHT, Local, Read, read_embeddings
 
 Metrics = dict[str, Tensor]
+Loss = Callable[[Tensor], tuple[Tensor, Metrics]]
 
 
 def plan_chunks(lengths: Sequence[int], budget: int, extra: Sequence[int] | None = None) -> list[list[int]]:
@@ -81,137 +84,190 @@ class RandomState:
             torch.cuda.set_rng_state(self.cuda)
 
 
-def encode_chunks(
-    model: nn.Module,
-    chunks: Sequence[Sequence[int]],
-    collate: Callable[[Sequence[int]], Mapping[str, Any]],
-    chunk_count: int | None = None,
-) -> Tensor:
-    """Embeddings [items, d] in the order of the items, without a graph. Chunks must cover each item once.
+@dataclass(frozen=True)
+class Chunks:
+    """A batch by chunk, and what its forwards give.
 
-    collate, chunk_count: as in :func:`cached_backward`.
+    Attributes:
+        model: a :class:`ModelWithObjective`, wrapped by DDP or FSDP or not.
+        indices: of items; each item once.
+        collate: indices -> model inputs on the device; called once for each forward. It may add rows of its own after
+            those of the indices; they are encoded and have no weight.
+        read, local: as in :class:`ModelWithObjective`; no ``read`` where nothing crosses the batch.
+        count: at least so many forwards are run, the same number on every rank; the surplus has zero weight.
     """
-    with torch.no_grad():
-        parts = torch.cat([model(collate(chunk))[: len(chunk)] for chunk in chunks])
-        for _ in range((chunk_count or 0) - len(chunks)):
-            model(collate(chunks[-1][-1:]))
-    return _restore_order(parts, chunks)
 
+    model: nn.Module
+    indices: Sequence[Sequence[int]]
+    collate: Callable[[Sequence[int]], Mapping[str, Any]]
+    read: Read | None = read_embeddings
+    local: Local | None = None
+    count: int = 0
 
-def _restore_order(parts: Tensor, chunks: Sequence[Sequence[int]]) -> Tensor:
-    order = torch.tensor([index for chunk in chunks for index in chunk], device=parts.device)
-    return torch.empty_like(parts).index_copy(0, order, parts)
+    @property
+    def forwards(self) -> list[tuple[Sequence[int], float]]:
+        """Indices of each forward and its weight; the surplus comes first."""
+        surplus = max(0, self.count - len(self.indices))
+        return [(self.indices[-1][-1:], 0.0)] * surplus + [(chunk, 1.0) for chunk in self.indices]
+
+    def inputs(self, indices: Sequence[int], weight: float) -> dict[str, Any]:
+        """The model inputs of a forward."""
+        return {**self.collate(indices), LOCAL_WEIGHT: weight, LOCAL_ROWS: len(indices)}
+
+    def encode(self, before: Callable[[], Any] = lambda: None) -> Tensor:
+        """What is read, [items, ...] in the order of the items, without a graph. before: called before each forward."""
+        parts = []
+        for indices, weight in self.forwards:
+            before()
+            with torch.no_grad():
+                values = self.model(self.inputs(indices, weight), self.read)[: len(indices)]
+            if weight:
+                parts.append(values)
+        values = torch.cat(parts)
+        order = torch.tensor([index for chunk in self.indices for index in chunk], device=values.device)
+        return torch.empty_like(values).index_copy(0, order, values)
 
 
 def one_forward(
-    model: nn.Module,
-    groups: Sequence[Sequence[int]],
-    collate: Callable[[Sequence[int]], Mapping[str, Any]],
-    objective_fn: Callable[[Tensor], tuple[Tensor, Metrics]],
-    *,
-    representation_scale: float = 1.0,
-    group_count: int | None = None,
-    idle: Sequence[nn.Parameter] = (),
-) -> tuple[Tensor, Metrics]:
-    """The loss of a whole batch with its graph, and the metrics; nothing is cached.
+    chunks: Chunks, loss_of: Loss | None, *, representation_scale: float = 1.0
+) -> tuple[Tensor, Metrics, Tensor | None]:
+    """The loss of a whole batch with its graph, its metrics, and the local loss in it; nothing is cached.
 
-    groups: item indices, each item once; one padded batch per group, because queries and positives are rarely of
-        one length. All go through one call of ``model``, so that DDP sees one forward. group_count: encode at
-        least this many, the same number on every rank. The rest as in :func:`cached_backward`.
+    All chunks go through one call of the model, so that DDP sees one forward. The rest as in :func:`cached_backward`.
     """
-    surplus = [groups[-1][-1:]] * max(0, (group_count or 0) - len(groups))
-    batches = [collate(group) for group in (*groups, *surplus)]
-    places = [0] * sum(len(group) for group in groups)
+    forwards = chunks.forwards
+    batches = [chunks.inputs(indices, weight) for indices, weight in forwards]
+    places = [0] * sum(len(indices) for indices in chunks.indices)
     start = 0
-    for group, batch in zip(groups, batches, strict=False):  # the surplus is encoded and not looked at
-        for offset, index in enumerate(group):
+    for (indices, weight), batch in zip(forwards, batches, strict=True):
+        for offset, index in enumerate(indices if weight else ()):
             places[index] = start + offset
         start += len(batch["input_ids"])
 
-    def then(embeddings: Tensor, _module: Any) -> tuple[Tensor, Metrics]:
-        ordered = embeddings[torch.tensor(places, device=embeddings.device)]
-        loss, metrics = objective_fn(scale_gradient(ordered, representation_scale))
-        return loss + _nothing_of(idle), metrics
+    def then(
+        values: Tensor | None, local: Tensor | None, _module: Any
+    ) -> tuple[Tensor, Metrics, Tensor | None]:
+        loss: Tensor | float = 0.0
+        metrics: Metrics = {}
+        if values is not None and loss_of is not None:
+            ordered = values[torch.tensor(places, device=values.device)]
+            loss, metrics = loss_of(scale_gradient(ordered, representation_scale))
+        if local is not None:
+            loss = loss + scale_gradient(local, representation_scale)
+        return loss, metrics, None if local is None else local.detach()  # type: ignore[return-value]
 
-    loss, metrics = model(batches, then)
-    return loss, metrics
+    return chunks.model(batches, chunks.read, chunks.local, then)  # type: ignore[no-any-return]
 
 
 def cached_backward(
-    model: nn.Module,
-    chunks: Sequence[Sequence[int]],
-    collate: Callable[[Sequence[int]], Mapping[str, Any]],
-    objective_fn: Callable[[Tensor], tuple[Tensor, Metrics]],
+    chunks: Chunks,
+    loss_of: Loss | None,
     *,
     backward: Callable[[Tensor], None],
     objective_parameters: Callable[[], Mapping[str, nn.Parameter]] = dict,
-    idle: Sequence[nn.Parameter] = (),
     no_sync: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     representation_scale: float = 1.0,
     scale: float = 1.0,
-    chunk_count: int | None = None,
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Tensor, Metrics, Tensor | None]:
     """Accumulate the gradient of ``scale * loss`` into the parameters, one chunk in memory at a time.
 
-    model: a :class:`ModelWithObjective`, wrapped by DDP or FSDP or not. chunks: item indices, each item once.
-    collate: indices -> model inputs on the device; called twice per chunk. It may add rows of its own after those
-        of the indices; they are encoded and have no weight. objective_fn: embeddings [items,
-    d] -> (loss, metrics); it gathers over ranks if there are several.
-    objective_parameters: gives what it learns, by name. Asked for when the loss is taken and again in the last
-        forward, because sharded training swaps a module's parameters from one forward to the next. idle: trained
-        parameters that no embedding depends on; the last forward touches them with zero weight, so that DDP
-        synchronises what another backward of the same step has left in them.
-    backward: for example ``accelerator.backward``; called once per chunk. no_sync: entered for all but the
-        last.
-    representation_scale: factor on what flows into the backbone only (the number of ranks under DDP's
-        averaging).
-    chunk_count: run at least this many chunks, the same on every rank; the surplus is encoded with zero
-        weight.
+    Args:
+        chunks: the batch.
+        loss_of: what was read, [items, ...], -> (loss, metrics); it gathers over ranks if there are several. None
+            where there is a local loss only: then there is no first pass.
+        backward: for example ``accelerator.backward``; called once per chunk.
+        objective_parameters: gives what the objective learns, by name. Asked for when the loss is taken and again in
+            the last forward, because sharded training swaps a module's parameters from one forward to the next.
+        no_sync: entered for all forwards but the last.
+        representation_scale: factor on what flows into the backbone only (the number of ranks under DDP's averaging).
+        scale: of the whole gradient.
 
-    Returns the loss, detached and not scaled, and the metrics. The generators are left as one forward
-    leaves them. Raises RuntimeError where the loss does not depend on a parameter that it should learn.
+    Returns:
+        The loss with the local one in it, the metrics, and the local loss alone (None without): detached, not scaled.
+        The generators are left as one forward leaves them.
+
+    Raises:
+        RuntimeError: the loss does not depend on a parameter that the objective should learn.
     """
-    surplus = max(0, (chunk_count or 0) - len(chunks))
-    shortest = chunks[-1][-1:]
+    if loss_of is None:
+        local = replay(chunks, backward=backward, no_sync=no_sync, local_scale=scale * representation_scale)
+        assert local is not None
+        return local, {}, local
     states: list[RandomState] = []
-
-    def first_pass(indices: Sequence[int]) -> Tensor:
-        states.append(RandomState())
-        with torch.no_grad():
-            embeddings: Tensor = model(collate(indices))
-        return embeddings[: len(indices)]
-
-    for _ in range(surplus):
-        first_pass(shortest)
-    parts = [first_pass(chunk) for chunk in chunks]
+    representations = chunks.encode(lambda: states.append(RandomState())).requires_grad_()
     end = RandomState()
-
-    representations = _restore_order(torch.cat(parts), chunks).requires_grad_()
-    loss, metrics = objective_fn(representations)
+    loss, metrics = loss_of(representations)
     gradient, learned = _gradients(loss, representations, objective_parameters())
-    weight = gradient * (representation_scale * scale)
+    del representations
 
-    def surrogate(weights: Tensor | None, last: bool) -> Callable[[Tensor, Any], Tensor]:
-        def then(embeddings: Tensor, _module: Any) -> Tensor:
-            total = (
-                embeddings.sum() * 0.0 if weights is None else (embeddings[: len(weights)] * weights).sum()
-            )
-            own, share = objective_parameters(), scale if last else 0.0  # DDP may synchronise every forward
-            for name, value in learned.items():
-                total = total + (own[name] * (value * share)).sum()
-            return total + _nothing_of(idle if last else ())
+    def rest() -> Tensor | float:
+        own = objective_parameters()
+        return sum(((own[name] * (value * scale)).sum() for name, value in learned.items()), start=0.0)
 
-        return then
-
-    work: list[tuple[Sequence[int], Tensor | None]] = [(shortest, None)] * surplus
-    work += [(chunk, weight[torch.tensor(chunk, device=weight.device)]) for chunk in chunks]
-    for number, (indices, weights) in enumerate(work):
-        last = number == len(work) - 1
-        with contextlib.nullcontext() if last else no_sync():
-            states[number].restore()
-            backward(model(collate(indices), surrogate(weights, last)))
+    local = replay(
+        chunks,
+        backward=backward,
+        gradient=gradient * (representation_scale * scale),
+        states=states,
+        rest=rest,
+        no_sync=no_sync,
+        local_scale=scale * representation_scale,
+    )
     end.restore()
-    return loss.detach(), metrics
+    loss = loss.detach()
+    return (loss if local is None else loss + local), metrics, local
+
+
+def replay(
+    chunks: Chunks,
+    *,
+    backward: Callable[[Tensor], None],
+    gradient: Tensor | None = None,
+    states: Sequence[RandomState] | None = None,
+    rest: Callable[[], Tensor | float] = float,
+    no_sync: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    local_scale: float = 1.0,
+) -> Tensor | None:
+    """Every chunk forward and backward; returns the sum of the local losses, detached and not scaled.
+
+    Args:
+        chunks: the batch.
+        backward: called once per chunk.
+        gradient: of what is read, [items, ...]; None for a local loss only.
+        states: of the generators, for each forward.
+        rest: what else is backpropagated, computed inside every forward and of weight in the last, since DDP may
+            synchronise every one of them.
+        no_sync: entered for all forwards but the last.
+        local_scale: factor on the gradient of the local loss.
+    """
+    forwards = chunks.forwards
+    sums: list[Tensor] = []
+    for number, (indices, weight) in enumerate(forwards):
+        last = number == len(forwards) - 1
+
+        def then(
+            values: Tensor | None,
+            local: Tensor | None,
+            _module: Any,
+            indices: Sequence[int] = indices,
+            weight: float = weight,
+            last: bool = last,
+        ) -> Tensor:
+            total = rest() * float(last)
+            if values is not None and gradient is not None:
+                weights = gradient[torch.tensor(indices, device=gradient.device)] * weight
+                total = total + (values[: len(indices)] * weights).sum()
+            if local is not None:
+                sums.append(local.detach())
+                total = total + local * local_scale
+            return total  # type: ignore[return-value]
+
+        with contextlib.nullcontext() if last else no_sync():
+            if states is not None:
+                states[number].restore()
+            read = None if gradient is None else chunks.read
+            backward(chunks.model(chunks.inputs(indices, weight), read, chunks.local, then))
+    return torch.stack(sums).sum() if sums else None
 
 
 def _gradients(
@@ -228,8 +284,3 @@ def _gradients(
             "(learnable_temperature=False), or give a loss that uses them in every batch"
         )
     return torch.zeros_like(representations) if gradient is None else gradient, found
-
-
-def _nothing_of(parameters: Sequence[nn.Parameter]) -> Tensor | float:
-    """Zero with a graph to each of the parameters."""
-    return sum((parameter.sum() * 0.0 for parameter in parameters), start=0.0)

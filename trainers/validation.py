@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data import Sides
+from .data import ContrastiveBatch
 from .finite import named
 from .objectives.rows import number_targets
 
@@ -60,7 +60,7 @@ def recall_at_1(query: Tensor, positive: Tensor, best_negative: Tensor, positive
 
 @torch.no_grad()
 def validate(
-    batches: Iterable[Any], encode: Callable[[Any], Sides], objective: Any
+    batches: Iterable[Any], encode: Callable[[Any], ContrastiveBatch], objective: Any
 ) -> tuple[dict[str, float], int]:
     """Metrics ``loss`` (mean over rows of the batch losses) and ``recall@1``, and the number of rows.
 
@@ -91,7 +91,7 @@ def validate(
     return {"loss": float(np.average(losses, weights=sizes)), "recall@1": recall}, sum(sizes)
 
 
-def _best_negative(sides: Sides, masks: dict[str, Tensor | None]) -> Tensor:
+def _best_negative(sides: ContrastiveBatch, masks: dict[str, Tensor | None]) -> Tensor:
     """Largest cosine of each query to a hard negative of its own that is not its target, [n]."""
     exists, positive_ids, negative_ids = sides.negative_mask, masks["positive_ids"], masks["negative_ids"]
     if sides.negatives is None or exists is None:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stub_model import stub_rows, stub_trainer
 
-from umekit.trainers.data import RowBatch
-from umekit.trainers.gradient_cache import cached_backward, plan_chunks
-from umekit.trainers.wrapping import ModelWithObjective
+from umekit.trainers.data import ItemBatch
+from umekit.trainers.gradient_cache import Chunks, cached_backward, plan_chunks
+from umekit.trainers.model_with_objective import ModelWithObjective
 
 
 @given(
@@ -60,7 +60,7 @@ def test_with_dropout_the_second_forward_is_the_first(tmp_path: Path) -> None:
     trainer = stub_trainer(tmp_path, rows=rows, dropout=0.5, chunk_tokens=40)
     inputs = trainer.data_collator(rows)
     module: ModelWithObjective = trainer.model  # type: ignore[assignment]
-    batch = RowBatch.from_inputs(inputs)
+    batch = ItemBatch.from_inputs(inputs)
     chunks = plan_chunks(batch.lengths, 40)
     assert len(chunks) > 3
     module.train()
@@ -86,7 +86,7 @@ def test_surplus_chunks_change_nothing_but_are_run(tmp_path: Path) -> None:
     trainer = stub_trainer(tmp_path, rows=rows, dropout=0.0)
     inputs = trainer.data_collator(rows)
     module: ModelWithObjective = trainer.model  # type: ignore[assignment]
-    batch = RowBatch.from_inputs(inputs)
+    batch = ItemBatch.from_inputs(inputs)
     chunks = plan_chunks(batch.lengths, 30)
     results = []
     for count in (None, len(chunks) + 3):
@@ -98,13 +98,10 @@ def test_surplus_chunks_change_nothing_but_are_run(tmp_path: Path) -> None:
             loss.backward()
 
         cached_backward(
-            module,
-            chunks,
-            lambda indices: trainer._collate(batch, indices),
+            Chunks(module, chunks, lambda indices: trainer._collate(batch, indices), count=count or 0),
             lambda embeddings: trainer.representation_loss(embeddings, batch),
             backward=backward,
             objective_parameters=lambda: dict(trainer.objective_module.named_parameters()),
-            chunk_count=count,
         )
         assert len(calls) == (count or len(chunks))
         results.append([p.grad.clone() for p in module.parameters() if p.grad is not None])

@@ -20,7 +20,7 @@ from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.processing.processor import UmeProcessor
 from umekit.testing import save_tiny_backbone, save_tiny_checkpoint
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.data import RowBatch
+from umekit.trainers.data import ItemBatch
 from umekit.trainers.gradient_cache import plan_chunks
 from umekit.trainers.lora import add_lora, linear_layers, part_of, target_pattern
 
@@ -111,7 +111,7 @@ def test_the_cache_is_exact_under_dropout(
         assert model.is_activation_checkpointing
     module: Any = trainer.model
     inputs = trainer.data_collator(rows)
-    batch = RowBatch.from_inputs(inputs)
+    batch = ItemBatch.from_inputs(inputs)
     chunks = trainer._training_chunks(batch)
     assert chunks != plan_chunks(batch.lengths, BUDGET)  # the tower is adapted and has its share
     assert len(chunks) > 3

@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText, TrainerCallback
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.processing.processor import UmeProcessor
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.data import RowBatch
+from umekit.trainers.data import ItemBatch
 from umekit.trainers.memory import patch_cost
 
 
@@ -111,7 +111,7 @@ def test_patches_count_where_the_tower_is_trained(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
 ) -> None:
     def costs(trainer: ContrastiveTrainer) -> list[float]:
-        batch = RowBatch.from_inputs(trainer.data_collator(rows))
+        batch = ItemBatch.from_inputs(trainer.data_collator(rows))
         share = patch_cost(trainer.native_model.config)
         found = []
         for chunk in trainer._training_chunks(batch):
@@ -136,7 +136,7 @@ def test_a_frozen_tower_keeps_nothing_under_checkpointing(
     trainer.model.activation_checkpointing_enable()  # as the Trainer does
     assert trainer.native_model.backbone.is_activation_checkpointing
     base = trainer.native_model.backbone.base_model
-    batch = trainer._collate(RowBatch.from_inputs(trainer.data_collator(rows)), range(16))
+    batch = trainer._collate(ItemBatch.from_inputs(trainer.data_collator(rows)), range(16))
     base.train()
     features = base.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
     assert not any(one.requires_grad for one in features.pooler_output)

@@ -16,13 +16,13 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
-from umekit.trainers.deferred import Deferred
 from umekit.trainers.distributed import no_sync
-from umekit.trainers.gradient_cache import cached_backward
+from umekit.trainers.dummy_media import lacking, sharded_dummies, unsharded_dummies
+from umekit.trainers.gradient_cache import Chunks, cached_backward
+from umekit.trainers.lazy_media import LazyMedia
+from umekit.trainers.model_with_objective import ModelWithObjective
 from umekit.trainers.objectives import ContrastiveObjective
-from umekit.trainers.placeholders import lacking, sharded_placeholders, unsharded_placeholders
 from umekit.trainers.sharding import give_own_group, set_up_plugin
-from umekit.trainers.wrapping import ModelWithObjective
 
 
 def plugin(**settings: Any) -> SimpleNamespace:
@@ -145,10 +145,10 @@ def test_the_trainer_saves_gathered_tensors(tmp_path: Path) -> None:
 
 def test_a_forward_gets_the_media_that_any_rank_may_have() -> None:
     image, video = SimpleNamespace(videos=[]), SimpleNamespace(videos=["frames"])
-    unknown = Deferred("a.mp4", "document", 3, 4, 5)
+    unknown = LazyMedia("a.mp4", "document", 3, 4, 5)
 
     def wanted(items: list[Any], batch: dict[str, Any]) -> list[Any]:
-        made = sharded_placeholders(items, "picture", lambda: "video", torch.device("cpu"))
+        made = sharded_dummies(items, "picture", lambda: "video", torch.device("cpu"))
         return lacking(made, batch)
 
     pixels, frames = {"pixel_values": 0}, {"pixel_values_videos": 0}
@@ -159,7 +159,7 @@ def test_a_forward_gets_the_media_that_any_rank_may_have() -> None:
         assert wanted([image, item], pixels) == ["video"]
         assert wanted([image, item], frames) == ["picture"]
         assert wanted([image, item], {**pixels, **frames}) == []
-    either = unsharded_placeholders("picture")
+    either = unsharded_dummies("picture")
     assert [lacking(either, batch) for batch in ({}, pixels, frames)] == [["picture"], [], []]
 
 
@@ -184,12 +184,14 @@ def test_a_parameter_without_a_gradient_is_named() -> None:
     module = ModelWithObjective(StubModel(), ContrastiveObjective(learnable_temperature=True))
     with pytest.raises(RuntimeError, match=r"temperature\.log_temperature"):
         cached_backward(
-            module,
-            [[0, 1]],
-            lambda indices: {
-                "input_ids": torch.ones(len(indices), 3, dtype=torch.int64),
-                "attention_mask": torch.ones(len(indices), 3, dtype=torch.int64),
-            },
+            Chunks(
+                module,
+                [[0, 1]],
+                lambda indices: {
+                    "input_ids": torch.ones(len(indices), 3, dtype=torch.int64),
+                    "attention_mask": torch.ones(len(indices), 3, dtype=torch.int64),
+                },
+            ),
             lambda embeddings: (embeddings.sum(), {}),
             backward=torch.Tensor.backward,
             objective_parameters=lambda: dict(module.objective.named_parameters()),

@@ -16,7 +16,7 @@ from stub_model import StubModel, StubProcessor, stub_rows, stub_trainer
 from torch import Tensor
 
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.data import RowBatch
+from umekit.trainers.data import ItemBatch
 from umekit.trainers.objectives import ContrastiveObjective
 from umekit.trainers.objectives.rows import NO_KEY, number_targets
 from umekit.trainers.objectives.task_groups import group_names
@@ -123,29 +123,24 @@ def test_warm_up_cosine_clipping_and_decay(tmp_path: Path) -> None:
     assert torch.equal(unused.detach(), kept)
 
 
-class WithAuxiliary(ContrastiveTrainer):
-    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
-        return 0.5 * model.backbone.vision.weight.square().sum() if "auxiliary" in inputs else None
+class WithLocal(ContrastiveTrainer):
+    def local_loss(self, model: Any, output: Any, batch: Any) -> Tensor:
+        vision = model.backbone.vision.weight
+        return 0.5 * vision.square().sum() * batch["local_rows"] / 20  # of the items of a batch of 8 rows
 
 
 @pytest.mark.parametrize("budget", [None, 40])
-def test_an_auxiliary_loss_is_added_and_logged(tmp_path: Path, budget: int | None) -> None:
-    rows = stub_rows(8)
+def test_a_local_loss_is_added_and_logged(tmp_path: Path, budget: int | None) -> None:
+    rows = stub_rows(8, negatives=1)
     args = stub_trainer(tmp_path, chunk_tokens=budget, max_steps=1).args
-
-    def collate(batch: Any) -> dict[str, Any]:
-        return {**ContrastiveCollator(StubProcessor())(batch), "auxiliary": {"x": torch.ones(1)}}
-
     model = StubModel()
-    trainer = WithAuxiliary(
-        model, args, processing_class=StubProcessor(), train_dataset=rows, data_collator=collate
-    )
+    trainer = WithLocal(model, args, processing_class=StubProcessor(), train_dataset=rows)
     trainer.training_step(trainer.model, trainer.data_collator(rows))
     torch.testing.assert_close(model.backbone.vision.weight.grad, model.backbone.vision.weight.detach())
     trainer.model.zero_grad()
     trainer.train()
     logged = trainer.state.log_history[0]
-    assert logged["loss"] == pytest.approx(logged["contrastive_loss"] + logged["auxiliary_loss"], rel=1e-5)
+    assert logged["loss"] == pytest.approx(logged["representation_loss"] + logged["local_loss"], rel=1e-5)
 
 
 def test_evaluation_leaves_the_generators_alone(tmp_path: Path) -> None:
@@ -179,7 +174,7 @@ def test_duplicates_are_found_by_id_or_by_content(tmp_path: Path) -> None:
 
 def masks(rows: list[dict[str, Any]], **options: Any) -> dict[str, torch.Tensor | None]:
     """What the loss gets of a batch."""
-    batch = RowBatch.from_inputs(ContrastiveCollator(StubProcessor(), **options)(rows))
+    batch = ItemBatch.from_inputs(ContrastiveCollator(StubProcessor(), **options)(rows))
     return batch.split(torch.zeros(len(batch.items), 1), torch.zeros(len(rows), dtype=torch.int64)).masks()
 
 
@@ -231,7 +226,7 @@ def test_a_shared_negative_that_is_a_rows_positive_costs_nothing(tmp_path: Path)
         {"query": w, "positive": w, "negatives": [words[i - 1], words[i - 2]]} for i, w in enumerate(words)
     ]
     trainer = stub_trainer(tmp_path, rows=rows, negatives_shared=True)
-    batch = RowBatch.from_inputs(trainer.data_collator(rows))
+    batch = ItemBatch.from_inputs(trainer.data_collator(rows))
     vectors = torch.eye(4)
     order = [0, 1, 2, 3, 0, 1, 2, 3, *(number for i in range(4) for number in (i - 1, i - 2))]
     loss, metrics = trainer.representation_loss(vectors[order], batch)
@@ -244,7 +239,7 @@ def test_a_shared_negative_that_is_a_rows_positive_costs_nothing(tmp_path: Path)
 
 def test_in_validation_too_a_negative_that_is_the_target_is_none() -> None:
     row = {"query": "a", "positive": "red", "negatives": ["red"]}
-    batch = RowBatch.from_inputs(ContrastiveCollator(StubProcessor())([row]))
+    batch = ItemBatch.from_inputs(ContrastiveCollator(StubProcessor())([row]))
     sides = batch.split(torch.ones(3, 2), torch.zeros(1, dtype=torch.int64))
     scores, _ = validate([None], lambda _: sides, ContrastiveObjective())
     assert scores["recall@1"] == 1
@@ -269,7 +264,7 @@ def test_split_puts_each_embedding_in_its_place() -> None:
     rows = stub_rows(5, negatives=3)
     inputs = ContrastiveCollator(StubProcessor(), max_negatives=2)(rows)
     pickle.loads(pickle.dumps(inputs))
-    batch = RowBatch.from_inputs(inputs)
+    batch = ItemBatch.from_inputs(inputs)
     embeddings = torch.arange(float(len(batch.items)))[:, None].requires_grad_()
     sides = batch.split(embeddings, torch.zeros(5, dtype=torch.int64))
     assert sides.query[:, 0].tolist() == [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""Two ranks are one process: losses, gradients, metrics, evaluation, accumulation, auxiliary loss, resume,
+"""Two ranks are one process: losses, gradients, metrics, evaluation, accumulation, local loss, resume,
 text on one and images on the other, bad rows."""
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     return two_ranks.run(folder / "one", 1), ranks
 
 
-@pytest.mark.parametrize("name", [*two_ranks.SCENARIOS, *two_ranks.AUXILIARY])
+@pytest.mark.parametrize("name", [*two_ranks.SCENARIOS, *two_ranks.LOCAL])
 def test_weights_after_training_are_those_of_one_process(outcomes: Any, name: str) -> None:
     one, ranks = outcomes
     for key, value in one[name].items():

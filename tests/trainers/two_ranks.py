@@ -13,7 +13,7 @@ import torch.distributed as dist
 from stub_model import StubModel, StubProcessor, stub_rows, stub_trainer
 from torch import Tensor
 
-from umekit.trainers import ContrastiveCollator, ContrastiveTrainer
+from umekit.trainers import ContrastiveTrainer
 from umekit.trainers.bad_rows import TooManyBadRows
 from umekit.trainers.finite import NonFiniteError
 
@@ -30,38 +30,28 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-class WithAuxiliary(ContrastiveTrainer):
-    """Mean over this rank's rows; ranks have equally many."""
+class WithLocal(ContrastiveTrainer):
+    """A loss of each item by itself, on both ranks added up."""
 
-    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
-        batch = self._collate_items(inputs["auxiliary"])
-        return model(**batch).embeddings[:, 0].mean()
-
-    def _collate_items(self, items: list[Any]) -> dict[str, Any]:
-        return {k: v.to(self.args.device) for k, v in self.processing_class.collate(items).items()}
+    def local_loss(self, model: Any, output: Any, batch: Any) -> Tensor:
+        return output.embeddings[: batch["local_rows"], 0].sum() / ROWS
 
 
-class WithHead(WithAuxiliary):
-    """The auxiliary loss alone trains the output matrix."""
+class WithHead(WithLocal):
+    """The local loss alone trains the output matrix."""
 
-    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
-        batch = self._collate_items(inputs["auxiliary"])
-        return model.backbone.lm_head(model(**batch).embeddings).pow(2).mean()
+    def local_loss(self, model: Any, output: Any, batch: Any) -> Tensor:
+        logits = model.backbone.lm_head(output.embeddings[: batch["local_rows"]])
+        return logits.pow(2).mean(1).sum() / ROWS
 
 
-class WithBroken(WithAuxiliary):
-    """The auxiliary loss of the last rank alone is NaN in the second step."""
+class WithBroken(WithLocal):
+    """The local loss of the last rank alone is NaN in the second step."""
 
-    def auxiliary_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
-        loss = super().auxiliary_loss(model, inputs)
+    def local_loss(self, model: Any, output: Any, batch: Any) -> Tensor:
+        loss = super().local_loss(model, output, batch)
         last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
         return loss * float("nan") if last and self.state.global_step == 1 else loss
-
-
-class AuxiliaryCollator(ContrastiveCollator):
-    def __call__(self, rows: Any) -> dict[str, Any]:
-        inputs = super().__call__(rows)
-        return {**inputs, "auxiliary": inputs["query"]}
 
 
 def uneven_rows(count: int = 24) -> list[dict[str, Any]]:
@@ -136,9 +126,9 @@ SCENARIOS: dict[str, tuple[Callable[[], list[dict[str, Any]]], dict[str, Any]]] 
 }
 
 _HEAD = {**STRICT, "train_lm_head": True}
-AUXILIARY: dict[str, tuple[type[WithAuxiliary], Callable[[], list[dict[str, Any]]], dict[str, Any]]] = {
-    "auxiliary": (WithAuxiliary, uneven_rows, {}),
-    "auxiliary_cached": (WithAuxiliary, uneven_rows, {"chunk_tokens": 60}),
+LOCAL: dict[str, tuple[type[WithLocal], Callable[[], list[dict[str, Any]]], dict[str, Any]]] = {
+    "local": (WithLocal, uneven_rows, {}),
+    "local_cached": (WithLocal, uneven_rows, {"chunk_tokens": 60}),
     "head": (WithHead, stub_rows, _HEAD),
     "head_cached": (WithHead, stub_rows, {**_HEAD, "chunk_tokens": 60}),
     "broken_loss": (WithBroken, uneven_rows, {"max_steps": 3, "max_skipped_steps": 1}),
@@ -181,8 +171,8 @@ def run(folder: Path, world: int) -> dict[str, Any]:
             for entry in trainer.state.log_history
         ]
 
-    def with_auxiliary(name: str, **more: Any) -> ContrastiveTrainer:
-        kind, rows, extra = AUXILIARY[name]
+    def with_local(name: str, **more: Any) -> ContrastiveTrainer:
+        kind, rows, extra = LOCAL[name]
         options = {**OPTIONS, "max_steps": 2, "per_device_train_batch_size": size, **extra, **more}
         processor = StubProcessor()
         return kind(
@@ -190,16 +180,15 @@ def run(folder: Path, world: int) -> dict[str, Any]:
             stub_trainer(folder / name, **options).args,
             processing_class=processor,
             train_dataset=rows(),
-            data_collator=AuxiliaryCollator(processor),
         )
 
-    for name in AUXILIARY:
-        trainer = with_auxiliary(name)
+    for name in LOCAL:
+        trainer = with_local(name)
         trainer.train()
         result[name] = weights(trainer)
         result[f"{name}_skipped"] = trainer.finite.skipped
     try:
-        with_auxiliary("broken_loss", max_skipped_steps=0).train()
+        with_local("broken_loss", max_skipped_steps=0).train()
     except NonFiniteError as error:
         result["not_finite"] = (str(error), error.step, error.rows)
     over = stub_trainer(

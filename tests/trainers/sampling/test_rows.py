@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from umekit.evaluation.digit_world.dataset import TaskRows
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer
-from umekit.trainers.data import IndexedRows, RowBatch
+from umekit.trainers.data import IndexedRows, ItemBatch
 from umekit.trainers.objectives.rows import number_targets
 from umekit.trainers.recipes.sources import eval_rows
 from umekit.trainers.sampling import PlannedRows, Source, plan_batches, target_codes
@@ -90,7 +90,7 @@ class Letters(StubProcessor):
 
 
 def masks(rows: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    batch = RowBatch.from_inputs(ContrastiveCollator(Letters())(rows))
+    batch = ItemBatch.from_inputs(ContrastiveCollator(Letters())(rows))
     found = batch.split(torch.zeros(len(batch.items), 1), torch.zeros(len(rows), dtype=torch.int64)).masks()
     assert found["positive_ids"] is not None
     return found["positive_ids"], found["negative_ids"]

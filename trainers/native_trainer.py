@@ -20,10 +20,10 @@ from .distributed import max_over_ranks
 from .finite import FiniteSteps, NonFiniteError, named, nonfinite_weights, without_gradients
 from .gradient_cache import Metrics
 from .lora import adapter_in_float32
+from .model_with_objective import ModelWithObjective, kept_use_cache
 from .objectives.saving import SavedObjective
 from .sharding import give_own_group, set_up_plugin
 from .validation import same_random_state
-from .wrapping import ModelWithObjective, kept_use_cache
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .deferred import Deferred
 from .distributed import max_over_ranks
+from .lazy_media import LazyMedia
 
 PICTURES, VIDEOS = "pixel_values", "pixel_values_videos"
 
 
 @dataclass(frozen=True)
-class Placeholder:
+class DummyMedia:
     """A prepared item for batches that have none of the ``keys``."""
 
     item: Any
@@ -28,31 +28,31 @@ def grey_picture() -> Image.Image:
     return Image.new("RGB", (32, 32), "grey")
 
 
-def lacking(placeholders: Sequence[Placeholder], batch: Mapping[str, Any]) -> list[Any]:
+def lacking(dummies: Sequence[DummyMedia], batch: Mapping[str, Any]) -> list[Any]:
     """The items that a collated batch needs in addition."""
-    return [one.item for one in placeholders if not one.keys.intersection(batch)]
+    return [one.item for one in dummies if not one.keys.intersection(batch)]
 
 
-def unsharded_placeholders(picture: Any) -> list[Placeholder]:
+def unsharded_dummies(picture: Any) -> list[DummyMedia]:
     """Under DDP one run of the tower is enough, whatever it reads: each of its parameters gets a gradient."""
-    return [Placeholder(picture, frozenset({PICTURES, VIDEOS}))]
+    return [DummyMedia(picture, frozenset({PICTURES, VIDEOS}))]
 
 
-def sharded_placeholders(
+def sharded_dummies(
     items: Sequence[Any], picture: Any, make_video: Callable[[], Any], device: torch.device
-) -> list[Placeholder]:
+) -> list[DummyMedia]:
     """With sharded parameters the tower must run equally often on every rank, in every forward of a batch.
 
     A forward runs it once for all its pictures and once for all its videos. So each forward gets a picture, and
     where a batch of any rank may have a video, a video, too. items: of this rank's batch. A collective: to be called
     once a batch on every rank.
     """
-    found = [Placeholder(picture, frozenset({PICTURES}))]
+    found = [DummyMedia(picture, frozenset({PICTURES}))]
     if max_over_ranks(int(any(map(may_hold_video, items))), device):
-        found.append(Placeholder(make_video(), frozenset({VIDEOS})))
+        found.append(DummyMedia(make_video(), frozenset({VIDEOS})))
     return found
 
 
 def may_hold_video(item: Any) -> bool:
     """Whether a batch with this item can have videos; an item without its media does not tell, so it may."""
-    return isinstance(item, Deferred) or bool(getattr(item, "videos", None))
+    return isinstance(item, LazyMedia) or bool(getattr(item, "videos", None))

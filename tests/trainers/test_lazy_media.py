@@ -13,7 +13,7 @@ from PIL import Image
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.processing.processor import UmeProcessor
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.deferred import Deferred
+from umekit.trainers.lazy_media import LazyMedia
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_the_step_is_the_same(
     assert torch.equal(kept["positive_keys"], inputs["positive_keys"])
     assert torch.equal(kept["negative_keys"], inputs["negative_keys"])
     items = [*inputs["query"], *inputs["positive"], *inputs["negatives"][0]]
-    deferred = [isinstance(item, Deferred) for item in items]
+    deferred = [isinstance(item, LazyMedia) for item in items]
     assert deferred == [False, True, False, False, False, True, False, True, True, False, True]
 
 

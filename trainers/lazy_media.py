@@ -14,7 +14,7 @@ from .hashing import content_hash
 
 
 @dataclass(frozen=True)
-class Deferred:
+class LazyMedia:
     """What planning must know of an item with media, and what to make it from once more.
 
     Attributes:
@@ -57,13 +57,13 @@ class Deferred:
         return f"the item with {', '.join(shown)}"
 
 
-def deferred(prepared: Any, item: Any, role: str) -> Any:
+def lazy_media(prepared: Any, item: Any, role: str) -> Any:
     """A prepared item without its pixels; one that has none stays as it is."""
     if not prepared.patches:
         return prepared
-    return Deferred(item, role, prepared.length, prepared.patches, content_hash(prepared))
+    return LazyMedia(item, role, prepared.length, prepared.patches, content_hash(prepared))
 
 
-def undeferred(items: Sequence[Any], processor: Any) -> list[Any]:
+def loaded(items: Sequence[Any], processor: Any) -> list[Any]:
     """Items of a chunk, all prepared."""
-    return [item.prepared(processor) if isinstance(item, Deferred) else item for item in items]
+    return [item.prepared(processor) if isinstance(item, LazyMedia) else item for item in items]

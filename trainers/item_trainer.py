@@ -10,56 +10,56 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from .arguments import ContrastiveTrainingArguments
-from .base import NativeTrainer
-from .data import IndexedRows, RowBatch
-from .deferred import undeferred
+from .data import IndexedRows, ItemBatch
 from .distributed import needs_vision_in_every_forward
+from .dummy_media import DummyMedia, grey_picture, lacking, sharded_dummies, unsharded_dummies
 from .gradient_cache import plan_chunks
+from .lazy_media import loaded
 from .lora import part_of
 from .memory import patch_cost
-from .placeholders import Placeholder, grey_picture, lacking, sharded_placeholders, unsharded_placeholders
+from .native_trainer import NativeTrainer
 
 
 class ItemTrainer(NativeTrainer):
     """A trainer on rows of prepared items, of which a chunk at a time is made into the inputs of a forward.
 
     processing_class: the processor, with ``prepare`` and ``collate``. Where several ranks train a vision tower, or
-    share its parameters, every forward gets media, of its own or as placeholders.
+    share its parameters, every forward gets media, of its own or as dummies.
     """
 
     args: ContrastiveTrainingArguments
 
-    def media_placeholder(self) -> Any:
+    def dummy_picture(self) -> Any:
         """A prepared item with a small picture, for forwards that must run the vision tower and have no media."""
         return self.processing_class.prepare({"image": grey_picture()}, role="document")  # type: ignore[union-attr]
 
-    def video_placeholder(self) -> Any:
+    def dummy_video(self) -> Any:
         """One with a small video, where sharded parameters ask for the same media in every rank's forward."""
         return self.processing_class.prepare({"video": [grey_picture()] * 4}, role="document")  # type: ignore[union-attr]
 
-    def _rows(self, inputs: Mapping[str, Any]) -> RowBatch:
+    def _rows(self, inputs: Mapping[str, Any]) -> ItemBatch:
         processor: Any = self.processing_class
-        return RowBatch.from_inputs(inputs).filled(lambda: processor.prepare("no row", role="document"))
+        return ItemBatch.from_inputs(inputs).filled(lambda: processor.prepare("no row", role="document"))
 
-    def _collator(self, rows: RowBatch) -> Callable[[Sequence[int]], dict[str, Any]]:
+    def _collator(self, rows: ItemBatch) -> Callable[[Sequence[int]], dict[str, Any]]:
         """Indices of rows' items -> model inputs; to be made once a batch, because ranks may have to agree."""
-        return functools.partial(self._collate, rows, placeholders=self._placeholders(rows))
+        return functools.partial(self._collate, rows, dummies=self._dummies(rows))
 
     def _collate(
-        self, rows: RowBatch, indices: Sequence[int], placeholders: Sequence[Placeholder] = ()
+        self, rows: ItemBatch, indices: Sequence[int], dummies: Sequence[DummyMedia] = ()
     ) -> dict[str, Any]:
-        items = undeferred([rows.items[index] for index in indices], self.processing_class)
+        items = loaded([rows.items[index] for index in indices], self.processing_class)
         batch = self.processing_class.collate(items)  # type: ignore[union-attr]
-        if more := lacking(placeholders, batch):
+        if more := lacking(dummies, batch):
             batch = self.processing_class.collate([*items, *more])  # type: ignore[union-attr]
         return {key: self._prepare_input(value) for key, value in batch.items()}
 
-    def _placeholders(self, rows: RowBatch) -> list[Placeholder]:
+    def _dummies(self, rows: ItemBatch) -> list[DummyMedia]:
         if not self._vision_in_every_forward:
             return []
         if not self._sharded:
-            return unsharded_placeholders(self._picture)
-        return sharded_placeholders(rows.items, self._picture, lambda: self._video, self.args.device)
+            return unsharded_dummies(self._picture)
+        return sharded_dummies(rows.items, self._picture, lambda: self._video, self.args.device)
 
     @functools.cached_property
     def _vision_in_every_forward(self) -> bool:
@@ -67,17 +67,17 @@ class ItemTrainer(NativeTrainer):
 
     @functools.cached_property
     def _picture(self) -> Any:
-        return self.media_placeholder()
+        return self.dummy_picture()
 
     @functools.cached_property
     def _video(self) -> Any:
-        return self.video_placeholder()
+        return self.dummy_video()
 
     @property
     def _sharded(self) -> bool:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    def _training_chunks(self, rows: RowBatch) -> list[list[int]]:
+    def _training_chunks(self, rows: ItemBatch) -> list[list[int]]:
         assert self.args.chunk_tokens is not None
         tower = (
             [math.ceil(self._patch_cost * patches) for patches in rows.patches] if self._patch_cost else None

@@ -9,15 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Read = Callable[[Any], Tensor]
+Local = Callable[[Any, Any, Mapping[str, Any]], Tensor]
+
+LOCAL = "local_"  # what is named so in a batch is for the local loss alone
+LOCAL_ROWS = "local_rows"  # those of the batch that count; what follows keeps ranks in step
+LOCAL_WEIGHT = "local_weight"  # of a forward's local loss; 1 where it is not there
+
+
+def read_embeddings(output: Any) -> Tensor:
+    """The one vector of each row, float32 [B, d]."""
+    if output.embeddings is None:
+        raise ValueError("the model returned no embeddings: the batch has no pooling slots")
+    return output.embeddings  # type: ignore[no-any-return]
+
 
 class ModelWithObjective(nn.Module):
     """Model and objective as one module, so that the optimiser, DDP and FSDP see both.
 
-    ``forward(batch, then)`` encodes a batch (dict of model inputs; a list of such, encoded one after the other;
-    None encodes nothing) and returns ``then(embeddings, self)``, or the embeddings float32 [B, d] where ``then``
-    is None. Whatever needs a
-    gradient is computed inside ``then``, because only what happens inside forward is seen by DDP and runs
-    under autocast.
+    ``forward(batch, read, local, then)`` runs a batch (dict of model inputs; a list of such, one after the other).
+    ``read(output)`` takes from the model's output what crosses the batch, [B, ...]: one vector, two slots, two logits;
+    None for nothing. ``local(model, output, batch)`` is a loss that does not cross it, a 0-d sum over the rows: of
+    tokens, of a policy. Entries of the batch named ``local_...`` (labels) are for it alone.
+
+    Returns ``then(values, sum of the local losses, self)``, or the values where ``then`` is None. Whatever needs a
+    gradient is computed inside, because only what happens inside forward is seen by DDP and runs under autocast.
     """
 
     _PROXIED = frozenset(
@@ -53,20 +69,21 @@ class ModelWithObjective(nn.Module):
 
     def forward(
         self,
-        batch: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
-        then: Callable[[Any, ModelWithObjective], Any] | None = None,
+        batch: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        read: Read | None = read_embeddings,
+        local: Local | None = None,
+        then: Callable[[Tensor | None, Tensor | None, ModelWithObjective], Any] | None = None,
     ) -> Any:
-        embeddings = None
-        if batch is not None:
-            parts = [batch] if isinstance(batch, Mapping) else batch
-            embeddings = torch.cat([self._encode(part) for part in parts])
-        return embeddings if then is None else then(embeddings, self)
-
-    def _encode(self, batch: Mapping[str, Any]) -> Tensor:
-        embeddings = self.model(**batch).embeddings
-        if embeddings is None:
-            raise ValueError("the model returned no embeddings: the batch has no pooling slots")
-        return embeddings  # type: ignore[no-any-return]
+        values: list[Tensor] = []
+        losses: list[Tensor] = []
+        for part in [batch] if isinstance(batch, Mapping) else batch:
+            output = self.model(**{name: value for name, value in part.items() if not name.startswith(LOCAL)})
+            if read is not None:
+                values.append(read(output))
+            if local is not None and then is not None:
+                losses.append(local(self.model, output, part) * part.get(LOCAL_WEIGHT, 1.0))
+        found = torch.cat(values) if values else None
+        return found if then is None else then(found, torch.stack(losses).sum() if losses else None, self)
 
     def get_output_embeddings(self) -> nn.Module | None:
         """The output matrix where it is that of the input embeddings: FSDP must have both in one group.
