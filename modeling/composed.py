@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from .adapters import BackboneAdapters, adapter_of, add_adapter, lacking_rows, name_base_from_anywhere
 from .backbone import audit_loading, flag_attention, load_backbone, load_stock
 from .patches import multiply_patches
-from .saving import auto_map, write_code, write_sentence_transformers_files
+from .saving import auto_map, stock_modules_read, write_code, write_sentence_transformers_files
 from .settings import FILLED_ROWS, UmeSettings, UmeSettingsError
 from .versions import need_transformers
 
@@ -171,10 +171,12 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
             name_base_from_anywhere(folder)
         if not (folder / "config.json").is_file():  # an adapter alone is saved without its base's config
             config.save_pretrained(folder)
-        write_sentence_transformers_files(
-            folder, self.settings, config.model_type, self.dim, adapter=self._hf_peft_config_loaded
+        revision = getattr(self.config, "_commit_hash", None)
+        adapter = self._hf_peft_config_loaded and bool(
+            self.filled_rows or not stock_modules_read(self.settings, source, revision)
         )
-        write_code(folder, self.role, source, getattr(self.config, "_commit_hash", None))
+        write_sentence_transformers_files(folder, self.settings, config.model_type, self.dim, adapter=adapter)
+        write_code(folder, self.role, source, revision)
 
     # ---- what trainers and loaders ask of a native model --------------------------------------------------------
 

@@ -8,6 +8,7 @@ import importlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from transformers.utils import cached_file
@@ -49,17 +50,36 @@ def write_code(folder: Path, kind: str, source: str | None = None, revision: str
         return
     _copy(Path(__file__), folder / MODEL_FILE)
     if wrapped:
-        found = Path(__file__).with_name(WRAPPER_FILE)
-        if source and not found.is_file():
-            stored = cached_file(
-                source, WRAPPER_FILE, revision=revision, _raise_exceptions_for_missing_entries=False
-            )
-            found = Path(stored) if stored else found
-        if not found.is_file():
+        found = _beside(WRAPPER_FILE, source, revision)
+        if found is None:
+            beside = Path(__file__).parent
             raise FileNotFoundError(
-                f"cannot save a complete checkpoint: {WRAPPER_FILE} is neither in {found.parent} nor in {source}"
+                f"cannot save a complete checkpoint: {WRAPPER_FILE} is neither in {beside} nor in {source}"
             )
         _copy(found, folder / WRAPPER_FILE)
+
+
+def stock_modules_read(settings: UmeSettings, source: str | None, revision: str | None = None) -> bool:
+    """Whether stock modules that read the config of a remote class's ``source`` find these settings there.
+
+    True only where the source has no module of ours: it is then a checkpoint that stock modules express.
+    """
+    if __name__.startswith("umekit.") or _beside(WRAPPER_FILE, source, revision) is not None:
+        return False
+    config = _beside("config.json", source, revision)
+    if config is None:
+        return False
+    stored = SimpleNamespace(**json.loads(config.read_text(encoding="utf-8")))
+    return UmeSettings.from_config(stored) == settings
+
+
+def _beside(name: str, source: str | None, revision: str | None) -> Path | None:
+    """A file of the checkpoint that a remote class came in: beside the class, or in its source."""
+    found = Path(__file__).with_name(name)
+    if source and not found.is_file():
+        stored = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        found = Path(stored) if stored else found
+    return found if found.is_file() else None
 
 
 def names_wrapper(folder: Path) -> bool:
@@ -77,7 +97,7 @@ def write_sentence_transformers_files(
 ) -> None:
     """Write ``modules.json`` and friends: stock modules where the settings allow it, ours otherwise.
 
-    Ours also for an adapter's folder (``adapter``): stock modules read the base's config in place of the folder's.
+    Ours also for an adapter's folder (``adapter``), as stock modules read the base's config in place of the folder's.
     The prompts (``config_sentence_transformers.json``) are the processor's knowledge and written by it.
     """
     native = not adapter and expressible(settings, "sentence-transformers", model_type)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,30 @@ def test_sentence_transformers(
     native = AutoModelForImageTextToText.from_pretrained(base)
     keys = set(peft.get_peft_model(native, _lora()).state_dict())
     assert all(key.replace(".weight", ".default.weight") in keys for key in load_file(Path(folder) / FILE))
+
+
+def test_saved_by_a_remote_class_whose_source_has_no_module_of_ours(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, items: list[Any]
+) -> None:
+    """Stock modules read the base's config, which says the same; where it says otherwise, nothing is saved."""
+    library = pytest.importorskip("sentence_transformers")
+    base = tiny_checkpoint("qwen2_vl")
+    processor = AutoProcessor.from_pretrained(base, trust_remote_code=True)
+    model = AutoModel.from_pretrained(base, trust_remote_code=True)
+    model.backbone.add_adapter(_lora())
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    found = library.SentenceTransformer(str(tmp_path / "saved"), trust_remote_code=True, device="cpu").encode(
+        items
+    )
+    np.testing.assert_allclose(found, model.encode(items, processor=processor), atol=1e-5)
+    np.testing.assert_allclose(found, umekit.load(tmp_path / "saved").encode(items), atol=1e-5)
+
+    other = AutoModel.from_pretrained(base, trust_remote_code=True)
+    other.backbone.add_adapter(_lora())
+    other.settings = dataclasses.replace(other.settings, normalize=False)
+    with pytest.raises(FileNotFoundError, match="cannot save a complete checkpoint"):
+        other.save_pretrained(tmp_path / "other")
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
