@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps, ImageSequence
 from PIL.GifImagePlugin import GifImageFile
 
+from .kinds import ANIMATED, HEAD_BYTES, format_of, kind_of_format
 from .limits import Deadline, MediaLimits, check_frame, check_step
 from .media import to_rgb
 from .sampling import Timeline
+from .sources import local_path, read_bytes
 
 # What browsers do: a frame that asks for less is shown for a tenth of a second.
 SHORTEST, DEFAULT = 11, 100  # milliseconds
@@ -24,6 +29,35 @@ def is_animation(data: bytes) -> bool:
     if data[4:12] == b"ftypavis":
         return "AVIF" in Image.registered_extensions().values()
     return data[:8] == b"\x89PNG\r\n\x1a\n" and b"acTL" in data[: data.find(b"IDAT")]
+
+
+def has_frames(source: Path | bytes) -> bool:
+    """Whether a file is an animated picture of more than one frame. Raises what Pillow raises for a damaged one."""
+    if format_of(_head(source)) not in ANIMATED:
+        return False
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        return bool(getattr(image, "is_animated", False))
+
+
+def is_film(source: Any) -> bool:
+    """Whether bytes, a data URL or a local file are a film or an animated picture. Nothing is fetched."""
+    try:
+        if isinstance(source, str) and source[:5].lower() == "data:":
+            source = read_bytes(source, MediaLimits())
+        elif not isinstance(source, bytes):
+            source = Path(os.fsdecode(local_path(source)))
+            if not source.is_file():  # a pipe would not end
+                return False
+        return kind_of_format(format_of(_head(source))) == "video" or has_frames(source)
+    except Exception:  # what is wrong with it is told where it is read
+        return False
+
+
+def _head(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD_BYTES]
+    with source.open("rb") as handle:
+        return handle.read(HEAD_BYTES)
 
 
 class Animation:

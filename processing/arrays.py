@@ -61,16 +61,25 @@ def values_of(array: Any) -> np.ndarray:
     """An array as it is; a tensor of any device, type and layout as one.
 
     Raises:
-        MediaError: a tensor without values.
+        MediaError: a tensor without values, or values that NumPy cannot hold; an array of which some are masked.
     """
     if isinstance(array, np.ndarray):
+        if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+            raise MediaError("an array with masked values; say what is there instead: array.filled(value)")
         return array
     tensor = array.detach()
     if tensor.is_meta:
         raise MediaError("a tensor on the meta device has no values")
-    if tensor.is_floating_point():
-        tensor = tensor.float()  # NumPy has no bfloat16
-    return tensor.cpu().numpy()
+    try:
+        if tensor.layout != torch.strided:
+            tensor = tensor.to_dense()
+        if tensor.is_floating_point():
+            tensor = tensor.float()  # NumPy has no bfloat16
+        return tensor.cpu().numpy()
+    except (RuntimeError, TypeError) as error:  # quantised and nested ones
+        raise MediaError(
+            f"a tensor of {tensor.dtype} is no array: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def _channels_last(values: np.ndarray, first: bool) -> np.ndarray:

@@ -6,6 +6,7 @@ item gives several parts of one kind, in order.
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Any
 
 from PIL import Image
 
+from .animation import is_film
 from .arrays import is_array
-from .kinds import HEAD_BYTES, format_of, kind_of_format, media_kind
+from .kinds import media_kind
+from .sources import elements
 
 KEYS = ("text", "image", "images", "video", "document", "page", "instruction")
 TAKEN = (
@@ -79,8 +82,8 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
         raw: ``str``; PIL image; array or tensor of a picture (2 or 3 axes) or a clip (4 axes, see ``arrays``);
             or dict with any of ``text, image, images, video, document, page, instruction``. ``text``, ``image`` and
             ``video`` take a list of parts, too: ``{"text": ["a", "b"]}``, ``{"video": [clip, clip]}``. A list under
-            ``video`` whose entries are pictures is one clip of those frames; see ``video.load_video`` for frames
-            with times of their own. Values that are None are left out (rows of a data set have such).
+            ``video`` whose entries are pictures is one clip of those frames (an animated picture is a clip);
+            see ``video.load_video`` for frames with times of their own. Values that are None are left out (rows of a data set have such).
         index: position among the items, for messages.
         empty: whether a dict without content is an item, too.
 
@@ -105,7 +108,8 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
             f"cannot embed an array of shape {tuple(raw.shape)}; a picture has 2 or 3 axes, a clip 4", index
         )
     if not isinstance(raw, Mapping):
-        raise ItemTypeError(f"cannot embed a {type(raw).__name__}; give {TAKEN}", index)
+        kind = f"{type(raw).__name__}{elements(raw)}"
+        raise ItemTypeError(f"cannot embed a {kind}; give {TAKEN}", index)
     unknown = [key for key in raw if key not in KEYS]
     if unknown:
         raise ItemTypeError(f"unknown key {_shown(unknown[0])}; known are {', '.join(KEYS)}", index)
@@ -151,7 +155,9 @@ def _clips(value: Any, index: int | None) -> Sequence[Any]:
     """
     if not isinstance(value, (list, tuple)) or not value:
         return (value,)
-    clips = sum(map(_is_clip, value))
+    # All files are looked into only where the first is no frame; a late animation is told when it is read.
+    sniffed = _is_clip(value[0], True)
+    clips = sum(_is_clip(one, sniffed) for one in value)
     if 0 < clips < len(value):
         raise ItemTypeError(
             "'video' takes a clip, a list of frames or a list of clips, not both in a list", index
@@ -159,8 +165,8 @@ def _clips(value: Any, index: int | None) -> Sequence[Any]:
     return value if clips else (value,)
 
 
-def _is_clip(value: Any) -> bool:
-    """Whether an entry of a list is a whole clip and no frame."""
+def _is_clip(value: Any, sniffed: bool) -> bool:
+    """Whether an entry of a list is a whole clip and no frame. ``sniffed``: a file of an animated picture, too."""
     if isinstance(value, (list, tuple)):
         return True
     if is_array(value):
@@ -172,8 +178,12 @@ def _is_clip(value: Any) -> bool:
             return True
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, (bytes, bytearray)):
-        return kind_of_format(format_of(bytes(value[:HEAD_BYTES]))) == "video"
-    return isinstance(value, (str, os.PathLike)) and media_kind(value) == "video"
+        return is_film(bytes(value))
+    if not isinstance(value, (str, os.PathLike)):
+        return False
+    if media_kind(value) == "video":
+        return True
+    return sniffed and is_film(value)
 
 
 def _text(value: Any, key: str, index: int | None) -> str:
@@ -189,12 +199,12 @@ def _text(value: Any, key: str, index: int | None) -> str:
 def _page(value: Any, index: int | None) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):  # NumPy's integers, too
         raise ItemTypeError(f"'page' takes an int (from 1), not a {type(value).__name__}", index)
     if not 1 <= value <= LAST_PAGE:
         shown = value if abs(value) <= LAST_PAGE else "a number of that size"
         raise ItemError(f"'page' counts from 1, not {shown}", index)
-    return value
+    return int(value)
 
 
 def _shown(key: Any) -> str:

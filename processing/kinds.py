@@ -46,7 +46,7 @@ HEAD_BYTES = 2048  # of a file's beginning that tell what it is
 PDF_BYTES = 1024  # of them, in which the header of a PDF may begin
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 PAGED = frozenset({"tiff"})  # formats of pictures that may have further pages
-ANIMATED = frozenset({"gif", "webp", "png"})  # and further frames
+ANIMATED = frozenset({"gif", "webp", "png", "avif"})  # and further frames
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -137,6 +137,16 @@ def kind_of_format(name: str | None) -> Kind | None:
     if name is None:
         return None
     return "document" if name == "pdf" else "image" if name in _IMAGES else "video"
+
+
+def other_kind(data: bytes, wanted: Kind) -> str | None:
+    """Words for a file that is of another kind than the one it was given as; None where its bytes do not tell."""
+    found = format_of(data[:HEAD_BYTES])
+    kind = kind_of_format(found)
+    if kind is None or kind == wanted:
+        return None
+    name = {"image": "a picture", "video": "a film", "document": "a document"}[kind]
+    return f"it is {name} ({found}); give it as {kind!r}"
 
 
 def _brand(head: bytes) -> str | None:

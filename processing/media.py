@@ -13,13 +13,13 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .arrays import is_array, picture_of
-from .kinds import HEAD_BYTES, format_of
-from .limits import ROOM, Deadline, MediaError, MediaLimits, describe, reading
+from .kinds import HEAD_BYTES, format_of, other_kind
+from .limits import ROOM, Deadline, MediaError, MediaLimits, describe, reading, reason
 from .odd_images import loaded
 from .pixels import to_rgb
 from .sources import read_bytes
@@ -93,7 +93,10 @@ def _load_image(source: Any, limits: MediaLimits, frame: int | None) -> Image.Im
         raise MediaError(f"{name}: HEIC pictures need pillow-heif: pip install pillow-heif")
     deadline = Deadline(name, limits)
     with reading(name):
-        image = Image.open(_TimedBytes(content, deadline), formats=_formats())
+        try:
+            image = Image.open(_TimedBytes(content, deadline), formats=_formats())
+        except UnidentifiedImageError as error:
+            raise MediaError(f"{name}: {other_kind(content, 'image') or reason(error)}") from None
         if isinstance(image, TiffImageFile):
             image.seek(_only_page(image, name) if frame is None else frame)
     if isinstance(image, JpegImageFile):

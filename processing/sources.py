@@ -23,7 +23,7 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
     """Bytes of a path, an http(s), file or data URL, ``bytes``, or a data set's ``{"bytes": ..., "path": ...}``.
 
     Raises:
-        MediaError: missing, empty, too large, not a regular file, or an address that is refused.
+        MediaError: missing, empty, too large, not a regular file, an address that is refused, a record without content.
         TypeError: a source of another type.
     """
     name = describe(source)
@@ -39,7 +39,7 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
     else:
         raise TypeError(
             "give a path, a URL, bytes, a PIL image, an array or tensor, or for a video a list of frames, "
-            f"not a {type(source).__name__}{_elements(source)}"
+            f"not a {type(source).__name__}{elements(source)}"
         )
     if not data:
         raise MediaError(f"{name} is empty")
@@ -48,7 +48,7 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
     return data
 
 
-def _elements(source: Any) -> str:
+def elements(source: Any) -> str:
     """What an array holds that is no array of numbers."""
     return f" of {source.dtype}" if hasattr(source, "dtype") else ""
 
@@ -78,7 +78,11 @@ def file_key(source: Any, limits: MediaLimits) -> str | None:
 def _inner(source: Any) -> Any:
     """What a ``{"bytes": ..., "path": ...}`` record holds; anything else as it is."""
     if isinstance(source, Mapping):
-        return source["bytes"] if source.get("bytes") is not None else source.get("path")
+        content = source["bytes"] if source.get("bytes") is not None else source.get("path")
+        if content is None:
+            keys = ", ".join(str(key)[:50] for key in list(source)[:8]) or "nothing"
+            raise MediaError(f"a dict of a medium holds its 'bytes' or 'path'; this one holds {keys}")
+        return content
     return source
 
 
@@ -109,7 +113,7 @@ def _of_data_uri(uri: str, limits: MediaLimits) -> bytes:
     name = describe(uri)
     if not comma:
         raise MediaError(f"{name}: a data URL is data:<type>;base64,<content>")
-    encoded = head.lower().replace(" ", "").endswith(";base64")
+    encoded = "base64" in head.lower().replace(" ", "").split(";")[1:]
     if (
         len(body) > limits.file_bytes * 4
     ):  # more than percent signs or base64 with line ends could make smaller

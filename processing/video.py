@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from .animation import Animation, is_animation
+from .animation import Animation, has_frames, is_animation
 from .arrays import clip_of, is_array
 from .clip_decoding import Film, av
+from .kinds import other_kind
 from .limits import Deadline, MediaError, MediaLimits, describe, reading
 from .media import load_image
 from .sampling import Sampling, Timeline, sample_indices
@@ -100,16 +101,21 @@ def load_video(
         source, told = _told(source)
     if is_array(source) or (isinstance(source, Sequence) and not isinstance(source, (str, bytes, bytearray))):
         return _from_frames(source, told, sampling, limits, keeper)
-    if told:
+    if told or (isinstance(source, Mapping) and {"fps", "video_metadata"} & set(source)):
         raise MediaError(
             f"times are given with frames, and a {type(source).__name__} is none; give a list or array"
+        )
+    if isinstance(source, Image.Image):
+        raise MediaError(
+            "a PIL image is one picture: give it as 'image', and a clip as a path, bytes or list of frames"
         )
     data = read_bytes(source, limits)
     deadline = Deadline(describe(source), limits)
     animation = is_animation(data)
     if av is None and not animation:
         raise ImportError("video files need PyAV: pip install umekit[media]")
-    with reading(deadline.name, "cannot read the video"):
+    other = None if animation else other_kind(data, "video")
+    with reading(deadline.name, other or "cannot read the video"):
         film = Animation(data, deadline, limits) if animation else Film(data, deadline, limits, sampling.fps)
         return _from_film(film, sampling, keeper)
 
@@ -148,14 +154,20 @@ def _times(told: Mapping[str, Any], total: int, otherwise: float) -> list[float]
     rate = otherwise if rate is None else _positive("fps", rate)
     if indices is None:
         return [number / rate for number in range(total)]
-    places = [float(place) for place in indices]
+    try:
+        places = [float(place) for place in indices]
+    except (TypeError, ValueError):
+        places = []
     if len(places) != total or any(not 0 <= a <= b < np.inf for a, b in pairwise([0.0, *places])):
         raise MediaError(f"'frames_indices' must be {total} numbers that rise, one for each frame")
     return [place / rate for place in places]
 
 
 def _positive(name: str, value: Any) -> float:
-    number = float(value) if isinstance(value, (int, float, np.number)) else -1.0
+    try:  # Fractions, as PyAV's rates, and tensors of one number are numbers, too
+        number = -1.0 if isinstance(value, (str, bool)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = -1.0
     if not 0 < number < np.inf:
         raise MediaError(f"{name!r} of a video must be a positive number, not {str(value)[:50]}")
     return number
@@ -188,6 +200,20 @@ def _from_frames(
 
 def _frame(source: Any, number: int, limits: MediaLimits) -> Image.Image:
     try:
+        if isinstance(source, Image.Image):
+            animated = bool(getattr(source, "is_animated", False))
+        elif not is_array(source):
+            name, source = describe(source), read_bytes(source, limits)
+            with reading(name):
+                animated = has_frames(source)
+            source = {"bytes": source, "path": name}
+        else:
+            animated = False
+        if animated:
+            raise MediaError(
+                f"{describe(source)} is an animation and no frame; give its frames as copies "
+                "([frame.copy() for frame in ImageSequence.Iterator(image)]), or a list of clips alone"
+            )
         return load_image(source, limits)
     except MediaError as error:
         raise MediaError(f"frame {number}: {error}") from None

@@ -6,17 +6,14 @@ What a file is, its first bytes say; its ending counts where they do not. Whatev
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from ...processing.animation import has_frames
 from ...processing.documents import count_pages
 from ...processing.kinds import (
-    ANIMATED,
     CHECKED,
     HEAD_BYTES,
     OTHERS,
@@ -112,7 +109,7 @@ def medium_kind(source: Path | bytes, named: str | None, limits: MediaLimits) ->
     if named == "text" and b"\0" not in head:
         return named
     found = format_of(head)
-    if found in ANIMATED and _is_animated(source):
+    if _is_animated(source):
         return "video"
     if found in PAGED and count_pages(source, limits) > 1:
         return "document"
@@ -173,7 +170,6 @@ def _head(file: Path) -> bytes:
 
 def _is_animated(source: Path | bytes) -> bool:
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return bool(getattr(image, "is_animated", False))
+        return has_frames(source)
     except Exception as error:  # a damaged file can make Pillow raise anything
         raise UnreadableFileError(f"not an image that can be opened: {reason(error)}") from None
