@@ -55,7 +55,7 @@ def measure(folder: Path, media: Path, args: argparse.Namespace) -> dict[str, An
     }
     for module in encoders["convolved"].model.modules():
         if isinstance(module, PatchProjection):
-            module.__class__ = torch.nn.Conv3d
+            module.__class__ = torch.nn.Conv3d  # type: ignore[assignment]
     media.mkdir()
     works = make_items(media, args.items, encoders["sdpa"].processor)
     result: dict[str, Any] = {}

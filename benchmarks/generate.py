@@ -122,10 +122,10 @@ def collated(processor: UmeProcessor, count: int, least_tokens: int = 0) -> tupl
     items: list[dict[str, Any]] = []
     for number in range(count):
         picture = Image.fromarray(random.integers(0, 255, (112, 112 + 28 * (number % 3), 3), dtype=np.uint8))
-        item = {"image": picture, "text": "represent the picture"}
-        while processor.prepare(item, mode="generative").length < least_tokens:
-            item["text"] += " and the text"
-        items.append(item)
+        text = "represent the picture"
+        while processor.prepare({"image": picture, "text": text}, mode="generative").length < least_tokens:
+            text += " and the text"
+        items.append({"image": picture, "text": text})
     rows = processor.prepare_all(items, mode="generative")
     return processor.collate(rows, padding_side="left"), [processor.collate([row]) for row in rows]
 

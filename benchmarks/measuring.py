@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def rounds(arms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def rounds(arms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Times of every arm in seconds; they alternate, so that a busy moment does not hit one arm alone."""
     times: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(repeats):
@@ -46,6 +46,6 @@ def rounds(arms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[f
     return times
 
 
-def take_turns(arms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def take_turns(arms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Shortest time of every arm in seconds, of :func:`rounds`."""
     return {name: min(found) for name, found in rounds(arms, repeats).items()}

@@ -60,7 +60,7 @@ def save_backbone(folder: Path, share: float) -> Path:
         "mrope_interleaved": True,
         "rope_theta": 5e6,
     }
-    vision = {name: int(width * share) for name, width in VISION_WIDTHS.items()}
+    vision: dict[str, Any] = {name: int(width * share) for name, width in VISION_WIDTHS.items()}
     vision |= {"depth": 3, "deepstack_visual_indexes": [0, 1], "out_hidden_size": text["hidden_size"]}
     vision |= {"patch_size": 16, "num_position_embeddings": 2304}
     config = AutoConfig.for_model(
@@ -99,7 +99,7 @@ def workloads(count: int, side: int) -> dict[str, tuple[dict[str, Any], list[Any
     """Query and candidates by name; the query's picture is ``side`` pixels square."""
     query = {"image": picture(side, 1), "text": words(6, 1)}
     seeds = range(10, 10 + count)
-    kinds = {
+    kinds: dict[str, list[Any]] = {
         "texts": [words(12 + seed % 5, seed) for seed in seeds],
         "pictures_of_a_quarter": [{"image": picture(side // 2, seed)} for seed in seeds],
         "pictures_of_equal_size": [{"image": picture(side, seed)} for seed in seeds],

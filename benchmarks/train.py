@@ -145,12 +145,15 @@ def make_trainer(
 def step_of(trainer: ContrastiveTrainer, rows: list[dict[str, Any]]) -> Callable[[], float]:
     """One whole step: collate, forward, backward, optimiser."""
     indexed = IndexedRows(rows)
+    assert trainer.model is not None
+    assert trainer.optimizer is not None
+    model, optimizer = trainer.model, trainer.optimizer
 
     def step() -> float:
         inputs = trainer.data_collator([indexed[index] for index in range(len(indexed))])
-        loss = trainer.training_step(trainer.model, inputs)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
+        loss = trainer.training_step(model, inputs)
+        optimizer.step()
+        optimizer.zero_grad()
         return float(loss)
 
     return step

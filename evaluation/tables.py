@@ -107,7 +107,7 @@ def mean_rows(report: Report) -> tuple[list[str], list[list[Cell]]]:
         )
     if means and not report.missing():
         metrics = list(dict.fromkeys(metric for mean in means for metric in mean.metrics))
-        total = [
+        total: list[Cell] = [
             report.total,
             *([", ".join(metrics)] if several else []),
             len(report.complete),

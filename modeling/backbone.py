@@ -197,7 +197,7 @@ def _takes_cache(kind: Hashable) -> bool:
 def cache_argument(base: Any, cache: Any) -> dict[str, Any]:
     """The argument that hands a cache to ``base``: ``cache`` from transformers 5.24 on, ``past_key_values`` before
     (a name that warns from 5.24 and is gone in 5.40)."""
-    return {"cache" if _takes_cache(type(base)) else "past_key_values": cache}
+    return {"cache" if _takes_cache(base.__class__) else "past_key_values": cache}
 
 
 def cache_of(output: Any) -> Any:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("modeling", "processing", "encoding", "evaluation", "trainers", "hub_cards")
 
@@ -40,3 +42,17 @@ def test_every_package_is_mapped() -> None:
         if "__pycache__" not in path.parts
     }
     assert found <= named
+
+
+def test_mypy_reads_every_file(tmp_path: Path) -> None:
+    """``make types`` lays the rooms out as they are imported; every module of theirs is in that tree."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("there is no make")
+    tree = tmp_path / "types"
+    subprocess.run([make, "-C", str(ROOT), "types", f"TYPES={tree}", "MYPY=true"], check=True, timeout=60)
+    for room in ROOMS:
+        assert (tree / "umekit" / room).resolve() == ROOT / room
+    for path in (ROOT / "umekit").iterdir():
+        assert (tree / "umekit" / path.name).resolve() == path
+    assert (tree / "benchmarks").resolve() == ROOT / "benchmarks"
