@@ -83,7 +83,8 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
             or dict with any of ``text, image, images, video, document, page, instruction``. ``text``, ``image`` and
             ``video`` take a list of parts, too: ``{"text": ["a", "b"]}``, ``{"video": [clip, clip]}``. A list under
             ``video`` whose entries are pictures is one clip of those frames (an animated picture is a clip);
-            see ``video.load_video`` for frames with times of their own. Values that are None are left out (rows of a data set have such).
+            see ``video.load_video`` for frames with times of their own. Values that are None are left out (rows of a
+            data set have such).
         index: position among the items, for messages.
         empty: whether a dict without content is an item, too.
 

@@ -62,6 +62,12 @@ class PdfiumProcess:
         self._process.kill()
         self._process.communicate()
 
+    def let_go(self) -> None:
+        """Close the pipes to it, in a forked process: it goes on for the one that started it."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
     def ask(
         self, request: dict[str, Any], data: bytes | None, deadline: Deadline, key: str | None = None
     ) -> tuple[int, list[Image.Image]]:
@@ -186,7 +192,9 @@ class PdfiumPool:
     def _take(self, key: str | None) -> PdfiumProcess:
         """One that has the document of the key, else any that is free, else a new one."""
         with self._lock:
-            self._idle = [process for process in self._idle if process.alive]
+            for process in [process for process in self._idle if not process.alive]:
+                process.close()
+                self._idle.remove(process)
             for process in reversed(self._idle):
                 if key is not None and process.held == key:
                     self._idle.remove(process)
@@ -211,8 +219,10 @@ class PdfiumPool:
 
     def forget(self) -> None:
         """In a forked process: these answer to the one that started them."""
-        self._idle = []
+        idle, self._idle = self._idle, []
         self._lock = threading.Lock()
+        for process in idle:
+            process.let_go()
 
 
 POOL = PdfiumPool()

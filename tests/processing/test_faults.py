@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,7 +239,7 @@ def test_a_slow_page_is_given_up_and_the_next_document_is_read() -> None:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Processes that were started for PDFium, by a pool of this test."""
     found: list[Any] = []
     real = subprocess.Popen
@@ -250,7 +250,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(pdfium_process_module.subprocess, "Popen", start)
     monkeypatch.setattr(pdfium_process_module.POOL, "_idle", [])
-    return found
+    yield found
+    pdfium_process_module.POOL.close()
 
 
 def test_others_are_read_beside_a_document_that_is_stuck(started: list[Any]) -> None:
@@ -312,6 +313,19 @@ def test_a_forked_process_has_its_own(started: list[Any]) -> None:
         assert pool.starmap(count_pages, [(data, LIMITS)] * 6) == [1] * 6
     assert count_pages(data, LIMITS) == 1
     assert len(started) == 1
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning")
+def test_one_that_died_leaves_no_pipe_open(started: list[Any]) -> None:
+    pytest.importorskip("pypdfium2")
+    data = saved(picture(), "PDF")
+    for _ in range(2):
+        count_pages(data, LIMITS)
+        started[-1].kill()
+        started[-1].wait()
+    assert len(started) == 2
+    count_pages(data, LIMITS)
+    assert all(pipe.closed for one in started[:2] for pipe in (one.stdin, one.stdout))
 
 
 def test_nothing_is_left_running() -> None:
