@@ -217,5 +217,7 @@ def _feed(digest: Any, value: Any) -> None:
         digest.update(f"a{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
     elif hasattr(value, "tobytes") and hasattr(value, "size"):  # a PIL image
         digest.update(f"i{value.mode}{value.size}".encode() + value.tobytes())
+    elif value is not None and not isinstance(value, (str, int, float, os.PathLike)):
+        digest.update(os.urandom(16))  # what it holds cannot be told: two never have one name
     else:
         digest.update(f"{type(value).__name__}{value}\0".encode("utf-8", "surrogatepass"))

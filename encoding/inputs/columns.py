@@ -11,8 +11,10 @@ from typing import Any
 from ...processing.items import KEYS
 from .sample import Row
 
+ADDRESSES = ("http://", "https://", "data:")  # nothing behind them is a file of this machine
 MEDIA = ("image", "images", "video", "document")
 ID_CHARACTERS = 4096
+LISTS = 2  # of lists of a medium within each other: clips of frames
 
 
 class OutsideRootError(ValueError):
@@ -92,33 +94,43 @@ class Columns:
         return item
 
 
-def confined(value: Any, root: Path | None) -> Any:
+def is_address(text: str) -> bool:
+    """Whether a medium's text names a place on the net or holds the content itself."""
+    return text[:8].lower().startswith(ADDRESSES)
+
+
+def confined(value: Any, root: Path | None, lists: int = LISTS) -> Any:
     """A media value with its paths made absolute and kept below ``root``; URLs and contents stay what they are.
 
     Args:
-        value: path, URL, bytes, ``{"bytes", "path"}``, an object that is media itself, or a list of such.
+        value: path, URL, bytes, ``{"bytes", "path"}``, frames with their times (``{"array", "fps"}``), an object that
+            is media itself, or a list of such, or a list of clips that are lists of frames.
         root: None allows no paths at all.
+        lists: how many lists may be within each other; JSON may be nested more deeply than Python's stack goes.
 
     Raises:
         OutsideRootError: an absolute path, one with ``..``, or a link that leads out.
-        TypeError: an object without a source, or lists within a list.
+        TypeError: an object without a source, or too many lists within a list.
     """
     if isinstance(value, (list, tuple)):
-        # One level and no recursion: JSON may be nested more deeply than Python's stack goes.
-        if any(isinstance(one, (list, tuple)) for one in value):
-            raise TypeError("a medium is no list of lists")
-        return [confined(one, root) for one in value]
+        if not lists:
+            raise TypeError("a medium is no list of lists of lists")
+        return [confined(one, root, lists - 1) for one in value]
+    if isinstance(value, Mapping) and "array" in value:
+        if isinstance(value["array"], Mapping):
+            raise TypeError("'array' takes a list of frames")
+        return {**value, "array": confined(value["array"], root, min(lists, 1))}
     if isinstance(value, Mapping):
         data = value.get("bytes")
         if isinstance(data, (bytes, bytearray)):
             return bytes(data)
         if data is not None or not isinstance(value.get("path"), str):
             raise TypeError("a medium is a path, a URL, bytes, or an object with 'bytes' or 'path'")
-        return confined(value["path"], root)
+        return confined(value["path"], root, lists)
     if not isinstance(value, (str, os.PathLike)):
         return value
     text = os.fspath(value)
-    if text.startswith(("http://", "https://")):
+    if is_address(text):
         return text
     if root is None:
         raise OutsideRootError(f"{text}: this source cannot name files")
@@ -126,6 +138,8 @@ def confined(value: Any, root: Path | None) -> Any:
 
 
 def _one(key: Any, value: Any) -> Any:
+    if key == "text" and isinstance(value, (list, tuple)):
+        return [_one(f"{key} of a list", one) for one in value]
     if isinstance(value, (list, tuple, Mapping)):
         raise TypeError(f"{str(key)[:50]!r} takes one value, not a {type(value).__name__}")
     return value

@@ -16,11 +16,10 @@ from ...processing.arrays import is_array, values_of
 from ...processing.limits import MediaLimits
 from ...processing.sources import local_path
 from ..storage.atomic import file_sha256
-from .columns import MEDIA
+from .columns import MEDIA, is_address
 from .sample import Row, reason_of
 
-DEPTH = 4  # of lists and objects in an item; no item that can be encoded has more
-ADDRESSES = ("http://", "https://", "data:")
+DEPTH = 6  # of lists and objects in an item; no item that can be encoded has more
 REMEMBERED = 1024  # files whose hash is kept at hand: the pages of a PDF are rows of one file
 
 
@@ -86,7 +85,7 @@ class ContentHash:
         self._say("picture", image.mode, str(image.size), str(turn), hashlib.sha256(pixels).hexdigest())
 
     def _medium(self, source: str) -> None:
-        if source[:8].lower().startswith(ADDRESSES):
+        if is_address(source):
             self._say("address", source)
             return
         try:

@@ -46,10 +46,18 @@ def kind_by_content(file: Path) -> str | None:
     Raises:
         OSError: the file can't be read.
     """
-    ending, named = ending_of(file), kind_of(file)
-    if ending in OTHERS or (named is not None and ending not in CHECKED):
-        return named
-    head = _head(file)
+    return kind_of_head(file) if looks_inside(file) else kind_of(file)
+
+
+def looks_inside(path: str | os.PathLike[str]) -> bool:
+    """Whether a name's ending says nothing, or lies often, so that its first bytes have the say."""
+    ending = ending_of(path)
+    return ending not in OTHERS and (ending in CHECKED or kind_of(path) is None)
+
+
+def kind_of_head(source: Path | bytes) -> str | None:
+    """What the first bytes of a file that may be anything say."""
+    head = source[:HEAD_BYTES] if isinstance(source, bytes) else _head(source)
     found = format_of(head)
     if found == "pdf" and not head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"%PDF-"):
         return None  # any text may speak of a PDF

@@ -6,18 +6,30 @@ import json
 import lzma
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ...processing.kinds import HEAD_BYTES
 from ...processing.limits import MediaLimits
 from .columns import Columns
-from .files import TEXT_BYTES, kind_of, medium_kind, page_count, text_of
+from .files import TEXT_BYTES, kind_of, kind_of_head, looks_inside, medium_kind, page_count, text_of
 from .sample import Row, Unit, failed_unit, hash_of_files
+from .walking import counted_as
 
 JSON_BYTES = 1 << 24
+DAMAGES = (
+    OSError,
+    EOFError,
+    ValueError,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+)  # of an archive as a whole
 
 
 @dataclass(frozen=True)
@@ -26,17 +38,13 @@ class _Member:
     size: int
     read: Callable[[], bytes]
 
-    @property
-    def is_taken(self) -> bool:
-        """Whether it may be a part of the item, and is read."""
-        return self.ending in ("", ".json") or kind_of(f"x{self.ending}") is not None
-
 
 class TarSource:
     """Samples of webdataset tars, in the order of the archives; an id is ``name.tar/key``.
 
-    Members of kinds that we know become parts in their order; ``.json`` may hold ``text``, ``instruction``, ``page``
-    and URLs. A sample that is one PDF has a row per page. How many samples there are is not known before the end.
+    Members of kinds that we know, by their ending or else their content, become parts in their order; ``.json`` may
+    hold ``text``, ``instruction``, ``page`` and URLs. A sample that is one PDF has a row per page. How many samples
+    there are is not known before the end.
 
     Args:
         files: names, as they stand in ids, and paths; plain or compressed.
@@ -61,11 +69,22 @@ class TarSource:
         for name, path in self.files:
             try:
                 yield from self._units(name, path)
-            except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+            except DAMAGES as error:
                 yield failed_unit(name, error)
 
     def fingerprint(self) -> str:
         return hash_of_files(self.files)
+
+    @cached_property
+    def left_out(self) -> dict[str, int]:
+        """How many members are of no kind that is read, by ending. All headers are read for it."""
+        found: Counter[str] = Counter()
+        for _, path in self.files:
+            with suppress(*DAMAGES):  # told by the units
+                for member in _members(path, self.limits):
+                    if member.plain and not member.hidden and not _taken(member)[0]:
+                        found[counted_as(member.inner)] += 1
+        return dict(found.most_common())
 
     def _units(self, name: str, path: Path) -> Iterator[Unit]:
         seen: set[str] = set()
@@ -87,25 +106,26 @@ class TarSource:
             if kind == "text":
                 text = text_of(member.read()[:TEXT_BYTES], whole=member.size <= TEXT_BYTES)
                 if text:
-                    item["text"] = text
+                    _add(item, "text", text)
             elif member.ending == ".json":
                 item |= self._said(member)
-            elif kind is not None or not member.ending:
+            else:
                 data = member.read()
                 kind = medium_kind(data, kind, self.limits)
                 if kind == "image":
                     images.append(data)
                     item["images"] = images
+                elif kind == "document" and kind in item:
+                    raise ValueError("a sample of two documents")
                 elif kind is not None:
-                    item[kind] = data
+                    _add(item, kind, data)
         if not item:
             raise ValueError("no image, video, PDF or text in the sample")
+        item = {key: v[0] if isinstance(v, list) and len(v) == 1 else v for key, v in item.items()}
         if set(item) == {"document"}:
             return self._pages(place, item["document"])
         if len(images) == 1:
-            item = {
-                ("image" if k == "images" else k): (v[0] if k == "images" else v) for k, v in item.items()
-            }
+            item = {("image" if key == "images" else key): value for key, value in item.items()}
         return [Row(place, item)]
 
     def _said(self, member: _Member) -> dict[str, Any]:
@@ -136,26 +156,27 @@ def _samples(path: Path, limits: MediaLimits) -> Iterator[tuple[str, list[_Membe
     wrong: str | None = None
     together = 0
     for member in _members(path, limits):
-        inner = PurePosixPath(member.name)
-        if inner.name.startswith(".") or not inner.name:
+        if member.hidden:
             continue
-        stem, dot, ending = inner.name.partition(".")
+        inner = PurePosixPath(member.name)
+        stem = inner.name.partition(".")[0]
         own = (inner.parent / stem).as_posix().encode("utf-8", "backslashreplace").decode()
         if own != key:
             if key is not None:
                 yield key, wrong or found
             key, found, wrong, together = own, [], None, 0
-        one = _Member("." + ending.rpartition(".")[2].lower() if dot else "", member.size, member.read)
+        taken, read = _taken(member) if member.plain else (False, member.read)
         if not member.plain:
             wrong = "a link or special file; an archive holds its own data"
-        elif one.is_taken:
-            together += one.size
+        elif taken:
+            together += member.size
             if together > limits.file_bytes:
                 wrong = f"a sample of more than {limits.file_bytes} bytes; that is the limit"
         if wrong is not None:
             found = []
-        elif one.is_taken:
-            found.append(one if member.stays else replace(one, read=partial(bytes, one.read())))
+        elif taken:
+            read = read if member.stays else partial(bytes, read())
+            found.append(_Member(member.ending, member.size, read))
     if key is not None:
         yield key, wrong or found
 
@@ -167,6 +188,40 @@ class _Found:
     plain: bool
     stays: bool  # readable also once the next header was read
     read: Callable[[], bytes]
+    head: Callable[[], bytes]
+
+    @property
+    def inner(self) -> str:
+        """The last part of its name."""
+        return PurePosixPath(self.name).name
+
+    @property
+    def hidden(self) -> bool:
+        return self.inner.startswith(".") or not self.inner
+
+    @property
+    def ending(self) -> str:
+        _, dot, ending = self.inner.partition(".")
+        return "." + ending.rpartition(".")[2].lower() if dot else ""
+
+
+def _taken(member: _Found) -> tuple[bool, Callable[[], bytes]]:
+    """Whether a member may be a part of the item; and how it is read, which a stream allows once only."""
+    named = f"x{member.ending}"
+    if member.ending == ".json" or not looks_inside(named):
+        return member.ending == ".json" or kind_of(named) is not None, member.read
+    if member.stays:
+        return kind_of_head(member.head()) is not None, member.read
+    data = member.read()
+    return kind_of_head(data) is not None, partial(bytes, data)
+
+
+def _add(item: dict[str, Any], key: str, part: Any) -> None:
+    """One more part of a kind; in the place of what a ``.json`` said."""
+    if isinstance(item.get(key), list):
+        item[key].append(part)
+    else:
+        item[key] = [part]
 
 
 def _members(path: Path, limits: MediaLimits) -> Iterator[_Found]:
@@ -180,15 +235,17 @@ def _members(path: Path, limits: MediaLimits) -> Iterator[_Found]:
             plain = member.isreg() and not member.issparse()
             if not plain:
                 read: Callable[[], bytes] = bytes
+                head: Callable[[], bytes] = bytes
             elif streamed:
                 if member.size > limits.file_bytes:  # also to leave it out, all of it would be decompressed
                     raise ValueError(
                         f"{member.name}: a member of {member.size} bytes; the limit is {limits.file_bytes}"
                     )
-                read = partial(_read_here, archive, member)
+                read = head = partial(_read_here, archive, member)
             else:
                 read = partial(_read_at, path, member.offset_data, member.size)
-            yield _Found(member.name, member.size, plain, not streamed, read)
+                head = partial(_read_at, path, member.offset_data, min(member.size, HEAD_BYTES))
+            yield _Found(member.name, member.size, plain, not streamed, read, head)
 
 
 def _is_compressed(path: Path) -> bool:

@@ -102,7 +102,7 @@ def printable(name: str) -> str:
 def _look(entry: os.DirEntry[str], name: str, inside: Path) -> Found | str:
     """A file that can be an item; else what it is counted as."""
     path, known = Path(entry.path), kind_of(entry.name) is not None
-    counted = _counted_as(entry.name)
+    counted = counted_as(entry.name)
     if printable(name) != name:
         return Found(printable(name), path, error="its name is not valid UTF-8") if known else counted
     try:
@@ -124,7 +124,8 @@ def _look(entry: os.DirEntry[str], name: str, inside: Path) -> Found | str:
         return Found(name, path, error=said) if known else counted
 
 
-def _counted_as(name: str) -> str:
+def counted_as(name: str) -> str:
+    """What a file that is left out is counted under: its ending."""
     ending = ending_of(name)
     if not ending:
         return NO_ENDING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import pickle
@@ -186,6 +187,40 @@ def test_no_row_names_a_file_outside(tmp_path: Path, path: Any) -> None:
         confined("ok.png", None)
 
 
+def test_a_row_holds_what_an_item_holds(tmp_path: Path) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(png()).decode()
+    frames = [f"{number}.png" for number in range(3)]
+    inner = [str(tmp_path / name) for name in frames]
+    clip, found_clip = {"array": frames, "fps": 4}, {"array": inner, "fps": 4}
+    path = jsonl(
+        tmp_path / "rows.jsonl",
+        {"image": uri},
+        {"image": ["DATA:,x", "0.png"]},
+        {"text": ["one", "two"], "video": clip},
+        {"video": [frames, frames]},
+        {"item": {"video": [clip, {"array": "0.mp4", "video_metadata": {"fps": 1}}]}},
+    )
+    rows = rows_of(open_source(path))
+    assert [row.item for row in rows] == [
+        {"image": uri},
+        {"image": ["DATA:,x", inner[0]]},
+        {"text": ["one", "two"], "video": found_clip},
+        {"video": [inner, inner]},
+        {"video": [found_clip, {"array": str(tmp_path / "0.mp4"), "video_metadata": {"fps": 1}}]},
+    ]
+    wrong: tuple[dict[str, Any], ...] = (
+        {"video": {"array": ["../0.png"], "fps": 2}},
+        {"video": [[["0.png"]]]},
+        {"video": {"array": [["0.png"]]}},
+        {"video": {"array": {"array": []}}},
+        {"text": [["one"]]},
+        {"text": [{"a": 1}]},
+        {"instruction": ["one"], "text": "a"},
+    )
+    for row in wrong:
+        assert Columns().row(row, "x", tmp_path).error is not None
+
+
 # --- parquet and datasets -------------------------------------------------------------------------------
 
 
@@ -306,6 +341,31 @@ def test_broken_and_oversized_archives(tmp_path: Path) -> None:
     errors = {row.id: row.error for row in found if row.error is not None}
     assert set(errors) == {"a.tar/2", "b.tar/2", "c.tar", "d.tar.gz"} or "b.tar" in errors
     assert {"a.tar/1", "a.tar/3", "b.tar/1"} <= {row.id for row in found}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_members_are_what_they_hold_and_none_is_lost(tmp_path: Path, mode: str) -> None:
+    members = [
+        ("1.first.txt", b"one"),
+        ("1.jpg_orig", png()),
+        ("1.md", b"two"),
+        ("1.cls", b"7"),
+        ("2.txt", b"three"),
+        ("2.npy", b"\x93NUMPY" + bytes(100)),
+        ("2", b"nothing"),
+        ("2.dng", b"II*\0" + bytes(100)),
+        (".hidden", b"x"),
+        ("3.cls", b"8"),
+        ("4.a.pdf", b"%PDF-1.4"),
+        ("4.b.pdf", b"%PDF-1.4"),
+    ]
+    source = open_source(tar(tmp_path / ("a.tar.gz" if mode == "w:gz" else "a.tar"), members, mode))
+    items = {row.id.partition("/")[2]: row for row in rows_of(source)}
+    assert items["1"].item == {"text": ["one", "two"], "image": png()}
+    assert items["2"].item == {"text": "three"}
+    assert "no image" in str(items["3"].error)
+    assert "two documents" in str(items["4"].error)
+    assert source.left_out == {".cls": 2, ".npy": 1, ".dng": 1, "without an ending": 1}  # type: ignore[attr-defined]
 
 
 def test_an_animation_in_a_tar_is_a_video(tmp_path: Path) -> None:

@@ -345,3 +345,6 @@ def test_what_cannot_be_compared_is_never_the_same() -> None:
         content.add(Row("a", {"video": FakeDecoder()}))
         hashes.append(content.hexdigest())
     assert hashes[0] != hashes[1]
+    from umekit.encoding.encode_rows import _content_hash
+
+    assert _content_hash({"video": FakeDecoder()}) != _content_hash({"video": FakeDecoder()})

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...encoding.inputs.columns import MEDIA, confined, inside
+from ...encoding.inputs.columns import MEDIA, confined, inside, is_address
 from ...processing.limits import MediaError, MediaLimits
 
 SEPARATOR = "::"
@@ -83,12 +83,14 @@ class MediaRoot:
         """A medium: a :class:`Member`, an absolute path, an address, or what it was if it is content itself."""
         if isinstance(value, (list, tuple)):
             return [self.find(one) for one in value]
+        if isinstance(value, Mapping) and isinstance(value.get("array"), (list, tuple)):
+            return {**value, "array": self.find(value["array"])}
         if isinstance(value, Mapping) and value.get("bytes") is None and isinstance(value.get("path"), str):
             value = value["path"]
         if not isinstance(value, (str, os.PathLike)):
             return confined(value, None)
         text = os.fspath(value)
-        if text.startswith(("http://", "https://")):
+        if is_address(text):
             return text
         if self.where is not None and self.where.is_file():
             return self._read(self.where, text)

@@ -165,7 +165,7 @@ def run_shards(args: argparse.Namespace) -> int:
             if args.probe and begun is None:
                 options |= _probed(encoder, source, args)
             report = encode_shards(encoder, source, args.out, rank=rank, world=world, **options)
-    return _tell(args, report, rank, world, getattr(source, "left_out", {}))
+    return _tell(args, report, rank, world, source)
 
 
 def _probed(encoder: Any, source: Any, args: argparse.Namespace) -> dict[str, int | None]:
@@ -196,12 +196,13 @@ def _probed(encoder: Any, source: Any, args: argparse.Namespace) -> dict[str, in
     }
 
 
-def _tell(args: argparse.Namespace, report: Any, rank: int, world: int, left_out: dict[str, int]) -> int:
+def _tell(args: argparse.Namespace, report: Any, rank: int, world: int, source: Any) -> int:
     if report.manifest is None:
         share = f"{report.made} parts made, {report.kept} there already"
         print(f"process {rank} of {world}: {share}; another process ends the run", file=sys.stderr)
         return 0
     manifest = report.manifest
+    left_out = getattr(source, "left_out", {})  # of an archive, its headers are read for it
     failed = manifest["failed"] + manifest["double_ids"]
     parts = len(manifest["parts"])
     if args.json:
