@@ -121,6 +121,8 @@ def confined(value: Any, root: Path | None, lists: int = LISTS) -> Any:
             raise TypeError("'array' takes a list of frames")
         return {**value, "array": confined(value["array"], root, min(lists, 1))}
     if isinstance(value, Mapping):
+        if {"fps", "video_metadata"} & set(value):
+            raise TypeError("times are given with frames: {'array': frames, 'fps': ...}")
         data = value.get("bytes")
         if isinstance(data, (bytes, bytearray)):
             return bytes(data)

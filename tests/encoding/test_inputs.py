@@ -211,6 +211,7 @@ def test_a_row_holds_what_an_item_holds(tmp_path: Path) -> None:
     wrong: tuple[dict[str, Any], ...] = (
         {"video": {"array": ["../0.png"], "fps": 2}},
         {"video": [[["0.png"]]]},
+        {"video": {"path": "0.mp4", "fps": 2}},
         {"video": {"array": [["0.png"]]}},
         {"video": {"array": {"array": []}}},
         {"text": [["one"]]},
