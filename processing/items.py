@@ -202,10 +202,11 @@ def _page(value: Any, index: int | None) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):  # NumPy's integers, too
         raise ItemTypeError(f"'page' takes an int (from 1), not a {type(value).__name__}", index)
-    if not 1 <= value <= LAST_PAGE:
-        shown = value if abs(value) <= LAST_PAGE else "a number of that size"
+    page = int(value)
+    if not 1 <= page <= LAST_PAGE:
+        shown = page if abs(page) <= LAST_PAGE else "a number of that size"
         raise ItemError(f"'page' counts from 1, not {shown}", index)
-    return int(value)
+    return page
 
 
 def _shown(key: Any) -> str:
