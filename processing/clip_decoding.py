@@ -184,21 +184,24 @@ def as_shown(frame: Any, stream: Any, deadline: Deadline, limits: MediaLimits) -
 
 
 def decoder_of(stream: Any, deadline: Deadline) -> Any:
-    """What decodes a stream's packets, transparency included.
+    """What decodes a stream's packets, transparency included, in one thread.
+
+    FFmpeg's threads race where a film is damaged: which frames a decoder repairs, and even how many it gives, then
+    depends on the machine and the moment. Several films are read at a time instead.
 
     Raises:
         MediaError: this build of PyAV has none for that transparency.
     """
-    stream.thread_type = "AUTO"
     context = stream.codec_context
-    if stream.metadata.get("alpha_mode") != "1" or context.name not in ALPHA_DECODERS:
-        return context
-    try:
-        return av.CodecContext.create(ALPHA_DECODERS[context.name], "r")
-    except av.codec.codec.UnknownCodecError:
-        raise MediaError(
-            f"{deadline.name} is transparent in places, and this build of PyAV cannot decode that"
-        ) from None
+    if stream.metadata.get("alpha_mode") == "1" and context.name in ALPHA_DECODERS:
+        try:
+            context = av.CodecContext.create(ALPHA_DECODERS[context.name], "r")
+        except av.codec.codec.UnknownCodecError:
+            raise MediaError(
+                f"{deadline.name} is transparent in places, and this build of PyAV cannot decode that"
+            ) from None
+    context.thread_type, context.thread_count = "NONE", 1
+    return context
 
 
 def _rate(stream: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import Any
 
@@ -303,6 +304,25 @@ def test_a_film_that_is_cut_off_says_so_or_gives_what_is_there() -> None:
         frames = load_video(data[: len(data) * 6 // 10], Sampling(fps=10.0), LIMITS)
         assert 4 <= len(frames.images) <= 20
         assert 0.8 < frames.seconds[-1] < 2.0
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged or cut off")
+def test_a_damaged_film_is_the_same_at_every_reading() -> None:
+    """However many are read at a time."""
+    cells = np.random.default_rng(0).integers(0, 255, (6, 6, 8, 3), dtype=np.uint8)
+    data = film([cell.repeat(8, 0).repeat(8, 1) for cell in cells], "avi", "mpeg4", b_frames=2)
+    for seed, place in ((9, 0.56), (43, 0.63), (25, 0.63)):
+        broken = bytearray(data)
+        at = int(place * len(data))
+        broken[at : at + 32] = np.random.default_rng(seed).bytes(32)
+
+        def read(_: int, broken: bytes = bytes(broken)) -> list[bytes]:
+            return [image.tobytes() for image in load_video(broken, ALL, LIMITS).images]
+
+        with ThreadPoolExecutor(4) as threads:
+            first, *others = threads.map(read, range(24))
+        assert len(first) > 3
+        assert all(found == first for found in others)
 
 
 # ---- choosing ---------------------------------------------------------------------------------------------------

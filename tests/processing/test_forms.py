@@ -82,6 +82,19 @@ def test_fields_stand_where_the_page_has_them() -> None:
     assert np.abs(np.rot90(upright, -1).astype(int) - turned).sum() < 0.2 * upright.sum()
 
 
+def test_a_page_does_not_depend_on_those_before_it() -> None:
+    """Fonts without widths are measured by those that stand in for them, which PDFium keeps as they were last."""
+    field = form(b"/FT/Tx/V(Alice)")
+    names = (b"Unknown", b"Unknown-Bold", b"Unknown-Italic", b"Times-Unknown")
+    papers = [field.replace(b"/BaseFont/Helvetica", b"/BaseFont/" + name) for name in names]
+    seen = [dark(paper) for paper in papers]
+    for _ in range(2):
+        for first in papers:
+            for paper, expected in zip(papers, seen, strict=True):
+                dark(first)
+                np.testing.assert_array_equal(dark(paper), expected)
+
+
 @pytest.mark.parametrize(
     "annotation",
     [
