@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import metadata
 
 # (from this transformers on, the peft that its adapters ask for), newest first
-PEFT_OF_TRANSFORMERS = (("5.24", "0.22"), ("5.18", "0.20"), ("5.17", "0.19.1"))
+PEFT_OF_TRANSFORMERS = (("5.24", "0.22"), ("5.18", "0.20"))
 
 
 def number(version: str) -> tuple[int, ...]:
@@ -23,9 +23,10 @@ def number(version: str) -> tuple[int, ...]:
 def transformers_problem(versions: Mapping[str, str]) -> str | None:
     """What is wrong with the installed transformers, and what to do; None where it is one that umekit runs on."""
     found = versions.get("transformers")
-    if found is None or (5, 17) <= number(found) < (6,):
+    # 5.17 takes mm_encoder_outputs and ignores it: pictures would have no part in a vector, silently.
+    if found is None or (5, 18) <= number(found) < (6,):
         return None
-    return f"transformers must be >=5.17,<6, not {found}: pip install 'transformers>=5.17,<6'"
+    return f"transformers must be >=5.18,<6, not {found}: pip install 'transformers>=5.18,<6'"
 
 
 def peft_problem(versions: Mapping[str, str]) -> str | None:

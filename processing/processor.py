@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
+from transformers import AutoTokenizer, BatchFeature
+
+# By its module: as a name of the package, older versions (5.18) give it only where torchvision is.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
 from .checkpoint import as_sentence_transformers_saved, read_processor_settings, write_processor_files

@@ -14,10 +14,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageTextToText,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .encoding.presets import qwen3_vl_reranker
 from .modeling.discriminative import UmeForDiscriminativeEmbedding

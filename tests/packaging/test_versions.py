@@ -54,6 +54,8 @@ def test_tested_versions_are_allowed_ones(file: str, extra: str | None) -> None:
 def test_what_is_needed_by_what_is_pinned_is_pinned() -> None:
     """Walks from umekit[dev] through what is installed here: no package on the way is left to chance."""
     tested = pins("constraints.txt")
+    if metadata.version("transformers") != tested["transformers"]:
+        pytest.skip("another set of versions is installed, which may ask for other packages")
     to_visit = [
         (canonicalize_name(one.name), one.extras) for one in (*requirements(None), *requirements("dev"))
     ]
@@ -125,9 +127,9 @@ def test_a_bad_pair_says_so_where_an_adapter_is_used(found: dict[str, str]) -> N
             use()
 
 
-@pytest.mark.parametrize("version", ["4.57.1", "5.16.1", "6.0.0"])
+@pytest.mark.parametrize("version", ["4.57.1", "5.17.0", "6.0.0"])
 def test_a_transformers_out_of_range_is_one_line(found: dict[str, str], version: str) -> None:
     found["transformers"] = version
-    with pytest.raises(ImportError, match=f"must be >=5.17,<6, not {version}") as raised:
+    with pytest.raises(ImportError, match=f"must be >=5.18,<6, not {version}") as raised:
         _ = umekit.load
     assert "\n" not in str(raised.value)

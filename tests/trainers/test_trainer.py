@@ -293,6 +293,14 @@ def test_arguments_that_make_no_sense_raise(tmp_path: Path) -> None:
     assert json.loads(args.to_json_string())["chunk_tokens"] == 100
 
 
+@pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
+def test_checkpointing_has_both_names_in_every_version(tmp_path: Path, name: str) -> None:
+    given: dict[str, Any] = {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    args = ContrastiveTrainingArguments(output_dir=str(tmp_path), **given)
+    assert args.activation_checkpointing
+    assert args.activation_checkpointing_kwargs == {"use_reentrant": False}
+
+
 def test_the_published_config_is_not_changed(tmp_path: Path) -> None:
     trainer = stub_trainer(tmp_path)
     assert not hasattr(trainer.native_model.config, "use_cache")

@@ -351,7 +351,7 @@ GOOD = dict.fromkeys(doctor.CORE, "1.0") | {"transformers": "5.23.0", "torch": "
         ({"transformers": "5.24.0", "peft": "0.21.2"}, 1, 0),
         ({"transformers": "5.24.0", "peft": "0.22.0"}, 0, 0),
         ({"transformers": "5.18.0", "peft": "0.19.1"}, 1, 0),
-        ({"transformers": "5.17.0", "peft": "0.19.1"}, 0, 0),
+        ({"transformers": "5.17.0"}, 1, 0),
         ({"torchvision": "0.28.0+cu130"}, 1, 0),
         ({"torchvision": "0.28.0"}, 1, 0),
         ({"torchvision": "0.28.0+cpu"}, 0, 0),
