@@ -21,8 +21,8 @@ from ..encoding.golden.folder import GOLDEN_FOLDER, make_golden
 from ..encoding.loading import load
 from ..encoding.storage.ownership import new_folder
 from ..modeling.weight_files import INDEX, INDEX_BYTES, WEIGHTS, read_json, shard_names
+from .checkpoint_metadata import check_metadata, write_metadata
 from .lora_folders import SoupError, has_settings
-from .lora_surroundings import check_surroundings, write_surroundings
 from .souping import SoupReport, largest_difference, normalised, probe
 
 GENERATION = "generation_config.json"
@@ -77,12 +77,12 @@ def soup_checkpoints(
     for folder in folders:
         if not has_settings(folder):
             raise SoupError(f"{folder} has no settings of ours: umekit export it first")
-        check_surroundings(folders[0], folder)
+        check_metadata(folders[0], folder)
     with new_folder(out) as target, ExitStack() as stack:
         sources = [_Weights(folder, stack) for folder in folders]
         _check_tensors(sources)
         _write_weights(sources, shares, target, shard_bytes)
-        write_surroundings(folders[0], target)
+        write_metadata(folders[0], target)
         if (folders[0] / GENERATION).is_file():
             shutil.copyfile(folders[0] / GENERATION, target / GENERATION)
         before = probe(load(folders[0], device="cpu", dtype="auto"))

@@ -93,40 +93,6 @@ def test_equal_adapters_give_the_adapter(adapters: tuple[Path, list[Path]], tmp_
             torch.testing.assert_close(ours[key], value, atol=1e-6, rtol=0)
 
 
-def test_concat_is_the_same_sum_as_one_adapter(adapters: tuple[Path, list[Path]], tmp_path: Path) -> None:
-    checkpoint, folders = adapters
-    soup(folders, tmp_path / "delta", weights=[1, 1, 2])
-    report = soup(folders, tmp_path / "concat", weights=[1, 1, 2], mode="concat")
-    wanted = encode(tmp_path / "delta")
-    np.testing.assert_allclose(encode(checkpoint, adapter=tmp_path / "concat"), wanted, atol=2e-6)
-    assert np.abs(wanted - encode(checkpoint)).max() > 1e-4
-    made = read_lora_folder(tmp_path / "concat")
-    assert {module.scale for module in made.modules.values()} == {1.0}
-    assert made.modules[Q0].rank == 4 + 2 + 5
-    assert report.changed == len(made.modules)
-    merge(tmp_path / "concat", tmp_path / "merged")
-    np.testing.assert_allclose(encode(tmp_path / "merged"), wanted, atol=2e-6)
-
-
-def test_factors_are_means_of_a_and_b_and_not_the_mean_change(
-    tiny_checkpoint: Callable[..., Path], tmp_path: Path
-) -> None:
-    checkpoint = tiny_checkpoint()
-    folders = [save_adapter(checkpoint, tmp_path / f"a{seed}", seed, use_rslora=True) for seed in (1, 2)]
-    soup(folders, tmp_path / "soup", weights=[3, 1], mode="factors")
-    made = read_lora_folder(tmp_path / "soup")
-    parts = [read_lora_folder(folder) for folder in folders]
-    assert made.modules[Q0].scale == pytest.approx(
-        8 / 2
-    )  # rslora's alpha / sqrt(4), now written as alpha / r
-    for side in (0, 1):
-        wanted = 0.75 * parts[0].factors(Q0)[side] + 0.25 * parts[1].factors(Q0)[side]
-        torch.testing.assert_close(made.factors(Q0)[side], wanted)
-    mean = 0.75 * parts[0].delta(Q0, (64, 64)) + 0.25 * parts[1].delta(Q0, (64, 64))
-    assert (made.delta(Q0, (64, 64)) - mean).abs().max() > 1e-3
-    encode(checkpoint, adapter=tmp_path / "soup")
-
-
 def test_scales_are_those_of_peft(adapters: tuple[Path, list[Path]]) -> None:
     checkpoint, folders = adapters
     for folder in folders:
@@ -202,8 +168,6 @@ def test_adapters_that_do_not_belong_together(
     adapters: tuple[Path, list[Path]], tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     checkpoint, folders = adapters
-    with pytest.raises(SoupError, match="mode 'factors' needs it in every adapter"):
-        soup(folders, tmp_path / "soup", mode="factors")
     bidirectional = save_adapter(tiny_checkpoint(attention="bidirectional"), tmp_path / "b")
     with pytest.raises(SoupError, match=r"differ in .*ume.* of config.json"):
         soup([folders[0], bidirectional], tmp_path / "soup", base=checkpoint)
@@ -227,16 +191,13 @@ def test_adapters_that_do_not_belong_together(
         soup([folders[0], shaped], tmp_path / "soup")
 
 
-@pytest.mark.parametrize("mode", ["delta", "concat", "factors"])
-def test_a_soup_that_changes_nothing_is_refused(
-    mode: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_soup_that_changes_nothing_is_refused(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     encoder = umekit.load(tiny_checkpoint(), device="cpu")
     encoder.model.backbone.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))  # B is zero at the start
     encoder.model.save_pretrained(tmp_path / "a")
     encoder.processor.save_pretrained(tmp_path / "a")
     with pytest.raises(SoupError, match="changes no"):
-        soup([tmp_path / "a"] * 2, tmp_path / "soup", mode=mode)  # type: ignore[arg-type]
+        soup([tmp_path / "a"] * 2, tmp_path / "soup")
     assert not (tmp_path / "soup").exists()
 
 

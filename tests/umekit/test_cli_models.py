@@ -128,9 +128,6 @@ def test_merge_and_soup(
     report = json.loads(text)
     assert code == 0
     assert (report["mode"], report["weights"]) == ("delta", [0.25, 0.75])
-    code, text, _ = call(capsys, "soup", a, b, "--out", tmp_path / "concat", "--mode", "concat")
-    assert (code, "concat of 2 folders (weights 0.5, 0.5)" in text) == (0, True)
-    assert (tmp_path / "concat" / "adapter_model.safetensors").is_file()
     code, text, _ = call(
         capsys, "soup", tmp_path / "merged", tmp_path / "soup", "--out", tmp_path / "both", "--json"
     )

@@ -145,7 +145,6 @@ class SoupStep(_Strict):
     source: str
     of: tuple[str, ...] = Field(min_length=2)
     weights: tuple[float, ...] | None = None
-    mode: Literal["delta", "concat", "factors"] = "delta"
 
 
 Step = Annotated[TrainStep | MineStep | SoupStep, Field(discriminator="kind")]

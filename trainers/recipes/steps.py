@@ -193,7 +193,7 @@ def soup_step(step: SoupStep, context: StepContext) -> dict[str, Any]:
     if whole:
         soup_checkpoints(parts, result, weights=weights)
     else:
-        soup(parts, result, weights=weights, mode=step.mode)
+        soup(parts, result, weights=weights)
     return {"result": result.name, "of": list(step.of)}
 
 

@@ -13,9 +13,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "soup",
         help="average LoRA adapters of one base, or checkpoints of one model",
-        description="Average LoRA adapters that were trained on one base: as the mean of their changes, merged into "
-        "the base (delta, exact); as one adapter of the summed rank (concat, exact); or as means of the factors "
-        "(factors, approximate). Folders without an adapter are averaged as whole checkpoints.",
+        description="Average LoRA adapters that were trained on one base: the mean of their changes is merged into it. "
+        "Folders without an adapter are averaged as whole checkpoints.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="adapters, or checkpoints")
     parser.add_argument(
@@ -23,9 +22,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--weights", nargs="+", type=float, metavar="W", help="one a folder, divided by their sum"
-    )
-    parser.add_argument(
-        "--mode", choices=("delta", "concat", "factors"), help="for adapters (default delta: a checkpoint)"
     )
     parser.add_argument("--base", metavar="PATH", help="base checkpoint (default: what the adapters name)")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
@@ -43,15 +39,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{args.folders[0]} and {odd} are of two kinds: give adapters or checkpoints, not both"
         )
-    if not adapters[0] and (args.mode is not None or args.base is not None):
-        raise UsageError("--mode and --base are for adapters; these folders are checkpoints")
+    if not adapters[0] and args.base is not None:
+        raise UsageError("--base is for adapters; these folders are checkpoints")
     try:
         if adapters[0]:
             from ..trainers.souping import soup
 
-            report = soup(
-                args.folders, args.out, weights=args.weights, mode=args.mode or "delta", base=args.base
-            )
+            report = soup(args.folders, args.out, weights=args.weights, base=args.base)
         else:
             from ..trainers.checkpoint_souping import soup_checkpoints
 

@@ -19,7 +19,7 @@ DECISIVE = ("processor_config.json", "chat_template.jinja", "tokenizer.json")
 INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "auto_map")
 
 
-def check_surroundings(first: Path, other: Path) -> None:
+def check_metadata(first: Path, other: Path) -> None:
     """Raise SoupError where two folders differ in the model's config, settings, processor or template."""
     if (first / "config.json").is_file() and (other / "config.json").is_file():
         a, b = _config(first), _config(other)
@@ -36,7 +36,7 @@ def check_surroundings(first: Path, other: Path) -> None:
             raise SoupError(f"{first} and {other} have different {name}: they embed other inputs")
 
 
-def write_surroundings(source: Path, target: Path) -> None:
+def write_metadata(source: Path, target: Path) -> None:
     """Write config, code and sentence-transformers files, and the processor, as far as ``source`` has them."""
     if has_settings(source):
         config = read_config(str(source))
