@@ -208,8 +208,6 @@ def test_weights_are_normalised_or_refused() -> None:
                            ([1, math.nan], "above zero")):  # fmt: skip
         with pytest.raises(SoupError, match=message):
             normalised(wrong, 2)
-    with pytest.raises(ValueError, match="mode is 'mean'"):
-        soup(["a"], "b", mode="mean")  # type: ignore[arg-type]
 
 
 # ---- whole checkpoints -------------------------------------------------------------------------------------------

@@ -148,8 +148,8 @@ def test_merge_and_soup_refuse_bad_calls(
         (("soup", adapter, tmp_path / "none", "--out", out), "is not a folder"),
         (("soup", adapter, checkpoint, "--out", out), "give adapters or checkpoints, not both"),
         (
-            ("soup", checkpoint, checkpoint, "--out", out, "--mode", "delta"),
-            "--mode and --base are for adapters",
+            ("soup", checkpoint, checkpoint, "--out", out, "--base", checkpoint),
+            "--base is for adapters",
         ),
         (("soup", adapter, adapter, "--out", out, "--weights", 1), "1 weights for 2 folders"),
     ):
