@@ -36,11 +36,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.utils import is_torchvision_available
 
 import umekit
-from umekit.encoding.batching import plan_batches
 from umekit.encoding.loading import packaged_model
-from umekit.encoding.passes import plan_pass, run_pass
-from umekit.encoding.prefetching import Feed
-from umekit.encoding.shared_features import SharedFeatures
+from umekit.modeling.batching import plan_batches
+from umekit.modeling.encode_loop import Collator, EncodeOptions, encode_batch
 from umekit.processing.collating import Prepared
 from umekit.processing.documents import load_document
 from umekit.processing.kinds import media_kind
@@ -179,19 +177,10 @@ class Arms:
         return batch, sum(row.length for row in rows) / (len(batch) * one.length)
 
     def _forward(self, batch: Sequence[Prepared]) -> None:
-        plan = plan_pass(
-            self.ours.model,
-            None,
-            None,
-            max_new_tokens=None,
-            num_samples=1,
-            reduce="mean",
-            temperature=None,
-            top_p=None,
-            seed=None,
-        )
-        feed = Feed(SharedFeatures(self.ours.model, self.ours.processor), mover=None)
-        run_pass(self.ours.model, feed, batch, range(len(batch)), plan)
+        model, processor = self.ours.model, self.ours.processor
+        options = EncodeOptions.of(model)
+        with torch.inference_mode():
+            encode_batch(model, list(enumerate(batch)), options, Collator(processor, model.device))
 
 
 def measure(

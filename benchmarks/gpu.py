@@ -28,7 +28,7 @@ from PIL import Image
 from transformers.utils import is_flash_attn_2_available
 
 import umekit
-from umekit.encoding.batching import plan_batches
+from umekit.modeling.batching import plan_batches
 from umekit.modeling.packing import PACKED_SDPA
 
 SIDES = (224, 448, 896)  # of a square picture or frame

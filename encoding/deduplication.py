@@ -22,7 +22,7 @@ class NoKeyError(TypeError):
     """An item holds something that cannot be compared; it counts as equal to nothing."""
 
 
-def first_of_equals(items: Sequence[Any]) -> list[int]:
+def first_occurrences(items: Sequence[Any]) -> list[int]:
     """For each item the index of the first that is equal to it, its own if there is none before.
 
     A file is the same file if its path is the same; bytes, texts and pixels are compared. Sequences that make their

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,22 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ..modeling.batching import TokenBudget, default_tokens
+from ..modeling.encode_loop import Encoded, EncodeOptions, encode_batches
 from ..modeling.evaluating import evaluating
-from ..modeling.pooling import DegenerateVectorError
 from ..modeling.settings import whole_number
 from ..processing.collating import Prepared
 from ..processing.cut_texts import Cuts
 from ..processing.items import ItemError
-from .batching import prepare_ahead
-from .calls import check_call
-from .deduplication import first_of_equals
-from .encoded import Encoded, as_items
+from .calls import as_items, check_call, compute_alone_after_fork
+from .deduplication import first_occurrences
 from .fingerprint import ModelHashes, check_fingerprint, processor_hash
-from .forking import compute_alone_after_fork
-from .passes import THINKING_BUDGET, Budget, Pass, plan_pass, run_batches, run_pass
-from .prefetching import Feed, mover_for
-from .shared_features import SharedFeatures
-from .shared_pictures import SharedPictures
+from .prefetching import Prefetcher, mover_for, prepare_ahead
 
 if TYPE_CHECKING:
     from ..modeling.composed import UmePreTrainedModel
@@ -38,12 +33,6 @@ if TYPE_CHECKING:
 Role = Literal["query", "document"]
 WINDOW = 1024  # items that are prepared and sorted together
 PROGRESS_FROM = 200  # items from which a terminal gets a progress bar
-TOKENS_ON_CPU = 2048  # larger ones run out of the cores' caches, and are no faster
-TOKENS_ON_GPU = 32768
-DEGENERATE = (
-    "its vector is zero, constant or not finite; "
-    "the weights, the dtype or the attention kernel of this model are broken"
-)
 
 
 class Encoder:
@@ -67,9 +56,9 @@ class Encoder:
         self.model = model
         self.processor = processor
         self.assumption = ""  # what `load` took for granted of a checkpoint that does not say what it is
-        on_cpu = model.device.type == "cpu"
-        default = TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU
-        self.batch_tokens = default if batch_tokens is None else whole_number("batch_tokens", batch_tokens)
+        if batch_tokens is None:
+            batch_tokens = default_tokens(model.device)
+        self.batch_tokens = whole_number("batch_tokens", batch_tokens)
         self.workers = min(8, os.cpu_count() or 1) if workers is None else whole_number("workers", workers, 0)
 
     def __repr__(self) -> str:
@@ -180,131 +169,84 @@ class Encoder:
             DegenerateVectorError: a vector is zero, constant or not finite.
         """
         compute_alone_after_fork()
-        plan = plan_pass(
+        check_call(role=role, instruction=instruction, on_error=on_error, batch_tokens=batch_tokens)
+        options = EncodeOptions.of(
             self.model,
-            mode,
-            dim,
-            max_new_tokens=max_new_tokens,
+            mode=mode,
+            dim=dim,
             num_samples=num_samples,
             reduce=reduce,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
-            seed=seed,
         )
-        check_call(role=role, instruction=instruction, on_error=on_error, batch_tokens=batch_tokens)
         listed = as_items(items)
-        result = Encoded.empty(plan, len(listed), plan.dim or self.dim)
-        errors = result.errors
-        processor = self.processor.for_call(listed).for_mode(plan.mode)
-        tokens = batch_tokens or self.batch_tokens * (THINKING_BUDGET if plan.thinks else 1)
-        budget = Budget(tokens, self.model.device)
+        processor = self.processor.for_call(listed).for_mode(options.mode)
+        device = self.model.device
+        budget = TokenBudget(batch_tokens or self.batch_tokens * options.budget_factor, device)
+        result = Encoded.empty(options, len(listed), self.dim)
+        firsts = range(len(listed)) if options.draws else first_occurrences(listed)
+        unique = [index for index, first in enumerate(firsts) if index == first]
+        cuts = Cuts()
+        if show_progress is None:
+            show_progress = len(listed) >= PROGRESS_FROM and sys.stderr.isatty()
 
         def prepare(index: int) -> Prepared:
             try:
-                item = pictures.put_into(listed[index])
-                return processor.prepare(item, role=role, instruction=instruction, index=index)
+                return processor.prepare(listed[index], role=role, instruction=instruction, index=index)
             except (ItemError, ImportError):
                 raise
             except Exception as error:  # no item may end the run by an error that does not name it
                 raise ItemError(f"{type(error).__name__}: {error}"[:500], index) from error
 
-        def run(batch: list[tuple[int, Prepared]]) -> None:
-            self._run(batch, plan, feed, result, on_error)
+        def fail(index: int, error: Exception) -> None:
+            if on_error == "raise":
+                raise error
+            result.errors.append((index, error))
 
-        if show_progress is None:
-            show_progress = len(listed) >= PROGRESS_FROM and sys.stderr.isatty()
-        firsts = list(range(len(listed))) if plan.draws else first_of_equals(listed)
-        unique = [index for index, first in enumerate(firsts) if index == first]
-        pictures = SharedPictures(listed, unique, processor.limits)
-        features = SharedFeatures(self.model, processor)
-        cuts = Cuts()
         with (
             evaluating(self.model),
-            Feed(features, mover_for(self.model.device)) as feed,
+            Prefetcher(self.model, processor, mover_for(device)) as prefetcher,
             tqdm(total=len(listed), unit="item", disable=not show_progress, desc="encode") as bar,
         ):
+            for window in prepare_ahead(unique, prepare, WINDOW, self.workers):
+                rows = [(index, row) for index, row in window if isinstance(row, Prepared)]
+                for index, row in window:
+                    if isinstance(row, Exception):
+                        fail(index, row)
+                    else:
+                        result.truncated[index] = row.cut_tokens
+                bar.update(len(window) - len(rows))
+                cuts.see([row for _, row in rows])
+                prefetcher.begin_window([row for _, row in rows])
+                for batch in encode_batches(self.model, rows, options, budget, prefetcher):
+                    for index, error in batch.errors:
+                        fail(index, ItemError(str(error), index) if isinstance(error, MemoryError) else error)
+                    result.add(batch)
+                    bar.update(len(batch.indices))
+            bar.update(len(listed) - len(unique))
 
-            def encode_these(indices: Sequence[int]) -> None:
-                workers = self.workers if len(indices) > 1 else 0
-                for window in prepare_ahead(indices, lambda place: prepare(indices[place]), WINDOW, workers):
-                    good: list[tuple[int, Prepared]] = []
-                    for place, outcome in window:
-                        index = indices[place]
-                        if isinstance(outcome, Prepared):
-                            good.append((index, outcome))
-                            result.truncated[index] = outcome.cut_tokens
-                        elif on_error == "raise":
-                            raise outcome
-                        else:
-                            errors.append((index, outcome))
-                            bar.update()
-                    cuts.see(row for _, row in good)
-                    features.expect([row for _, row in good])
-                    for batch, fits in run_batches(good, plan, budget, run, feed):
-                        if not fits and on_error == "raise":
-                            raise self._too_large(*batch[0])
-                        if not fits:
-                            errors.append((batch[0][0], self._too_large(*batch[0])))
-                        bar.update(len(batch))
-
-            encode_these(unique)
-            failed = {index for index, _ in errors}
-            # Those equal to a failed one fail by themselves, so that the error names each by its own index.
-            encode_these([index for index, first in enumerate(firsts) if index != first and first in failed])
-            for index, first in enumerate(firsts):
-                if index != first and first not in failed:
-                    result.copy_row(first, index)
-                    cuts.count += result.truncated[index] > 0
-                    bar.update()
-        errors.sort(key=lambda error: error[0])
-        result.batch_tokens, result.halved = budget.tokens, budget.halved
-        if plan.mode != "both":
-            result.embeddings = result.embeddings[plan.mode]
+        failed = dict(result.errors)
+        for index, first in enumerate(firsts):
+            if index == first:
+                continue
+            if first in failed:
+                result.errors.append((index, _error_of_equal(failed[first], first, index)))
+            else:
+                result.copy_row(first, index)
+                cuts.count += result.truncated[index] > 0
         cuts.warn(len(listed))
+        result.finish(budget, numpy=True)
         if return_details:
             return result
-        if errors:
+        if result.errors:
             warnings.warn(
-                f"{len(errors)} of {len(listed)} items could not be encoded and are rows of NaN; the first: "
-                f"{errors[0][1]} (return_details=True lists all)",
+                f"{len(result.errors)} of {len(listed)} items could not be encoded and are rows of NaN; the first: "
+                f"{result.errors[0][1]} (return_details=True lists all)",
                 stacklevel=2,
             )
         return result.embeddings
-
-    def _too_large(self, index: int, row: Prepared) -> ItemError:
-        return ItemError(
-            f"its {row.length} tokens do not fit into the memory of {self.model.device} even alone: give smaller or "
-            "fewer media, or a smaller max_length or pixel budget",
-            index,
-        )
-
-    def _run(
-        self,
-        rows: list[tuple[int, Prepared]],
-        plan: Pass,
-        feed: Feed,
-        result: Encoded,
-        on_error: str,
-    ) -> None:
-        """One batch of items with their indices into the result."""
-        indices = [index for index, _ in rows]
-        done = run_pass(self.model, feed, [row for _, row in rows], indices, plan)
-        broken = np.zeros(len(rows), dtype=bool)
-        for vectors in done.vectors.values():
-            broken |= ~np.isfinite(vectors).reshape(len(rows), -1).all(axis=1)
-        failures: list[tuple[int, Exception]] = [
-            (indices[number], DegenerateVectorError(f"item {indices[number]}: {DEGENERATE}"))
-            for number in np.flatnonzero(broken)
-        ]
-        if failures and on_error == "raise":
-            raise failures[0][1]
-        result.errors += failures
-        for part, vectors in done.vectors.items():
-            result.embeddings[part][indices] = vectors
-        for place, index in enumerate(indices):
-            result.thoughts[index] = done.thoughts[place]
-            result.thought_tokens[index] = done.thought_tokens[place]
-            result.forced[index] = done.forced[place]
 
     def encode_query(self, items: Any, **options: Any) -> Any:
         """:meth:`encode` with ``role="query"``."""
@@ -339,6 +281,15 @@ class Encoder:
         """
         check_fingerprint("the index", index.fingerprint, self.fingerprint())
         return index.search(self.encode_query(queries, **options), k)
+
+
+def _error_of_equal(error: Exception, first: int, index: int) -> Exception:
+    """The error of an item, as that of another one that is equal to it."""
+    again = copy.copy(error)
+    again.args = (str(error).replace(f"item {first}:", f"item {index}:", 1),)
+    if isinstance(again, ItemError):
+        again.index = index
+    return again
 
 
 def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:

@@ -18,11 +18,11 @@ from ..modeling.reranker import UmeForReranking
 from ..modeling.settings import ROLES, Role, UmeSettings, UmeSettingsError
 from ..processing.processor import UmeProcessor
 from .adapters import add_adapter
+from .calls import compute_alone_after_fork
 from .checkpoint_files import find_file, installed_classes, read_config, read_json
 from .compiling import compile_layers
 from .devices import device_of
 from .encoder import Encoder
-from .forking import compute_alone_after_fork
 from .presets import Preset, fill_rows
 from .presets.choosing import choose_preset
 from .reranker import Reranker

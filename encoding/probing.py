@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .encoded import as_items
+from .calls import as_items
 
 if TYPE_CHECKING:
     from .encoder import Encoder

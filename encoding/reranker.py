@@ -14,18 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..modeling.reranker import default_tokens, scores_of
+from ..modeling.batching import TokenBudget, default_tokens
+from ..modeling.reranker import scores_of
 from ..modeling.settings import whole_number
 from ..modeling.vision_features import VisionStore
 from ..processing.collating import Prepared
 from ..processing.cut_texts import Cuts
 from ..processing.items import ItemError
-from .batching import prepare_ahead
-from .calls import check_call
-from .encoded import as_items
+from .calls import as_items, check_call, compute_alone_after_fork
 from .encoder import PROGRESS_FROM, WINDOW
-from .forking import compute_alone_after_fork
-from .passes import Budget, fits
+from .prefetching import prepare_ahead
 
 if TYPE_CHECKING:
     from ..modeling.reranker import UmeForReranking
@@ -163,13 +161,13 @@ class Reranker:
     def _store(self) -> VisionStore:
         return self.model.vision_store(self.processor, KEEP_BYTES)
 
-    def _budget(self, batch_tokens: int | None) -> Budget:
+    def _budget(self, batch_tokens: int | None) -> TokenBudget:
         """For all of a call: what one query did not fit into, the next one will not."""
         compute_alone_after_fork()
         if batch_tokens is not None:
             whole_number("batch_tokens", batch_tokens)
         tokens = batch_tokens or self.batch_tokens or default_tokens(self.model.device)
-        return Budget(tokens, self.model.device)
+        return TokenBudget(tokens, self.model.device)
 
     def _rerank(
         self,
@@ -177,7 +175,7 @@ class Reranker:
         candidates: Sequence[Any],
         store: VisionStore,
         instruction: str | None,
-        budget: Budget,
+        budget: TokenBudget,
         on_error: str,
         show_progress: bool | None,
         cuts: Cuts,
@@ -193,9 +191,8 @@ class Reranker:
 
         if show_progress is None:
             show_progress = len(candidates) >= PROGRESS_FROM and sys.stderr.isatty()
-        workers = self.workers if len(candidates) > 1 else 0
         with tqdm(total=len(candidates), unit="pair", disable=not show_progress, desc="rerank") as bar:
-            for window in prepare_ahead(candidates, prepare, WINDOW, workers):
+            for window in prepare_ahead(range(len(candidates)), prepare, WINDOW, self.workers):
                 good: list[tuple[int, Prepared]] = []
                 for index, outcome in window:
                     if isinstance(outcome, Prepared):
@@ -220,7 +217,7 @@ class Reranker:
         pairs: list[tuple[int, Prepared]],
         scores: NDArray[np.float32],
         store: VisionStore,
-        budget: Budget,
+        budget: TokenBudget,
     ) -> Iterator[tuple[int, Prepared]]:
         """Fill in the scores of prepared pairs, in smaller batches where memory runs out.
 
@@ -228,15 +225,16 @@ class Reranker:
             Pairs that memory does not hold even alone.
         """
 
-        def run(tried: list[tuple[int, Prepared]]) -> None:
+        def run(tried: list[tuple[int, Prepared]]) -> bool:
             logits = self.model.pair_logits(
                 [row for _, row in tried], processor=self.processor, batch_tokens=budget.tokens, store=store
             )
             scores[[index for index, _ in tried]] = scores_of(logits).cpu().numpy()
+            return True
 
-        while pairs and not fits(partial(run, pairs), budget.device):
+        while pairs and not budget.attempt(partial(run, pairs)):
             longest = max(pairs, key=lambda pair: pair[1].length)
-            if budget.tokens > 1 and fits(partial(run, [longest]), budget.device):
+            if budget.tokens > 1 and budget.attempt(partial(run, [longest])):
                 budget.halve(budget.tokens)
             else:
                 yield longest

@@ -27,7 +27,7 @@ SAMPLES = 64  # bytes of a medium that are looked at before it is hashed
 
 
 class SharedFeatures:
-    """Collates a window's items, with the features of their media in place of pixels where media are shared.
+    """Which media of a window are shared, and batches with their features in place of pixels.
 
     Args:
         model: whose tower is run.
@@ -49,8 +49,8 @@ class SharedFeatures:
         self._shared: dict[int, Patches] = {}  # by identity; holding them keeps the numbers theirs
         self._looks: dict[str, Hashable] = {}  # of what may still be in the store
 
-    def expect(self, rows: Sequence[Prepared]) -> None:
-        """Begin a window."""
+    def begin_window(self, rows: Sequence[Prepared]) -> None:
+        """These are the rows of the batches to come."""
         self.store.forget()
         self._looks = {key: look for key, look in self._looks.items() if key in self.store}
         media = [medium for row in rows for medium in _media(row)]
@@ -75,12 +75,9 @@ class SharedFeatures:
         """Whether a batch shows a medium that is shared in this window."""
         return any(id(medium) in self._shared for row in rows for medium in _media(row))
 
-    def collate(self, rows: Sequence[Prepared], padding_side: str = "right") -> BatchFeature:
-        """A padded batch on the model's device: as the processor's, or with ``mm_encoder_outputs`` and no pixels."""
-        shared = self.shared_among(rows)
-        batch: BatchFeature = self.processor.collate(rows, padding_side, pixels=not shared, place=self._place)
-        if not shared:
-            return batch
+    def collate(self, rows: Sequence[Prepared], padding_side: str) -> BatchFeature:
+        """A padded batch on the model's device, with ``mm_encoder_outputs`` and no pixels."""
+        batch: BatchFeature = self.processor.collate(rows, padding_side, pixels=False, place=self._place)
         images = [medium for row in rows for medium in row.images]
         videos = [medium for row in rows for medium in row.videos]
         batch["mm_encoder_outputs"] = self.store.outputs(images, videos)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .backbone import states_of
+from .batching import TokenBudget, default_tokens
 from .composed import UmePreTrainedModel
-from .evaluating import evaluated
-from .pooling import DIRECT_SLOT, check_dim, check_vectors, finish, pool
+from .encode_loop import Collator, Encoded, EncodeOptions, encode_batches
+from .evaluating import evaluating
+from .pooling import DIRECT_SLOT, check_dim, finish, pool
 from .settings import whole_number
 
 
@@ -98,8 +99,6 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         kept = self.settings.dim if dim is None else check_dim(dim, self.dim)
         return finish(pooled, normalize=self.settings.normalize, dim=kept)
 
-    @evaluated
-    @torch.inference_mode()
     def encode(
         self,
         items: Any,
@@ -110,7 +109,14 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         mode: str | None = None,
         dim: int | None = None,
         batch_size: int = 16,
-    ) -> Tensor:
+        max_new_tokens: int | None = None,
+        num_samples: int = 1,
+        reduce: Literal["mean", "first"] | None = "mean",
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        return_details: bool = False,
+    ) -> Any:
         """Embed items, without dropout whatever mode the model is in.
 
         Args:
@@ -119,31 +125,49 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             processor: the checkpoint's processor.
             role: None, ``"query"`` or ``"document"``: default instruction per side.
             instruction: replaces the role's default instruction.
-            mode: None or ``"discriminative"``; other modes need another role's checkpoint.
+            mode: one of ``modes``; the first of them when None. ``"discriminative"`` embeds at once,
+                ``"generative"`` thinks first, ``"both"`` gives both from one prefill.
             dim: keep the first ``dim`` numbers.
-            batch_size: rows per forward.
+            batch_size: most rows of a forward; fewer where they are long, or memory does not hold them.
+            max_new_tokens: most tokens of a thought; the checkpoint's when None.
+            num_samples: thoughts per item, drawn with temperature 1 unless told otherwise.
+            reduce: ``"mean"`` of the thoughts' vectors, the ``"first"``, or None for all of them.
+            temperature: None is greedy for one sample and 1 for several; 0 is always greedy.
+            top_p: draw from the fewest tokens that hold this much probability.
+            seed: makes drawing reproducible: an item's thoughts then depend on the seed and its index alone.
+            return_details: an :class:`Encoded` with thoughts and cuts instead of the vectors alone.
 
         Returns:
-            float32 ``[n, d]`` on the model's device, in the items' order.
+            float32 ``[n, d]`` on the model's device, in the items' order; ``[n, k, d]`` for ``reduce=None``; with
+            ``mode="both"`` a dict of ``"discriminative"`` and ``"generative"``.
 
         Raises:
             DegenerateVectorError: a vector is zero, constant or not finite.
+            MemoryError: an item does not fit even alone.
         """
-        if mode not in (None, "discriminative"):
-            raise ValueError(f"mode={mode!r} needs a generative checkpoint; this one is discriminative")
+        options = EncodeOptions.of(
+            self,
+            mode=mode,
+            dim=dim,
+            num_samples=num_samples,
+            reduce=reduce,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+        )
         whole_number("batch_size", batch_size)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
-        kept = self.dim if dim is None else check_dim(dim, self.dim)
-        if not listed:
-            return torch.empty(0, kept, dtype=torch.float32, device=self.device)
-        prepared = processor.prepare_all(listed, role=role, instruction=instruction)
-        order = sorted(range(len(prepared)), key=lambda i: prepared[i].length)
-        vectors: list[Tensor | None] = [None] * len(prepared)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = processor.collate([prepared[i] for i in rows]).to(self.device)
-            embeddings = self(**batch, dim=dim).embeddings
-            check_vectors(embeddings)
-            for row, vector in zip(rows, embeddings, strict=True):
-                vectors[row] = vector
-        return torch.stack([vector for vector in vectors if vector is not None])
+        rows = processor.prepare_all(listed, role=role, instruction=instruction, mode=options.mode)
+        tokens = default_tokens(self.device) * options.budget_factor
+        budget = TokenBudget(tokens, self.device, batch_size)
+        result = Encoded.empty(options, len(rows), self.dim, self.device)
+        result.truncated = [row.cut_tokens for row in rows]
+        collator = Collator(processor, self.device)
+        with evaluating(self):
+            for batch in encode_batches(self, list(enumerate(rows)), options, budget, collator):
+                if batch.errors:
+                    raise batch.errors[0][1]
+                result.add(batch)
+        result.finish(budget)
+        return result if return_details else result.embeddings

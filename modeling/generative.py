@@ -18,12 +18,11 @@ from torch import Tensor
 from .backbone import back_home
 from .decoding import Decoding, prefill
 from .discriminative import UmeForDiscriminativeEmbedding, UmeOutput
+from .encode_loop import REDUCTIONS, EncodedBatch, EncodeOptions
 from .evaluating import evaluated
-from .pooling import DIRECT_SLOT, GENERATED_SLOT, check_dim, check_vectors, pool
+from .pooling import DIRECT_SLOT, GENERATED_SLOT, pool
 from .reasoning import Rollout, ThoughtTokens, think
 from .settings import UmeSettings, UmeSettingsError, whole_number
-
-REDUCTIONS = ("mean", "first", None)
 
 
 @dataclass
@@ -39,25 +38,6 @@ class UmeThoughts:
     direct: Tensor | None = None
     generated: Tensor | None = None
     rollouts: list[list[Rollout]] = field(default_factory=list)
-
-
-@dataclass
-class UmeEncoded:
-    """Result of ``encode(..., return_details=True)``; lists have an entry per item.
-
-    Attributes:
-        embeddings: what ``encode`` returns otherwise.
-        thoughts: what was written before ``<gen_emb>``, tags included; None in discriminative mode, a list of
-            ``num_samples`` where there are several.
-        thought_tokens, forced: tokens of the thoughts, and whether ``<gen_emb>`` had to be forced; likewise.
-        truncated: tokens of text that an item lost to its limit, 0 where it was not cut.
-    """
-
-    embeddings: Any
-    thoughts: list[Any]
-    thought_tokens: list[Any]
-    forced: list[Any]
-    truncated: list[int] = field(default_factory=list)
 
 
 class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
@@ -162,90 +142,35 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         ]
         return result
 
-    def encode(  # type: ignore[override]
-        self,
-        items: Any,
-        *,
-        processor: Any,
-        role: str | None = None,
-        instruction: str | None = None,
-        mode: str | None = None,
-        dim: int | None = None,
-        batch_size: int = 16,
-        max_new_tokens: int | None = None,
-        num_samples: int = 1,
-        reduce: Literal["mean", "first"] | None = "mean",
-        temperature: float | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        return_details: bool = False,
-    ) -> Any:
-        """Embed items.
-
-        Args:
-            items, processor, role, instruction, dim: see the discriminative class.
-            mode: None and ``"generative"`` think first; ``"discriminative"`` does not; ``"both"`` gives both.
-            batch_size: rows per prefill.
-            max_new_tokens: most tokens of a thought; the checkpoint's when None.
-            num_samples: thoughts per item, drawn with temperature 1 unless told otherwise.
-            reduce: see :meth:`embed`.
-            temperature: None is greedy for one sample and 1 for several; 0 is always greedy.
-            top_p: draw from the fewest tokens that hold this much probability.
-            seed: makes drawing reproducible: an item's thoughts then depend on the seed and its index alone.
-            return_details: a :class:`UmeEncoded` with the thoughts instead of the vectors alone.
-
-        Returns:
-            float32 ``[n, d]`` on the model's device, ``[n, k, d]`` for ``reduce=None``; with ``mode="both"`` a dict
-            of ``"discriminative"`` and ``"generative"``.
-
-        Raises:
-            DegenerateVectorError: a vector is zero, constant or not finite.
-        """
-        mode = "generative" if mode is None else mode
-        if mode not in self.modes or reduce not in REDUCTIONS:
-            raise ValueError(
-                f"mode={mode!r} is not one of {self.modes}, or reduce={reduce!r} not one of {REDUCTIONS}"
-            )
-        whole_number("batch_size", batch_size)
-        whole_number("num_samples", num_samples)
-        kept = self.dim if dim is None else check_dim(dim, self.dim)
-        listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
-        decoding = self.decoding(num_samples, max_new_tokens, temperature, top_p)
-        seed = _fresh_seed() if seed is None else seed
-        prepared = processor.prepare_all(listed, role=role, instruction=instruction, mode=mode)
-        order = sorted(range(len(prepared)), key=lambda i: prepared[i].length)
-        parts: dict[str, list[Any]] = {name: [None] * len(prepared) for name in _parts(mode)}
-        rollouts: list[list[Rollout]] = [[] for _ in prepared]
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            batch = processor.collate([prepared[i] for i in places], padding_side="left").to(self.device)
-            found = self.embed(
-                batch,
-                mode,
-                decoding=decoding,
-                num_samples=num_samples,
-                reduce=reduce,
-                dim=dim,
-                streams=streams_of(seed, places, num_samples),
-                vocabulary=len(processor.tokenizer),
-            )
-            for name, vectors in (("discriminative", found.direct), ("generative", found.generated)):
-                if vectors is not None:
-                    check_vectors(vectors.reshape(-1, vectors.shape[-1]))
-                    for place, vector in zip(places, vectors, strict=True):
-                        parts[name][place] = vector
-            for place, thoughts in zip(places, found.rollouts, strict=False):
-                rollouts[place] = thoughts
-        shape = (0, kept) if reduce is not None else (0, num_samples, kept)
-        arrays = {
-            name: torch.stack(rows) if rows else torch.empty(shape, dtype=torch.float32, device=self.device)
-            for name, rows in parts.items()
-        }
-        embeddings: Any = arrays if mode == "both" else arrays[mode]
-        if not return_details:
-            return embeddings
-        details = details_of(rollouts, processor.tokenizer, several=num_samples > 1)
-        return UmeEncoded(embeddings, *details, [row.cut_tokens for row in prepared])
+    def embed_batch(
+        self, batch: dict[str, Tensor], options: EncodeOptions, indices: Sequence[int], tokenizer: Any
+    ) -> EncodedBatch:
+        """:meth:`embed` for the encode loop: a batch of these items, in a mode that thinks."""
+        found = self.embed(
+            batch,
+            options.mode,
+            decoding=options.decoding,
+            num_samples=options.num_samples,
+            reduce=options.reduce,
+            dim=options.dim,
+            streams=streams_of(options.seed, indices, options.num_samples),
+            vocabulary=len(tokenizer),
+        )
+        parts = {"discriminative": found.direct, "generative": found.generated}
+        done = EncodedBatch(
+            [*indices], {part: vectors for part, vectors in parts.items() if vectors is not None}
+        )
+        for row in found.rollouts:
+            texts = [
+                tokenizer.decode(one.thought, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                for one in row
+            ]
+            several = options.num_samples > 1
+            done.thoughts.append(texts if several else texts[0])
+            lengths, forced = [len(one.thought) for one in row], [one.forced for one in row]
+            done.thought_tokens.append(lengths if several else lengths[0])
+            done.forced.append(forced if several else forced[0])
+        return done
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
@@ -266,28 +191,6 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
 def streams_of(seed: int, rows: Sequence[int], num_samples: int) -> list[np.random.Generator]:
     """Sources of chance that belong to an item and a sample, whatever batch they come to be in."""
     return [np.random.default_rng([seed, row, sample]) for row in rows for sample in range(num_samples)]
-
-
-def details_of(
-    rollouts: Sequence[Sequence[Rollout]], tokenizer: Any, *, several: bool
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """Thoughts as text, their lengths, and whether they were forced, per item; lists where there are several."""
-    thoughts: list[Any] = []
-    lengths: list[Any] = []
-    forced: list[Any] = []
-    for row in rollouts:
-        texts = [
-            tokenizer.decode(one.thought, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            for one in row
-        ]
-        thoughts.append(texts if several else (texts[0] if row else None))
-        lengths.append([len(one.thought) for one in row] if several else sum(len(one.thought) for one in row))
-        forced.append([one.forced for one in row] if several else any(one.forced for one in row))
-    return thoughts, lengths, forced
-
-
-def _parts(mode: str) -> tuple[str, ...]:
-    return ("discriminative", "generative") if mode == "both" else (mode,)
 
 
 def _fresh_seed() -> int:

@@ -78,12 +78,17 @@ def check_dim(dim: Any, most: int) -> int:
     return number
 
 
-def check_vectors(vectors: Tensor) -> None:
-    """Raise ``DegenerateVectorError`` if a row of ``[B, d]`` is zero, not finite or constant."""
+def degenerate_rows(vectors: Tensor) -> Tensor:
+    """Which of ``[B, d]`` or ``[B, k, d]`` have a vector that is zero, not finite or constant: bool ``[B]``."""
     finite = torch.isfinite(vectors).all(dim=-1)
     spread = vectors.amax(dim=-1) - vectors.amin(dim=-1)
     flat = (spread <= 1e-12) if vectors.shape[-1] > 1 else (vectors.abs().squeeze(-1) <= 1e-12)
-    bad = ~finite | flat
+    return (~finite | flat).flatten(1).any(dim=1) if vectors.dim() > 2 else ~finite | flat
+
+
+def check_vectors(vectors: Tensor) -> None:
+    """Raise ``DegenerateVectorError`` if a row of ``[B, d]`` is zero, not finite or constant."""
+    bad = degenerate_rows(vectors)
     if bool(bad.any()):
         rows = torch.nonzero(bad).flatten().tolist()
         raise DegenerateVectorError(

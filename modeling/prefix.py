@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .backbone import back_home, base_of, cache_argument, cache_of, positions_of
+from .batching import plan_batches
 from .pooling import DIRECT_SLOT, pool
 from .settings import LINEAR_ATTENTION_FAMILIES, UmeSettings
 from .vision_features import VisionStore
@@ -105,19 +106,6 @@ def shared_length(rows: Sequence[Any], patches_per_token: int, store: VisionStor
     return length
 
 
-def plan_rows(lengths: Sequence[int], shared: int, budget: int) -> list[list[int]]:
-    """Indices in batches of similar length, the longest first; padded and shared tokens within ``budget``."""
-    if budget < 1:
-        raise ValueError(f"a budget of {budget} tokens holds nothing")
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * (lengths[batches[-1][0]] + shared // PREFIX_SHARE) <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
 class PrefixReader:
     """Reads prepared rows; see the module's docstring.
 
@@ -150,8 +138,8 @@ class PrefixReader:
         try:
             self._expect(unique, length)
             cache = self._prefill(unique[0], length) if length else None
-            batches = plan_rows([len(row.input_ids) - length for row in unique], length, batch_tokens)
-            for batch in batches:
+            own = [len(row.input_ids) - length + length // PREFIX_SHARE for row in unique]
+            for batch in plan_batches(own, batch_tokens):
                 states = self._forward([unique[number] for number in batch], length, cache)
                 for number, state in zip(batch, states, strict=True):
                     found[number] = state

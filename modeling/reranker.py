@@ -16,15 +16,13 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .backbone import back_home, base_of, states_of
+from .batching import default_tokens
 from .composed import UmePreTrainedModel
 from .evaluating import evaluated
 from .pooling import DIRECT_SLOT, DegenerateVectorError, pool
 from .prefix import PrefixReader
 from .settings import UmeSettings, UmeSettingsError, whole_number
 from .vision_features import VisionStore
-
-TOKENS_ON_CPU = 4096
-TOKENS_ON_GPU = 32768
 
 
 @dataclass
@@ -196,11 +194,6 @@ class UmeForReranking(UmePreTrainedModel):
         """
         rows = processor.prepare_pairs(query, candidates, instruction=instruction)
         return scores_of(self.pair_logits(rows, processor=processor, batch_tokens=batch_tokens))
-
-
-def default_tokens(device: torch.device) -> int:
-    """Padded tokens of one forward."""
-    return TOKENS_ON_CPU if device.type == "cpu" else TOKENS_ON_GPU
 
 
 def scores_of(logits: Tensor) -> Tensor:

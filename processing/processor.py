@@ -32,13 +32,10 @@ from .pairs import PairCalls
 from .patching import gives_list
 from .placeholders import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START
 from .preparing import Preparing
-from .prompts import compile_template
+from .prompts import MODES, ROLES, compile_template
 from .rendering import PromptTokenizer
 from .settings import ARGUMENTS, ProcessorSettings, with_arguments
 from .vision import PatchLayout
-
-ROLES = (None, "query", "document")
-MODES = (None, "discriminative", "generative", "adaptive", "both")
 
 
 class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: ignore[misc]
@@ -174,7 +171,7 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
 
         The tokens up to the direct embedding are the same in every mode.
         """
-        if mode not in MODES:
+        if mode is not None and mode not in MODES:
             raise ValueError(f"mode is {mode!r}; use one of {MODES}")
         thinking = mode not in (None, "discriminative")
         if thinking == self.thinking:
@@ -206,7 +203,7 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         Raises:
             ItemError: what is wrong with which item.
         """
-        if role not in ROLES:
+        if role is not None and role not in ROLES:
             raise ValueError(f"role is {role!r}; use None, 'query' or 'document'")
         parsed = parse_item(item, index, empty=self.settings.empty_items)
         if parsed.instruction is not None:

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+ROLES = ("query", "document")  # of an item in a search
+MODES = ("discriminative", "generative", "adaptive", "both")  # how an item is embedded
+
 
 @dataclass(frozen=True)
 class PromptSettings:
@@ -43,7 +46,7 @@ class PromptSettings:
     def __post_init__(self) -> None:
         if self.instruction_in not in ("system", "user"):
             raise ValueError(f"instruction_in is {self.instruction_in!r}; use 'system' or 'user'")
-        unknown = set(self.instructions) - {"query", "document", "default"}
+        unknown = set(self.instructions) - {*ROLES, "default"}
         if unknown:
             raise ValueError(
                 f"instructions for unknown roles {sorted(unknown)}; use 'query', 'document' and 'default'"

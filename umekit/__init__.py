@@ -19,7 +19,6 @@ if (_root / "setup.cfg").is_file() and (_root / "modeling").is_dir():
     __path__.append(str(_root))  # a source checkout: the rooms lie beside this folder
 
 if TYPE_CHECKING:
-    from .encoding.encoded import Encoded
     from .encoding.encoder import Encoder
     from .encoding.export import export
     from .encoding.golden.verify import Verification, verify
@@ -27,10 +26,11 @@ if TYPE_CHECKING:
     from .encoding.loading import load
     from .encoding.reranker import Reranked, Reranker
     from .modeling.discriminative import UmeForDiscriminativeEmbedding
+    from .modeling.encode_loop import Encoded
     from .processing.processor import UmeProcessor
 
 _PUBLIC = {
-    "Encoded": ".encoding.encoded",
+    "Encoded": ".modeling.encode_loop",
     "Encoder": ".encoding.encoder",
     "Index": ".encoding.index.exact",
     "Reranked": ".encoding.reranker",

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import umekit
-from umekit.encoding.batching import plan_batches
-from umekit.encoding.deduplication import first_of_equals
+from umekit.encoding.deduplication import first_occurrences
+from umekit.modeling.batching import plan_batches
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -62,7 +62,7 @@ def test_items_are_pinned_and_none_is_there_twice(items: Any, tmp_path: Path) ->
     }
     for form in ("by_path", "in_memory"):
         mix = getattr(works[0]["mix"], form)
-        assert first_of_equals(mix) == list(range(20))
+        assert first_occurrences(mix) == list(range(20))
     texts = [work["texts"].by_path for work in works]
     assert texts[0] == texts[1]
     assert all(8 <= encoder.processor.prompt_tokenizer.count(text) <= 512 for text in texts[0])

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import umekit
-from umekit.encoding import batching, loading
-from umekit.encoding.batching import plan_batches, prepare_ahead
+from umekit.encoding import loading, prefetching
 from umekit.encoding.fingerprint import IndexMismatchError
 from umekit.encoding.index.exact import Index
 from umekit.encoding.loading import ProcessorMismatchError
+from umekit.encoding.prefetching import prepare_ahead
 from umekit.modeling.backbone import LoadAuditError
 from umekit.modeling.pooling import DegenerateVectorError
 from umekit.modeling.settings import UmeSettingsError
@@ -29,15 +27,6 @@ from umekit.processing.items import ItemError, ItemTypeError
 @pytest.fixture(scope="module")
 def encoder(tiny_checkpoint: Callable[..., Path]) -> umekit.Encoder:
     return umekit.load(tiny_checkpoint("qwen2_vl"))
-
-
-@given(lengths=st.lists(st.integers(1, 300), max_size=60), budget=st.integers(1, 900))
-def test_plan_holds_every_item_once_and_keeps_the_budget(lengths: list[int], budget: int) -> None:
-    batches = plan_batches(lengths, budget)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        padded = len(batch) * max(lengths[index] for index in batch)
-        assert padded <= budget or len(batch) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -56,7 +45,7 @@ def test_preparing_ahead_keeps_order_and_hands_over_errors(workers: int) -> None
 
 
 def test_a_window_is_prepared_while_the_last_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "FIRST_WINDOW", 2)
+    monkeypatch.setattr(prefetching, "FIRST_WINDOW", 2)
     begun: set[int] = set()
     seen, sizes = [], []
     for window in prepare_ahead(range(100), lambda index: begun.add(index) or index, 10, 2):
@@ -72,9 +61,9 @@ def test_a_window_is_prepared_while_the_last_one_runs(monkeypatch: pytest.Monkey
 
 
 def test_heavy_items_make_windows_that_do_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "FIRST_WINDOW", 4)
-    monkeypatch.setattr(batching, "WINDOW_TOKENS", 30)
-    monkeypatch.setattr(batching, "Prepared", SimpleNamespace)
+    monkeypatch.setattr(prefetching, "FIRST_WINDOW", 4)
+    monkeypatch.setattr(prefetching, "WINDOW_TOKENS", 30)
+    monkeypatch.setattr(prefetching, "Prepared", SimpleNamespace)
     windows = prepare_ahead(range(40), lambda index: SimpleNamespace(length=10), 32, 2)
     assert [len(window) for window in windows] == [3] * 13 + [1]
 

@@ -1,9 +1,8 @@
-"""Equal items are encoded once, shared pictures are decoded once, and nobody can tell by the vectors."""
+"""Equal items are encoded once, and nobody can tell by the vectors."""
 
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,7 @@ import pytest
 from PIL import Image
 
 import umekit
-from umekit.encoding import shared_pictures
-from umekit.encoding.deduplication import first_of_equals
-from umekit.encoding.shared_pictures import SharedPictures
-from umekit.processing.limits import MediaLimits
-from umekit.processing.media import load_image
+from umekit.encoding.deduplication import first_occurrences
 
 
 @pytest.fixture
@@ -77,7 +72,7 @@ def test_equal_items_are_found(files: list[str], pictures: list[Image.Image]) ->
         7,
     ]
     same = {2: 0, 7: 4, 10: 9, 12: 11, 15: 14, 19: 17}
-    assert first_of_equals(items) == [same.get(index, index) for index in range(len(items))]
+    assert first_occurrences(items) == [same.get(index, index) for index in range(len(items))]
 
 
 def test_equal_pixels_that_are_shown_otherwise_are_not_equal(pictures: list[Image.Image]) -> None:
@@ -86,7 +81,7 @@ def test_equal_pixels_that_are_shown_otherwise_are_not_equal(pictures: list[Imag
     found[2].getexif()[0x0112] = 8
     found[3].info["icc_profile"] = b"another"
     found[4].getexif()[0x0112] = 6
-    assert first_of_equals(found) == [0, 1, 2, 3, 1]
+    assert first_occurrences(found) == [0, 1, 2, 3, 1]
 
 
 def test_pictures_that_are_alike_are_not_all_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,17 +94,17 @@ def test_pictures_that_are_alike_are_not_all_compared(monkeypatch: pytest.Monkey
     compared: list[int] = []
     equal = Image.Image.__eq__
     monkeypatch.setattr(Image.Image, "__eq__", lambda a, b: compared.append(1) or equal(a, b))
-    assert first_of_equals([*pages, pages[3].copy()]) == [*range(30), 3]
+    assert first_occurrences([*pages, pages[3].copy()]) == [*range(30), 3]
     assert len(compared) == 1
 
 
 def test_what_is_not_decoded_yet_is_not_decoded_for_it(files: list[str]) -> None:
     opened = [Image.open(files[0]), Image.open(files[0])]
-    assert first_of_equals([*opened, opened[0]]) == [0, 1, 0]
+    assert first_occurrences([*opened, opened[0]]) == [0, 1, 0]
     assert all(image.tile for image in opened)
     for image in opened:
         image.load()
-    assert first_of_equals(opened) == [0, 0]
+    assert first_occurrences(opened) == [0, 0]
 
 
 def test_a_closed_picture_is_no_end_of_the_call(encoder: umekit.Encoder, files: list[str]) -> None:
@@ -131,8 +126,8 @@ def test_a_lazy_sequence_is_not_looked_through() -> None:
         def __getitem__(self, index: int) -> Any:
             raise AssertionError("it was read")
 
-    assert first_of_equals(Lazy()) == [0, 1, 2]  # type: ignore[arg-type]
-    assert first_of_equals(Column("aa")) == [0, 0]
+    assert first_occurrences(Lazy()) == [0, 1, 2]  # type: ignore[arg-type]
+    assert first_occurrences(Column("aa")) == [0, 0]
 
 
 def test_equal_items_are_encoded_once(
@@ -169,38 +164,6 @@ def test_drawn_thoughts_stay_their_own(tiny_checkpoint: Callable[..., Path]) -> 
     assert len(set(greedy.thoughts)) == 1
     assert greedy.thoughts[0] is not None
     assert len(set(greedy.thought_tokens)) == 1
-
-
-def test_a_shared_picture_is_decoded_once(
-    encoder: umekit.Encoder, files: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    questions: list[Any] = [{"image": files[number % 2], "text": f"question {number}"} for number in range(8)]
-    questions += [{"images": [files[0], files[2]]}, "a text", {"image": files[3]}]
-    expected = np.concatenate([encoder.encode([question]) for question in questions])
-    loaded: Counter[str] = Counter()
-
-    def load(source: Any, limits: MediaLimits) -> Image.Image:
-        loaded[source] += 1
-        return load_image(source, limits)
-
-    monkeypatch.setattr(shared_pictures, "load_image", load)
-    found = encoder.encode(questions)
-    assert loaded == {files[0]: 1, files[1]: 1}
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_shared_pictures_are_let_go(files: list[str]) -> None:
-    items = [{"image": path, "text": str(turn)} for turn in range(3) for path in files]
-    every = SharedPictures(items, range(len(items)), MediaLimits())
-    none = SharedPictures(items, range(len(items)), MediaLimits(), kept_pixels=0)
-    for item in items:
-        for pictures in (every, none):
-            pixels = np.asarray(pictures.put_into(item).parts[0].source)
-            np.testing.assert_array_equal(pixels, np.asarray(load_image(item["image"], MediaLimits())))
-    assert every.reads == len(files)
-    assert none.reads == len(items)
-    assert not every._slots
-    assert not none._slots
 
 
 def test_a_shared_picture_that_is_broken_is_named(encoder: umekit.Encoder, files: list[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import umekit
-from umekit.encoding.passes import out_of_memory
+from umekit.modeling.batching import out_of_memory
 from umekit.modeling.pooling import DegenerateVectorError
 from umekit.modeling.prefix import PrefixReader
 from umekit.processing.items import ItemError

@@ -12,6 +12,7 @@ from PIL import Image
 
 import umekit
 from umekit.encoding import encoder as encoder_module
+from umekit.encoding import prefetching as prefetching_module
 from umekit.encoding.shared_features import SharedFeatures
 from umekit.modeling import vision_features as vision_features_module
 from umekit.modeling.backbone import base_of
@@ -115,7 +116,7 @@ def test_features_outlive_their_window_as_far_as_they_may(
     monkeypatch.setattr(encoder_module, "WINDOW", 2)
     real = SharedFeatures
     monkeypatch.setattr(
-        encoder_module, "SharedFeatures", lambda model, processor: real(model, processor, keep_bytes=kept)
+        prefetching_module, "SharedFeatures", lambda model, processor: real(model, processor, keep_bytes=kept)
     )
     encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu")
     runs = towered(encoder)
@@ -129,11 +130,11 @@ def test_waiting_features_are_let_go_after_their_last_item(
     encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu")
     features = SharedFeatures(encoder.model, encoder.processor, keep_bytes=0)
     rows = [encoder.processor.prepare({"image": pictures[0], "text": word}) for word in ("a", "b", "c")]
-    features.expect(rows)
+    features.begin_window(rows)
     key = features.store.key(rows[0].images[0])
     held = []
     for row in rows:
-        batch = features.collate([row])
+        batch = features.collate([row], "right")
         assert "pixel_values" not in batch
         held.append(key in features.store)
     assert held == [True, True, False]

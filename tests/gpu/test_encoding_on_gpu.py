@@ -13,8 +13,7 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 import umekit
-from umekit.encoding.prefetching import CudaMover, Feed
-from umekit.encoding.shared_features import SharedFeatures
+from umekit.encoding.prefetching import CudaMover, Prefetcher
 from umekit.modeling.backbone import UNQUANTISED_MODULES
 from umekit.modeling.packing import PACKED_SDPA
 
@@ -71,11 +70,10 @@ def test_batches_sent_ahead_are_the_same(
     encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cuda", dtype="float32")
     found = encoder.encode(items, batch_tokens=128)
     assert len(received) > 10
-    features = SharedFeatures(encoder.model, encoder.processor)
     alone = []
-    with torch.inference_mode(), Feed(features, mover=None) as feed:
+    with torch.inference_mode(), Prefetcher(encoder.model, encoder.processor, mover=None) as prefetcher:
         for row in encoder.processor.prepare_all(items):
-            alone.append(encoder.model(**feed.collate([row])).embeddings.cpu().numpy())
+            alone.append(encoder.model(**prefetcher.collate([row], "right")).embeddings.cpu().numpy())
     np.testing.assert_allclose(found, np.concatenate(alone), atol=2e-3)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
-from umekit.modeling.prefix import PrefixReader, plan_rows, shared_cache, shared_length
+from umekit.modeling.prefix import PrefixReader, shared_cache, shared_length
 from umekit.modeling.reranker import UmeForReranking, scores_of
 from umekit.modeling.settings import UmeSettings, UmeSettingsError, expressible
 from umekit.processing.items import ItemError
@@ -215,17 +215,6 @@ def test_a_shared_layer_holds_no_copy_per_row() -> None:
     assert keys.shape == values.shape == (3, 2, 7, 4)
     assert shared.layers[0].keys.data_ptr() == cache.layers[0].keys.data_ptr()
     assert shared.get_seq_length() == 5
-
-
-def test_batches_stay_within_the_budget() -> None:
-    lengths = [3, 9, 4, 2, 5]
-    batches = plan_rows(lengths, shared=16, budget=20)
-    assert sorted(number for batch in batches for number in batch) == [0, 1, 2, 3, 4]
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + 2) <= 20
-    assert plan_rows([50], shared=0, budget=10) == [[0]]
-    with pytest.raises(ValueError, match="budget"):
-        plan_rows([1], shared=0, budget=0)
 
 
 def test_the_dot_product_is_float32_under_bfloat16_weights(

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import umekit
-from umekit.encoding.deduplication import first_of_equals
+from umekit.encoding.deduplication import first_occurrences
 from umekit.encoding.inputs.content import ContentHash
 from umekit.encoding.inputs.sample import Row
 from umekit.processing import items
@@ -152,8 +152,8 @@ def test_equal_arrays_of_other_layout_are_not_mixed_up() -> None:
         cube,
         tensor,
     ]
-    assert first_of_equals(given) == [0, 1, 0, 3, 4, 5, 6]
-    assert first_of_equals(
+    assert first_occurrences(given) == [0, 1, 0, 3, 4, 5, 6]
+    assert first_occurrences(
         [{"text": ["a", "b"]}, {"text": ["ab"]}, {"image": ["a", "b"]}, {"image": ["b", "a"]}]
     ) == [*range(4)]
 

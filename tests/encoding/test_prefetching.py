@@ -15,8 +15,8 @@ from transformers import BatchFeature
 
 import umekit
 from umekit.encoding import encoder as encoder_module
-from umekit.encoding.prefetching import Feed, mover_for
-from umekit.encoding.shared_features import SharedFeatures
+from umekit.encoding.prefetching import Prefetcher, mover_for
+from umekit.modeling import encode_loop
 
 
 class RecordingMover:
@@ -75,7 +75,7 @@ def test_vectors_are_the_same(
     with_mover(monkeypatch, mover)
     np.testing.assert_array_equal(encoder.encode(items), expected)
     assert mover.received == len(mover.sent) > 3
-    assert all(name.startswith("umekit-feed") for name in mover.sent)
+    assert all(name.startswith("umekit-prefetch") for name in mover.sent)
     assert torch.uint8 in mover.dtypes
     assert torch.float32 not in mover.dtypes
 
@@ -131,23 +131,17 @@ def test_want_of_memory_ends_the_sending_before_it_costs_the_budget(
     expected = encoder.encode(items)
     mover = RecordingMover()
     with_mover(monkeypatch, mover)
-    real, tries = encoder_module.run_pass, []
+    real = encode_loop.encode_batch
 
-    def crowded(model: Any, feed: Feed, rows: Any, *rest: Any) -> Any:
-        tries.append(len(rows))
-        batch = feed.collate(rows)
-        if feed._ahead:
-            [sent] = feed._ahead.values()
+    def crowded(model: Any, rows: Any, options: Any, prefetcher: Prefetcher) -> Any:
+        done = real(model, rows, options, prefetcher)
+        if prefetcher._ahead:
+            [sent] = prefetcher._ahead.values()
             sent.result()
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        monkeypatch.setattr(feed, "collate", lambda *_: batch)
-        done = real(model, feed, rows, *rest)
-        monkeypatch.undo()
-        with_mover(monkeypatch, mover)
-        monkeypatch.setattr(encoder_module, "run_pass", crowded)
         return done
 
-    monkeypatch.setattr(encoder_module, "run_pass", crowded)
+    monkeypatch.setattr(encode_loop, "encode_batch", crowded)
     details = encoder.encode(items, return_details=True)
     np.testing.assert_array_equal(details.embeddings, expected)
     assert details.batch_tokens == encoder.batch_tokens
@@ -157,13 +151,15 @@ def test_want_of_memory_ends_the_sending_before_it_costs_the_budget(
 def test_release_lets_go_of_what_was_sent(encoder: umekit.Encoder) -> None:
     rows = encoder.processor.prepare_all(["one", "two"])
     mover = RecordingMover()
-    with Feed(SharedFeatures(encoder.model, encoder.processor), mover) as feed:
-        assert not feed.release()
-        feed.announce(rows)
+    with Prefetcher(encoder.model, encoder.processor, mover) as prefetcher:
+        assert not prefetcher.release()
+        prefetcher.prefetch(rows, "right")
         assert mover.began.wait(10)  # so that it cannot be taken back
-        assert feed.release()
-        assert not feed.release()
-        assert torch.equal(feed.collate(rows)["input_ids"], encoder.processor.collate(rows)["input_ids"])
+        assert prefetcher.release()
+        assert not prefetcher.release()
+        assert torch.equal(
+            prefetcher.collate(rows, "right")["input_ids"], encoder.processor.collate(rows)["input_ids"]
+        )
     assert mover.received == 0
 
 

@@ -1,0 +1,307 @@
+"""The encode loop of every door: prepared rows to vectors, in batches that memory holds, each row in its place.
+
+A door (``AutoModel.encode``, the installed package's ``Encoder``) says what the caller wants in
+:class:`EncodeOptions`, hands prepared rows to :func:`encode_batches` and puts what comes out into an :class:`Encoded`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batching import TokenBudget, plan_batches
+from .pooling import DegenerateVectorError, check_dim, degenerate_rows
+from .settings import whole_number
+
+REDUCTIONS = ("mean", "first", None)
+THINKING_BUDGET = 4  # a step costs little per row: batches that think are this much larger
+ROOM_FOR_THOUGHT = 256  # tokens that a thought is taken to have while batches are planned
+_DEGENERATE = (
+    "its vector is zero, constant or not finite; "
+    "the weights, the dtype or the attention kernel of this model are broken"
+)
+
+Row = tuple[int, Any]  # index of an item, and the item as the processor has prepared it
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How a call embeds; see ``encode``.
+
+    Attributes:
+        mode: a mode of the model.
+        dim: keep the first ``dim`` numbers; None for as many as the model has.
+        num_samples, reduce, seed: of thoughts.
+        decoding: how thoughts are written; None in a mode that does not think.
+    """
+
+    mode: str
+    dim: int | None = None
+    num_samples: int = 1
+    reduce: str | None = "mean"
+    seed: int = 0
+    decoding: Any = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        *,
+        mode: str | None = None,
+        dim: int | None = None,
+        num_samples: int = 1,
+        reduce: str | None = "mean",
+        seed: int | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+    ) -> EncodeOptions:
+        """Check a caller's wishes against what the model can do, and fill them up.
+
+        Raises:
+            ValueError: the model has no such mode or ``dim``, or a wish that only a mode that thinks can fulfil.
+        """
+        mode = model.modes[0] if mode is None else mode
+        if mode not in model.modes:
+            kind = model.settings.role
+            needed = "a generative" if kind == "discriminative" else "another"
+            raise ValueError(
+                f"mode is {mode!r} and this one is {kind}: it has {', '.join(model.modes)}, any other mode needs "
+                f"{needed} checkpoint"
+            )
+        if reduce not in REDUCTIONS:
+            raise ValueError(f"reduce is {reduce!r}; use 'mean', 'first' or None")
+        whole_number("num_samples", num_samples)
+        if seed is not None:
+            whole_number("seed", seed, least=0)
+        dim = None if dim is None else check_dim(dim, model.dim)
+        if mode != "discriminative":
+            # From torch's own generator, so that torch.manual_seed reaches sampling, too.
+            seed = int(torch.randint(2**62, ())) if seed is None else seed
+            decoding = model.decoding(num_samples, max_new_tokens, temperature, top_p)
+            return cls(mode, dim, num_samples, reduce, seed, decoding)
+        thinking = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        wishes = [name for name, value in thinking.items() if value is not None]
+        if num_samples > 1 or wishes:
+            raise ValueError(
+                f"{', '.join(wishes) or 'num_samples'} needs a mode that thinks; this one does not"
+            )
+        return cls(mode, dim)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a thought is written before the vector."""
+        return self.mode != "discriminative"
+
+    @property
+    def draws(self) -> bool:
+        """Whether equal items have thoughts, and so vectors, of their own."""
+        return self.thinks and (self.num_samples > 1 or bool(self.decoding.temperature))
+
+    @property
+    def padding_side(self) -> str:
+        """Of its batches: a prompt that goes on ends where its row does."""
+        return "left" if self.thinks else "right"
+
+    @property
+    def budget_factor(self) -> int:
+        """How many times the usual tokens a batch may have where nobody has said how many."""
+        return THINKING_BUDGET if self.thinks else 1
+
+    def tokens(self, row: Any) -> int:
+        """Tokens that a prepared item takes up, its thoughts included."""
+        if not self.thinks:
+            return len(row.input_ids)
+        return (len(row.input_ids) + min(self.decoding.max_new_tokens, ROOM_FOR_THOUGHT)) * self.num_samples
+
+
+@dataclass
+class EncodedBatch:
+    """What some rows became; lists have an entry per row.
+
+    Attributes:
+        indices: of the items.
+        vectors: float32 ``[n, d]`` or ``[n, k, d]`` by name of an array, on the model's device; NaN where degenerate.
+        errors: index and error of every item that has no vector.
+        thoughts, thought_tokens, forced: see :class:`Encoded`.
+    """
+
+    indices: list[int]
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    errors: list[tuple[int, Exception]] = field(default_factory=list)
+    thoughts: list[Any] = field(default_factory=list)
+    thought_tokens: list[Any] = field(default_factory=list)
+    forced: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class Encoded:
+    """Result of ``encode(..., return_details=True)``; lists have an entry per item.
+
+    Attributes:
+        embeddings: float32 ``[n, d]``; a row of NaN where the item could not be encoded. ``[n, k, d]`` for
+            ``reduce=None``; a dict of two arrays for ``mode="both"``.
+        modes: mode of every row.
+        thoughts: what every row wrote before ``<gen_emb>``, tags included; None without a thought, a list of them
+            for ``num_samples > 1``.
+        thought_tokens: tokens of every thought, 0 without one; likewise.
+        forced: whether a thought did not get to ``<gen_emb>`` within its limit; likewise.
+        errors: ``(index, exception)`` of every item that was skipped.
+        batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them. Other
+            batches change the last digits of vectors.
+        halved: whether memory did not hold what was asked for.
+        truncated: tokens of text that every row lost to its limit, 0 where it was not cut.
+    """
+
+    embeddings: Any
+    modes: list[str]
+    thoughts: list[Any]
+    thought_tokens: list[Any]
+    forced: list[Any]
+    errors: list[tuple[int, Exception]] = field(default_factory=list)
+    batch_tokens: int = 0
+    halved: bool = False
+    truncated: list[int] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, options: EncodeOptions, count: int, dim: int, device: Any = "cpu") -> Encoded:
+        """Nothing encoded yet: rows of NaN, by name of an array. dim: of the model."""
+        dim = options.dim or dim
+        parts = ("discriminative", "generative") if options.mode == "both" else (options.mode,)
+        arrays = {}
+        for part in parts:
+            several = part == "generative" and options.reduce is None
+            shape = (count, options.num_samples, dim) if several else (count, dim)
+            arrays[part] = torch.full(shape, torch.nan, dtype=torch.float32, device=device)
+        return cls(
+            arrays,
+            [options.mode] * count,
+            [None] * count,
+            [0] * count,
+            [False] * count,
+            truncated=[0] * count,
+        )
+
+    def add(self, batch: EncodedBatch) -> None:
+        """Put a batch's rows in their places."""
+        for part, vectors in batch.vectors.items():
+            self.embeddings[part][batch.indices] = vectors.to(self.embeddings[part].device)
+        for place, index in enumerate(batch.indices):
+            if batch.thoughts:
+                self.thoughts[index] = batch.thoughts[place]
+                self.thought_tokens[index] = batch.thought_tokens[place]
+                self.forced[index] = batch.forced[place]
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Give an item what an equal one has."""
+        for rows in (
+            *self.embeddings.values(),
+            self.thoughts,
+            self.thought_tokens,
+            self.forced,
+            self.truncated,
+        ):
+            rows[target] = rows[source]
+
+    def finish(self, budget: TokenBudget, numpy: bool = False) -> None:
+        """Say what the batches were, and make of the arrays what a caller gets."""
+        if numpy:
+            self.embeddings = {part: rows.numpy() for part, rows in self.embeddings.items()}
+        if len(self.embeddings) == 1:
+            [self.embeddings] = self.embeddings.values()
+        self.errors.sort(key=lambda error: error[0])
+        self.batch_tokens, self.halved = budget.tokens, budget.halved
+
+
+@torch.inference_mode()
+def encode_batches(
+    model: Any, rows: Sequence[Row], options: EncodeOptions, budget: TokenBudget, collator: Any
+) -> Iterator[EncodedBatch]:
+    """Embed prepared rows in batches of the budget; what memory does not hold is planned again with half of it.
+
+    What the collator holds for later batches is let go of before anything is planned again.
+
+    Args:
+        model: an embedding model of ours.
+        rows: prepared for the options' mode.
+        options: what the caller wants.
+        budget: tokens of a batch; what is learned about memory stays in it.
+        collator: :class:`Collator`, or one that works ahead.
+
+    Yields:
+        Each batch after it was run; or an item that memory does not hold even alone, with a MemoryError that says so.
+    """
+    left = list(rows)
+    while left:
+        batches = plan_batches([options.tokens(row) for _, row in left], budget.tokens, rows=budget.rows)
+        planned = [[left[number] for number in batch] for batch in batches]
+        left = []
+        for place, batch in enumerate(planned):
+            if place + 1 < len(planned):
+                collator.prefetch([row for _, row in planned[place + 1]], options.padding_side)
+            run = partial(encode_batch, model, batch, options, collator)
+            done = budget.attempt(run)
+            if done is None and collator.release():
+                done = budget.attempt(run)
+            if done is not None:
+                yield done
+            elif len(batch) > 1:
+                budget.halve(len(batch) * max(options.tokens(row) for _, row in batch))
+                left = [row for later in planned[place:] for row in later]
+                break
+            else:
+                [(index, row)] = batch
+                yield EncodedBatch([index], errors=[(index, MemoryError(_too_large(row, budget)))])
+
+
+def encode_batch(model: Any, rows: Sequence[Row], options: EncodeOptions, collator: Any) -> EncodedBatch:
+    """Embed rows in one forward, or one prefill and its thoughts."""
+    indices = [index for index, _ in rows]
+    batch = collator.collate([row for _, row in rows], options.padding_side)
+    if options.thinks:
+        done = model.embed_batch(batch, options, indices, collator.processor.tokenizer)
+    else:
+        done = EncodedBatch(indices, {options.mode: model(**batch, dim=options.dim).embeddings})
+    bad = {part: degenerate_rows(vectors) for part, vectors in done.vectors.items()}
+    for place in torch.nonzero(torch.stack([*bad.values()]).any(dim=0)).flatten().tolist():
+        index = indices[place]
+        done.errors.append((index, DegenerateVectorError(f"item {index}: {_DEGENERATE}")))
+    if done.errors:
+        for part, vectors in done.vectors.items():
+            vectors[bad[part]] = torch.nan
+    return done
+
+
+class Collator:
+    """Collates batches when they are asked for.
+
+    Args:
+        processor: the checkpoint's.
+        device: where batches go.
+    """
+
+    def __init__(self, processor: Any, device: torch.device) -> None:
+        self.processor, self.device = processor, device
+
+    def prefetch(self, rows: Sequence[Any], padding_side: str) -> None:
+        """A batch that will be asked for soon."""
+
+    def collate(self, rows: Sequence[Any], padding_side: str) -> Any:
+        """A padded batch on the model's device."""
+        return self.processor.collate(rows, padding_side).to(self.device)
+
+    def release(self) -> bool:
+        """Let go of what is held for later batches; whether that was anything."""
+        return False
+
+
+def _too_large(row: Any, budget: TokenBudget) -> str:
+    return (
+        f"its {len(row.input_ids)} tokens do not fit into the memory of {budget.device} even alone: give smaller or "
+        "fewer media, or a smaller max_length or pixel budget"
+    )
