@@ -39,6 +39,14 @@ def has_frames(source: Path | bytes) -> bool:
         return bool(getattr(image, "is_animated", False))
 
 
+def shows_one_of_several(image: Image.Image) -> bool:
+    """Whether an open image is at one picture of a file that has more."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # of a closed or damaged file; told where it is read
+        return False
+
+
 def is_film(source: Any) -> bool:
     """Whether bytes, a data URL or a local file are a film or an animated picture. Nothing is fetched."""
     try:

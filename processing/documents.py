@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from .animation import shows_one_of_several
 from .arrays import is_array
 from .kinds import HEAD_BYTES, PAGED, format_of
 from .limits import MediaError, MediaLimits, describe
@@ -41,6 +42,10 @@ def load_document(
         MediaError: not readable, encrypted, without pages, page out of range, more pages than allowed, too slow.
         ImportError: a PDF, and pypdfium2 is not installed.
     """
+    if isinstance(source, Image.Image) and shows_one_of_several(source):
+        raise MediaError(
+            f"{describe(source)} shows one of several pages: give the file as the document, or that page as an image"
+        )
     if isinstance(source, Image.Image) or is_array(source):
         return _picture_pages(source, page, source, limits, keep)
     key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))

@@ -18,11 +18,12 @@ from .animation import is_film
 from .arrays import is_array
 from .kinds import media_kind
 from .sources import elements
+from .video import is_decoder
 
 KEYS = ("text", "image", "images", "video", "document", "page", "instruction")
 TAKEN = (
-    "a str (text), a PIL image, an array or tensor (picture [H, W, C] or [C, H, W], clip [T, H, W, C] or [T, C, H, W]) "
-    f"or a dict with any of {', '.join(KEYS)}"
+    "a str (text), a PIL image, an array or tensor (picture [H, W, C] or [C, H, W], clip [T, H, W, C] or [T, C, H, W])"
+    f", a clip {{'array': frames, 'video_metadata': {{'fps': 2}}}} or a dict with any of {', '.join(KEYS)}"
 )
 LAST_PAGE = 10_000_000  # no document has more pages; Python cannot even print every int
 _PRIVATE = frozenset(map(chr, range(0xE000, 0xF8FF)))  # one of these has to be free to guard texts with
@@ -80,11 +81,11 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
 
     Args:
         raw: ``str``; PIL image; array or tensor of a picture (2 or 3 axes) or a clip (4 axes, see ``arrays``);
-            or dict with any of ``text, image, images, video, document, page, instruction``. ``text``, ``image`` and
-            ``video`` take a list of parts, too: ``{"text": ["a", "b"]}``, ``{"video": [clip, clip]}``. A list under
-            ``video`` whose entries are pictures is one clip of those frames (an animated picture is a clip);
-            see ``video.load_video`` for frames with times of their own. Values that are None are left out (rows of a
-            data set have such).
+            frames with their times (``{"array", "video_metadata"}``) or a film that decodes itself, see
+            ``video.load_video``; or dict with any of ``text, image, images, video, document, page, instruction``.
+            ``text``, ``image`` and ``video`` take a list of parts, too: ``{"text": ["a", "b"]}``,
+            ``{"video": [clip, clip]}``. A list under ``video`` whose entries are pictures is one clip of those frames
+            (an animated picture is a clip). Values that are None are left out (rows of a data set have such).
         index: position among the items, for messages.
         empty: whether a dict without content is an item, too.
 
@@ -108,6 +109,8 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
         raise ItemTypeError(
             f"cannot embed an array of shape {tuple(raw.shape)}; a picture has 2 or 3 axes, a clip 4", index
         )
+    if is_decoder(raw) or (isinstance(raw, Mapping) and "array" in raw and not set(KEYS) & set(raw)):
+        return Item((VideoPart(raw),))
     if not isinstance(raw, Mapping):
         kind = f"{type(raw).__name__}{elements(raw)}"
         raise ItemTypeError(f"cannot embed a {kind}; give {TAKEN}", index)
@@ -172,7 +175,7 @@ def _is_clip(value: Any, sniffed: bool) -> bool:
         return True
     if is_array(value):
         return value.ndim > 3
-    if hasattr(value, "get_frame_at"):  # a decoder, see ``video``
+    if is_decoder(value):
         return True
     if isinstance(value, Mapping):
         if "array" in value:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from .animation import Animation, has_frames, is_animation
+from .animation import Animation, has_frames, is_animation, shows_one_of_several
 from .arrays import clip_of, is_array
 from .clip_decoding import Film, av
 from .kinds import other_kind
@@ -201,7 +201,7 @@ def _from_frames(
 def _frame(source: Any, number: int, limits: MediaLimits) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
-            animated = bool(getattr(source, "is_animated", False))
+            animated = shows_one_of_several(source)
         elif not is_array(source):
             name, source = describe(source), read_bytes(source, limits)
             with reading(name):

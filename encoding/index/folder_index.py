@@ -21,7 +21,7 @@ from ...processing.cut_texts import cuts_untold, tell_cuts
 from ...processing.limits import MediaLimits
 from ..fingerprint import IndexMismatchError
 from ..inputs.files import UnreadableFileError, check_regular, file_items
-from ..inputs.sample import bytes_of
+from ..inputs.sample import bytes_of, reason_of
 from ..inputs.walking import Found, list_files
 from ..storage.atomic import file_sha256
 from .exact import Index
@@ -237,8 +237,8 @@ class _Run:
 
     def _fail(self, name: str, error: BaseException) -> None:
         if self.on_error == "raise":
-            raise UnreadableFileError(f"{name}: {_reason(error)}") from error
-        self.report.failed.append((name, _reason(error)))
+            raise UnreadableFileError(f"{name}: {reason_of(error)}") from error
+        self.report.failed.append((name, reason_of(error)))
 
     def _encode(self) -> None:
         rows, self.waiting, self.held = self.waiting, [], 0
@@ -288,8 +288,3 @@ def _files_of(names: Iterable[str]) -> set[str]:
 def _same_time(row: dict[str, Any], facts: dict[str, Any]) -> bool:
     settled = row.get("read_ns", 0) - row.get("mtime_ns", 0) > RACY_NS
     return settled and row.get("size") == facts["size"] and row.get("mtime_ns") == facts["mtime_ns"]
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__

@@ -327,6 +327,11 @@ def test_a_film_that_its_owner_decodes(tiny_checkpoint: Callable[..., Path]) -> 
     assert found.seconds == [number / 4 for number in shown]
     assert not found.from_list
     assert len(parse_item({"video": [FakeDecoder(), FakeDecoder()]}).parts) == 2
+    for bare in (
+        FakeDecoder(),
+        {"array": CLIP, "video_metadata": {"fps": 4}},
+    ):  # as sentence-transformers takes them
+        assert parse_item(bare).parts == (items.VideoPart(bare),)
     encoder = umekit.load(tiny_checkpoint())
     assert np.isfinite(encoder.encode([{"video": FakeDecoder()}])).all()
 

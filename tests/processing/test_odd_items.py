@@ -68,6 +68,16 @@ def test_frames_that_are_one_picture_moving_on_are_refused() -> None:
     assert [image.tobytes() for image in found.images] == [image.tobytes() for image in FRAMES]
 
 
+def test_an_open_file_of_several_pages_is_no_document(tmp_path: Path) -> None:
+    FRAMES[0].save(tmp_path / "a.tif", save_all=True, append_images=FRAMES[1:])
+    with Image.open(tmp_path / "a.tif") as image:
+        image.seek(2)
+        np.testing.assert_array_equal(load_image(image, LIMITS), FRAMES[2])  # the page that it shows
+        with pytest.raises(MediaError, match="give the file as the document"):
+            load_document(image, None, 10_000, LIMITS)
+    assert len(load_document(tmp_path / "a.tif", None, 10_000, LIMITS)) == 5
+
+
 def test_what_cannot_be_read_is_no_film(tmp_path: Path) -> None:
     for source in (
         b"",

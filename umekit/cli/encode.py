@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_without_shards(args)
     import numpy as np
 
+    from ..encoding.inputs.sample import reason_of
     from ..encoding.storage.atomic import write_atomically
     from ..encoding.storage.ownership import check_own
     from ..encoding.storage.provenance import library_versions
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             **mode_options(args),
         )
     bad = dict(encoded.errors)
-    failed.extend((rows[number][0], str(error)) for number, error in bad.items())
+    failed.extend((rows[number][0], reason_of(error)) for number, error in bad.items())
     cut = [number for number, tokens in enumerate(getattr(encoded, "truncated", [])) if tokens]
     truncated = len(set(cut) - set(bad))
     kept = [number for number in range(len(rows)) if number not in bad]
