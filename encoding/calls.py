@@ -13,6 +13,7 @@ from ..modeling.settings import whole_number
 from ..processing.arrays import is_array
 from ..processing.items import Item
 from ..processing.prompts import ROLES
+from ..processing.video import is_decoder
 
 _forked = False
 
@@ -32,14 +33,21 @@ def check_call(*, role: Any, instruction: Any, on_error: Any = "raise", batch_to
 
 
 def as_items(items: Any) -> Sequence[Any]:
-    """A sequence of items: one item alone becomes a sequence of one."""
-    if isinstance(items, (str, Mapping, Image.Image, Item)) or is_array(items):
+    """A sequence of items: one item alone becomes a sequence of one.
+
+    Raises:
+        TypeError: no items; a set, whose order nobody knows; or a table, read as its columns' names.
+    """
+    if isinstance(items, (str, Mapping, Image.Image, Item)) or is_array(items) or is_decoder(items):
         return [items]
-    if isinstance(items, Sequence):
-        return items
-    if isinstance(items, Iterable) and not isinstance(items, (bytes, bytearray)):
-        return list(items)
-    raise TypeError(f"cannot encode a {type(items).__name__}: give items in a list")
+    name = type(items).__name__
+    if isinstance(items, (set, frozenset)):
+        raise TypeError(f"a {name} has no order, and vectors come in that of the items: give a list")
+    if hasattr(items, "columns") and hasattr(items, "to_dict"):
+        raise TypeError(f"a {name} is no list of items: give one column, or its rows as dicts")
+    if isinstance(items, Iterable) and not isinstance(items, (bytes, bytearray, memoryview)):
+        return items if isinstance(items, Sequence) else list(items)
+    raise TypeError(f"cannot encode a {name}: give items in a list")
 
 
 def compute_alone_after_fork() -> None:

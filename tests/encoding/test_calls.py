@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,18 @@ from umekit.encoding.shards.run import encode_shards
 from umekit.testing import save_tiny_reranker
 
 NO_COUNT = [0, -1, 1.5, True, False, "8", float("nan")]
+
+
+class Table:
+    """What tables of pandas and polars have in common; one is read as the names of its columns."""
+
+    columns = ("text", "image")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def to_dict(self) -> dict[str, list[str]]:
+        return {name: [name] for name in self.columns}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +119,24 @@ def test_whole_numbers_of_numpy_are_taken(encoder: umekit.Encoder) -> None:
     assert (
         encoder.encode(["a"], batch_tokens=np.int64(64), num_samples=np.int32(1)) == encoder.encode(["a"])
     ).all()
+
+
+@pytest.mark.parametrize("items", [{"a", "b"}, frozenset("ab"), Table(), b"a", memoryview(b"a"), None, 3])
+def test_what_is_no_list_of_items(encoder: umekit.Encoder, items: Any) -> None:
+    with pytest.raises(TypeError, match=r"give|has no order"):
+        encoder.encode(items)
+
+
+def test_lists_of_items_of_any_type(encoder: umekit.Encoder) -> None:
+    expected = encoder.encode(["a", "b"])
+    for items in (
+        ("a", "b"),
+        iter("ab"),
+        {"a": 1, "b": 2}.keys(),
+        np.array(["a", "b"]),
+        np.array(["a", "b"], object),
+    ):
+        np.testing.assert_array_equal(encoder.encode(items), expected)
 
 
 def test_an_empty_instruction_is_none(encoder: umekit.Encoder) -> None:

@@ -334,6 +334,7 @@ def test_a_film_that_its_owner_decodes(tiny_checkpoint: Callable[..., Path]) -> 
         assert parse_item(bare).parts == (items.VideoPart(bare),)
     encoder = umekit.load(tiny_checkpoint())
     assert np.isfinite(encoder.encode([{"video": FakeDecoder()}])).all()
+    np.testing.assert_array_equal(encoder.encode(FakeDecoder()), encoder.encode([{"video": FakeDecoder()}]))
 
 
 def test_a_film_that_cannot_be_decoded_says_so() -> None:
