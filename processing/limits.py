@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 NAME_CHARACTERS = 200  # of a source's name in a message
+DAMAGED = "its data are damaged, cut off, or of a kind that the decoder does not know"
 _DECODER_ERROR = re.compile(r"(?:decoder error )?(-\d+)(?: when reading image file)?$")
 DECODED_PIXELS = 2**27  # of large pictures that are in memory at once, each with 3 to 7 bytes
 LARGE_PIXELS = 2**22  # a picture of fewer is not counted
@@ -193,7 +194,8 @@ def reason(error: BaseException) -> str:
     said = " ".join(str(words).split()).encode("utf-8", "backslashreplace").decode()[:NAME_CHARACTERS]
     code = _DECODER_ERROR.match(said)
     if code is not None:  # all that Pillow passes on of what libtiff and OpenJPEG say
-        return f"its data are damaged, cut off, or of a kind that Pillow's decoder does not know (error {code[1]})"
+        return f"{DAMAGED} (error {code[1]})"
     if isinstance(error, (OSError, SyntaxError, ValueError)) and said:
         return said
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return said if isinstance(error, (Image.DecompressionBombError, ImportError)) else f"{DAMAGED} ({said})"

@@ -72,7 +72,8 @@ def main() -> None:
         except DocumentError as error:
             _write(answers, {"error": str(error)})
         except Exception as error:  # of a foreign decoder: the next document may well be read
-            _write(answers, {"error": f"{request['name']}: {type(error).__name__}: {str(error)[:200]}"})
+            said = f"its data are damaged ({type(error).__name__}: {str(error)[:200]})"
+            _write(answers, {"error": f"{request['name']}: {said}"})
 
 
 def _limit_memory() -> None:
