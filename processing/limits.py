@@ -198,4 +198,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, (OSError, SyntaxError, ValueError)) and said:
         return said
     said = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return said if isinstance(error, (Image.DecompressionBombError, ImportError)) else f"{DAMAGED} ({said})"
+    if isinstance(error, (Image.DecompressionBombError, MemoryError, ImportError)):
+        return said
+    return f"{DAMAGED} ({said})"

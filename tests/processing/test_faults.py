@@ -185,7 +185,8 @@ def test_anything_that_a_decoder_raises_is_named(monkeypatch: pytest.MonkeyPatch
             raise error
 
         monkeypatch.setattr(Image, "open", broken)
-        with pytest.raises(MediaError, match=rf"a\.png: {type(error).__name__}"):
+        words = "" if isinstance(error, MemoryError) else r"its data are damaged, .* \("
+        with pytest.raises(MediaError, match=rf"a\.png: {words}{type(error).__name__}"):
             load_image(tmp_path / "a.png", LIMITS)
 
 
