@@ -36,7 +36,8 @@ REASONS = {
     "no such file, or none that is read": r"no such file|regular file|cannot read the file|is empty",
     "wrong kind of file": r"it is a |TIFF of several pages",
     "damaged or of an unknown kind": r"not a picture|cannot read the video|cannot open the PDF|damaged|has no frame|"
-    r"cut off|[Tt]runcated|broken|Expected to read|data stream|decoder|reading image|no video stream|has no pages|cannot be rendered|base64",
+    r"cut off|[Tt]runcated|broken|Expected to read|data stream|decoder|"
+    r"reading image|no video stream|has no pages|cannot be rendered|base64",
     "page that is not there": r"counts from|has \d+ pages|needs a 'document'|'page' takes",
     "wrong type or value": r"cannot embed|takes|unknown key|nothing to embed|give |is no |array|finite|no pixels|"
     r"Unicode|private-use|frame|closed|holds nothing|bits a sample",
