@@ -42,6 +42,8 @@ PROMPT_OF = {"causal": "causal-last", "bidirectional": "bidirectional-mean"}
 # Strips in place of ume-tiny's whole scenes and pages: what the arms see, at fewer tokens.
 STRIPS_ALOUD = Lesson("strips", ("strip", "strip", "clip", "cell"), "strip", 0.95, batch=64)
 CONVERSION_STEPS = 200
+CONVERSION_ROWS = 64  # of a step
+UNSEEN = 192  # strips that a start is asked to read
 CONVERSION_RATE = 5e-4
 BLANK = "<reason>"  # a reserved token that nothing else here uses
 # 200 steps, in the middle of what there is to learn: twice as many leave the arms little.
@@ -123,7 +125,7 @@ def _convert(start: str, seed: int, source: Path) -> tuple[Any, UmeProcessor, di
     for step in range(CONVERSION_STEPS):
         for group in optimizer.param_groups:
             group["lr"] = CONVERSION_RATE * min(1.0, (step + 1) / 20)
-        batch = reader.batch(lesson_rows(world, ("strip",), step * 64, 64))
+        batch = reader.batch(lesson_rows(world, ("strip",), step * CONVERSION_ROWS, CONVERSION_ROWS))
         with torch.autocast("cpu", torch.bfloat16):
             loss, _ = reader.loss(model, batch)
         loss.backward()
@@ -140,7 +142,7 @@ def _convert(start: str, seed: int, source: Path) -> tuple[Any, UmeProcessor, di
 
 def _accuracy(reader: CaptionReader, model: Any, seed: int) -> dict[str, float]:
     """Of digits, colours and positions apart, on strips of unseen handwriting."""
-    found = reader.accuracy(model, World("validation", seed), "strip")
+    found = reader.accuracy(model, World("validation", seed), "strip", UNSEEN)
     return {name: round(value, 4) for name, value in found.items()}
 
 

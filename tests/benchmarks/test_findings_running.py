@@ -23,14 +23,14 @@ import umekit
 def shortened(name: str) -> Claim:
     """A claim of arms of two steps, scored on labels."""
     (claim,) = chosen([name])
-    changes = {"batch": 8, "rows": 16, "pool": "labels", "start": "read", "prompt": "direct"}
+    changes = {"batch": 4, "rows": 8, "pool": "labels", "start": "read", "prompt": "direct"}
     return replace(claim, arms=tuple(replace(arm, **changes) for arm in claim.arms))
 
 
 @pytest.mark.parametrize("name", ["merged-classification", pytest.param("soup", marks=pytest.mark.slow)])
 def test_a_claim_from_its_jobs_to_its_row(start: Path, tmp_path: Path, name: str) -> None:
     claim = shortened(name)
-    work = Work([claim], (0,), Settings(tmp_path, quick=True, queries=40, warm_up={0: start}))
+    work = Work([claim], (0,), Settings(tmp_path, quick=True, queries=20, warm_up={0: start}))
     for job in work.all_jobs():
         assert not work.is_done(job)
         shown = execute(work, job)
@@ -38,17 +38,17 @@ def test_a_claim_from_its_jobs_to_its_row(start: Path, tmp_path: Path, name: str
         assert 0 <= shown["mean"] <= 1
     (row,) = table([claim], work)
     assert row["verdict"] == "not judged"
-    assert row["queries"] == 40
+    assert row["queries"] == 20
     assert set(row["arms"]) == set(claim.names)
     record = read_json(work.file(Job("run", claim.better, 0)))
     assert record is not None
-    assert record["mean"] == pytest.approx(unpack(record["values"], 40).mean())
+    assert record["mean"] == pytest.approx(unpack(record["values"], 20).mean())
 
 
 def test_a_search_tries_a_quarter_of_the_steps(start: Path, tmp_path: Path) -> None:
     claim = shortened("merged-classification")
-    claim = replace(claim, arms=tuple(replace(arm, rows=64) for arm in claim.arms))
-    work = Work([claim], (0,), Settings(tmp_path, queries=40, warm_up={0: start}))
+    claim = replace(claim, arms=tuple(replace(arm, rows=32) for arm in claim.arms))
+    work = Work([claim], (0,), Settings(tmp_path, queries=20, warm_up={0: start}))
     searches = work.searches(claim.arms[0])
     assert len(searches) == 2
     for job in searches:
@@ -62,7 +62,9 @@ def test_a_search_tries_a_quarter_of_the_steps(start: Path, tmp_path: Path) -> N
 def test_every_start_is_made_and_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starts, "learn_to_read", lambda *args: print("reading"))
     monkeypatch.setattr(starts, "CONVERSION_STEPS", 1)
-    monkeypatch.setattr(starts, "PAIRED", replace(starts.PAIRED, rows=16, batch=8))
+    monkeypatch.setattr(starts, "CONVERSION_ROWS", 8)
+    monkeypatch.setattr(starts, "UNSEEN", 16)
+    monkeypatch.setattr(starts, "PAIRED", replace(starts.PAIRED, rows=8, batch=4))
     read = tmp_path / "read"
     found = starts.make_start("read", 0, read, None)
     assert set(found["unseen"]) == {"digit", "colour", "position"}
