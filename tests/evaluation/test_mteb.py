@@ -1,4 +1,4 @@
-"""mteb runs pictures and videos on our folders with nothing between."""
+"""mteb runs pictures and videos on our folders, once it is told that they take these."""
 
 from __future__ import annotations
 
@@ -54,15 +54,36 @@ def _task(modality: str, media: list[Any], feature: Any) -> Any:
     return Tiny()
 
 
+MODALITIES = ["text", "image", "video"]
+
+
 def _model(folder: Path) -> Any:
-    """As mteb makes it of a repository on the Hub, where it reads what a folder takes from this one file."""
+    """The lines of README: mteb asks no folder and no SentenceTransformer what it takes, only a repository."""
+    model = models.SentenceTransformerEncoderWrapper(str(folder), trust_remote_code=True, device="cpu")
+    model.mteb_model_meta = model.mteb_model_meta.model_copy(update={"modalities": MODALITIES})
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_mteb_reads_of_a_repository(kind: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = tiny_checkpoint("qwen2_vl", **KINDS[kind])
     told = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
-    found = models.ModelMeta._detect_modalities_from_sbert_config(told)
-    assert set(found) == {"text", "image", "video"}
-    model = library.SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    assert set(models.ModelMeta._detect_modalities_from_sbert_config(told)) == set(MODALITIES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_open_model(kind: str, tiny_checkpoint: Callable[..., Path], pictures: list[Image.Image]) -> None:
+    """What an open SentenceTransformer takes is what mteb should be told; the day mteb asks it, this test fails."""
+    model = library.SentenceTransformer(
+        str(tiny_checkpoint("qwen2_vl", **KINDS[kind])), trust_remote_code=True, device="cpu"
+    )
+    assert set(MODALITIES) <= set(model.modalities)
+    task = _task("image", pictures[:4], ImageFeature())
+    with pytest.raises(ValueError, match=r"supports \['text'\]"):
+        _score(model, task)
     wrapper = models.SentenceTransformerEncoderWrapper(model)
-    wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(update={"modalities": found})
-    return wrapper
+    wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(update={"modalities": MODALITIES})
+    assert _score(wrapper, task) == pytest.approx(1.0)
 
 
 def _score(model: Any, task: Any) -> float:
