@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+import transformers
+from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import cached_file
 
+from ..modeling.config_checks import check_config
 from ..modeling.weight_files import (
     CheckpointFilesError,
-    check_config,
     read_json,
     stored_tensors,
 )
@@ -79,13 +80,39 @@ def read_config(source: str, hub: Mapping[str, Any] | None = None) -> Any:
     check_files(source, hub)
     with installed_classes(source):
         try:
-            return AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
-        except (ValueError, OSError):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+        except OSError:
             raise
+        except ValueError as error:
+            if not _is_unknown_model(error):
+                raise
+            named = _model_type(source, hub)
+            raise CheckpointFilesError(
+                f"{source}/config.json: model_type is {named}, unknown to transformers {transformers.__version__}"
+            ) from None
         except Exception as error:  # validators of transformers have errors of their own
             raise CheckpointFilesError(
                 f"{source}/config.json cannot be used: {' '.join(str(error).split())[:300]}"
             ) from error
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise CheckpointFilesError(
+            f"{source}/config.json: model_type is {_model_type(source, hub)}, which is no model of pictures and text"
+        )
+    return config
+
+
+def _is_unknown_model(error: ValueError) -> bool:
+    """Whether transformers says so; of a repository's code it says something else."""
+    said = str(error)
+    return "trust_remote_code" not in said and (
+        "does not recognize" in said or "Unrecognized model in" in said
+    )
+
+
+def _model_type(source: str, hub: Mapping[str, Any]) -> str:
+    path = find_file(source, "config.json", hub)
+    content = {} if path is None else read_json(path, LIMITS["config.json"], "config.json")
+    return repr(content.get("model_type"))[:40]
 
 
 def _auto_maps(source: str) -> str:

@@ -204,6 +204,13 @@ def check_pair(model: Any, processor: UmeProcessor) -> None:
             f"the processor marks {processor.settings.pooling.kind!r} tokens, "
             f"the model was saved for {model.settings.pooling!r}"
         )
+    for field in ("image_token_id", "video_token_id"):
+        asked, marked = getattr(model.config, field, None), getattr(processor, field)
+        if asked != marked:
+            raise ProcessorMismatchError(
+                f"config.json: {field} is {asked}, and the tokenizer's token of it is {marked}: no such medium would "
+                "reach the model"
+            )
     rows = model.get_input_embeddings().weight.shape[0]
     if len(processor.tokenizer) > rows:
         raise ProcessorMismatchError(

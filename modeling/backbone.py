@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
+from .config_checks import check_before_building
 from .packing import packed_states, packs
 from .settings import UmeSettings
-from .weight_files import check_before_building
 
 # What bitsandbytes should leave alone (``llm_int8_skip_modules``): the vision tower, whose sizes are no multiples of
 # its blocks, and the output matrix. Names as in memory; "visual", as on disk, would match nothing.
@@ -56,12 +56,21 @@ def load_stock(source: str, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, A
 
     Raises:
         CheckpointFilesError: the weights are no safetensors of the folder, or the config is not theirs.
+        LoadAuditError: weights have another shape than the config asks for.
     """
     check_before_building(source, kwargs.get("config"), kwargs)
     # The backbone is always a stock class, whatever the door that was opened trusts; a .bin is a pickle.
     safe = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     auto: Any = AutoModelForImageTextToText
-    model, info = auto.from_pretrained(source, *args, **{**kwargs, **safe})
+    try:
+        model, info = auto.from_pretrained(source, *args, **{**kwargs, **safe})
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise LoadAuditError(
+            f"{source}: weights have another shape than config.json asks for: they are of another model, or one of "
+            "its sizes is wrong (transformers has listed them)"
+        ) from error
     return model, info
 
 

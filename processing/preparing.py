@@ -64,6 +64,10 @@ class Preparing:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": text}]})
         told = {**self.tokenizer.special_tokens_map, **self.template_options()}
         rendered = render_template(self.chat_template, messages, told)
+        if not rendered:
+            raise ValueError(
+                "the checkpoint's chat template renders to nothing, so there is nothing to embed"
+            )
         return self.tokenize_rendered(rendered, images, videos, guard=guard)
 
     def _guarded(self: Any, part: dict[str, Any], guard: str) -> dict[str, Any]:

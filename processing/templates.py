@@ -19,7 +19,7 @@ from typing import Any
 try:
     from jinja2 import TemplateError
     from jinja2.compiler import CodeGenerator
-    from jinja2.exceptions import SecurityError
+    from jinja2.exceptions import SecurityError, TemplateSyntaxError, UndefinedError
     from jinja2.ext import Extension, loopcontrols
     from jinja2.nodes import CallBlock
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -189,7 +189,8 @@ def render_template(template: str, messages: Sequence[Any], variables: Mapping[s
 
     Raises:
         TemplateLimitError: it takes too long, makes too much, or is too large or too deep to be compiled.
-        jinja2.TemplateError: the template is wrong, or refuses the messages.
+        ValueError: the template is wrong.
+        jinja2.TemplateError: it refuses the messages.
     """
     plain = _plain(messages)
     given = _size(plain, 2**62)
@@ -208,6 +209,9 @@ def render_template(template: str, messages: Sequence[Any], variables: Mapping[s
             parts.append(part)
     except (RecursionError, OverflowError, MemoryError) as error:
         raise TemplateLimitError(f"the checkpoint's chat template cannot be rendered: {error}") from None
+    except (UndefinedError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the checkpoint's chat template cannot be rendered: {told}") from error
     return "".join(parts)
 
 
@@ -223,6 +227,8 @@ def _compiled(template: str) -> Any:
         return _ENVIRONMENT.from_string(template)
     except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:
         raise TemplateLimitError(f"the checkpoint's chat template cannot be compiled: {error}") from None
+    except TemplateSyntaxError as error:
+        raise ValueError(f"the checkpoint's chat template, line {error.lineno}: {error}") from error
 
 
 # Filters that write out whatever they are given.

@@ -21,7 +21,8 @@ from transformers import AutoModel
 
 import umekit
 from umekit.encoding.checkpoint_files import CheckpointFilesError, RemoteCodeError, check_files, read_config
-from umekit.modeling.weight_files import check_size, stored_tensors
+from umekit.modeling.config_checks import check_size
+from umekit.modeling.weight_files import stored_tensors
 from umekit.trainers.checkpoint_souping import soup_checkpoints
 from umekit.trainers.merging import merge
 
