@@ -53,7 +53,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
@@ -75,7 +75,16 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             mm_encoder_outputs: features of the media in place of their pixels; see ``VisionStore.outputs``.
             dim: keep the first ``dim`` numbers; the checkpoint's own when None.
             return_dict: accepted for compatibility; the output is always a :class:`UmeOutput`.
+
+        Raises:
+            ValueError: no ``input_ids``: a pipeline that hands over pixels alone has no prompt, and so no vector.
         """
+        if input_ids is None:
+            raise ValueError(
+                "a forward needs input_ids: a picture is embedded within its prompt, which pipelines of pictures alone "
+                '("image-feature-extraction") do not make; use model.encode([{"image": picture}], '
+                "processor=processor), or SentenceTransformer(folder, trust_remote_code=True).encode([picture])"
+            )
         inputs: dict[str, Any] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,

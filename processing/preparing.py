@@ -12,7 +12,7 @@ from .items import DocumentPart, ImagePart, Item, VideoPart
 from .patching import content_of, patches_of
 from .placeholders import IMAGE_TOKEN, VIDEO_TOKEN, expand, without_marks
 from .slots import pooling_slots
-from .templates import render_template
+from .templates import prompt_of
 from .truncating import cut_right
 from .vision import Patches
 
@@ -63,11 +63,7 @@ class Preparing:
             text = self.prompt_tokenizer.guarded(instruction, guard)
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": text}]})
         told = {**self.tokenizer.special_tokens_map, **self.template_options()}
-        rendered = render_template(self.chat_template, messages, told)
-        if not rendered:
-            raise ValueError(
-                "the checkpoint's chat template renders to nothing, so there is nothing to embed"
-            )
+        rendered = prompt_of(self.chat_template, messages, told)
         return self.tokenize_rendered(rendered, images, videos, guard=guard)
 
     def _guarded(self: Any, part: dict[str, Any], guard: str) -> dict[str, Any]:

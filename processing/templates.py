@@ -179,6 +179,26 @@ class _Namespace(Namespace):
         Namespace.__setitem__(self, name, value)
 
 
+def prompt_of(template: str, messages: Sequence[Any], variables: Mapping[str, Any]) -> str:
+    """:func:`render_template` for a prompt that is embedded: a wrong template is told of as such, and an empty one.
+
+    Raises:
+        TemplateLimitError: as there.
+        ValueError: the template is wrong, or renders to nothing.
+        jinja2.TemplateError: it refuses the messages.
+    """
+    try:
+        rendered = render_template(template, messages, variables)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"the checkpoint's chat template, line {error.lineno}: {error}") from error
+    except (UndefinedError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the checkpoint's chat template cannot be rendered: {told}") from error
+    if not rendered:
+        raise ValueError("the checkpoint's chat template renders to nothing, so there is nothing to embed")
+    return rendered
+
+
 def render_template(template: str, messages: Sequence[Any], variables: Mapping[str, Any]) -> str:
     """A chat as the text of a prompt.
 
@@ -189,8 +209,7 @@ def render_template(template: str, messages: Sequence[Any], variables: Mapping[s
 
     Raises:
         TemplateLimitError: it takes too long, makes too much, or is too large or too deep to be compiled.
-        ValueError: the template is wrong.
-        jinja2.TemplateError: it refuses the messages.
+        jinja2.TemplateError: the template is wrong, or refuses the messages.
     """
     plain = _plain(messages)
     given = _size(plain, 2**62)
@@ -209,9 +228,6 @@ def render_template(template: str, messages: Sequence[Any], variables: Mapping[s
             parts.append(part)
     except (RecursionError, OverflowError, MemoryError) as error:
         raise TemplateLimitError(f"the checkpoint's chat template cannot be rendered: {error}") from None
-    except (UndefinedError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise ValueError(f"the checkpoint's chat template cannot be rendered: {told}") from error
     return "".join(parts)
 
 
@@ -227,8 +243,6 @@ def _compiled(template: str) -> Any:
         return _ENVIRONMENT.from_string(template)
     except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:
         raise TemplateLimitError(f"the checkpoint's chat template cannot be compiled: {error}") from None
-    except TemplateSyntaxError as error:
-        raise ValueError(f"the checkpoint's chat template, line {error.lineno}: {error}") from error
 
 
 # Filters that write out whatever they are given.

@@ -94,7 +94,7 @@ def test_the_command_line_says_it_in_one_line(
         str(tmp_path / "pictures"),
         "--model",
         str(folder),
-        "--out",
+        "--index",
         str(tmp_path / "index"),
     ]
     assert main(arguments) == 2

@@ -122,6 +122,15 @@ def test_pipelines(tmp_path: Path, tiny_backbone: Callable[[str], Path], picture
     assert isinstance(written[0]["generated_text"], str)
 
 
+def test_a_pipeline_of_pictures_alone_says_what_to_do(
+    tmp_path: Path, tiny_backbone: Callable[[str], Path], pictures: list[Image.Image]
+) -> None:
+    folder = str(save_tiny_checkpoint(tmp_path / "c", tiny_backbone("qwen2_vl")))
+    features = pipeline("image-feature-extraction", model=folder, trust_remote_code=True)
+    with pytest.raises(ValueError, match=r"needs input_ids.*model.encode\(\[\{\"image\": picture\}\]"):
+        features(pictures[0])
+
+
 def test_chats_with_slots_are_vectors(
     tiny_checkpoint: Callable[..., Path], pictures: list[Image.Image]
 ) -> None:
