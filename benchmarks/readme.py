@@ -1,7 +1,9 @@
-"""Write what ``benchmarks/results`` holds into the README: no number there is typed by hand.
+"""Write what ``benchmarks/results`` holds into README.md and docs/: no number there is typed by hand.
 
-python benchmarks/readme.py            # rewrites the blocks between the markers in README.md
-python benchmarks/readme.py --check    # exit code 1 where README.md is not what the results say
+python benchmarks/readme.py            # rewrites the blocks between the markers
+python benchmarks/readme.py --check    # exit code 1 where a page is not what the results say
+
+DigitWorld's block in docs/results.md is written by ``umekit evaluate --readme``.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,6 @@ from umekit.evaluation.tables import replace_block, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SPEED = ("<!-- speed:start -->", "<!-- speed:end -->")
-FINDINGS = ("<!-- findings:start -->", "<!-- findings:end -->")
 
 Result = dict[str, Any]
 Rows = list[list[str]]
@@ -133,7 +134,7 @@ def speed_block() -> str:
         table(["what", "against", "times as fast", "processor"], rows, left=2)
         + f"\n\nEach line compares two ways in one run, with the same weights, dtype and threads ({threads}; torch "
         f"{torch}, transformers {transformers}); the commands stand at the top of the files in "
-        "[benchmarks](benchmarks). What pays on a CPU need not pay on a GPU: nothing here was timed on one."
+        "[benchmarks](../benchmarks). What pays on a CPU need not pay on a GPU: nothing here was timed on one."
     )
 
 
@@ -158,27 +159,79 @@ def findings_block() -> str:
     )
 
 
-def filled(text: str) -> str:
-    """The README with both blocks as the results say."""
-    return replace_block(replace_block(text, speed_block(), *SPEED), findings_block(), *FINDINGS)
+BACKBONES = {"qwen2_vl": "Qwen2-VL", "qwen3_vl": "Qwen3-VL"}
+
+
+def systems_block() -> str:
+    """A line per published system: what it does, and what was compared with its official code."""
+    result = read("systems")
+    rows = [
+        [
+            f"`{name}`",
+            ", ".join(found["repositories"]) or "given as `preset=`",
+            ", ".join(BACKBONES[backbone] for backbone in found["backbones"]),
+            ", ".join(found["modes"]),
+            ", ".join(found["modalities"]),
+            f"{found['items'] - len(found['set_aside'])} items, within {found['largest_difference']:.0e}",
+        ]
+        for name, found in result["systems"].items()
+    ]
+    return table(
+        ["preset", "repositories", "backbone", "modes", "modalities", "vectors verified"], rows, left=6
+    )
+
+
+HEADLINES = {  # what the rows of a result are, and against what
+    "encode": ("encoding", "sentence-transformers"),
+    "train": ("a contrastive step", "its cached loss"),
+    "generate": ("thinking before embedding", "UME-R1's published loop"),
+    "rerank": ("reranking 100 candidates", "`CrossEncoder` or one `generate` per pair"),
+}
+
+
+def headline_block() -> str:
+    """The range of every kind of speed-up, in one sentence."""
+    parts = []
+    for kind, (words, against) in HEADLINES.items():
+        names = [name for name in SPEED_FILES if name.partition("-")[0] == kind]
+        times = [float(row[2]) for name in names for row in SPEED_FILES[name](read(name))]
+        parts.append(f"{words} {min(times):.1f} to {max(times):.1f} (against {against})")
+    return f"How many times as fast, on a CPU: {'; '.join(parts)}. Each line: [docs/results.md](docs/results.md)."
+
+
+BLOCKS: dict[str, dict[str, Callable[[], str]]] = {  # page to the blocks that it holds
+    "README.md": {"systems": systems_block, "headline": headline_block},
+    "docs/results.md": {"speed": speed_block, "findings": findings_block},
+}
+
+
+def filled(page: str, text: str) -> str:
+    """A page with its blocks as the results say."""
+    for name, block in BLOCKS[page].items():
+        text = replace_block(text, block(), f"<!-- {name}:start -->", f"<!-- {name}:end -->")
+    return text
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--root", type=Path, default=ROOT, help="where README.md and docs/ are")
     parser.add_argument("--check", action="store_true", help="change nothing")
     args = parser.parse_args()
-    text = args.readme.read_text(encoding="utf-8")
-    made = filled(text)
-    if args.check:
-        if made != text:
+    stale = 0
+    for page in BLOCKS:
+        file = args.root / page
+        text = file.read_text(encoding="utf-8")
+        made = filled(page, text)
+        if made == text:
+            continue
+        stale += 1
+        if args.check:
             print(
-                f"{args.readme} is not what benchmarks/results say: run python benchmarks/readme.py",
-                file=sys.stderr,
+                f"{file} is not what benchmarks/results say: run python benchmarks/readme.py", file=sys.stderr
             )
-        return int(made != text)
-    args.readme.write_text(made, encoding="utf-8")
-    return 0
+        else:
+            file.write_text(made, encoding="utf-8")
+    return int(args.check and stale > 0)
 
 
 if __name__ == "__main__":
