@@ -16,7 +16,7 @@ from .clip_decoding import Film, av
 from .kinds import other_kind
 from .limits import Deadline, MediaError, MediaLimits, describe, reading
 from .media import load_image
-from .sampling import Sampling, Timeline, sample_indices
+from .sampling import Sampling, Timeline, repaired, sample_indices
 from .sources import read_bytes
 
 
@@ -226,6 +226,7 @@ def _from_decoder(film: Decoder, sampling: Sampling, limits: MediaLimits, keeper
     seconds, images = [], []
     with reading(deadline.name, "cannot read the video"):
         total, rate = len(film), getattr(film.metadata, "average_fps", None)
+        rate = None if rate is None or not 0 < float(rate) < np.inf else float(rate)  # as unknown
         if total == 0:
             raise MediaError(f"{deadline.name} has no frames")
         keep = Timeline.at_rate(total, rate, sampling.fps).chosen(sampling)
@@ -235,6 +236,9 @@ def _from_decoder(film: Decoder, sampling: Sampling, limits: MediaLimits, keeper
             frame = film.get_frame_at(number)
             seconds.append(float(frame.pts_seconds))
             images.append(_kept(keeper, _frame(frame.data, number, limits)))
+    if not np.isfinite(seconds).all():
+        raise MediaError(f"{deadline.name} has frames without a time")
+    seconds = repaired(seconds)
     return Frames(images, [second - seconds[0] for second in seconds])
 
 

@@ -109,7 +109,8 @@ def kind_of_folder(folder: Path) -> str:
     return tables.pop()
 
 
-def _ending_kind(name: str) -> str | None:
+def format_of_name(name: str) -> str | None:
+    """One of ``FORMATS`` that the ending of a file's name says."""
     lower = name.lower()
     return next((kind for ending, kind in ENDINGS.items() if lower.endswith(ending)), None)
 
@@ -117,14 +118,14 @@ def _ending_kind(name: str) -> str | None:
 def _files_of(folder: Path, kind: str) -> list[tuple[str, Path]]:
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     return [
-        (name, folder / name) for name in names if _ending_kind(name) == kind and (folder / name).is_file()
+        (name, folder / name) for name in names if format_of_name(name) == kind and (folder / name).is_file()
     ]
 
 
 def _kind_of_files(paths: Sequence[Path]) -> str:
-    first = _ending_kind(paths[0].name)
+    first = format_of_name(paths[0].name)
     for path in paths:
-        kind = _ending_kind(path.name)
+        kind = format_of_name(path.name)
         if kind is None or kind != first or not path.is_file():
             raise InputError(
                 f"can't read {path} as a source: give a folder, or jsonl, parquet or tar files of one kind"

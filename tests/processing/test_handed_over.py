@@ -342,6 +342,19 @@ def test_a_film_that_cannot_be_decoded_says_so() -> None:
     broken.get_frame_at = lambda index: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(MediaError, match="cannot read the video"):
         load_video(broken, Sampling(), MediaLimits())
+    timeless = FakeDecoder()
+    timeless.get_frame_at = lambda index: SimpleNamespace(  # type: ignore[method-assign]
+        data=torch.zeros(3, 8, 8), pts_seconds=float("nan")
+    )
+    with pytest.raises(MediaError, match="without a time"):
+        load_video(timeless, Sampling(), MediaLimits())
+
+
+@pytest.mark.parametrize("rate", [None, 0, float("nan")])
+def test_a_film_of_unknown_rate_is_read(rate: float | None) -> None:
+    film = FakeDecoder()
+    film.metadata = SimpleNamespace(average_fps=rate, num_frames=20)
+    assert load_video(film, Sampling(max_frames=4), MediaLimits()).seconds == [0, 1.5, 3.25, 4.75]
 
 
 def test_what_cannot_be_compared_is_never_the_same() -> None:

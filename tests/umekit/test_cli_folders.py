@@ -43,6 +43,15 @@ def test_encode_takes_folders(
             assert [Path(name).name for name in found["ids"]] == ["a.png", "b.ppm"]
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.JSONL.GZ", "a.tar", "a.tgz", "a.parquet"])
+def test_files_of_many_items_are_read_in_parts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (folder / name).write_bytes(b"{}")
+    assert main(["encode", str(folder / name), "--out", str(tmp_path / "x.npz")]) == 2
+    assert "give --shard-size N" in capsys.readouterr().err
+
+
 def test_index_counts_and_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["index", str(folder), "--quiet", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)

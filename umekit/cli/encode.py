@@ -22,7 +22,7 @@ from .common import (
     tell_tiny,
     told_cuts,
 )
-from .encode_shards import add_shard_arguments, refuse_without_shards, run_shards
+from .encode_shards import add_shard_arguments, refuse_sources, refuse_without_shards, run_shards
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.out.parent.is_dir():
         raise UsageError(f"--out: there is no folder {args.out.parent}")
     check_own(args.out, _is_ours, "give another --out")
+    refuse_sources(args)
     rows, failed, left_out = _rows(args)
     if not rows:
         report_left_out(left_out)

@@ -106,6 +106,16 @@ def refuse_without_shards(args: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} needs --shard-size N")
 
 
+def refuse_sources(args: argparse.Namespace) -> None:
+    """Files that hold many items each, and are read in parts."""
+    from ..encoding.inputs.opening import format_of_name
+
+    for file in args.files:
+        found = format_of_name(file.name)
+        if found is not None and file.is_file():
+            raise UsageError(f"{file} holds rows ({found}): give --shard-size N, and a folder as --out")
+
+
 def run_shards(args: argparse.Namespace) -> int:
     rank, world = _rank()
     devices = _devices(args, rank, world)
