@@ -24,9 +24,9 @@ ARMS = {arm.name: arm for claim in CLAIMS for arm in claim.arms}
 
 
 def short(name: str, **changes: object) -> Arm:
-    """Two steps of eight rows of an arm."""
+    """Two steps of four rows of an arm."""
     arm = ARMS[name]
-    return replace(arm, batch=8, rows=8 * 2 * len(arm.phases), **changes)
+    return replace(arm, batch=4, rows=4 * 2 * len(arm.phases), **changes)
 
 
 @pytest.mark.parametrize("name", ["stage-progressive", "bidirectional-mean-prompt", "adapter-on-all"])
@@ -77,7 +77,7 @@ def test_the_filter_drops_what_is_too_similar(start: Path) -> None:
     trained = train_arm(short("negatives-filtered"), context, 1e-3)
     counted = context.notes["filter"]
     assert trained.steps == 2
-    assert counted["secret"][1] + counted["other"][1] == 2 * 8 * 4
+    assert counted["secret"][1] + counted["other"][1] == 2 * 4 * 4
     scores = np.array([0.1, 0.2, 0.8, 0.9], dtype=np.float32)
     assert best_bound(scores, np.array([False, False, True, True])) == pytest.approx(0.2)
 
