@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .adapters import merge_adapter
+from ..modeling.adapters import merge_adapter
 from .golden.folder import GOLDEN_FOLDER, make_golden
 from .loading import load
 from .storage.ownership import new_folder

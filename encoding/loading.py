@@ -10,14 +10,13 @@ from typing import Any, cast
 
 import torch
 
-from ..modeling.adapters import CONFIG_FILE, AdapterSource, adapter_of
+from ..modeling.adapters import CONFIG_FILE, AdapterSource, adapter_of, add_adapter
 from ..modeling.discriminative import UmeForDiscriminativeEmbedding
 from ..modeling.generative import UmeForGenerativeEmbedding
 from ..modeling.packing import pack_on_cpu
 from ..modeling.reranker import UmeForReranking
 from ..modeling.settings import ROLES, Role, UmeSettings, UmeSettingsError
 from ..processing.processor import UmeProcessor
-from .adapters import add_adapter
 from .calls import compute_alone_after_fork
 from .checkpoint_files import find_file, installed_classes, read_config, read_json
 from .compiling import compile_layers
@@ -149,7 +148,7 @@ def load(
         model.to(device)
     check_pair(model, processor)
     if adapter is not None:
-        add_adapter(model, os.fspath(adapter))
+        add_adapter(model.backbone, os.fspath(adapter))
     if compile:
         compile_layers(model)
     elif device.type == "cpu" and "attn_implementation" not in model_kwargs:

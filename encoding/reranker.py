@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..modeling.batching import TokenBudget, default_tokens
 from ..modeling.reranker import scores_of
 from ..modeling.settings import whole_number
-from ..modeling.vision_features import VisionStore
+from ..modeling.vision_features import VisionFeatureCache
 from ..processing.collating import Prepared
 from ..processing.cut_texts import Cuts
 from ..processing.items import ItemError
@@ -116,7 +116,7 @@ class Reranker:
         budget = self._budget(batch_tokens)
         cuts = Cuts()
         scores, errors, truncated = self._rerank(
-            query, as_items(candidates), self._store(), instruction, budget, on_error, show_progress, cuts
+            query, as_items(candidates), self._features(), instruction, budget, on_error, show_progress, cuts
         )
         cuts.warn(len(scores))
         if return_details:
@@ -142,14 +142,14 @@ class Reranker:
         listed = as_items(queries)
         if len(listed) != len(candidate_lists):
             raise ValueError(f"{len(listed)} queries, but {len(candidate_lists)} lists of candidates")
-        store, budget = self._store(), self._budget(batch_tokens)
+        features, budget = self._features(), self._budget(batch_tokens)
         found, errors, count, cuts = [], [], 0, Cuts()
         show = len(listed) > 1 and sys.stderr.isatty() if show_progress is None else show_progress
         for query, candidates in zip(
             tqdm(listed, unit="query", disable=not show, desc="rerank"), candidate_lists, strict=True
         ):
             scores, failed, _ = self._rerank(
-                query, as_items(candidates), store, instruction, budget, on_error, False, cuts
+                query, as_items(candidates), features, instruction, budget, on_error, False, cuts
             )
             found.append(scores)
             errors += failed
@@ -158,8 +158,8 @@ class Reranker:
         _warn(errors, count, stacklevel=2)
         return found
 
-    def _store(self) -> VisionStore:
-        return self.model.vision_store(self.processor, KEEP_BYTES)
+    def _features(self) -> VisionFeatureCache:
+        return self.model.vision_cache(self.processor, KEEP_BYTES)
 
     def _budget(self, batch_tokens: int | None) -> TokenBudget:
         """For all of a call: what one query did not fit into, the next one will not."""
@@ -173,7 +173,7 @@ class Reranker:
         self,
         query: Any,
         candidates: Sequence[Any],
-        store: VisionStore,
+        features: VisionFeatureCache,
         instruction: str | None,
         budget: TokenBudget,
         on_error: str,
@@ -203,7 +203,7 @@ class Reranker:
                     else:
                         errors.append((index, outcome))
                 cuts.see(row for _, row in good)
-                for index, row in self._score(good, scores, store, budget):
+                for index, row in self._score(good, scores, features, budget):
                     error = self._too_large(index, row)
                     if on_error == "raise":
                         raise error
@@ -216,7 +216,7 @@ class Reranker:
         self,
         pairs: list[tuple[int, Prepared]],
         scores: NDArray[np.float32],
-        store: VisionStore,
+        features: VisionFeatureCache,
         budget: TokenBudget,
     ) -> Iterator[tuple[int, Prepared]]:
         """Fill in the scores of prepared pairs, in smaller batches where memory runs out.
@@ -227,7 +227,10 @@ class Reranker:
 
         def run(tried: list[tuple[int, Prepared]]) -> bool:
             logits = self.model.pair_logits(
-                [row for _, row in tried], processor=self.processor, batch_tokens=budget.tokens, store=store
+                [row for _, row in tried],
+                processor=self.processor,
+                batch_tokens=budget.tokens,
+                features=features,
             )
             scores[[index for index, _ in tried]] = scores_of(logits).cpu().numpy()
             return True

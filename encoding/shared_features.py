@@ -7,14 +7,14 @@ wait for the second. A batch of which nothing is shared is encoded as ever, from
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import BatchFeature
 
 from ..modeling.backbone import base_of
-from ..modeling.vision_features import VisionStore
+from ..modeling.vision_features import VisionFeatureCache
 from ..processing.collating import Prepared
 from ..processing.vision import Patches
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from ..modeling.composed import UmePreTrainedModel
     from ..processing.processor import UmeProcessor
 
-KEEP_BYTES = 2**28  # features of shared media kept for later windows of the same call
-SAMPLES = 64  # bytes of a medium that are looked at before it is hashed
+KEEP_BYTES = 2**28  # features of shared media, beside their patches, kept for later windows of the same call
 
 
 class SharedFeatures:
@@ -40,36 +39,25 @@ class SharedFeatures:
         self, model: UmePreTrainedModel, processor: UmeProcessor, keep_bytes: int = KEEP_BYTES
     ) -> None:
         self.processor = processor
-        self.store = VisionStore(
+        self.cache = VisionFeatureCache(
             base_of(model.backbone),
             lambda media: processor.pixels(media, self._place),
             deepstack=model.settings.deepstack,
             keep_bytes=keep_bytes,
         )
         self._shared: dict[int, Patches] = {}  # by identity; holding them keeps the numbers theirs
-        self._looks: dict[str, Hashable] = {}  # of what may still be in the store
 
     def begin_window(self, rows: Sequence[Prepared]) -> None:
         """These are the rows of the batches to come."""
-        self.store.forget()
-        self._looks = {key: look for key, look in self._looks.items() if key in self.store}
+        self.cache.evict()
         media = [medium for row in rows for medium in _media(row)]
-        looks = [_look(medium) for medium in media]
-        known, shown = set(self._looks.values()), Counter(looks)
-        # Most media are shown once, and are not worth a hash of all their bytes.
-        alike = [
-            (medium, look)
-            for medium, look in zip(media, looks, strict=True)
-            if shown[look] > 1 or look in known
-        ]
-        times = Counter(self.store.key(medium) for medium, _ in alike)
-        self._shared = {}
-        for medium, look in alike:
-            key = self.store.key(medium)
-            if times[key] > 1 or key in self.store:
-                self._shared[id(medium)] = medium
-                self._looks[key] = look
-        self.store.expect([medium for medium in media if id(medium) in self._shared])
+        times = Counter(self.cache.key(medium) for medium in media)
+        self._shared = {
+            id(medium): medium
+            for medium in media
+            if times[self.cache.key(medium)] > 1 or self.cache.key(medium) in self.cache
+        }
+        self.cache.reserve([medium for medium in media if id(medium) in self._shared])
 
     def shared_among(self, rows: Sequence[Prepared]) -> bool:
         """Whether a batch shows a medium that is shared in this window."""
@@ -80,24 +68,17 @@ class SharedFeatures:
         batch: BatchFeature = self.processor.collate(rows, padding_side, pixels=False, place=self._place)
         images = [medium for row in rows for medium in row.images]
         videos = [medium for row in rows for medium in row.videos]
-        batch["mm_encoder_outputs"] = self.store.outputs(images, videos)
+        batch["mm_encoder_outputs"] = self.cache.outputs(images, videos)
         return batch
 
     def _place(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.store.base.device)
+        return tensor.to(self.cache.base.device)
 
     def release(self) -> bool:
         """Give up sharing for the rest of the window, for want of memory; whether that frees any."""
         self._shared = {}
-        return self.store.clear()
+        return self.cache.clear()
 
 
 def _media(row: Prepared) -> list[Any]:
     return [*row.images, *row.videos]
-
-
-def _look(medium: Patches) -> Hashable:
-    """What equal media have in common, and few others."""
-    values = medium.values.reshape(-1)
-    some = values[:: max(1, len(values) // SAMPLES)].tobytes()
-    return medium.values.shape, medium.grid, medium.seconds, medium.interval, some

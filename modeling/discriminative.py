@@ -72,7 +72,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             input_ids, attention_mask, mm_token_type_ids, pooling_slots: ``[B, L]``; left or right padding.
             pixel_values: patches of all images of the batch, ``[patches, C*T*P*P]``, with ``image_grid_thw``
                 ``[images, 3]``; likewise for videos.
-            mm_encoder_outputs: features of the media in place of their pixels; see ``VisionStore.outputs``.
+            mm_encoder_outputs: features of the media in place of their pixels; see ``VisionFeatureCache.outputs``.
             dim: keep the first ``dim`` numbers; the checkpoint's own when None.
             return_dict: accepted for compatibility; the output is always a :class:`UmeOutput`.
 

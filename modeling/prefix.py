@@ -20,7 +20,7 @@ from .backbone import back_home, base_of, cache_argument, cache_of, positions_of
 from .batching import plan_batches
 from .pooling import DIRECT_SLOT, pool
 from .settings import LINEAR_ATTENTION_FAMILIES, UmeSettings
-from .vision_features import VisionStore
+from .vision_features import VisionFeatureCache
 
 MediaLists = tuple[list[Any], list[Any]]  # images, videos
 
@@ -89,7 +89,7 @@ def spans_of(row: Any, patches_per_token: int) -> list[Span]:
     return sorted(spans, key=lambda span: span.start)
 
 
-def shared_length(rows: Sequence[Any], patches_per_token: int, store: VisionStore) -> int:
+def shared_length(rows: Sequence[Any], patches_per_token: int, features: VisionFeatureCache) -> int:
     """How many tokens at the beginning of all rows are the same, media included; at least one token is left over."""
     first = rows[0]
     length = min(len(row.input_ids) for row in rows) - 1
@@ -99,9 +99,9 @@ def shared_length(rows: Sequence[Any], patches_per_token: int, store: VisionStor
     for span in spans_of(first, patches_per_token):
         if span.start >= length:
             break
-        key = store.key(_media(first, span.kind)[span.number])
+        key = features.key(_media(first, span.kind)[span.number])
         others = [_media(row, span.kind)[span.number : span.number + 1] for row in rows[1:]]
-        if span.end > length or any([store.key(one) for one in other] != [key] for other in others):
+        if span.end > length or any([features.key(one) for one in other] != [key] for other in others):
             return span.start
     return length
 
@@ -113,14 +113,16 @@ class PrefixReader:
         backbone: a native ``...ForConditionalGeneration``.
         settings: positions and DeepStack of the checkpoint; attention must be causal.
         processor: collates rows and makes pixels of patches.
-        store: features of the media.
+        features: features of the media.
     """
 
-    def __init__(self, backbone: Any, settings: UmeSettings, processor: Any, store: VisionStore) -> None:
+    def __init__(
+        self, backbone: Any, settings: UmeSettings, processor: Any, features: VisionFeatureCache
+    ) -> None:
         self.base = base_of(backbone)
         self.settings = settings
         self.processor = processor
-        self.store = store
+        self.features = features
         self.patches_per_token = processor.layout.merge**2
         self.can_share = can_share(backbone.config.model_type)
 
@@ -132,19 +134,19 @@ class PrefixReader:
         unique = list(dict(zip(inverse, rows, strict=True)).values())
         length = 0
         if share and self.can_share and len(unique) > 1:
-            length = shared_length(unique, self.patches_per_token, self.store)
+            length = shared_length(unique, self.patches_per_token, self.features)
             length = length if length >= SHORTEST_PREFIX else 0
         found: list[Any] = [None] * len(unique)
         try:
-            self._expect(unique, length)
+            self._reserve(unique, length)
             cache = self._prefill(unique[0], length) if length else None
             own = [len(row.input_ids) - length + length // PREFIX_SHARE for row in unique]
             for batch in plan_batches(own, batch_tokens):
                 states = self._forward([unique[number] for number in batch], length, cache)
                 for number, state in zip(batch, states, strict=True):
                     found[number] = state
-        finally:  # whoever tries again with smaller batches announces them again
-            self.store.forget()
+        finally:  # whoever tries again with smaller batches reserves them again
+            self.features.evict()
         return torch.stack([found[number] for number in inverse])
 
     def _prefill(self, row: Any, length: int) -> Cache:
@@ -154,7 +156,7 @@ class PrefixReader:
             input_ids=inputs["input_ids"][:, :length],
             attention_mask=inputs["attention_mask"][:, :length],
             position_ids=positions_of(self.base, inputs, self.settings.positions)[..., :length],
-            mm_encoder_outputs=self.store.outputs(images, videos),
+            mm_encoder_outputs=self.features.outputs(images, videos),
             use_cache=True,
             return_dict=True,
         )
@@ -169,7 +171,7 @@ class PrefixReader:
             input_ids=inputs["input_ids"][:, length:],
             attention_mask=inputs["attention_mask"],
             position_ids=positions_of(self.base, inputs, self.settings.positions)[..., length:],
-            mm_encoder_outputs=self.store.outputs(images, videos),
+            mm_encoder_outputs=self.features.outputs(images, videos),
             use_cache=cache is not None,
             return_dict=True,
             **({} if cache is None else cache_argument(self.base, shared_cache(cache, len(rows)))),
@@ -178,7 +180,7 @@ class PrefixReader:
         return pool(states, inputs["pooling_slots"][:, length:], DIRECT_SLOT)
 
     def _inputs(self, rows: Sequence[Any]) -> Any:
-        # Padding stands on the right, after the tokens that are read, and no pixels are made: see the store.
+        # Padding stands on the right, after the tokens that are read, and no pixels are made: see the cache.
         return self.processor.collate(rows, "right", pixels=False).to(self.base.device)
 
     def _split(self, row: Any, length: int) -> tuple[MediaLists, MediaLists]:
@@ -190,14 +192,14 @@ class PrefixReader:
             where[span.kind - 1].append(_media(row, span.kind)[span.number])
         return before, after
 
-    def _expect(self, rows: Sequence[Any], length: int) -> None:
+    def _reserve(self, rows: Sequence[Any], length: int) -> None:
         for number, row in enumerate(rows):
             before, after = self._split(row, length)
             media = [*after[0], *after[1], *((*before[0], *before[1]) if number == 0 else ())]
-            self.store.expect(media)
+            self.features.reserve(media)
 
     def _key(self, row: Any) -> Any:
-        return row.input_ids.tobytes(), tuple(self.store.key(one) for one in (*row.images, *row.videos))
+        return row.input_ids.tobytes(), tuple(self.features.key(one) for one in (*row.images, *row.videos))
 
 
 def _media(row: Any, kind: int) -> Sequence[Any]:

@@ -22,7 +22,7 @@ from .evaluating import evaluated
 from .pooling import DIRECT_SLOT, DegenerateVectorError, pool
 from .prefix import PrefixReader
 from .settings import UmeSettings, UmeSettingsError, whole_number
-from .vision_features import VisionStore
+from .vision_features import VisionFeatureCache
 
 
 @dataclass
@@ -121,10 +121,10 @@ class UmeForReranking(UmePreTrainedModel):
         logits = self.answer_logits(pool(states, pooling_slots, DIRECT_SLOT))
         return UmeScores(last_hidden_state=states, logits=logits, scores=scores_of(logits))
 
-    def vision_store(self, processor: Any, keep_bytes: int = 0) -> VisionStore:
+    def vision_cache(self, processor: Any, keep_bytes: int = 0) -> VisionFeatureCache:
         """Features of media, to be shared by several calls of :meth:`pair_logits`."""
         base = base_of(self.backbone)
-        return VisionStore(
+        return VisionFeatureCache(
             base,
             lambda media: processor.pixels(media, lambda tensor: tensor.to(base.device)),
             deepstack=self.settings.deepstack,
@@ -139,7 +139,7 @@ class UmeForReranking(UmePreTrainedModel):
         *,
         processor: Any,
         batch_tokens: int | None = None,
-        store: VisionStore | None = None,
+        features: VisionFeatureCache | None = None,
         share: bool = True,
     ) -> Tensor:
         """Logits of prepared pairs; what all of them begin with is read once, and so is every medium.
@@ -148,7 +148,7 @@ class UmeForReranking(UmePreTrainedModel):
             rows: from ``processor.prepare_pairs``, best those of one query.
             processor: the checkpoint's processor.
             batch_tokens: padded tokens of one forward; chosen by device when None.
-            store: see :meth:`vision_store`; one for this call when None.
+            features: see :meth:`vision_cache`; one for this call when None.
             share: False reads every pair whole.
 
         Returns:
@@ -162,8 +162,8 @@ class UmeForReranking(UmePreTrainedModel):
         if not rows:
             return torch.empty(0, 2, dtype=torch.float32, device=self.device)
         budget = batch_tokens or default_tokens(self.device)
-        store = store if store is not None else self.vision_store(processor)
-        reader = PrefixReader(self.backbone, self.settings, processor, store)
+        features = features if features is not None else self.vision_cache(processor)
+        reader = PrefixReader(self.backbone, self.settings, processor, features)
         logits = self.answer_logits(reader.read(rows, budget, share))
         if not bool(torch.isfinite(logits).all()):
             raise DegenerateVectorError(

@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 _KINDS = ("image", "video")
+_SAMPLES = 64  # bytes of a medium that its first hash looks at
 
 
 @dataclass
@@ -30,7 +32,34 @@ class MediumFeatures:
         return sum(one.numel() * one.element_size() for one in (self.tokens, *self.levels))
 
 
-class VisionStore:
+class MediumKey:
+    """A prepared medium by its content: equal where patches, grid and rate are.
+
+    The hash looks at a few bytes. All are hashed only where that one agrees: most media are shown once, and are not
+    worth it.
+    """
+
+    def __init__(self, medium: Any) -> None:
+        self._medium = medium
+        values = medium.values.reshape(-1)
+        some = values[:: max(1, len(values) // _SAMPLES)].tobytes()
+        self._facts = (medium.values.shape, medium.grid, medium.seconds, medium.interval)
+        self._hash = hash((*self._facts, some))
+
+    @cached_property
+    def _digest(self) -> bytes:
+        return hashlib.blake2b(self._medium.values.data, digest_size=16).digest()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MediumKey):
+            return False
+        return self is other or (self._facts == other._facts and self._digest == other._digest)
+
+
+class VisionFeatureCache:
     """Runs the vision tower on what it has not seen yet.
 
     Args:
@@ -48,24 +77,22 @@ class VisionStore:
         self.deepstack = deepstack
         self.keep_bytes = keep_bytes
         self.runs = 0  # media that went through the tower
-        self._kept: OrderedDict[str, MediumFeatures] = OrderedDict()
-        self._waiting: Counter[str] = Counter()
-        self._keys: dict[int, tuple[Any, str]] = {}
+        self._kept: OrderedDict[MediumKey, MediumFeatures] = OrderedDict()
+        self._waiting: Counter[MediumKey] = Counter()
+        self._keys: dict[int, tuple[Any, MediumKey]] = {}
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: MediumKey) -> bool:
         return key in self._kept
 
-    def key(self, medium: Any) -> str:
-        """Hash of a medium's patches, grid and rate."""
+    def key(self, medium: Any) -> MediumKey:
+        """What equal media have in common, and no others."""
         known = self._keys.get(id(medium))
         if known is None or known[0] is not medium:
-            digest = hashlib.blake2b(medium.values.data, digest_size=16)
-            digest.update(repr((medium.values.shape, medium.grid, medium.seconds, medium.interval)).encode())
-            known = self._keys[id(medium)] = (medium, digest.hexdigest())
+            known = self._keys[id(medium)] = (medium, MediumKey(medium))
         return known[1]
 
-    def expect(self, media: Sequence[Any]) -> None:
-        """Announce that each of these will be asked for once (more): they are kept until then, and no others are."""
+    def reserve(self, media: Sequence[Any]) -> None:
+        """Each of these will be asked for once (more): they are kept until then, and no others are."""
         self._waiting.update(self.key(medium) for medium in media)
 
     def outputs(self, images: Sequence[Any], videos: Sequence[Any]) -> dict[str, Any]:
@@ -76,8 +103,8 @@ class VisionStore:
                 found[kind] = self._joined(self._take(kind, media))
         return found
 
-    def forget(self) -> None:
-        """Drop what is kept beyond ``keep_bytes``, and every announcement."""
+    def evict(self) -> None:
+        """Drop what is kept beyond ``keep_bytes``, and every reservation."""
         self._waiting.clear()
         self._keys.clear()
         self._trim()

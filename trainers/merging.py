@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ..encoding.adapters import add_adapter, merge_adapter
 from ..encoding.checkpoint_files import installed_classes, read_config
 from ..encoding.encoder import Encoder
 from ..encoding.golden.folder import GOLDEN_FOLDER, make_golden
@@ -16,7 +15,7 @@ from ..encoding.golden.verify import verify
 from ..encoding.loading import CLASSES, check_pair, load
 from ..encoding.reranker import Reranker
 from ..encoding.storage.ownership import new_folder
-from ..modeling.adapters import base_named, lacking_rows
+from ..modeling.adapters import add_adapter, base_named, lacking_rows, merge_adapter
 from ..modeling.settings import UmeSettings
 from ..modeling.weight_files import read_json
 from ..processing.processor import UmeProcessor
@@ -54,7 +53,7 @@ def merge(
     """
     with new_folder(out) as folder:
         encoder = open_base(adapter, base, dtype=dtype)
-        add_adapter(encoder.model, os.fspath(adapter))
+        add_adapter(encoder.model.backbone, os.fspath(adapter))
         make_golden(encoder, folder / GOLDEN_FOLDER)
         merge_adapter(encoder.model.backbone)
         save_checkpoint(encoder, folder)

@@ -16,8 +16,8 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import umekit
 from umekit.cli.main import main
-from umekit.encoding.adapters import AdapterError
 from umekit.encoding.golden.folder import make_golden
+from umekit.modeling.adapters import AdapterError
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.testing import save_tiny_reranker
 from umekit.trainers.merging import merge

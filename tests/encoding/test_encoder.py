@@ -257,7 +257,7 @@ def test_load_refuses(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> N
 
 def test_adapter_must_match_and_change(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
-    from umekit.encoding.adapters import AdapterError
+    from umekit.modeling.adapters import AdapterError
 
     folder = tiny_checkpoint("qwen2_vl")
     encoder = umekit.load(folder)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import umekit
-from umekit.encoding.adapters import AdapterError
+from umekit.modeling.adapters import AdapterError
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 
 peft = pytest.importorskip("peft")

@@ -204,13 +204,13 @@ def test_many_queries_share_what_was_learned_about_memory(
 def test_a_failed_reading_leaves_nothing_waiting(
     reranker: umekit.Reranker, pictures: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = reranker.model.vision_store(reranker.processor)
+    features = reranker.model.vision_cache(reranker.processor)
     rows = reranker.processor.prepare_pairs("which", [{"image": picture} for picture in pictures])
     make_short(0, monkeypatch)
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        reranker.model.pair_logits(rows, processor=reranker.processor, store=store)
-    assert not store._waiting
-    assert not store._kept
+        reranker.model.pair_logits(rows, processor=reranker.processor, features=features)
+    assert not features._waiting
+    assert not features._kept
 
 
 def test_a_pair_that_does_not_fit_alone_is_named(

@@ -94,12 +94,12 @@ def test_thoughts_too(
     assert sum(runs) == 4
 
 
-def test_nothing_shared_means_no_store(
+def test_nothing_shared_means_no_features(
     tiny_checkpoint: Callable[..., Path], pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu")
     monkeypatch.setattr(
-        vision_features_module.VisionStore, "outputs", lambda *_: pytest.fail("features were stored")
+        vision_features_module.VisionFeatureCache, "outputs", lambda *_: pytest.fail("features were kept")
     )
     assert encoder.encode([{"image": picture} for picture in pictures]).shape == (6, encoder.dim)
 
@@ -131,10 +131,10 @@ def test_waiting_features_are_let_go_after_their_last_item(
     features = SharedFeatures(encoder.model, encoder.processor, keep_bytes=0)
     rows = [encoder.processor.prepare({"image": pictures[0], "text": word}) for word in ("a", "b", "c")]
     features.begin_window(rows)
-    key = features.store.key(rows[0].images[0])
+    key = features.cache.key(rows[0].images[0])
     held = []
     for row in rows:
         batch = features.collate([row], "right")
         assert "pixel_values" not in batch
-        held.append(key in features.store)
+        held.append(key in features.cache)
     assert held == [True, True, False]

@@ -158,13 +158,13 @@ def test_equal_pairs_and_equal_media_are_read_once(
         "forward",
         lambda **given: tokens.append(given["inputs_embeds"].shape[:2].numel()) or inner(**given),
     )
-    store = model.vision_store(processor)
+    features = model.vision_cache(processor)
     rows = processor.prepare_pairs(query, candidates)
     for budget in (100_000, 1):
         tokens.clear()
-        store.runs = 0
-        logits = model.pair_logits(rows, processor=processor, store=store, batch_tokens=budget)
-        assert store.runs == 2, "pictures[5] and pictures[0] are all that there is to see"
+        features.runs = 0
+        logits = model.pair_logits(rows, processor=processor, features=features, batch_tokens=budget)
+        assert features.runs == 2, "pictures[5] and pictures[0] are all that there is to see"
         assert len(tokens) == (2 if budget > 1 else 5), "the prefix, and the four pairs that differ"
         assert torch.equal(logits[0], logits[2])
         assert torch.equal(logits[1], logits[4])
@@ -181,7 +181,7 @@ def test_a_prefix_ends_before_media_that_differ(
     for pair in ([left, right], [wide, tall], [left, left]):
         rows = processor.prepare_pairs("which", pair)
         assert len({row.input_ids.tobytes() for row in rows}) == 1
-        length = shared_length(rows, 4, model.vision_store(processor))
+        length = shared_length(rows, 4, model.vision_cache(processor))
         start = int(rows[0].token_types.argmax())
         assert length == (rows[0].length - 1 if pair[0] is pair[1] else start)
         whole = _one_by_one(model, processor, "which", pair)
@@ -191,7 +191,7 @@ def test_a_prefix_ends_before_media_that_differ(
 def test_the_shared_cache_is_never_written(tiny_reranker: Callable[..., Loaded], family: str) -> None:
     model, processor = tiny_reranker(family)
     rows = processor.prepare_pairs("which of these", ["a text", "the other text of it"])
-    reader = PrefixReader(model.backbone, model.settings, processor, model.vision_store(processor))
+    reader = PrefixReader(model.backbone, model.settings, processor, model.vision_cache(processor))
     with torch.inference_mode():
         cache = reader._prefill(rows[0], 20)
         before = copy.deepcopy(cache)

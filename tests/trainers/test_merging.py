@@ -13,7 +13,7 @@ from adapter_folders import save_adapter
 from safetensors.torch import load_file, save_file
 
 import umekit
-from umekit.encoding.adapters import AdapterError
+from umekit.modeling.adapters import AdapterError
 from umekit.trainers import merging
 from umekit.trainers.merging import MergeError, merge, open_base
 
