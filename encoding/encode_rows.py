@@ -14,9 +14,11 @@ import torch
 
 from ..modeling.pooling import check_dim
 from ..processing.arrays import is_array, values_of
+from ..processing.cut_texts import tell_cuts
 from .calls import check_call
 from .inputs.columns import Columns
-from .inputs.sample import Row, reason_of
+from .inputs.sample import Row
+from .row_encoding import RowEncoder
 
 _LOADED: dict[str, Any] = {}  # encoders of this process by what they were loaded with
 _LOADING = threading.Lock()
@@ -82,8 +84,9 @@ class EncodeRows:
         self.model = None if model is None else os.fspath(model)
         self.columns = Columns({**named, "id": id_column})
         self.column, self.id_column = column, id_column
-        self.options: dict[str, Any] = {"role": role, "instruction": instruction, "mode": mode, "dim": dim}
+        self.options: dict[str, Any] = {"role": role, "instruction": instruction, "mode": mode}
         self.options["batch_tokens"] = batch_tokens
+        self.dim = dim
         self.media_root = None if media_root is None else os.fspath(media_root)
         self.load_options = dict(load_options or {})
 
@@ -104,23 +107,14 @@ class EncodeRows:
         """
         rows = self.rows(batch)
         encoder = self.encoder(rank)
-        good = [number for number, row in enumerate(rows) if row.error is None]
-        asked = self.options["dim"]
-        dim = encoder.dim if asked is None else check_dim(asked, encoder.dim)
-        vectors = np.full((len(rows), dim), np.nan, dtype=np.float32)
-        errors = [row.error or "" for row in rows]
-        if good:
-            encoded = encoder.encode(
-                [rows[number].item for number in good],
-                on_error="skip",
-                show_progress=False,
-                return_details=True,
-                **self.options,
-            )
-            vectors[good] = encoded.embeddings
-            for index, error in encoded.errors:
-                errors[good[index]] = reason_of(error)
-        return {self.id_column: [row.id for row in rows], "embedding": vectors, "embedding_error": errors}
+        dim = None if self.dim is None else check_dim(self.dim, encoder.dim)
+        encoded = RowEncoder(encoder, dim, **self.options).encode(rows)
+        tell_cuts(len(encoded.truncated), "these rows")
+        return {
+            self.id_column: [row.id for row in rows],
+            "embedding": encoded.vectors,
+            "embedding_error": [encoded.reasons.get(place, "") for place in range(len(rows))],
+        }
 
     def rows(self, batch: Mapping[str, Sequence[Any]]) -> list[Row]:
         """Ids and items of a batch."""

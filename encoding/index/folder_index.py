@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...processing.cut_texts import cuts_untold, tell_cuts
+from ...processing.cut_texts import tell_cuts
 from ...processing.limits import MediaLimits
 from ..fingerprint import IndexMismatchError
 from ..inputs.files import UnreadableFileError, check_regular, file_items
-from ..inputs.sample import bytes_of, reason_of
+from ..inputs.sample import Row, bytes_of, reason_of
 from ..inputs.walking import Found, list_files
+from ..row_encoding import CHUNK_BYTES, CHUNK_ROWS, RowEncoder, VectorMaker
 from ..storage.atomic import file_sha256
 from .exact import Index
 from .manifest import MANIFEST, METADATA, IndexFormatError
 
 DEFAULT_FOLDER = ".umekit-index"
-CHUNK = 1024  # items handed to the encoder at a time, more than it prepares before its first forward
-CHUNK_BYTES = 1 << 28  # and bytes of those that are in memory
 SAVE_SECONDS = 120.0  # a long run is written this often, so that a kill costs little
 SAVE_SHARE = 10.0  # but a large index takes long to write: the time between is this many times as long
 KNOWN = {
@@ -41,17 +40,6 @@ KNOWN = {
     "read_ns": int,
 }  # what a row says
 RACY_NS = 2_000_000_000  # a file touched this shortly before we read it may change without a new time stamp
-
-
-class FolderEncoder(Protocol):
-    """What indexing needs of an ``umekit.Encoder``."""
-
-    @property
-    def dim(self) -> int: ...
-
-    def fingerprint(self) -> dict[str, Any]: ...
-
-    def encode(self, items: Sequence[Any], **options: Any) -> Any: ...
 
 
 @dataclass
@@ -69,15 +57,13 @@ class IndexReport:
     truncated: int = 0  # rows of this run whose text was cut at the limit of tokens
 
 
-@dataclass
-class _Row:
-    name: str
-    item: Any
-    metadata: dict[str, Any]
+@dataclass(frozen=True)
+class _Row(Row):
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def index_folder(
-    encoder: FolderEncoder,
+    encoder: VectorMaker,
     path: str | os.PathLike[str],
     index_folder: str | os.PathLike[str] | None = None,
     *,
@@ -133,7 +119,7 @@ def index_folder(
     return index, report
 
 
-def _open(target: Path, encoder: FolderEncoder, settings: dict[str, Any], rebuild: bool) -> Index:
+def _open(target: Path, encoder: VectorMaker, settings: dict[str, Any], rebuild: bool) -> Index:
     fingerprint = encoder.fingerprint()
     if rebuild or not (target / MANIFEST).exists():
         return Index(encoder.dim, fingerprint, settings)
@@ -160,7 +146,7 @@ class _Run:
     def __init__(
         self,
         index: Index,
-        encoder: FolderEncoder,
+        encoder: VectorMaker,
         target: Path,
         report: IndexReport,
         options: dict[str, Any],
@@ -168,8 +154,8 @@ class _Run:
         limits: MediaLimits,
     ) -> None:
         self.limits = limits
-        self.index, self.encoder, self.target, self.report = index, encoder, target, report
-        self.options, self.on_error = options, on_error
+        self.index, self.target, self.report, self.on_error = index, target, report, on_error
+        self.encoder = RowEncoder(encoder, **{"role": "document", **options})
         self.rows_of: dict[str, list[str]] = {}
         self.meta_of: dict[str, list[dict[str, Any]]] = {}
         for name, metadata in zip(index.ids, index.metadata, strict=True):
@@ -180,9 +166,6 @@ class _Run:
         self.done: list[tuple[_Row, Any]] = []  # a row and its vector [d]
         self.stale: list[str] = []  # ids that leave
         self.saved, self.saving = time.monotonic(), 0.0
-        self.halved_to: int | None = (
-            None  # tokens of a batch, once memory did not hold those that were asked for
-        )
 
     def drop_missing(self, present: set[str]) -> None:
         for relative in sorted(set(self.rows_of) - present):
@@ -217,13 +200,13 @@ class _Run:
             items = file_items(file, self.limits)
             for suffix, item, extra in items:
                 metadata = {"path": relative, **extra, **facts, "rows": len(items)}
-                self.waiting.append(_Row(relative + suffix, item, metadata))
+                self.waiting.append(_Row(relative + suffix, item, metadata=metadata))
                 self.held += bytes_of(item)
             (self.report.updated if known else self.report.added).append(relative)
         except (OSError, ValueError, ImportError) as error:
             self.stale.extend(self.rows_of.get(relative, []))
-            self._fail(relative, error)
-        if len(self.waiting) >= CHUNK or self.held >= CHUNK_BYTES:
+            self._fail(relative, reason_of(error), error)
+        if len(self.waiting) >= CHUNK_ROWS or self.held >= CHUNK_BYTES:
             self._encode()
         if (
             time.monotonic() - self.saved > max(SAVE_SECONDS, SAVE_SHARE * self.saving)
@@ -235,35 +218,22 @@ class _Run:
             self.saved = time.monotonic()
             self.saving = self.saved - began
 
-    def _fail(self, name: str, error: BaseException) -> None:
+    def _fail(self, name: str, reason: str, error: BaseException | None = None) -> None:
         if self.on_error == "raise":
-            raise UnreadableFileError(f"{name}: {reason_of(error)}") from error
-        self.report.failed.append((name, reason_of(error)))
+            raise UnreadableFileError(f"{name}: {reason}") from error
+        self.report.failed.append((name, reason))
 
     def _encode(self) -> None:
         rows, self.waiting, self.held = self.waiting, [], 0
         if not rows:
             return
-        fitting = {} if self.halved_to is None else {"batch_tokens": self.halved_to}
-        with cuts_untold():
-            encoded = self.encoder.encode(
-                [row.item for row in rows],
-                role="document",
-                on_error="skip",
-                show_progress=False,
-                return_details=True,
-                **{**self.options, **fitting},
-            )
-        self.report.truncated += sum(count > 0 for count in getattr(encoded, "truncated", []))
-        if getattr(encoded, "halved", False):
-            self.halved_to = int(encoded.batch_tokens)
-        reasons = dict(encoded.errors)
-        for position, row in enumerate(rows):
-            vector = encoded.embeddings[position]
-            if position in reasons or not np.isfinite(vector).all():
-                self._fail(row.name, reasons.get(position) or ValueError("its vector is not finite"))
+        encoded = self.encoder.encode(rows)
+        self.report.truncated += len(encoded.truncated)
+        for place, row in enumerate(rows):
+            if place in encoded.reasons:
+                self._fail(row.id, encoded.reasons[place])
             else:
-                self.done.append((row, vector))
+                self.done.append((row, encoded.vectors[place]))
 
     def flush(self) -> None:
         """Encode what waits, then take stale rows out of the index and put new ones in."""
@@ -272,7 +242,7 @@ class _Run:
         if self.done:
             rows = [row for row, _ in self.done]
             vectors = np.stack([vector for _, vector in self.done])
-            self.index.add([row.name for row in rows], vectors, [row.metadata for row in rows])
+            self.index.add([row.id for row in rows], vectors, [row.metadata for row in rows])
         self.stale, self.done = [], []
         failed = _files_of(name for name, _ in self.report.failed)
         held = _files_of(self.index.ids)

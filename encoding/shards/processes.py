@@ -14,8 +14,9 @@ from typing import Any
 
 from ...processing.cut_texts import cuts_untold, tell_cuts
 from ..inputs import Source
+from ..row_encoding import VectorMaker
 from .files import read_run
-from .run import ShardEncoder, ShardReport, encode_shards
+from .run import ShardReport, encode_shards
 
 ATTEMPTS = 2  # starts of a process that dies; the second goes on where the first was
 
@@ -25,7 +26,7 @@ class ShardProcessError(RuntimeError):
 
 
 def encode_shards_in_processes(
-    load: Callable[[str | None], ShardEncoder],
+    load: Callable[[str | None], VectorMaker],
     source: Source,
     out: str | os.PathLike[str],
     devices: Sequence[str | None],
@@ -112,7 +113,7 @@ def encode_shards_in_processes(
 
 def _share(
     pipe: Any,
-    load: Callable[[str | None], ShardEncoder],
+    load: Callable[[str | None], VectorMaker],
     source: Source,
     folder: Path,
     device: str | None,

@@ -21,18 +21,19 @@ from ...processing.cut_texts import tell_cuts
 from ..calls import check_call
 from ..fingerprint import is_former
 from ..inputs import Source
+from ..row_encoding import VectorMaker
 from ..storage.atomic import AtomicFolder
 from ..storage.provenance import library_versions
 from .files import DTYPES, FORMATS, RUN, Run, ShardMismatchError, open_folder, read_run
-from .work import ShardEncoder, ShardReport, ShardWork
+from .work import ShardReport, ShardWork
 
-__all__ = ["ShardEncoder", "ShardMismatchError", "ShardReport", "encode_shards"]
+__all__ = ["ShardMismatchError", "ShardReport", "encode_shards"]
 
 ADOPTED = ("batch_tokens", "threads")  # options that a run which goes on takes from its beginning
 
 
 def encode_shards(
-    encoder: ShardEncoder,
+    encoder: VectorMaker,
     source: Source,
     out: str | os.PathLike[str],
     shard_size: int = 8192,
@@ -119,7 +120,7 @@ def encode_shards(
 
 
 def _agree(
-    folder: Path, scratch: AtomicFolder, wanted: Run, encoder: ShardEncoder, resume: bool
+    folder: Path, scratch: AtomicFolder, wanted: Run, encoder: VectorMaker, resume: bool
 ) -> tuple[Run, str]:
     """The run that is in the folder, or that now is; refuses one that would give other vectors."""
     found = open_folder(folder)

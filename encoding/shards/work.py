@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ...processing.cut_texts import cuts_untold
 from ..inputs import InputError, Row, Source, Unit
 from ..inputs.content import ContentHash
-from ..inputs.sample import bytes_of, reason_of
+from ..row_encoding import RowEncoder, VectorMaker, chunks
 from ..storage.atomic import AtomicFolder
 from .files import SURROUNDINGS, Done, Run, part_name, read_done, write_part
 from .manifest import finish
-
-CHUNK_ROWS = 1024  # items that the encoder is given at a time
-CHUNK_BYTES = 1 << 28  # and bytes of those that are in memory
-
-
-class ShardEncoder(Protocol):
-    """What is needed of an ``umekit.Encoder``; ``batch_tokens`` and ``arithmetic`` are taken from it if it has them."""
-
-    @property
-    def dim(self) -> int: ...
-
-    def fingerprint(self) -> dict[str, Any]: ...
-
-    def encode(self, items: Sequence[Any], **options: Any) -> Any: ...
 
 
 @dataclass
@@ -61,7 +46,7 @@ class ShardWork:
 
     def __init__(
         self,
-        encoder: ShardEncoder,
+        encoder: VectorMaker,
         source: Source,
         folder: Path,
         scratch: AtomicFolder,
@@ -71,7 +56,6 @@ class ShardWork:
         self.encoder, self.source, self.folder, self.scratch = encoder, source, folder, scratch
         self.run, self.digest = run, digest
         self.report = ShardReport()
-        self.halved_to: int | None = None  # tokens of a batch, where the part in the making did not fit
 
     def do(self, rank: int, world: int, show_progress: bool | None) -> ShardReport:
         units, size, parts = self.source.units(), self.run.shard_size, self.run.parts
@@ -148,24 +132,27 @@ class ShardWork:
         blocks: list[NDArray[Any]] = [np.zeros((0, self.run.dim), self.run.dtype)]
         errors: list[dict[str, str]] = []
         truncated = 0
-        self.halved_to = None
-        for rows in _chunks(counted.rows()):
-            for row in (
-                rows
-            ):  # before they are encoded: a file that changes meanwhile has another hash the next time
+        options = {name: value for name, value in self.run.options.items() if name not in SURROUNDINGS}
+        encoder = RowEncoder(
+            self.encoder, self.run.dim, **options
+        )  # anew: no part depends on another's memory
+        for rows in chunks(counted.rows()):
+            for row in rows:  # before: a file that changes while it is encoded has another hash the next time
                 content.add(row)
-            vectors, reasons, cut = self._encode(rows)
+            encoded = encoder.encode(rows)
             keep = []
             for position, row in enumerate(rows):
-                reason = reasons.get(position) or ("the id is there twice" if row.id in seen else None)
+                reason = encoded.reasons.get(position) or (
+                    "the id is there twice" if row.id in seen else None
+                )
                 if reason is None:
                     keep.append(position)
                     seen.add(row.id)
                     ids.append(row.id)
                 else:
                     errors.append({"id": row.id, "reason": reason})
-            blocks.append(vectors[keep].astype(self.run.dtype))
-            truncated += len(cut.intersection(keep))
+            blocks.append(encoded.vectors[keep].astype(self.run.dtype))
+            truncated += len(encoded.truncated.intersection(keep))
             bar.update(counted.since())
         if counted.units == 0 and self.run.units is None:
             return None
@@ -179,40 +166,11 @@ class ShardWork:
             content.hexdigest(),
             files,
             errors,
-            self.halved_to,
+            encoder.halved_to,
             truncated,
         )
         self.scratch.write(f"{part}.done.json", done.to_json())
         return done
-
-    def _encode(self, rows: list[Row]) -> tuple[NDArray[np.float32], dict[int, str], set[int]]:
-        """Vectors [rows, d], the reasons of those that have none, and the places of those whose text was cut."""
-        cut: set[int] = set()
-        reasons = {position: row.error for position, row in enumerate(rows) if row.error is not None}
-        asked = [position for position in range(len(rows)) if position not in reasons]
-        vectors = np.full((len(rows), self.run.dim), np.nan, dtype=np.float32)
-        if asked:
-            options = {name: value for name, value in self.run.options.items() if name not in SURROUNDINGS}
-            if self.halved_to is not None:  # what the part's former rows have shown need not be tried again
-                options["batch_tokens"] = self.halved_to
-            with cuts_untold():
-                encoded = self.encoder.encode(
-                    [rows[position].item for position in asked],
-                    dim=self.run.dim if self.run.dim != self.encoder.dim else None,
-                    on_error="skip",
-                    show_progress=False,
-                    return_details=True,
-                    **options,
-                )
-            tokens = getattr(encoded, "truncated", [])
-            cut = {asked[index] for index, count in enumerate(tokens) if count}
-            vectors[asked] = encoded.embeddings
-            if getattr(encoded, "halved", False):
-                self.halved_to = int(encoded.batch_tokens)
-            reasons |= {asked[index]: reason_of(error) for index, error in encoded.errors}
-        for position in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
-            reasons.setdefault(int(position), "its vector is not finite")
-        return vectors, reasons, cut
 
 
 class _Counted:
@@ -230,17 +188,3 @@ class _Counted:
     def since(self) -> int:
         told, self._told = self._told, self.units
         return self._told - told
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Rows for one call of the encoder, bounded in number and in bytes, by nothing but the rows themselves."""
-    chunk: list[Row] = []
-    held = 0
-    for row in rows:
-        chunk.append(row)
-        held += bytes_of(row.item)
-        if len(chunk) == CHUNK_ROWS or held >= CHUNK_BYTES:
-            yield chunk
-            chunk, held = [], 0
-    if chunk:
-        yield chunk

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...encoding.row_encoding import VectorMaker
 from ...encoding.shards.files import ERRORS, PART_FILE
 from ...encoding.shards.files import MANIFEST as SHARDS
 from ...encoding.shards.run import encode_shards
-from ...encoding.shards.work import ShardEncoder
 from ...encoding.storage.atomic import file_sha256, write_atomically
 from ...encoding.storage.checked_files import read_object
 from ...encoding.storage.ownership import (
@@ -51,7 +51,7 @@ WORK_FILES = re.compile(
 
 
 def mine(
-    encoder: ShardEncoder,
+    encoder: VectorMaker,
     rows: Sequence[Any],
     pool: Sequence[Any] | None = None,
     *,

@@ -1,0 +1,105 @@
+"""Rows to vectors, a chunk at a time, for those that read millions: what is wrong with a row costs that row alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..processing.cut_texts import cuts_untold
+from .inputs.sample import Row, bytes_of, reason_of
+
+CHUNK_ROWS = 1024  # items that the encoder is given at a time
+CHUNK_BYTES = 1 << 28  # and bytes of those that are in memory
+
+_Row = TypeVar("_Row", bound=Row)
+
+
+class VectorMaker(Protocol):
+    """What is needed of an ``umekit.Encoder``."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def fingerprint(self) -> dict[str, Any]: ...
+
+    def encode(self, items: Sequence[Any], **options: Any) -> Any: ...
+
+
+@dataclass
+class EncodedRows:
+    """Vectors of rows.
+
+    Attributes:
+        vectors: float32 ``[n, d]``; NaN where there is none.
+        reasons: place of a row without a vector -> why.
+        truncated: places of rows whose text was cut at the limit of tokens.
+    """
+
+    vectors: NDArray[np.float32]
+    reasons: dict[int, str]
+    truncated: set[int]
+
+
+class RowEncoder:
+    """Encodes rows with one set of options; a batch that memory did not hold is not tried again.
+
+    Attributes:
+        halved_to: tokens of a batch, once memory did not hold those that were asked for.
+    """
+
+    def __init__(self, encoder: VectorMaker, dim: int | None = None, **options: Any) -> None:
+        """
+        Args:
+            encoder: makes the vectors.
+            dim: of the vectors; the encoder's by default.
+            options: of ``encoder.encode``.
+        """
+        self.encoder = encoder
+        self.dim = encoder.dim if dim is None else dim
+        self.options = options
+        self.halved_to: int | None = None
+
+    def encode(self, rows: Sequence[Row]) -> EncodedRows:
+        """Vectors of rows; nothing that is wrong with one of them is raised."""
+        reasons = {place: row.error for place, row in enumerate(rows) if row.error is not None}
+        asked = [place for place in range(len(rows)) if place not in reasons]
+        found = EncodedRows(np.full((len(rows), self.dim), np.nan, dtype=np.float32), reasons, set())
+        if asked:
+            fitting = {} if self.halved_to is None else {"batch_tokens": self.halved_to}
+            with cuts_untold():
+                encoded = self.encoder.encode(
+                    [rows[place].item for place in asked],
+                    dim=self.dim if self.dim != self.encoder.dim else None,
+                    on_error="skip",
+                    show_progress=False,
+                    return_details=True,
+                    **{**self.options, **fitting},
+                )
+            found.vectors[asked] = encoded.embeddings
+            found.truncated = {
+                asked[index] for index, count in enumerate(getattr(encoded, "truncated", [])) if count
+            }
+            found.reasons |= {asked[index]: reason_of(error) for index, error in encoded.errors}
+            if getattr(encoded, "halved", False):
+                self.halved_to = int(encoded.batch_tokens)
+        for place in np.flatnonzero(~np.isfinite(found.vectors).all(axis=1)):
+            found.reasons.setdefault(int(place), "its vector is not finite")
+        return found
+
+
+def chunks(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
+    """Rows for one call of the encoder, bounded in number and in bytes, by nothing but the rows themselves."""
+    chunk: list[_Row] = []
+    held = 0
+    for row in rows:
+        chunk.append(row)
+        held += bytes_of(row.item)
+        if len(chunk) == CHUNK_ROWS or held >= CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
