@@ -157,7 +157,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
             )
         super().__post_init__()
         if not HAS_ACTIVATION_CHECKPOINTING:  # read by super from text
-            self.activation_checkpointing = self.gradient_checkpointing
+            self.activation_checkpointing = bool(self.gradient_checkpointing)
             self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
         checkpointing = self.activation_checkpointing_kwargs
         if isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):

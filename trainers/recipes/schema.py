@@ -199,13 +199,11 @@ def _result(recipe: Recipe, step: Any, known: dict[str, str]) -> str:
     """What a step leaves (``model``, ``adapter`` or ``rows``), after a look at what it starts from."""
     if isinstance(step, SoupStep):
         kinds = {known.get(name) for name in step.of}
-        if kinds == {"model"} and step.mode == "delta":
+        if kinds in ({"model"}, {"adapter"}):
             return "model"
-        if kinds == {"adapter"}:
-            return "model" if step.mode == "delta" else "adapter"
         raise ValueError(
             f"step {step.name!r} averages {', '.join(step.of)}: they must all be adapters (keep: adapter), or all "
-            "models (mode: delta), of steps before it"
+            "models, of steps before it"
         )
     start = recipe.start_of(step)
     if known.get(start) not in (START, "model", "adapter"):

@@ -189,7 +189,7 @@ def soup_step(step: SoupStep, context: StepContext) -> dict[str, Any]:
     parts = [context.result_of(name) for name in step.of]
     weights = None if step.weights is None else list(step.weights)
     whole = all(part.name.startswith(MODEL) for part in parts)
-    result = _fresh(context.folder / (MODEL if whole or step.mode == "delta" else ADAPTER))
+    result = _fresh(context.folder / MODEL)
     if whole:
         soup_checkpoints(parts, result, weights=weights)
     else:
