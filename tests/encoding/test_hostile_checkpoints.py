@@ -5,26 +5,21 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import pickle
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 import umekit
 from umekit.encoding.checkpoint_files import CheckpointFilesError, RemoteCodeError, check_files, read_config
 from umekit.modeling.config_checks import check_size
 from umekit.modeling.weight_files import stored_tensors
-from umekit.trainers.checkpoint_souping import soup_checkpoints
-from umekit.trainers.merging import merge
 
 EVIL = "import pathlib\npathlib.Path({mark!r}).touch()\n"
 
@@ -120,95 +115,6 @@ def test_trust_in_a_folder_of_ours_is_not_handed_on(folder: Path, tmp_path: Path
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
     assert model.role == "discriminative"
     assert not mark.exists()
-
-
-# ---- weights
-
-
-def shard(folder: Path, where: str) -> None:
-    """The folder's weights in a file that an index names as ``where``."""
-    target = Path(os.path.join(folder, where))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    tensors = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    save_file(tensors, target, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, where)}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-@pytest.mark.parametrize(
-    "where", ["../outside.safetensors", "sub/inside.safetensors", "{tmp}/absolute.safetensors"]
-)
-def test_weight_maps_name_files_of_their_folder_only(where: str, folder: Path, tmp_path: Path) -> None:
-    shard(folder, where.format(tmp=tmp_path))
-    with pytest.raises(CheckpointFilesError, match=r"index.json names .* not a file of its folder"):
-        umekit.load(folder)
-    with pytest.raises(Exception, match="not a file of its folder"):  # the repository's own class of error
-        AutoModel.from_pretrained(folder, trust_remote_code=True)
-    with pytest.raises(CheckpointFilesError, match="not a file of its folder"):
-        soup_checkpoints([folder, folder], tmp_path / "soup")
-    model = umekit.load(device="cpu").model
-    with pytest.raises(CheckpointFilesError, match="not a file of its folder"):
-        model.load_native_weights(folder)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [[], {}, {"weight_map": []}, {"weight_map": {}}, {"weight_map": {"a": 3}}, {"weight_map": {"a": "..\\x"}},
-     {"weight_map": {"a": "model.bin"}}],
-)  # fmt: skip
-def test_impossible_weight_maps(content: Any, folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointFilesError, match=r"model.safetensors.index.json"):
-        umekit.load(folder)
-
-
-def test_shards_load(folder: Path) -> None:
-    wanted = umekit.load(folder).encode(["a"])
-    shard(folder, "model-00001-of-00001.safetensors")
-    assert np.array_equal(umekit.load(folder).encode(["a"]), wanted)
-
-
-class Bomb:
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.mark,)
-
-
-def test_pickled_weights_stay_closed(folder: Path, tmp_path: Path) -> None:
-    mark = tmp_path / "ran"
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
-    for options in ({}, {"use_safetensors": False}, {"use_safetensors": None}):
-        with pytest.raises((OSError, CheckpointFilesError)):
-            umekit.load(folder, **options)
-    assert not mark.exists()
-
-
-def test_a_pickled_adapter_stays_closed(tiny_backbone: Callable[[str], Path], tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
-    adapter, mark = tmp_path / "adapter", tmp_path / "ran"
-    peft.LoraConfig(
-        r=2, target_modules=["q_proj"], base_model_name_or_path=str(tiny_backbone("qwen3_vl"))
-    ).save_pretrained(adapter)
-    (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
-    with pytest.raises(RuntimeError, match=r"adapter_model.safetensors; a pickled .bin is not read"):
-        umekit.load(adapter, preset="none")
-    with pytest.raises(RuntimeError, match=r"adapter_model.safetensors; a pickled .bin is not read"):
-        merge(adapter, tmp_path / "merged")
-    assert not mark.exists()
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\x00" * 8, b"\xff" * 16, b"\x02" + b"\x00" * 7 + b"[]", b"\x02" * 9]
-)
-def test_cut_off_weights(content: bytes, folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointFilesError, match=r"model.safetensors"):
-        umekit.load(folder)
 
 
 # ---- sizes
