@@ -23,10 +23,10 @@ def number(version: str) -> tuple[int, ...]:
 def transformers_problem(versions: Mapping[str, str]) -> str | None:
     """What is wrong with the installed transformers, and what to do; None where it is one that umekit runs on."""
     found = versions.get("transformers")
-    # 5.17 takes mm_encoder_outputs and ignores it: pictures would have no part in a vector, silently.
-    if found is None or (5, 18) <= number(found) < (6,):
+    # 5.17 ignores mm_encoder_outputs, silently; with 5.18 AutoModel fails on remote code of native configs.
+    if found is None or (5, 23) <= number(found) < (6,):
         return None
-    return f"transformers must be >=5.18,<6, not {found}: pip install 'transformers>=5.18,<6'"
+    return f"transformers must be >=5.23,<6, not {found}: pip install 'transformers>=5.23,<6'"
 
 
 def peft_problem(versions: Mapping[str, str]) -> str | None:

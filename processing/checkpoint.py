@@ -273,7 +273,7 @@ def _sentence_transformers_block(processor: Any, folder: Path) -> dict[str, Any]
         existing = json.loads(path.read_text(encoding="utf-8"))
         if existing.pop("__version__", None) is not None:
             block.update(existing)
-    block["requirements"] = {"sentence-transformers": ">=6.2", "transformers": ">=5.18"}
+    block["requirements"] = {"sentence-transformers": ">=6.2", "transformers": ">=5.23"}
     return block
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, BatchFeature
 
-# By its module: as a name of the package, older versions (5.18) give it only where torchvision is.
+# By its module: as a name of the package, some versions give it only where torchvision is.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
