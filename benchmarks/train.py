@@ -36,7 +36,7 @@ from umekit.examples.ume_tiny_model import build_model
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.modeling.settings import UmeSettings
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.data import IndexedRows
+from umekit.trainers.indexed_rows import IndexedRows
 
 CHUNK_TOKENS = 1024  # what a batch of 32 rows fills
 MEMORY_BATCHES = (32, 1024)

@@ -13,7 +13,6 @@ A killed run goes on with ``--resume``.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -42,8 +41,9 @@ from umekit.examples.ume_tiny_model import build_model, build_processor, build_t
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.processing.processor import UmeProcessor
 from umekit.trainers.arguments import ContrastiveTrainingArguments
+from umekit.trainers.batches import ItemBatch
+from umekit.trainers.collating import ContrastiveCollator
 from umekit.trainers.contrastive import ContrastiveTrainer
-from umekit.trainers.data import ContrastiveCollator, ItemBatch
 
 
 def float32_attention(
@@ -112,36 +112,32 @@ class CaptionedCollator(ContrastiveCollator):
         self.reader, self.count = reader, count
         self.world = DigitWorld("train", seed + 1)
 
-    def __call__(self, rows: Any) -> dict[str, Any]:
+    def __call__(self, rows: Any) -> dict[str, ItemBatch]:
         # The first row's index is the step's: the captions, too, are a function of the step alone.
         start = rows[0].get("__row__", 0) if rows else 0
         beside = lesson_rows(self.world, BESIDE, int(start), self.count)
-        return {**super().__call__(rows), "captions": self.reader.prepare(beside)}
+        found = super().__call__(rows)
+        found["batch"].items += self.reader.prepare(beside)  # items, too, that belong to no row
+        return found
 
 
 class TinyTrainer(ContrastiveTrainer):
     """InfoNCE plus captions."""
 
     reader: CaptionReader
-    _captions = 1
 
-    def _rows(self, inputs: Mapping[str, Any]) -> ItemBatch:
-        """The captions are items, too, that belong to no row."""
-        rows = super()._rows(inputs)
-        captions = inputs.get("captions", [])
-        self._captions = max(1, len(captions))
-        return dataclasses.replace(rows, items=[*rows.items, *captions])
+    def local_inputs(
+        self, batch: ItemBatch, indices: Sequence[int], inputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        items = [batch.items[index] for index in indices]
+        captions = sum(1 for item in batch.items if item.completion)
+        return {"labels": self.reader.labels(items, inputs["input_ids"].shape[1]), "count": max(1, captions)}
 
-    def _collate(self, rows: ItemBatch, indices: Sequence[int], dummies: Any = ()) -> dict[str, Any]:
-        batch = super()._collate(rows, indices, dummies)
-        labels = self.reader.labels([rows.items[index] for index in indices], batch["input_ids"].shape[1])
-        return {**batch, "local_labels": self._prepare_input(labels)}
-
-    def local_loss(self, model: Any, output: Any, batch: Mapping[str, Any]) -> Tensor:
-        labels = batch["local_labels"]
+    def local_loss(self, model: Any, output: Any, inputs: Mapping[str, Any]) -> Tensor:
+        labels = inputs["local_labels"]
         loss, accuracy = self.reader.loss_of(model, output.last_hidden_state[: len(labels)], labels)
         self._record({f"read_{name}": value for name, value in accuracy.items() if value.isfinite()})
-        return loss / self._captions
+        return loss / inputs["local_count"]
 
 
 def learn_tasks(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .arguments import ContrastiveTrainingArguments
+    from .collating import ContrastiveCollator
     from .contrastive import ContrastiveTrainer
-    from .data import ContrastiveCollator
     from .lora import add_lora
     from .memory import estimate_memory
     from .merging import merge
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .souping import soup
 
 _PUBLIC = {
-    "ContrastiveCollator": ".data",
+    "ContrastiveCollator": ".collating",
     "ContrastiveObjective": ".objectives.module",
     "ContrastiveTrainer": ".contrastive",
     "ContrastiveTrainingArguments": ".arguments",

@@ -1,4 +1,4 @@
-"""Arguments of the trainers: ``transformers.TrainingArguments`` and what contrastive training adds."""
+"""Arguments of the trainers: ``transformers.TrainingArguments`` and what training on items adds."""
 
 from __future__ import annotations
 
@@ -13,73 +13,39 @@ from .objectives.task_groups import group_names
 HAS_ACTIVATION_CHECKPOINTING = any(
     one.name == "activation_checkpointing" for one in fields(TrainingArguments)
 )
+# Fields of ContrastiveTrainingArguments that its objective and its collator are made of, by the same names.
+OBJECTIVE_SETTINGS = (
+    "temperature",
+    "learnable_temperature",
+    "temperature_bounds",
+    "tasks",
+    "directions",
+    "hardness_alpha",
+    "detach_hardness",
+    "false_negative_delta",
+    "negatives_shared",
+    "false_negative_margin",
+    "matryoshka_dims",
+    "matryoshka_weights",
+)
+COLLATOR_SETTINGS = ("max_negatives", "mask_duplicate_positives", "task_column", "task_groups")
 
 
 @dataclass
-class ContrastiveTrainingArguments(TrainingArguments):
-    """Arguments of :class:`ContrastiveTrainer`.
+class ItemTrainingArguments(TrainingArguments):
+    """Arguments of every trainer on items.
 
-    ``per_device_train_batch_size`` is the *contrastive* batch of one device, in rows: every other row's
-    positive is a negative, over all devices. What fits into memory at once is a different question and is
-    answered by ``chunk_tokens``, which changes nothing in the result. ``gradient_accumulation_steps`` keeps
-    its usual meaning: it averages the gradients of several contrastive batches and adds no negatives.
+    ``per_device_train_batch_size`` is the batch of one device that a loss sees, in rows. What fits into memory at once
+    is a different question and is answered by ``chunk_tokens``, which changes nothing in the result.
 
     Defaults that differ from the parent: all columns are kept, batches are not pinned (they are NumPy until
-    a chunk is made), every process reads its own rows of an iterable dataset, and load_best_model_at_end
-    goes by recall@1.
+    a chunk is made), and every process reads its own rows of an iterable dataset.
     """
 
-    temperature: float = field(
-        default=0.02, metadata={"help": "Temperature, or where a learnable one starts."}
-    )
-    learnable_temperature: bool = field(default=False, metadata={"help": "Learn the temperature."})
-    temperature_bounds: list[float] = field(
-        default_factory=lambda: [0.005, 0.2], metadata={"help": "Lowest and highest learnable temperature."}
-    )
-    tasks: list[str] | None = field(
-        default=None, metadata={"help": "Names of tasks with a temperature each; rows then need a `task`."}
-    )
-    task_column: str = field(
-        default="task", metadata={"help": "Column that names a row's task: `task`, `dataset` or any other."}
-    )
-    task_groups: str | None = field(
+    mode: str | None = field(
         default=None,
         metadata={
-            "help": "Turn the names in `task_column` into groups: `rzenembed` has seven tasks for the data sets of "
-            "MMEB. `tasks` are then these groups unless given."
-        },
-    )
-    directions: list[str] = field(
-        default_factory=lambda: ["q2p"], metadata={"help": "Any of q2p, p2q, q2q, p2p; see info_nce."}
-    )
-    hardness_alpha: float = field(default=0.0, metadata={"help": "Negatives weigh exp(alpha * cosine)."})
-    detach_hardness: bool = field(default=True, metadata={"help": "No gradient through that weight."})
-    false_negative_delta: float | None = field(
-        default=None, metadata={"help": "Drop a negative whose cosine to the positive is above this."}
-    )
-    false_negative_margin: float | None = field(
-        default=None,
-        metadata={
-            "help": "Drop a negative whose cosine is above this share (0.95) of the positive's cosine."
-        },
-    )
-    matryoshka_dims: list[int] | None = field(
-        default=None, metadata={"help": "Mean of the loss over these prefixes of the vectors."}
-    )
-    matryoshka_weights: list[float] | None = field(
-        default=None, metadata={"help": "Weight of each of matryoshka_dims; equal if not given."}
-    )
-    negatives_shared: bool = field(
-        default=False, metadata={"help": "Hard negatives of a row are negatives of all rows."}
-    )
-    max_negatives: int | None = field(
-        default=None, metadata={"help": "Use at most this many hard negatives of a row, the first ones."}
-    )
-    mask_duplicate_positives: bool = field(
-        default=True,
-        metadata={
-            "help": "Rows with the same positive (by `positive_id` or by content) are no negatives of "
-            "each other."
+            "help": "What items are prepared for: `discriminative`, `generative`. None: the checkpoint's default."
         },
     )
     chunk_tokens: int | None = field(
@@ -139,17 +105,11 @@ class ContrastiveTrainingArguments(TrainingArguments):
             raise ValueError(f"chunk_tokens must be positive, got {self.chunk_tokens}")
         if self.media_per_chunk and self.chunk_tokens is None:
             raise ValueError("media_per_chunk needs chunk_tokens: one forward holds all media at once")
-        if self.max_negatives is not None and self.max_negatives < 0:
-            raise ValueError(f"max_negatives must not be negative, got {self.max_negatives}")
         for name in ("max_bad_rows", "max_skipped_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.tasks is None and self.task_groups is not None:
-            self.tasks = group_names(self.task_groups)
         if self.accelerator_config is None:
             self.accelerator_config = {"dispatch_batches": False}
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
-            self.metric_for_best_model = "eval_recall@1"
         if not HAS_ACTIVATION_CHECKPOINTING:
             self.gradient_checkpointing = self.gradient_checkpointing or self.activation_checkpointing
             self.gradient_checkpointing_kwargs = (
@@ -166,25 +126,91 @@ class ContrastiveTrainingArguments(TrainingArguments):
                 "input with a gradient in the vision tower and leaves an adapter there untrained, silently."
             )
 
+    def collator_settings(self) -> dict[str, Any]:
+        """Keyword arguments of the collator that these arguments describe."""
+        return {
+            "mode": self.mode,
+            "media_per_chunk": self.media_per_chunk,
+            "skip_bad_rows": self.max_bad_rows > 0,
+        }
+
+
+@dataclass
+class ContrastiveTrainingArguments(ItemTrainingArguments):
+    """Arguments of :class:`ContrastiveTrainer`.
+
+    Of the *contrastive* batch every other row's positive is a negative, over all devices.
+    ``gradient_accumulation_steps`` keeps its usual meaning: it averages the gradients of several contrastive batches
+    and adds no negatives. load_best_model_at_end goes by recall@1.
+    """
+
+    temperature: float = field(
+        default=0.02, metadata={"help": "Temperature, or where a learnable one starts."}
+    )
+    learnable_temperature: bool = field(default=False, metadata={"help": "Learn the temperature."})
+    temperature_bounds: list[float] = field(
+        default_factory=lambda: [0.005, 0.2], metadata={"help": "Lowest and highest learnable temperature."}
+    )
+    tasks: list[str] | None = field(
+        default=None, metadata={"help": "Names of tasks with a temperature each; rows then need a `task`."}
+    )
+    task_column: str = field(
+        default="task", metadata={"help": "Column that names a row's task: `task`, `dataset` or any other."}
+    )
+    task_groups: str | None = field(
+        default=None,
+        metadata={
+            "help": "Turn the names in `task_column` into groups: `rzenembed` has seven tasks for the data sets of "
+            "MMEB. `tasks` are then these groups unless given."
+        },
+    )
+    directions: list[str] = field(
+        default_factory=lambda: ["q2p"], metadata={"help": "Any of q2p, p2q, q2q, p2p; see info_nce."}
+    )
+    hardness_alpha: float = field(default=0.0, metadata={"help": "Negatives weigh exp(alpha * cosine)."})
+    detach_hardness: bool = field(default=True, metadata={"help": "No gradient through that weight."})
+    false_negative_delta: float | None = field(
+        default=None, metadata={"help": "Drop a negative whose cosine to the positive is above this."}
+    )
+    false_negative_margin: float | None = field(
+        default=None,
+        metadata={
+            "help": "Drop a negative whose cosine is above this share (0.95) of the positive's cosine."
+        },
+    )
+    matryoshka_dims: list[int] | None = field(
+        default=None, metadata={"help": "Mean of the loss over these prefixes of the vectors."}
+    )
+    matryoshka_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of each of matryoshka_dims; equal if not given."}
+    )
+    negatives_shared: bool = field(
+        default=False, metadata={"help": "Hard negatives of a row are negatives of all rows."}
+    )
+    max_negatives: int | None = field(
+        default=None, metadata={"help": "Use at most this many hard negatives of a row, the first ones."}
+    )
+    mask_duplicate_positives: bool = field(
+        default=True,
+        metadata={
+            "help": "Rows with the same positive (by `positive_id` or by content) are no negatives of "
+            "each other."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.max_negatives is not None and self.max_negatives < 0:
+            raise ValueError(f"max_negatives must not be negative, got {self.max_negatives}")
+        if self.tasks is None and self.task_groups is not None:
+            self.tasks = group_names(self.task_groups)
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = "eval_recall@1"
+        super().__post_init__()
+
     def objective_settings(self) -> dict[str, Any]:
         """Keyword arguments of the :class:`ContrastiveObjective` that these arguments describe."""
-        names = [
-            "temperature",
-            "learnable_temperature",
-            "temperature_bounds",
-            "tasks",
-            "directions",
-            "hardness_alpha",
-            "detach_hardness",
-            "false_negative_delta",
-            "negatives_shared",
-            "false_negative_margin",
-            "matryoshka_dims",
-            "matryoshka_weights",
-        ]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in OBJECTIVE_SETTINGS}
 
     def collator_settings(self) -> dict[str, Any]:
         """Keyword arguments of the :class:`ContrastiveCollator` that these arguments describe."""
-        names = ["max_negatives", "mask_duplicate_positives", "task_column", "task_groups", "media_per_chunk"]
-        return {**{name: getattr(self, name) for name in names}, "skip_bad_rows": self.max_bad_rows > 0}
+        return {**super().collator_settings(), **{name: getattr(self, name) for name in COLLATOR_SETTINGS}}

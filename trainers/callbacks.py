@@ -1,4 +1,4 @@
-"""Keeping a learned temperature within its bounds."""
+"""Keeping what an objective learns within its bounds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from .objectives.module import ContrastiveObjective
+from .objectives.saving import SavedObjective
 
 
-class ClampTemperature(TrainerCallback):
-    """Projects the learned temperature into its bounds after each optimiser step."""
+class ClampObjective(TrainerCallback):
+    """Projects what the objective learns into its bounds after each optimiser step."""
 
-    def __init__(self, objective: ContrastiveObjective) -> None:
+    def __init__(self, objective: SavedObjective) -> None:
         self.objective = objective
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.objective.temperature.clamp_()
+        self.objective.clamp_()

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import ContrastiveTrainingArguments
-from .bad_rows import BadRows
-from .callbacks import ClampTemperature
-from .cut_texts import CutTexts
-from .data import ContrastiveBatch, ContrastiveCollator, ItemBatch, without_negatives
-from .distributed import (
-    gather_batch,
-    max_over_ranks,
-    no_sync,
-    without_padding,
-    world_size,
-)
-from .gradient_cache import Chunks, Metrics, cached_backward, one_forward, plan_chunks, plan_groups
+from .batches import ContrastiveBatch, ItemBatch, gather_batch, without_negatives, without_padding
+from .collating import ContrastiveCollator
+from .distributed import world_size
 from .item_trainer import ItemTrainer
-from .model_with_objective import Local, freeze_lm_head, read_embeddings
+from .model_with_objective import Metrics
 from .objectives.module import ContrastiveObjective
-from .sharding import average_unsharded
 from .validation import validate
 
 logger = logging.getLogger(__name__)
@@ -49,87 +36,46 @@ class ContrastiveTrainer(ItemTrainer):
     Gradient accumulation averages the gradients of several contrastive batches; it does not add negatives.
     For more negatives raise ``per_device_train_batch_size`` and let ``chunk_tokens`` bound the memory.
 
-    Seams for a subclass: :meth:`read`, :meth:`local_loss`, :meth:`representation_loss`, the dummies of
-    :class:`ItemTrainer`, and the collator's ``prepare_row``.
+    Seams for a subclass: :meth:`representation_loss`, those of :class:`ItemTrainer`, and the collator's
+    ``prepare_row``.
     """
 
     args: ContrastiveTrainingArguments
+    arguments_class = ContrastiveTrainingArguments
+    collator_class = ContrastiveCollator
+    _said_alone = False
 
-    def __init__(
-        self,
-        model: nn.Module,
-        args: ContrastiveTrainingArguments,
-        *,
-        processing_class: Any,
-        objective: ContrastiveObjective | None = None,
-        data_collator: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not isinstance(args, ContrastiveTrainingArguments):
-            raise TypeError(f"args must be ContrastiveTrainingArguments, got {type(args).__name__}")
-        if "model_init" in kwargs or "compute_loss_func" in kwargs or "compute_metrics" in kwargs:
-            raise TypeError(
-                "model_init, compute_loss_func and compute_metrics have no meaning in ContrastiveTrainer"
-            )
-        if args.n_gpu > 1:
-            logger.warning("using one of %d GPUs: launch with torchrun or accelerate to use all", args.n_gpu)
-            args._n_gpu = 1
-        if objective is None:
-            objective = ContrastiveObjective(**args.objective_settings())
-        if not args.train_lm_head:
-            freeze_lm_head(model)
-        if data_collator is None:
-            data_collator = ContrastiveCollator(processing_class, **args.collator_settings())
-        elif args.max_bad_rows and not getattr(data_collator, "skip_bad_rows", False):
-            raise ValueError("max_bad_rows needs a data_collator that was made with skip_bad_rows=True")
-        super().__init__(
-            model,
-            args,
-            objective=objective,
-            processing_class=processing_class,
-            data_collator=data_collator,
-            **kwargs,
-        )
-        self.add_callback(ClampTemperature(objective))
-        self.bad_rows = BadRows(args.max_bad_rows)
-        self.cut_texts = CutTexts()
-        self._said_alone = False
-        self.add_callback(self.bad_rows)
+    @classmethod
+    def make_objective(cls, args: ContrastiveTrainingArguments) -> ContrastiveObjective:
+        """InfoNCE with the arguments' settings."""
+        return ContrastiveObjective(**args.objective_settings())
 
-    # ---- seams -----------------------------------------------------------------------------------
+    def batch_backward(self, model: nn.Module, batch: ItemBatch) -> tuple[Tensor, Metrics]:
+        """Of :meth:`representation_loss`, and of a local loss where there is one."""
+        return self.backpropagate(model, batch, lambda values: self.representation_loss(values, batch))
 
-    def read(self, output: Any) -> Tensor:
-        """What crosses the batch, [B, ...], of the model's output: here its embeddings."""
-        return read_embeddings(output)
-
-    def local_loss(self, model: Any, output: Any, batch: Mapping[str, Any]) -> Tensor:
-        """A loss of each row by itself (of tokens), the sum over the first ``batch["local_rows"]`` rows of a forward.
-
-        Called in every forward that has a gradient, for each chunk; the losses of all chunks and ranks are added up,
-        so scale it by what the whole batch has. Logged as ``local_loss``. A chunk without such rows gives zero with a
-        graph. With ``train_lm_head`` it is what trains the output matrix, in every forward.
-        """
-        raise NotImplementedError
-
-    @property
-    def _local(self) -> Local | None:
-        return None if type(self).local_loss is ContrastiveTrainer.local_loss else self.local_loss
-
-    def representation_loss(self, embeddings: Tensor, rows: ItemBatch) -> tuple[Tensor, Metrics]:
-        """Loss over all ranks' rows, and metrics. embeddings: this rank's [items, d], with gradient.
+    def representation_loss(self, values: Tensor, batch: ItemBatch) -> tuple[Tensor, Metrics]:
+        """Loss over all ranks' rows, and metrics. values: what was read of this rank's items, with gradient.
 
         A batch of which every row was left out has a loss of zero and no metrics.
         """
-        sides = gather_batch(rows.split(embeddings, self.objective_module.temperature.index(rows.tasks)))
-        if len(sides.query) == 0:
+        rows = gather_batch(self.by_role(values, batch))
+        if len(rows) == 0:
             learned = [p.sum() for p in self.objective_module.parameters()]
-            return sum(learned, embeddings.sum()) * 0.0, {}
-        masks = sides.masks()
-        if without_negatives(sides, masks):
-            self._say_alone(len(sides.query))
-        loss, metrics = self.objective_module(
-            sides.query, sides.positive, sides.negatives, sides.tasks, **masks
-        )
+            return sum(learned, values.sum()) * 0.0, {}
+        return self.contrast(rows)
+
+    def by_role(self, values: Tensor, batch: ItemBatch) -> ContrastiveBatch:
+        """What was read of this rank's items, by role."""
+        tasks = self.objective_module.temperature.index(batch.tasks)
+        return batch.split(values, ContrastiveBatch, tasks=tasks)
+
+    def contrast(self, rows: ContrastiveBatch) -> tuple[Tensor, Metrics]:
+        """The objective's loss of all ranks' rows, of which there is at least one, and its metrics."""
+        masks = rows.masks()
+        if without_negatives(rows, masks):
+            self._say_alone(len(rows))
+        loss, metrics = self.objective_module(rows.query, rows.positive, rows.negatives, rows.tasks, **masks)
         return loss, metrics
 
     def _say_alone(self, rows: int) -> None:
@@ -157,36 +103,6 @@ class ContrastiveTrainer(ItemTrainer):
                 what,
             )
 
-    # ---- the step --------------------------------------------------------------------------------
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> Tensor:
-        """Forward and backward of one contrastive batch; returns the loss divided by the accumulation
-        steps."""
-        model.train()
-        if callable(start := getattr(self.optimizer, "train", None)):
-            start()  # schedule-free optimisers
-        inputs = self._prepare_inputs(inputs)
-        self.cut_texts.add(inputs)
-        if self.args.max_bad_rows:
-            self.bad_rows.add(inputs["bad_rows"], self.state.global_step, self.args.device)
-        scale = 1.0 / getattr(self, "current_gradient_accumulation_steps", 1)
-        kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-        backward = functools.partial(self.accelerator.backward, **kwargs)
-        with self.compute_loss_context_manager():
-            if self.args.chunk_tokens is None:
-                loss, metrics, local = self._whole_batch(model, inputs)
-                backward(loss * scale)
-                loss = loss.detach()
-            else:
-                loss, metrics, local = self._cached(model, inputs, backward, scale)
-        if self.accelerator.gradient_state.sync_gradients:
-            average_unsharded(model, self.objective_module.parameters())
-        if local is not None:
-            metrics = {**metrics, "representation_loss": loss - local, "local_loss": local}
-        return self._watch((loss * scale).to(self.args.device), inputs, metrics)
-
     def compute_loss(
         self,
         model: nn.Module,
@@ -196,83 +112,19 @@ class ContrastiveTrainer(ItemTrainer):
     ) -> Any:
         """The contrastive loss of a collated batch in one forward, with its graph; outputs are the
         metrics."""
-        loss, metrics, _ = self._whole_batch(model, self._prepare_inputs(inputs))
+        batch: ItemBatch = inputs["batch"]
+        loss, metrics, _ = self.forward_whole(
+            model, batch, lambda values: self.representation_loss(values, batch)
+        )
         return (loss, metrics) if return_outputs else loss
 
-    def _whole_batch(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Metrics, Tensor | None]:
-        rows = self._rows(inputs)
-        return one_forward(
-            self._chunks(model, rows, plan_groups(rows.lengths)),
-            lambda values: self.representation_loss(values, rows),
-            representation_scale=self._representation_scale,
-        )
+    def evaluate_batches(
+        self, model: nn.Module, batches: Iterable[ItemBatch]
+    ) -> tuple[dict[str, float], int]:
+        """The loss per batch, and recall@1 over the whole set."""
 
-    def _cached(
-        self, model: nn.Module, inputs: dict[str, Any], backward: Callable[[Tensor], None], scale: float
-    ) -> tuple[Tensor, Metrics, Tensor | None]:
-        rows = self._rows(inputs)
-        return cached_backward(
-            self._chunks(model, rows, self._training_chunks(rows)),
-            lambda values: self.representation_loss(values, rows),
-            backward=backward,
-            objective_parameters=lambda: dict(self.objective_module.named_parameters()),
-            no_sync=functools.partial(self._no_sync, model),
-            representation_scale=self._representation_scale,
-            scale=scale,
-        )
+        def encode(batch: ItemBatch) -> ContrastiveBatch:
+            rows = gather_batch(self.by_role(self.encode(model, batch), batch))
+            return without_padding(rows, self.accelerator.gradient_state)
 
-    def _chunks(self, model: nn.Module, rows: ItemBatch, indices: list[list[int]]) -> Chunks:
-        count = max_over_ranks(len(indices), self.args.device)
-        return Chunks(model, indices, self._collator(rows), self.read, self._local, count)
-
-    def _no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
-        return no_sync(self.accelerator, model, self.is_deepspeed_enabled)
-
-    @property
-    def _representation_scale(self) -> int:
-        return world_size() if self.args.scale_by_world_size else 1
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the training metrics, the number of bad rows so far where some are let pass, and of items
-        that were cut at the limit of tokens, where there are any (of this rank)."""
-        if self.args.max_bad_rows and "loss" in logs:
-            logs = {**logs, "bad_rows": self.bad_rows.count}
-        if self.cut_texts.count and "loss" in logs:
-            logs = {**logs, "truncated_items": self.cut_texts.count}
-        super().log(logs, start_time)
-
-    # ---- evaluation ------------------------------------------------------------------------------
-
-    def evaluation_loop(
-        self,
-        dataloader: Any,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Metrics over all rows of the loader, on every rank; recall@1 is over the whole set, the loss per
-        batch."""
-        model: Any = self.model
-        if len(self.accelerator._models) == 0 and model is self.model_wrapped and not self.is_fsdp_enabled:
-            model = self.accelerator.prepare_model(model, evaluation_mode=True)
-        model.eval()
-
-        def encode(inputs: dict[str, Any]) -> ContrastiveBatch:
-            if inputs.get("bad_rows"):  # scores over fewer rows could not be compared
-                bad = inputs["bad_rows"][0]
-                raise ValueError(f"{description}: {bad.name} cannot be prepared: {bad.reason}")
-            self.cut_texts.add(inputs)
-            rows = ItemBatch.from_inputs(inputs)
-            chunks = [list(range(len(rows.items)))]
-            if self.args.chunk_tokens is not None:
-                chunks = plan_chunks(rows.lengths, self.args.chunk_tokens)
-            embeddings = self._chunks(model, rows, chunks).encode()
-            tasks = self.objective_module.temperature.index(rows.tasks)
-            return without_padding(
-                gather_batch(rows.split(embeddings, tasks)), self.accelerator.gradient_state
-            )
-
-        metrics, count = validate(dataloader, encode, self.objective_module)
-        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=count)  # type: ignore[arg-type]
+        return validate(batches, encode, self.objective_module)

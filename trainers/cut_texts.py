@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -15,9 +14,8 @@ class CutTexts:
     def __init__(self) -> None:
         self.count = 0
 
-    def add(self, inputs: Mapping[str, Any]) -> None:
-        """Count those of a collated batch; the first is warned of."""
-        cuts = inputs.get("truncated") or []
+    def add(self, cuts: Sequence[tuple[int, int]]) -> None:
+        """Count those of a batch (tokens, and how many were kept); the first is warned of."""
         if cuts and not self.count:
             whole, kept = max(cuts)
             logger.warning(

@@ -9,17 +9,13 @@ ranks, and what flows into the objective (which is complete on every rank) is no
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from .data import ContrastiveBatch
 
 _VISION_NAMES = {"visual", "vision", "vision_tower", "vision_model"}
 
@@ -36,6 +32,15 @@ def max_over_ranks(value: int, device: torch.device) -> int:
     tensor = torch.tensor(value, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return int(tensor.item())
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of the ranks' values, without a gradient; the value itself without a process group."""
+    total = value.detach()
+    if world_size() > 1:
+        total = total.clone()
+        dist.all_reduce(total)
+    return total
 
 
 def gather_lists(values: list[Any], device: torch.device) -> list[Any]:
@@ -60,19 +65,22 @@ def needs_vision_in_every_forward(model: nn.Module, sharded: bool) -> bool:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """[n, ...] on each rank -> [sum of n, ...] in rank order; ranks may differ in n.
+    """[n, ...] on each rank -> [sum of n, ...] in rank order; ranks may differ in every size.
 
-    The gradient reaches this rank's own rows and is that of the loss computed here, which is exact where
-    every rank computes the loss of the whole batch.
+    A rank whose other sizes are smaller is filled up with zeros. The gradient reaches this rank's own rows and is that
+    of the loss computed here, which is exact where every rank computes the loss of the whole batch.
     """
     if world_size() == 1:
         return rows
-    sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([rows.shape[0]], device=rows.device))
-    counts = [int(size.item()) for size in sizes]
+    own = torch.tensor(rows.shape, dtype=torch.int64, device=rows.device)
+    shapes = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(shapes, own)
+    counts = [int(shape[0]) for shape in shapes]
+    most, *sizes = torch.stack(shapes).amax(0).tolist()
+    if list(rows.shape[1:]) != sizes:
+        rows = F.pad(rows, _padding(rows.shape[1:], sizes))
     plain = rows.detach().to(torch.uint8) if rows.dtype == torch.bool else rows.detach()
-    padding = [0, 0] * (rows.ndim - 1) + [0, max(counts) - rows.shape[0]]
-    padded = F.pad(plain, padding).contiguous()
+    padded = F.pad(plain, [*[0, 0] * len(sizes), 0, most - len(rows)]).contiguous()
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     pieces = [part[:count].to(rows.dtype) for part, count in zip(parts, counts, strict=True)]
@@ -80,33 +88,9 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
-def gather_batch(sides: ContrastiveBatch) -> ContrastiveBatch:
-    """All ranks' rows. Ranks may differ in rows and in hard negatives per row."""
-    if world_size() == 1:
-        return sides
-    own = 0 if sides.negatives is None else sides.negatives.shape[1]
-    width = max_over_ranks(own, sides.query.device)
-    negatives, mask, keys = sides.negatives, sides.negative_mask, sides.negative_keys
-    if width:
-        n, d = sides.query.shape
-        if negatives is None or mask is None:
-            negatives, mask = sides.query.new_zeros(n, 0, d), sides.query.new_zeros(n, 0, dtype=torch.bool)
-        negatives = gather_rows(F.pad(negatives, (0, 0, 0, width - own)))
-        mask = gather_rows(F.pad(mask, (0, width - own)))
-        if sides.positive_keys is not None:
-            if keys is None:
-                keys = sides.positive_keys.new_zeros(n, 0, sides.positive_keys.shape[1])
-            keys = gather_rows(F.pad(keys, (0, 0, 0, width - own)))
-    return replace(
-        sides,
-        query=gather_rows(sides.query),
-        positive=gather_rows(sides.positive),
-        negatives=negatives,
-        negative_mask=mask,
-        tasks=gather_rows(sides.tasks),
-        positive_keys=None if sides.positive_keys is None else gather_rows(sides.positive_keys),
-        negative_keys=keys,
-    )
+def _padding(sizes: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """Argument of ``F.pad`` that fills up the last dimensions, the first of them last."""
+    return [n for size, goal in zip(reversed(sizes), reversed(wanted), strict=True) for n in (0, goal - size)]
 
 
 @contextlib.contextmanager
@@ -126,14 +110,6 @@ def no_sync(accelerator: Any, model: nn.Module, deepspeed: bool) -> Iterator[Non
             yield
         finally:
             state._set_sync_gradients(before)
-
-
-def without_padding(sides: ContrastiveBatch, state: Any) -> ContrastiveBatch:
-    """Drop the rows that accelerate repeated to fill the last batch of all ranks. state: its gradient state."""
-    if world_size() == 1 or not state.end_of_dataloader or state.remainder <= 0:
-        return sides
-    kept: dict[str, Any] = {k: v if v is None else v[: state.remainder] for k, v in vars(sides).items()}
-    return replace(sides, **kept)
 
 
 class _ScaleGradient(torch.autograd.Function):

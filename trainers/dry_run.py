@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from accelerate.utils import convert_to_fp32
 
-from .data import IndexedRows, ItemBatch
-from .validation import same_random_state
+from .indexed_rows import IndexedRows
+from .random_state import same_random_state
 
 MOMENTS = 2  # of AdamW, float32, for each trained number
 # What a step sets in a module: its mode, and how transformers marks what is checkpointed.
@@ -52,7 +52,7 @@ class DryRun:
 def dry_run(trainer: Any, sample: int = 512) -> DryRun:
     """One forward and backward of the longest batch that a sample of the training rows can make.
 
-    trainer: a :class:`ContrastiveTrainer` with a map-style ``train_dataset``; call it before ``train()``.
+    trainer: an :class:`ItemTrainer` with a map-style ``train_dataset``; call it before ``train()``.
     sample: rows to look at, evenly spaced over the dataset; the longest of them make the batch of one device.
 
     The step is the training's: with its activation checkpointing and its autocast. Weights, gradients, optimiser, logs,
@@ -73,7 +73,7 @@ def dry_run(trainer: Any, sample: int = 512) -> DryRun:
         chosen = longest_rows(trainer, sample)
         rows = IndexedRows(dataset)
         inputs = trainer.data_collator([rows[index] for index in chosen])
-        lengths = ItemBatch.from_inputs(inputs).lengths
+        lengths = inputs["batch"].lengths
         device = torch.device(trainer.args.device)
         resting = _start_measuring(device)
         start = time.perf_counter()
@@ -96,7 +96,7 @@ def longest_rows(trainer: Any, sample: int) -> list[int]:
     rows = IndexedRows(dataset, getattr(trainer.data_collator, "skip_bad_rows", False))
     lengths: dict[int, int] = {}
     for index in places:
-        batch = ItemBatch.from_inputs(trainer.data_collator([rows[index]]))
+        batch = trainer.data_collator([rows[index]])["batch"]
         if len(batch):
             lengths[index] = sum(batch.lengths)
     if not lengths:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from .distributed import scale_gradient
-from .model_with_objective import LOCAL_ROWS, LOCAL_WEIGHT, Local, Read, read_embeddings
+from .model_with_objective import LOCAL_ROWS, LOCAL_WEIGHT, Local, Metrics, Read, read_embeddings
+from .random_state import RandomState
 
-Metrics = dict[str, Tensor]
 Loss = Callable[[Tensor], tuple[Tensor, Metrics]]
 
 
@@ -68,20 +68,6 @@ def plan_groups(lengths: Sequence[int], waste: float = 0.1) -> list[list[int]]:
             groups.append([index])
             real = lengths[index]
     return groups
-
-
-class RandomState:
-    """The torch generators (CPU, and the current CUDA device if in use) at the time of construction."""
-
-    def __init__(self) -> None:
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-
-    def restore(self) -> None:
-        """Put the generators back."""
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda)
 
 
 @dataclass(frozen=True)
@@ -156,7 +142,8 @@ def one_forward(
             loss = loss + scale_gradient(local, representation_scale)
         return loss, metrics, None if local is None else local.detach()  # type: ignore[return-value]
 
-    return chunks.model(batches, chunks.read, chunks.local, then)  # type: ignore[no-any-return]
+    read = None if loss_of is None else chunks.read
+    return chunks.model(batches, read, chunks.local, then)  # type: ignore[no-any-return]
 
 
 def cached_backward(

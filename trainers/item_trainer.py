@@ -1,33 +1,128 @@
-"""ItemTrainer: what lies between rows of items and the inputs of one forward."""
+"""ItemTrainer: from rows of items to gradients, one forward for a batch or one per chunk."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
+from torch import Tensor, nn
 from torch.utils.data import IterableDataset
+from transformers.trainer_utils import EvalLoopOutput
 
-from .arguments import ContrastiveTrainingArguments
-from .data import IndexedRows, ItemBatch
-from .distributed import needs_vision_in_every_forward
+from .arguments import ItemTrainingArguments
+from .bad_rows import BadRows
+from .batches import ItemBatch
+from .collating import ItemCollator
+from .cut_texts import CutTexts
+from .distributed import max_over_ranks, needs_vision_in_every_forward, no_sync, sum_over_ranks, world_size
 from .dummy_media import DummyMedia, grey_picture, lacking, sharded_dummies, unsharded_dummies
-from .gradient_cache import plan_chunks
+from .gradient_cache import Chunks, Loss, cached_backward, one_forward, plan_chunks, plan_groups
+from .indexed_rows import IndexedRows
 from .lazy_media import loaded
 from .lora import part_of
 from .memory import patch_cost
+from .model_with_objective import LOCAL, Metrics, freeze_lm_head, read_embeddings
 from .native_trainer import NativeTrainer
+from .objectives.saving import SavedObjective
+from .sharding import average_unsharded
+
+logger = logging.getLogger(__name__)
 
 
 class ItemTrainer(NativeTrainer):
-    """A trainer on rows of prepared items, of which a chunk at a time is made into the inputs of a forward.
+    """Trains on rows of items, which a processor prepares and of which a chunk at a time goes through the model.
 
-    processing_class: the processor, with ``prepare`` and ``collate``. Where several ranks train a vision tower, or
-    share its parameters, every forward gets media, of its own or as dummies.
+    model: gives an output that :meth:`read` reads, from ``model(**inputs)``, and has ``backbone``, ``save_pretrained``
+    and ``load_native_weights``. processing_class: the processor, with ``prepare`` and ``collate``. objective: None makes
+    one from the arguments. Where several ranks train a vision tower, or share its parameters, every forward gets media,
+    of its own or as dummies.
+
+    A trainer says what a batch is (``collator_class``), and in :meth:`batch_backward` what is done with it, mostly by
+    :meth:`backpropagate`. What crosses the batch comes from :meth:`read`, what does not from :meth:`local_loss`.
     """
 
-    args: ContrastiveTrainingArguments
+    args: ItemTrainingArguments
+    arguments_class: ClassVar[type[ItemTrainingArguments]] = ItemTrainingArguments
+    collator_class: ClassVar[type[ItemCollator]] = ItemCollator
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: ItemTrainingArguments,
+        *,
+        processing_class: Any,
+        objective: SavedObjective | None = None,
+        data_collator: Callable[[Sequence[Mapping[str, Any]]], dict[str, ItemBatch]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(args, self.arguments_class):
+            raise TypeError(f"args must be {self.arguments_class.__name__}, got {type(args).__name__}")
+        if "model_init" in kwargs or "compute_loss_func" in kwargs or "compute_metrics" in kwargs:
+            raise TypeError(
+                f"model_init, compute_loss_func and compute_metrics have no meaning in {type(self).__name__}"
+            )
+        if args.n_gpu > 1:
+            logger.warning("using one of %d GPUs: launch with torchrun or accelerate to use all", args.n_gpu)
+            args._n_gpu = 1
+        if not args.train_lm_head:
+            freeze_lm_head(model)
+        if data_collator is None:
+            data_collator = self.collator_class(processing_class, **args.collator_settings())
+        elif args.max_bad_rows and not getattr(data_collator, "skip_bad_rows", False):
+            raise ValueError("max_bad_rows needs a data_collator that was made with skip_bad_rows=True")
+        super().__init__(
+            model,
+            args,
+            objective=self.make_objective(args) if objective is None else objective,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            **kwargs,
+        )
+        self.bad_rows = BadRows(args.max_bad_rows)
+        self.cut_texts = CutTexts()
+        self.add_callback(self.bad_rows)
+
+    # ---- seams -----------------------------------------------------------------------------------
+
+    @classmethod
+    def make_objective(cls, args: Any) -> SavedObjective:
+        """The objective that the arguments describe; here one without anything to learn."""
+        return SavedObjective()
+
+    def batch_backward(self, model: nn.Module, batch: ItemBatch) -> tuple[Tensor, Metrics]:
+        """Add a batch's gradients to the parameters; returns its loss, detached, and metrics."""
+        raise NotImplementedError
+
+    def evaluate_batches(
+        self, model: nn.Module, batches: Iterable[ItemBatch]
+    ) -> tuple[dict[str, float], int]:
+        """Metrics over all batches of all ranks, and the number of rows; see :meth:`encode`."""
+        raise NotImplementedError(f"{type(self).__name__} has no evaluation")
+
+    def read(self, output: Any) -> Tensor:
+        """What crosses the batch, [B, ...], of the model's output: here its embeddings."""
+        return read_embeddings(output)
+
+    def local_loss(self, model: Any, output: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """A loss of each item by itself (of tokens), the sum over the first ``inputs["local_rows"]`` of a forward.
+
+        Called in every forward that has a gradient, for each chunk; the losses of all chunks and ranks are added up,
+        so scale it by what the whole batch has. Logged as ``local_loss``. A chunk without such items gives zero with a
+        graph. With ``train_lm_head`` it is what trains the output matrix, in every forward.
+        """
+        raise NotImplementedError
+
+    def local_inputs(
+        self, batch: ItemBatch, indices: Sequence[int], inputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the local loss of a chunk needs beside the collated inputs; read as ``inputs["local_<name>"]``.
+
+        indices: of the chunk's items; behind their rows the inputs may have those of dummies.
+        """
+        return {}
 
     def dummy_picture(self) -> Any:
         """A prepared item with a small picture, for forwards that must run the vision tower and have no media."""
@@ -37,29 +132,119 @@ class ItemTrainer(NativeTrainer):
         """One with a small video, where sharded parameters ask for the same media in every rank's forward."""
         return self.processing_class.prepare({"video": [grey_picture()] * 4}, role="document")  # type: ignore[union-attr]
 
-    def _rows(self, inputs: Mapping[str, Any]) -> ItemBatch:
-        processor: Any = self.processing_class
-        return ItemBatch.from_inputs(inputs).filled(lambda: processor.prepare("no row", role="document"))
+    # ---- the step --------------------------------------------------------------------------------
 
-    def _collator(self, rows: ItemBatch) -> Callable[[Sequence[int]], dict[str, Any]]:
-        """Indices of rows' items -> model inputs; to be made once a batch, because ranks may have to agree."""
-        return functools.partial(self._collate, rows, dummies=self._dummies(rows))
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward of one batch; returns the loss divided by the accumulation steps."""
+        model.train()
+        if callable(start := getattr(self.optimizer, "train", None)):
+            start()  # schedule-free optimisers
+        batch: ItemBatch = inputs["batch"]
+        self.cut_texts.add(batch.truncated)
+        if self.args.max_bad_rows:
+            self.bad_rows.add(batch.bad_rows, self.state.global_step, self.args.device)
+        loss, metrics = self.batch_backward(model, batch)
+        if self.accelerator.gradient_state.sync_gradients:
+            average_unsharded(model, self.objective_module.parameters())
+        return self._watch((loss * self._weight).to(self.args.device), batch.names, metrics)
 
-    def _collate(
-        self, rows: ItemBatch, indices: Sequence[int], dummies: Sequence[DummyMedia] = ()
+    def backpropagate(
+        self, model: nn.Module, batch: ItemBatch, loss_of: Loss | None = None
+    ) -> tuple[Tensor, Metrics]:
+        """Forward and backward of a batch, in one forward or chunk by chunk; returns the loss, detached, and metrics.
+
+        loss_of: what was read of the items, [items, ...] -> (loss over all ranks, metrics); None where there is a
+            local loss only.
+        """
+        kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        backward = functools.partial(self.accelerator.backward, **kwargs)
+        with self.compute_loss_context_manager():
+            if self.args.chunk_tokens is None:
+                loss, metrics, local = self.forward_whole(model, batch, loss_of)
+                backward(loss * self._weight)
+                loss = loss.detach()
+            else:
+                loss, metrics, local = cached_backward(
+                    self.chunks(model, batch, self.training_chunks(batch)),
+                    loss_of,
+                    backward=backward,
+                    objective_parameters=lambda: dict(self.objective_module.named_parameters()),
+                    no_sync=lambda: no_sync(self.accelerator, model, self.is_deepspeed_enabled),
+                    representation_scale=self._representation_scale,
+                    scale=self._weight,
+                )
+        if local is None:
+            return loss, metrics
+        total = sum_over_ranks(local)
+        return loss - local + total, {**metrics, "representation_loss": loss - local, "local_loss": total}
+
+    def forward_whole(
+        self, model: nn.Module, batch: ItemBatch, loss_of: Loss | None
+    ) -> tuple[Tensor, Metrics, Tensor | None]:
+        """Loss of a batch in one forward, with its graph, metrics, and the local loss in it."""
+        return one_forward(
+            self.chunks(model, batch, plan_groups(batch.lengths)),
+            loss_of,
+            representation_scale=self._representation_scale,
+        )
+
+    def encode(self, model: nn.Module, batch: ItemBatch) -> Tensor:
+        """What is read of a batch's items, [items, ...], without a graph."""
+        indices = [list(range(len(batch.items)))]
+        if self.args.chunk_tokens is not None:
+            indices = plan_chunks(batch.lengths, self.args.chunk_tokens)
+        return self.chunks(model, batch, indices).encode()
+
+    def chunks(self, model: nn.Module, batch: ItemBatch, indices: Sequence[Sequence[int]]) -> Chunks:
+        """The forwards of a batch, as many on every rank. A collective."""
+        count = max_over_ranks(len(indices), self.args.device)
+        local = None if type(self).local_loss is ItemTrainer.local_loss else self.local_loss
+        collate = functools.partial(self.collate, batch, dummies=self._dummies(batch))
+        return Chunks(model, indices, collate, self.read, local, count)
+
+    def collate(
+        self, batch: ItemBatch, indices: Sequence[int], dummies: Sequence[DummyMedia] = ()
     ) -> dict[str, Any]:
-        items = loaded([rows.items[index] for index in indices], self.processing_class)
-        batch = self.processing_class.collate(items)  # type: ignore[union-attr]
-        if more := lacking(dummies, batch):
-            batch = self.processing_class.collate([*items, *more])  # type: ignore[union-attr]
-        return {key: self._prepare_input(value) for key, value in batch.items()}
+        """Model inputs of some items."""
+        items = loaded([batch.items[index] for index in indices], self.processing_class)
+        inputs = self.processing_class.collate(items)  # type: ignore[union-attr]
+        if more := lacking(dummies, inputs):
+            inputs = self.processing_class.collate([*items, *more])  # type: ignore[union-attr]
+        local = self.local_inputs(batch, indices, inputs)
+        named = {**inputs, **{f"{LOCAL}{name}": value for name, value in local.items()}}
+        return {key: self._prepare_input(value) for key, value in named.items()}
 
-    def _dummies(self, rows: ItemBatch) -> list[DummyMedia]:
+    def training_chunks(self, batch: ItemBatch) -> list[list[int]]:
+        """Indices of a batch's items by chunk, within ``chunk_tokens``."""
+        assert self.args.chunk_tokens is not None
+        cost = self._patch_cost
+        tower = [math.ceil(cost * patches) for patches in batch.patches] if cost else None
+        return plan_chunks(batch.lengths, self.args.chunk_tokens, tower)
+
+    @property
+    def _weight(self) -> float:
+        """Of a batch in its optimiser step."""
+        return 1.0 / getattr(self, "current_gradient_accumulation_steps", 1)
+
+    @property
+    def _representation_scale(self) -> int:
+        return world_size() if self.args.scale_by_world_size else 1
+
+    @functools.cached_property
+    def _patch_cost(self) -> float:
+        """Of a patch in tokens; nothing where no gradient goes through the tower, which then keeps nothing."""
+        named = self.native_model.backbone.named_parameters()
+        trained = any(part_of(name) == "vision" and p.requires_grad for name, p in named)
+        return patch_cost(self.native_model.config) if trained else 0.0
+
+    def _dummies(self, batch: ItemBatch) -> list[DummyMedia]:
         if not self._vision_in_every_forward:
             return []
         if not self._sharded:
             return unsharded_dummies(self._picture)
-        return sharded_dummies(rows.items, self._picture, lambda: self._video, self.args.device)
+        return sharded_dummies(batch.items, self._picture, lambda: self._video, self.args.device)
 
     @functools.cached_property
     def _vision_in_every_forward(self) -> bool:
@@ -77,19 +262,7 @@ class ItemTrainer(NativeTrainer):
     def _sharded(self) -> bool:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    def _training_chunks(self, rows: ItemBatch) -> list[list[int]]:
-        assert self.args.chunk_tokens is not None
-        tower = (
-            [math.ceil(self._patch_cost * patches) for patches in rows.patches] if self._patch_cost else None
-        )
-        return plan_chunks(rows.lengths, self.args.chunk_tokens, tower)
-
-    @functools.cached_property
-    def _patch_cost(self) -> float:
-        """Of a patch in tokens; nothing where no gradient goes through the tower, which then keeps nothing."""
-        named = self.native_model.backbone.named_parameters()
-        trained = any(part_of(name) == "vision" and p.requires_grad for name, p in named)
-        return patch_cost(self.native_model.config) if trained else 0.0
+    # ---- rows, logs, evaluation ------------------------------------------------------------------
 
     def _get_dataloader(
         self,
@@ -105,3 +278,39 @@ class ItemTrainer(NativeTrainer):
             rows = IndexedRows(dataset, getattr(self.data_collator, "skip_bad_rows", False))
         sampler = None if sampler_fn is None else lambda _rows: sampler_fn(dataset)  # it may read a column
         return super()._get_dataloader(rows, description, batch_size, sampler, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the training metrics, the number of bad rows so far where some are let pass, and of items
+        that were cut at the limit of tokens, where there are any (of this rank)."""
+        if self.args.max_bad_rows and "loss" in logs:
+            logs = {**logs, "bad_rows": self.bad_rows.count}
+        if self.cut_texts.count and "loss" in logs:
+            logs = {**logs, "truncated_items": self.cut_texts.count}
+        super().log(logs, start_time)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Metrics over all rows of the loader, on every rank."""
+        model: Any = self.model
+        if len(self.accelerator._models) == 0 and model is self.model_wrapped and not self.is_fsdp_enabled:
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        model.eval()
+
+        def batches() -> Iterator[ItemBatch]:
+            for inputs in dataloader:
+                batch: ItemBatch = inputs["batch"]
+                if batch.bad_rows:  # scores over fewer rows could not be compared
+                    bad = batch.bad_rows[0]
+                    raise ValueError(f"{description}: {bad.name} cannot be prepared: {bad.reason}")
+                self.cut_texts.add(batch.truncated)
+                yield batch
+
+        metrics, count = self.evaluate_batches(model, batches())
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=count)  # type: ignore[arg-type]

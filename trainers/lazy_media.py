@@ -7,7 +7,7 @@ stays as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .hashing import content_hash
@@ -20,16 +20,27 @@ class LazyMedia:
     Attributes:
         item: as in the row.
         role: ``"query"`` or ``"document"``.
-        length: tokens, visual ones included.
+        options: of ``prepare`` beside the role.
+        length: tokens, visual ones included, and those of a completion.
         patches: that the vision tower has to encode.
+        cut_tokens: left out to stay within the limit.
         content: hash of what was prepared.
+        completion: what was appended to the prompt, piece by piece: ids, and the slot of the last.
     """
 
     item: Any
     role: str
+    options: Mapping[str, Any]
     length: int
     patches: int
+    cut_tokens: int
     content: int
+    completion: tuple[tuple[tuple[int, ...], int], ...] = ()
+
+    def continued(self, ids: Sequence[int], slot: int = 0) -> LazyMedia:
+        """As ``Prepared.continued``."""
+        more = (tuple(int(one) for one in ids), slot)
+        return replace(self, length=self.length + len(ids), completion=(*self.completion, more))
 
     def prepared(self, processor: Any) -> Any:
         """The item, prepared again.
@@ -38,13 +49,15 @@ class LazyMedia:
             ValueError: it cannot be read any more, or is no longer what it was when its batch was planned.
         """
         try:
-            found = processor.prepare(self.item, role=self.role)
+            found = processor.prepare(self.item, role=self.role, **self.options)
         except Exception as error:
             raise ValueError(f"{self}, which could be read when its batch was planned: {error}") from error
         if content_hash(found) != self.content:
             raise ValueError(
                 f"{self} is not what it was when its batch was planned: a file of it has changed"
             )
+        for ids, slot in self.completion:
+            found = found.continued(ids, slot)
         return found
 
     def __str__(self) -> str:
@@ -57,11 +70,12 @@ class LazyMedia:
         return f"the item with {', '.join(shown)}"
 
 
-def lazy_media(prepared: Any, item: Any, role: str) -> Any:
+def lazy_media(prepared: Any, item: Any, role: str, options: Mapping[str, Any]) -> Any:
     """A prepared item without its pixels; one that has none stays as it is."""
     if not prepared.patches:
         return prepared
-    return LazyMedia(item, role, prepared.length, prepared.patches, content_hash(prepared))
+    content = content_hash(prepared)
+    return LazyMedia(item, role, options, prepared.length, prepared.patches, prepared.cut_tokens, content)
 
 
 def loaded(items: Sequence[Any], processor: Any) -> list[Any]:

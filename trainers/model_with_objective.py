@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Metrics = dict[str, Tensor]
 Read = Callable[[Any], Tensor]
 Local = Callable[[Any, Any, Mapping[str, Any]], Tensor]
 
@@ -22,6 +23,15 @@ def read_embeddings(output: Any) -> Tensor:
     if output.embeddings is None:
         raise ValueError("the model returned no embeddings: the batch has no pooling slots")
     return output.embeddings  # type: ignore[no-any-return]
+
+
+def read_slots(output: Any) -> Tensor:
+    """Both vectors of each row, at the prompt's slot and after its thought, float32 [B, 2, d].
+
+    The second one of a row without a thought is zero.
+    """
+    direct, generated = read_embeddings(output), output.generated_embeddings
+    return torch.stack([direct, torch.zeros_like(direct) if generated is None else generated], dim=1)
 
 
 class ModelWithObjective(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from transformers import Trainer
 
 from ..encoding.storage.ownership import naming_the_disk
 from .adapters import load_adapter_weights
+from .callbacks import ClampObjective
 from .checkpoints import check_checkpoint, last_complete_checkpoint, mark_incomplete
 from .distributed import max_over_ranks
 from .finite import FiniteSteps, NonFiniteError, named, nonfinite_weights, without_gradients
-from .gradient_cache import Metrics
 from .lora import adapter_in_float32
-from .model_with_objective import ModelWithObjective, kept_use_cache
+from .model_with_objective import Metrics, ModelWithObjective, kept_use_cache
 from .objectives.saving import SavedObjective
+from .random_state import same_random_state
 from .sharding import give_own_group, set_up_plugin
-from .validation import same_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class NativeTrainer(Trainer):
                 "max_skipped_steps: DeepSpeed takes its steps by itself, and none can be left out"
             )
         self.add_callback(self.finite)
+        self.add_callback(ClampObjective(objective))
 
     def create_accelerator_and_postprocess(self) -> None:
         """As in the parent; FSDP is set up for a model with an objective, or refused (ValueError)."""
@@ -89,12 +90,12 @@ class NativeTrainer(Trainer):
 
     # ---- numbers that are not finite ---------------------------------------------------------
 
-    def _watch(self, loss: Tensor, inputs: Mapping[str, Any], metrics: Metrics) -> Tensor:
+    def _watch(self, loss: Tensor, rows: Sequence[str], metrics: Metrics) -> Tensor:
         """Look at a batch's loss (with its weight in the step), record its metrics if it is finite; the loss.
 
-        inputs: the collator's dict; ``rows`` has their names, where it is there.
+        rows: their names.
         """
-        if self.finite.saw(loss, inputs.get("rows", [])):
+        if self.finite.saw(loss, rows):
             self._record(metrics)
         return loss
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,29 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data import ContrastiveBatch
+from .batches import ContrastiveBatch, ItemBatch
 from .finite import named
-from .objectives.rows import number_targets
+from .objectives.cross_entropies import number_targets
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 1024
-
-
-@contextmanager
-def same_random_state() -> Iterator[None]:
-    """Put all random generators back afterwards, so that evaluating does not change the training that
-    follows."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda)
 
 
 def recall_at_1(query: Tensor, positive: Tensor, best_negative: Tensor, positive_ids: Tensor | None) -> float:
@@ -60,43 +42,39 @@ def recall_at_1(query: Tensor, positive: Tensor, best_negative: Tensor, positive
 
 @torch.no_grad()
 def validate(
-    batches: Iterable[Any], encode: Callable[[Any], ContrastiveBatch], objective: Any
+    batches: Iterable[ItemBatch], encode: Callable[[ItemBatch], ContrastiveBatch], objective: Any
 ) -> tuple[dict[str, float], int]:
     """Metrics ``loss`` (mean over rows of the batch losses) and ``recall@1``, and the number of rows.
 
-    encode: batch -> sides of all ranks. A loss that is not finite makes the mean so, and the first is logged with its
+    encode: gives the rows of all ranks. A loss that is not finite makes the mean so, and the first is logged with its
     rows. Raises ValueError for an empty set.
     """
     losses: list[float] = []
     sizes: list[int] = []
     queries, positives, best, keys = [], [], [], []
     for batch in batches:
-        sides = encode(batch)
-        masks = sides.masks()
-        loss, _ = objective(sides.query, sides.positive, sides.negatives, sides.tasks, **masks)
+        rows = encode(batch)
+        masks = rows.masks()
+        loss, _ = objective(rows.query, rows.positive, rows.negatives, rows.tasks, **masks)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]) and all(map(math.isfinite, losses[:-1])):
-            rows = batch.get("rows", []) if isinstance(batch, Mapping) else []
-            logger.warning("the loss of eval batch %d is %s; %s", len(losses), losses[-1], named(rows))
-        sizes.append(len(sides.query))
-        queries.append(sides.query.cpu())
-        positives.append(sides.positive.cpu())
-        best.append(_best_negative(sides, masks).cpu())
-        if sides.positive_keys is not None:
-            keys.append(sides.positive_keys.cpu())
+            logger.warning("the loss of eval batch %d is %s; %s", len(losses), losses[-1], named(batch.names))
+        sizes.append(len(rows))
+        queries.append(rows.query.cpu())
+        positives.append(rows.positive.cpu())
+        best.append(_best_negative(rows, masks).cpu())
+        keys.append(rows.positive_keys.cpu())
     if not sizes:
         raise ValueError("the eval dataset is empty")
-    ids = number_targets(torch.cat(keys)) if keys else None
+    ids = number_targets(torch.cat(keys))
     recall = recall_at_1(torch.cat(queries), torch.cat(positives), torch.cat(best), ids)
     return {"loss": float(np.average(losses, weights=sizes)), "recall@1": recall}, sum(sizes)
 
 
-def _best_negative(sides: ContrastiveBatch, masks: dict[str, Tensor | None]) -> Tensor:
+def _best_negative(rows: ContrastiveBatch, masks: dict[str, Tensor]) -> Tensor:
     """Largest cosine of each query to a hard negative of its own that is not its target, [n]."""
-    exists, positive_ids, negative_ids = sides.negative_mask, masks["positive_ids"], masks["negative_ids"]
-    if sides.negatives is None or exists is None:
-        return sides.query.new_full((len(sides.query),), float("-inf"))
-    scores = F.cosine_similarity(sides.query[:, None].float(), sides.negatives.float(), dim=-1)
-    if positive_ids is not None and negative_ids is not None:
-        exists = exists & (negative_ids != positive_ids[:, None])
-    return scores.masked_fill(~exists, float("-inf")).amax(dim=1)
+    if rows.negatives.shape[1] == 0:
+        return rows.query.new_full((len(rows),), float("-inf"))
+    scores = F.cosine_similarity(rows.query[:, None].float(), rows.negatives.float(), dim=-1)
+    counted = rows.negative_mask & (masks["negative_ids"] != masks["positive_ids"][:, None])
+    return scores.masked_fill(~counted, float("-inf")).amax(dim=1)

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stub_model import stub_rows, stub_trainer
 
-from umekit.trainers.data import ItemBatch
 from umekit.trainers.gradient_cache import Chunks, cached_backward, plan_chunks
 from umekit.trainers.model_with_objective import ModelWithObjective
 
@@ -60,12 +59,12 @@ def test_with_dropout_the_second_forward_is_the_first(tmp_path: Path) -> None:
     trainer = stub_trainer(tmp_path, rows=rows, dropout=0.5, chunk_tokens=40)
     inputs = trainer.data_collator(rows)
     module: ModelWithObjective = trainer.model  # type: ignore[assignment]
-    batch = ItemBatch.from_inputs(inputs)
+    batch = inputs["batch"]
     chunks = plan_chunks(batch.lengths, 40)
     assert len(chunks) > 3
     module.train()
     torch.manual_seed(5)  # the whole graph over the same chunks, nothing cached
-    parts = torch.cat([module(trainer._collate(batch, chunk)) for chunk in chunks])
+    parts = torch.cat([module(trainer.collate(batch, chunk)) for chunk in chunks])
     order = torch.tensor([i for chunk in chunks for i in chunk])
     loss, _ = trainer.representation_loss(parts[order.argsort()], batch)
     loss.backward()
@@ -86,7 +85,7 @@ def test_surplus_chunks_change_nothing_but_are_run(tmp_path: Path) -> None:
     trainer = stub_trainer(tmp_path, rows=rows, dropout=0.0)
     inputs = trainer.data_collator(rows)
     module: ModelWithObjective = trainer.model  # type: ignore[assignment]
-    batch = ItemBatch.from_inputs(inputs)
+    batch = inputs["batch"]
     chunks = plan_chunks(batch.lengths, 30)
     results = []
     for count in (None, len(chunks) + 3):
@@ -98,7 +97,7 @@ def test_surplus_chunks_change_nothing_but_are_run(tmp_path: Path) -> None:
             loss.backward()
 
         cached_backward(
-            Chunks(module, chunks, lambda indices: trainer._collate(batch, indices), count=count or 0),
+            Chunks(module, chunks, lambda indices: trainer.collate(batch, indices), count=count or 0),
             lambda embeddings: trainer.representation_loss(embeddings, batch),
             backward=backward,
             objective_parameters=lambda: dict(trainer.objective_module.named_parameters()),

@@ -53,18 +53,17 @@ def test_the_step_is_the_same(
     for per_chunk in (False, True):
         trainer = make_trainer(checkpoint, tmp_path, rows, chunk_tokens=80, media_per_chunk=per_chunk)
         inputs = trainer.data_collator(rows)
+        batch = inputs["batch"]
         loss = trainer.training_step(trainer.model, inputs)
         gradients = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
-        found.append((inputs, loss, gradients))
-    (kept, loss, expected), (inputs, other, gradients) = found
+        found.append((batch, loss, gradients))
+    (kept, loss, expected), (batch, other, gradients) = found
     assert torch.equal(loss, other)
     assert gradients.keys() == expected.keys()
     assert all(torch.equal(gradients[name], value) for name, value in expected.items())
-    assert torch.equal(kept["positive_keys"], inputs["positive_keys"])
-    assert torch.equal(kept["negative_keys"], inputs["negative_keys"])
-    items = [*inputs["query"], *inputs["positive"], *inputs["negatives"][0]]
-    deferred = [isinstance(item, LazyMedia) for item in items]
-    assert deferred == [False, True, False, False, False, True, False, True, True, False, True]
+    assert all(torch.equal(batch.columns[name], column) for name, column in kept.columns.items())
+    lazy = [isinstance(item, LazyMedia) for item in batch.items]
+    assert lazy == [False, True, False, False, False, True, False, True, True, False, True]
 
 
 def test_a_file_that_changes_is_named(

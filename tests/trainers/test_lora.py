@@ -21,7 +21,6 @@ from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.processing.processor import UmeProcessor
 from umekit.testing import save_tiny_backbone, save_tiny_checkpoint
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.data import ItemBatch
 from umekit.trainers.gradient_cache import plan_chunks
 from umekit.trainers.lora import add_lora, linear_layers, part_of, target_pattern
 
@@ -112,14 +111,14 @@ def test_the_cache_is_exact_under_dropout(
         assert getattr(model, f"is_{CHECKPOINTING}")
     module: Any = trainer.model
     inputs = trainer.data_collator(rows)
-    batch = ItemBatch.from_inputs(inputs)
-    chunks = trainer._training_chunks(batch)
+    batch = inputs["batch"]
+    chunks = trainer.training_chunks(batch)
     assert chunks != plan_chunks(batch.lengths, BUDGET)  # the tower is adapted and has its share
     assert len(chunks) > 3
     module.train()
     torch.manual_seed(5)  # the whole graph over the same chunks, nothing cached
     with trainer.compute_loss_context_manager():
-        parts = torch.cat([module(trainer._collate(batch, chunk)) for chunk in chunks])
+        parts = torch.cat([module(trainer.collate(batch, chunk)) for chunk in chunks])
         order = torch.tensor([i for chunk in chunks for i in chunk])
         loss, _ = trainer.representation_loss(parts[order.argsort()], batch)
     loss.backward()

@@ -21,7 +21,6 @@ from transformers import AutoModelForImageTextToText, TrainerCallback
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.processing.processor import UmeProcessor
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.data import ItemBatch
 from umekit.trainers.memory import patch_cost
 
 
@@ -112,10 +111,10 @@ def test_patches_count_where_the_tower_is_trained(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
 ) -> None:
     def costs(trainer: ContrastiveTrainer) -> list[float]:
-        batch = ItemBatch.from_inputs(trainer.data_collator(rows))
+        batch = trainer.data_collator(rows)["batch"]
         share = patch_cost(trainer.native_model.config)
         found = []
-        for chunk in trainer._training_chunks(batch):
+        for chunk in trainer.training_chunks(batch):
             tokens = len(chunk) * max(batch.lengths[index] for index in chunk)
             found.append(tokens + sum(math.ceil(share * batch.patches[index]) for index in chunk))
         return found
@@ -137,7 +136,7 @@ def test_a_frozen_tower_keeps_nothing_under_checkpointing(
     getattr(trainer.model, f"{CHECKPOINTING}_enable")()  # as the Trainer does
     assert getattr(trainer.native_model.backbone, f"is_{CHECKPOINTING}")
     base = trainer.native_model.backbone.base_model
-    batch = trainer._collate(ItemBatch.from_inputs(trainer.data_collator(rows)), range(16))
+    batch = trainer.collate(trainer.data_collator(rows)["batch"], range(16))
     base.train()
     features = base.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
     assert not any(one.requires_grad for one in features.pooler_output)

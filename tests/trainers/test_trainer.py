@@ -16,9 +16,9 @@ from stub_model import StubModel, StubProcessor, stub_rows, stub_trainer
 from torch import Tensor
 
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.data import ItemBatch
+from umekit.trainers.batches import ContrastiveBatch
 from umekit.trainers.objectives import ContrastiveObjective
-from umekit.trainers.objectives.rows import NO_KEY, number_targets
+from umekit.trainers.objectives.cross_entropies import NO_KEY, number_targets
 from umekit.trainers.objectives.task_groups import group_names
 from umekit.trainers.validation import validate
 
@@ -164,18 +164,18 @@ def test_duplicates_are_found_by_id_or_by_content(tmp_path: Path) -> None:
         {"query": "e", "positive": {"text": "other", "image": np.ones((2, 4))}, "positive_id": "x"},
         {"query": "f", "positive": {"text": "other", "image": np.ones((2, 4))}},
     ]
-    keys = ContrastiveCollator(StubProcessor())(rows)["positive_keys"]
+    keys = ContrastiveCollator(StubProcessor())(rows)["batch"].columns["positive_keys"]
     # "e" has the id of "d" and the content of "f": all three are one target
     assert number_targets(keys).tolist() == [0, 0, 0, 3, 3, 3]
-    unmasked = ContrastiveCollator(StubProcessor(), mask_duplicate_positives=False)(rows)
-    assert unmasked["positive_keys"] is None
-    assert unmasked["negative_keys"] is None
+    found = masks(rows, mask_duplicate_positives=False)
+    assert found["positive_ids"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def masks(rows: list[dict[str, Any]], **options: Any) -> dict[str, torch.Tensor | None]:
+def masks(rows: list[dict[str, Any]], **options: Any) -> dict[str, torch.Tensor]:
     """What the loss gets of a batch."""
-    batch = ItemBatch.from_inputs(ContrastiveCollator(StubProcessor(), **options)(rows))
-    return batch.split(torch.zeros(len(batch.items), 1), torch.zeros(len(rows), dtype=torch.int64)).masks()
+    batch = ContrastiveCollator(StubProcessor(), **options)(rows)["batch"]
+    tasks = torch.zeros(len(rows), dtype=torch.int64)
+    return batch.split(torch.zeros(len(batch.items), 1), ContrastiveBatch, tasks=tasks).masks()
 
 
 def test_negatives_are_known_by_id_or_by_content() -> None:
@@ -189,8 +189,6 @@ def test_negatives_are_known_by_id_or_by_content() -> None:
     rows[2]["negative_ids"] = ["4", "1", "1"]  # without a positive_id nobody knows whose ids they are
     found = masks(rows)
     positive, negative = found["positive_ids"], found["negative_ids"]
-    assert positive is not None
-    assert negative is not None
     assert len(set(positive.tolist())) == 4
     assert negative[0, 0] == positive[1]
     assert negative[0, 1] not in positive
@@ -198,7 +196,6 @@ def test_negatives_are_known_by_id_or_by_content() -> None:
     assert negative[2].tolist() == [positive[1], positive[3], positive[2]]
     assert not torch.isin(negative[3], positive).any(), "places without a negative are nothing's target"
     cut = masks(rows, max_negatives=1)["negative_ids"]
-    assert cut is not None
     assert torch.equal(torch.isin(cut[:3, 0], positive), torch.tensor([True, True, True]))
 
 
@@ -226,22 +223,22 @@ def test_a_shared_negative_that_is_a_rows_positive_costs_nothing(tmp_path: Path)
         {"query": w, "positive": w, "negatives": [words[i - 1], words[i - 2]]} for i, w in enumerate(words)
     ]
     trainer = stub_trainer(tmp_path, rows=rows, negatives_shared=True)
-    batch = ItemBatch.from_inputs(trainer.data_collator(rows))
+    batch = trainer.data_collator(rows)["batch"]
     vectors = torch.eye(4)
     order = [0, 1, 2, 3, 0, 1, 2, 3, *(number for i in range(4) for number in (i - 1, i - 2))]
     loss, metrics = trainer.representation_loss(vectors[order], batch)
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert metrics["false_negatives_dropped"].item() == 8
-    sides = batch.split(vectors[order], torch.zeros(4, dtype=torch.int64))
-    scores, _ = validate([None], lambda _: sides, trainer.objective_module)
+    sides = batch.split(vectors[order], ContrastiveBatch, tasks=torch.zeros(4, dtype=torch.int64))
+    scores, _ = validate([batch], lambda _: sides, trainer.objective_module)
     assert scores == {"loss": pytest.approx(0, abs=1e-6), "recall@1": 1.0}
 
 
 def test_in_validation_too_a_negative_that_is_the_target_is_none() -> None:
     row = {"query": "a", "positive": "red", "negatives": ["red"]}
-    batch = ItemBatch.from_inputs(ContrastiveCollator(StubProcessor())([row]))
-    sides = batch.split(torch.ones(3, 2), torch.zeros(1, dtype=torch.int64))
-    scores, _ = validate([None], lambda _: sides, ContrastiveObjective())
+    batch = ContrastiveCollator(StubProcessor())([row])["batch"]
+    sides = batch.split(torch.ones(3, 2), ContrastiveBatch, tasks=torch.zeros(1, dtype=torch.int64))
+    scores, _ = validate([batch], lambda _: sides, ContrastiveObjective())
     assert scores["recall@1"] == 1
 
 
@@ -264,13 +261,11 @@ def test_split_puts_each_embedding_in_its_place() -> None:
     rows = stub_rows(5, negatives=3)
     inputs = ContrastiveCollator(StubProcessor(), max_negatives=2)(rows)
     pickle.loads(pickle.dumps(inputs))
-    batch = ItemBatch.from_inputs(inputs)
+    batch = inputs["batch"]
     embeddings = torch.arange(float(len(batch.items)))[:, None].requires_grad_()
-    sides = batch.split(embeddings, torch.zeros(5, dtype=torch.int64))
+    sides = batch.split(embeddings, ContrastiveBatch, tasks=torch.zeros(5, dtype=torch.int64))
     assert sides.query[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert sides.positive[:, 0].tolist() == [5, 6, 7, 8, 9]
-    assert sides.negatives is not None
-    assert sides.negative_mask is not None
     assert sides.negative_mask.sum(1).tolist() == [0, 1, 2, 2, 0]
     assert sides.negatives[sides.negative_mask][:, 0].tolist() == [10, 11, 12, 13, 14]
     sides.negatives.sum().backward()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rows import ContrastiveRows, contrastive_rows
+from .cross_entropies import CrossEntropy, cross_entropies
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Prefix:
     """One prefix of the vectors: its share in the loss (all shares sum to one) and its cross-entropies."""
 
     share: float
-    rows: list[ContrastiveRows]
+    rows: list[CrossEntropy]
 
 
 def check_matryoshka(dims: Sequence[int] | None, weights: Sequence[float] | None) -> None:
@@ -52,14 +52,14 @@ def contrastive_prefixes(
     matryoshka_dims: Sequence[int] | None = None,
     matryoshka_weights: Sequence[float] | None = None,
     **options: Any,
-) -> tuple[list[ContrastiveRows], list[Prefix]]:
+) -> tuple[list[CrossEntropy], list[Prefix]]:
     """The cross-entropies of the whole vectors (for metrics), and those of each prefix with its share of the loss.
 
-    query [n, d], positive [m, d], negatives [n, k, d]; options: of :func:`contrastive_rows`. Without dims there
+    query [n, d], positive [m, d], negatives [n, k, d]; options: of :func:`cross_entropies`. Without dims there
     is one prefix, the whole vectors. Raises ValueError for a dim that is not in 1..d or weights that do not fit.
     """
     check_matryoshka(matryoshka_dims, matryoshka_weights)
-    whole = contrastive_rows(query, positive, negatives, **options)
+    whole = cross_entropies(query, positive, negatives, **options)
     if matryoshka_dims is None:
         return whole, [Prefix(1.0, whole)]
     width = query.shape[1]
@@ -72,7 +72,7 @@ def contrastive_prefixes(
         rows = whole
         if dim < width:
             cut = None if negatives is None else negatives[..., :dim]
-            own = contrastive_rows(query[:, :dim], positive[:, :dim], cut, **undecided)
+            own = cross_entropies(query[:, :dim], positive[:, :dim], cut, **undecided)
             rows = [replace(a, keep=b.keep, dropped=b.dropped) for a, b in zip(own, whole, strict=True)]
         prefixes.append(Prefix(weight / sum(weights), rows))
     return whole, prefixes

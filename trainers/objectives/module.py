@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .contrastive import temperature_tensor
+from .cross_entropies import CrossEntropy, check_margin
 from .matryoshka import check_matryoshka, contrastive_prefixes, prefixes_loss
-from .rows import ContrastiveRows, check_margin
 from .saving import SavedObjective
 from .temperature import LearnableTemperature
 
@@ -67,6 +67,14 @@ class ContrastiveObjective(SavedObjective):
         self.matryoshka_dims = matryoshka_dims
         self.matryoshka_weights = matryoshka_weights
 
+    def clamp_(self) -> None:
+        """The temperature into its bounds."""
+        self.temperature.clamp_()
+
+    def values(self) -> dict[str, Tensor]:
+        """The temperatures."""
+        return self.temperature.values()
+
     def forward(
         self,
         query: Tensor,
@@ -113,13 +121,13 @@ class ContrastiveObjective(SavedObjective):
         return loss, metrics
 
 
-def _counted_negatives(rows: ContrastiveRows) -> Tensor:
+def _counted_negatives(rows: CrossEntropy) -> Tensor:
     """bool [n, c]: the columns in the denominator beside the positive."""
     return rows.keep & ~rows.positive_mask()
 
 
 @torch.no_grad()
-def mean_hardness_weight(rows: ContrastiveRows, alpha: float) -> Tensor:
+def mean_hardness_weight(rows: CrossEntropy, alpha: float) -> Tensor:
     """Mean of ``exp(alpha * cos)`` over all negatives that count, 0-d; 1 if there are none."""
     similarity, counted = rows.similarity.detach(), _counted_negatives(rows)
     if not counted.any():
@@ -128,7 +136,7 @@ def mean_hardness_weight(rows: ContrastiveRows, alpha: float) -> Tensor:
 
 
 @torch.no_grad()
-def row_metrics(rows: ContrastiveRows) -> dict[str, Tensor]:
+def row_metrics(rows: CrossEntropy) -> dict[str, Tensor]:
     """What a batch of rows looks like, as 0-d tensors; names as in :meth:`ContrastiveObjective.forward`."""
     similarity, counted = rows.similarity.detach(), _counted_negatives(rows)
     positive = similarity.gather(1, rows.target[:, None]).squeeze(1)

@@ -22,7 +22,16 @@ class SavedObjective(nn.Module):
     A subclass sets ``self.settings`` to the keyword arguments of its constructor (JSON values only).
     """
 
-    settings: dict[str, Any]
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {}
+
+    def clamp_(self) -> None:
+        """Project what is learned into its bounds, in place; after each optimiser step."""
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """What is learned, by metric name: detached 0-d tensors."""
+        return {}
 
     def save_pretrained(
         self, folder: str | Path, state_dict: Mapping[str, torch.Tensor] | None = None

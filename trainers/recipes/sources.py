@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from ..formats import read_mbeir, read_mmeb, read_pairs, read_rows, read_ume_r1
 from ..sampling import PlannedRows, Source, plan_batches
-from ..sampling.rows import ids_of_source
+from ..sampling.planned_rows import ids_of_source
 from ..sampling.targets import UNKNOWN
 from .schema import DataSpec, RecipeError, SourceSpec
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .convergence import convergence_weights, loss_history
-from .dealing import deal
+from .duplicate_free_batches import deal
+from .planned_rows import PlannedRows
 from .planner import SourceReport
 from .planning import Plan, plan_batches
-from .rows import PlannedRows
 from .source import Source, Subset, split_sources
 from .targets import target_codes
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .dealing import deal, separate
 from .drawing import draw_units
+from .duplicate_free_batches import deal, separate
 from .source import Source
 from .targets import UNKNOWN
 

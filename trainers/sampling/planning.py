@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .dealing import repeats
+from .duplicate_free_batches import repeats
 from .planner import Planner, SourceReport
 from .source import Source
 from .targets import target_codes

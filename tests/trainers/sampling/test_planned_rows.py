@@ -15,8 +15,9 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from umekit.evaluation.digit_world.dataset import TaskRows
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer
-from umekit.trainers.data import IndexedRows, ItemBatch
-from umekit.trainers.objectives.rows import number_targets
+from umekit.trainers.batches import ContrastiveBatch
+from umekit.trainers.indexed_rows import IndexedRows
+from umekit.trainers.objectives.cross_entropies import number_targets
 from umekit.trainers.recipes.sources import eval_rows
 from umekit.trainers.sampling import PlannedRows, Source, plan_batches, target_codes
 
@@ -56,9 +57,9 @@ def test_what_the_plan_keeps_apart_is_what_the_loss_masks() -> None:
     counts = Source("counts", [{"query": str(i), "positive": str(i), "positive_id": 9} for i in range(4)])
     plan = plan_batches([digits, counts], 8, seed=0, kind="mixed", no_duplicate_targets=False)
     rows = PlannedRows([digits, counts], plan)
-    batch = ContrastiveCollator(StubProcessor())([rows[index] for index in range(8)])
+    batch = ContrastiveCollator(StubProcessor())([rows[index] for index in range(8)])["batch"]
     # counts' rows share an id, so all its texts, and with them those of digits, are one target
-    assert set(number_targets(batch["positive_keys"]).tolist()) == {0}
+    assert set(number_targets(batch.columns["positive_keys"]).tolist()) == {0}
 
 
 def in_order(sources: list[Source], targets: str) -> list[dict[str, Any]]:
@@ -89,10 +90,10 @@ class Letters(StubProcessor):
         return StubPrepared(np.frombuffer(text.encode(), dtype=np.uint8), prepared.patches)
 
 
-def masks(rows: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    batch = ItemBatch.from_inputs(ContrastiveCollator(Letters())(rows))
-    found = batch.split(torch.zeros(len(batch.items), 1), torch.zeros(len(rows), dtype=torch.int64)).masks()
-    assert found["positive_ids"] is not None
+def masks(rows: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = ContrastiveCollator(Letters())(rows)["batch"]
+    tasks = torch.zeros(len(rows), dtype=torch.int64)
+    found = batch.split(torch.zeros(len(batch.items), 1), ContrastiveBatch, tasks=tasks).masks()
     return found["positive_ids"], found["negative_ids"]
 
 
@@ -244,11 +245,13 @@ def test_a_row_that_cannot_be_read_is_named() -> None:
 def test_a_row_that_cannot_be_prepared_has_one_name_in_all_epochs() -> None:
     bad = Source("bad", [{"query": 3, "positive": str(n), "positive_id": n} for n in range(4)])
     rows = IndexedRows(PlannedRows([bad], plan_batches([bad], 4, seed=0, epochs=3)))
-    batch = ContrastiveCollator(StubProcessor(), skip_bad_rows=True)([rows[index] for index in range(12)])
-    assert batch["positive_keys"].shape == (0, 3)
-    assert len(batch["bad_rows"]) == 12
-    assert {row.name for row in batch["bad_rows"]} == {f"row {n} of source 'bad'" for n in range(4)}
-    assert all(row.known and row.reason == "not an item: int" for row in batch["bad_rows"])
+    collator = ContrastiveCollator(StubProcessor(), skip_bad_rows=True)
+    batch = collator([rows[index] for index in range(12)])["batch"]
+    assert len(batch) == 0
+    assert batch.columns["positive_keys"].shape == (0, 3)
+    assert len(batch.bad_rows) == 12
+    assert {row.name for row in batch.bad_rows} == {f"row {n} of source 'bad'" for n in range(4)}
+    assert all(row.known and row.reason == "not an item: int" for row in batch.bad_rows)
 
 
 def test_the_sources_must_be_those_of_the_plan() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umekit.trainers.sampling.dealing import deal, repeats, separate
+from umekit.trainers.sampling.duplicate_free_batches import deal, repeats, separate
 
 
 def most_batches(codes: list[int], size: int) -> int:

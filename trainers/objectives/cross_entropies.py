@@ -26,7 +26,7 @@ NO_KEY = 0
 
 
 @dataclass(frozen=True)
-class ContrastiveRows:
+class CrossEntropy:
     """One cross-entropy before the softmax.
 
     similarity: cosines, float32 or float64 [n, c]. keep: bool [n, c], the columns that take part.
@@ -136,7 +136,7 @@ def _check(
             raise ValueError(f"negative_ids {[*negative_ids.shape]} do not fit {[*negatives.shape]}")
 
 
-def contrastive_rows(
+def cross_entropies(
     query: Tensor,
     positive: Tensor,
     negatives: Tensor | None = None,
@@ -149,7 +149,7 @@ def contrastive_rows(
     targets_offset: int = 0,
     false_negative_margin: float | None = None,
     negative_ids: Tensor | None = None,
-) -> list[ContrastiveRows]:
+) -> list[CrossEntropy]:
     """The cross-entropies of ``info_nce`` before temperature and hardness: one for q2p, one for p2q, as
     asked.
 
@@ -217,7 +217,7 @@ def contrastive_rows(
         same = torch.zeros_like(mask) if ids is None else own_ids[:, None] == ids
         return _Block(to(anchor, h), mask, duplicates(same, lambda: to(goal.detach(), h.detach())))
 
-    def rows(blocks: list[_Block], target: Tensor) -> ContrastiveRows:
+    def rows(blocks: list[_Block], target: Tensor) -> CrossEntropy:
         similarity = torch.cat([b.similarity for b in blocks], dim=1)
         allowed = torch.cat([b.allowed for b in blocks], dim=1)
         dropped = torch.cat([b.duplicate for b in blocks], dim=1)
@@ -227,7 +227,7 @@ def contrastive_rows(
             dropped = dropped | (above & (own_similarity > 0))
         columns = torch.arange(similarity.shape[1], device=device)
         dropped = dropped & allowed & (columns[None, :] != target[:, None])
-        return ContrastiveRows(similarity, allowed & ~dropped, target, dropped)
+        return CrossEntropy(similarity, allowed & ~dropped, target, dropped)
 
     first = torch.arange(n, device=device)
     both = "q2p" in directions and "p2q" in directions

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from ..data import OWN_ID
+from ..collating import OWN_ID
 from .planning import Plan
 from .source import Source
 from .targets import UNKNOWN
