@@ -44,9 +44,7 @@ class ItemTrainingArguments(TrainingArguments):
 
     mode: str | None = field(
         default=None,
-        metadata={
-            "help": "What items are prepared for: `discriminative`, `generative`. None: the checkpoint's default."
-        },
+        metadata={"help": "What items are prepared for (`discriminative`, `generative`); None: the default."},
     )
     chunk_tokens: int | None = field(
         default=None,

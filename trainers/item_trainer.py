@@ -36,9 +36,9 @@ class ItemTrainer(NativeTrainer):
     """Trains on rows of items, which a processor prepares and of which a chunk at a time goes through the model.
 
     model: gives an output that :meth:`read` reads, from ``model(**inputs)``, and has ``backbone``, ``save_pretrained``
-    and ``load_native_weights``. processing_class: the processor, with ``prepare`` and ``collate``. objective: None makes
-    one from the arguments. Where several ranks train a vision tower, or share its parameters, every forward gets media,
-    of its own or as dummies.
+    and ``load_native_weights``. processing_class: the processor, with ``prepare`` and ``collate``. objective: None
+    makes one from the arguments. Where several ranks train a vision tower, or share its parameters, every forward gets
+    media, of its own or as dummies.
 
     A trainer says what a batch is (``collator_class``), and in :meth:`batch_backward` what is done with it, mostly by
     :meth:`backpropagate`. What crosses the batch comes from :meth:`read`, what does not from :meth:`local_loss`.
