@@ -30,7 +30,8 @@ class UmeOutput(ModelOutput):
     Attributes:
         last_hidden_state: ``[B, L, H]``, after the final norm, in the backbone's dtype.
         embeddings: float32 ``[B, d]``, rows of length one unless the settings say otherwise; None without slots.
-        generated_embeddings: the same at the second slot, where a thought is part of the input (generative role).
+        generated_embeddings: the same at the second slot, where a thought is part of the input (generative role);
+            zero in rows without one, None where no row has one.
     """
 
     last_hidden_state: Tensor | None = None

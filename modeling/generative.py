@@ -61,10 +61,10 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         self.thought_tokens = ThoughtTokens.of(self.settings, self.backbone)
 
     def _pooled(self, states: Tensor, slots: Tensor, dim: int | None) -> UmeOutput:
-        # Prompts with their thoughts: slot 2 marks the <gen_emb> of every row, beside slot 1.
+        # Prompts with their thoughts: slot 2 marks the <gen_emb> of a row, beside slot 1; a row that has none is zero.
         output = super()._pooled(states, slots, dim)
         if bool((slots == GENERATED_SLOT).any()):
-            output.generated_embeddings = self._finish(pool(states, slots, GENERATED_SLOT), dim)
+            output.generated_embeddings = self._finish(pool(states, slots, GENERATED_SLOT, partial=True), dim)
         return output
 
     def decoding(

@@ -21,30 +21,31 @@ class DegenerateVectorError(ValueError):
     """A vector is zero, not finite or constant: the model, the checkpoint or the dtype is broken."""
 
 
-def pool(states: Tensor, slots: Tensor, slot: int = DIRECT_SLOT) -> Tensor:
+def pool(states: Tensor, slots: Tensor, slot: int = DIRECT_SLOT, *, partial: bool = False) -> Tensor:
     """Average the states whose slot is ``slot``, in float32.
 
     Args:
         states: ``[B, L, d]``, any float dtype, after the final norm.
         slots: int8 ``[B, L]``.
         slot: 1 for the direct embedding, 2 for the generated one.
+        partial: a row without the slot is zero.
 
     Returns:
         float32 ``[B, d]``, not normalised.
 
     Raises:
-        ValueError: shapes differ, or a row has no such slot (which never means a fallback).
+        ValueError: shapes differ, or a row has no such slot (which never means a fallback) and ``partial`` is False.
     """
     if slots.shape != states.shape[:2]:
         raise ValueError(f"pooling_slots {tuple(slots.shape)} do not fit states {tuple(states.shape[:2])}")
     weights = (slots == slot).to(torch.float32)
     count = weights.sum(dim=1, keepdim=True)
-    if not bool((count > 0).all()):
+    if not partial and not bool((count > 0).all()):
         rows = torch.nonzero(count.squeeze(1) == 0).flatten().tolist()
         raise ValueError(f"rows {rows} have no token in pooling slot {slot}")
     # Unpooled states may be padding's: a product would carry their NaN into the mean, a selection does not.
     chosen = torch.where(weights.unsqueeze(-1) > 0, states.float(), 0.0)
-    return chosen.sum(dim=1) / count
+    return chosen.sum(dim=1) / count.clamp(min=1)
 
 
 def finish(pooled: Tensor, *, normalize: bool = True, dim: int | None = None) -> Tensor:

@@ -55,15 +55,8 @@ class ContrastiveTrainer(ItemTrainer):
         return self.backpropagate(model, batch, lambda values: self.representation_loss(values, batch))
 
     def representation_loss(self, values: Tensor, batch: ItemBatch) -> tuple[Tensor, Metrics]:
-        """Loss over all ranks' rows, and metrics. values: what was read of this rank's items, with gradient.
-
-        A batch of which every row was left out has a loss of zero and no metrics.
-        """
-        rows = gather_batch(self.by_role(values, batch))
-        if len(rows) == 0:
-            learned = [p.sum() for p in self.objective_module.parameters()]
-            return sum(learned, values.sum()) * 0.0, {}
-        return self.contrast(rows)
+        """Loss over all ranks' rows, and metrics. values: what was read of this rank's items, with gradient."""
+        return self.contrast(gather_batch(self.by_role(values, batch)))
 
     def by_role(self, values: Tensor, batch: ItemBatch) -> ContrastiveBatch:
         """What was read of this rank's items, by role."""
@@ -71,7 +64,10 @@ class ContrastiveTrainer(ItemTrainer):
         return batch.split(values, ContrastiveBatch, tasks=tasks)
 
     def contrast(self, rows: ContrastiveBatch) -> tuple[Tensor, Metrics]:
-        """The objective's loss of all ranks' rows, of which there is at least one, and its metrics."""
+        """The objective's loss of all ranks' rows, and its metrics; zero and none where every row was left out."""
+        if len(rows) == 0:
+            learned = [p.sum() for p in self.objective_module.parameters()]
+            return sum(learned, rows.query.sum()) * 0.0, {}
         masks = rows.masks()
         if without_negatives(rows, masks):
             self._say_alone(len(rows))

@@ -156,7 +156,7 @@ class _Mean:
 def named(rows: Sequence[str]) -> str:
     """Some of the rows, in words."""
     if not rows:
-        return "its rows are not known (the data_collator gives no 'rows')"
+        return "it had no rows"
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     return f"its rows: {', '.join(rows[:SHOWN])}{more}"
 

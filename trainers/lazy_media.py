@@ -25,7 +25,7 @@ class LazyMedia:
         patches: that the vision tower has to encode.
         cut_tokens: left out to stay within the limit.
         content: hash of what was prepared.
-        completion: what was appended to the prompt, piece by piece: ids, and the slot of the last.
+        pieces: what was appended to the prompt, one after the other: ids, and the slot of the last.
     """
 
     item: Any
@@ -35,12 +35,17 @@ class LazyMedia:
     patches: int
     cut_tokens: int
     content: int
-    completion: tuple[tuple[tuple[int, ...], int], ...] = ()
+    pieces: tuple[tuple[tuple[int, ...], int], ...] = ()
+
+    @property
+    def completion(self) -> int:
+        """Tokens that were appended to the prompt."""
+        return sum(len(ids) for ids, _ in self.pieces)
 
     def continued(self, ids: Sequence[int], slot: int = 0) -> LazyMedia:
         """As ``Prepared.continued``."""
         more = (tuple(int(one) for one in ids), slot)
-        return replace(self, length=self.length + len(ids), completion=(*self.completion, more))
+        return replace(self, length=self.length + len(ids), pieces=(*self.pieces, more))
 
     def prepared(self, processor: Any) -> Any:
         """The item, prepared again.
@@ -56,7 +61,7 @@ class LazyMedia:
             raise ValueError(
                 f"{self} is not what it was when its batch was planned: a file of it has changed"
             )
-        for ids, slot in self.completion:
+        for ids, slot in self.pieces:
             found = found.continued(ids, slot)
         return found
 

@@ -16,9 +16,7 @@ from transformers import AutoModel, AutoProcessor
 import umekit
 from umekit.modeling.decoding import CachedRows, Decoding
 from umekit.modeling.generative import UmeForGenerativeEmbedding, streams_of
-from umekit.modeling.reasoning import Rollout
 from umekit.modeling.settings import UmeSettings, UmeSettingsError
-from umekit.processing.collating import Prepared
 from umekit.processing.processor import UmeProcessor
 
 Open = Callable[..., tuple[UmeForGenerativeEmbedding, UmeProcessor]]
@@ -86,7 +84,7 @@ def test_the_vector_is_the_state_of_gen_emb(family: str, opened: Open, mixed_ite
     rows = processor.prepare_all(mixed_items, mode="both")
     stepwise = _embed(model, processor, mixed_items)
     whole = [
-        _with_thought(row, rollouts[0], model.thought_tokens.gen_emb)
+        row.continued([*rollouts[0].thought, model.thought_tokens.gen_emb], 2)
         for row, rollouts in zip(rows, stepwise.rollouts, strict=True)
     ]
     for side in ("left", "right"):
@@ -94,19 +92,6 @@ def test_the_vector_is_the_state_of_gen_emb(family: str, opened: Open, mixed_ite
             forced = model(**processor.collate(whole, padding_side=side))
         _close(forced.generated_embeddings, stepwise.generated)
         _close(forced.embeddings, stepwise.direct)
-
-
-def _with_thought(row: Prepared, rollout: Rollout, gen_emb: int) -> Prepared:
-    more = np.array([*rollout.thought, gen_emb])
-    slots = np.zeros(len(more), dtype=np.int8)
-    slots[-1] = 2
-    return Prepared(
-        np.concatenate([row.input_ids, more]),
-        np.concatenate([row.token_types, np.zeros_like(more)]),
-        np.concatenate([row.slots, slots]),
-        row.images,
-        row.videos,
-    )
 
 
 def test_media_tokens_are_never_written(opened: Open, mixed_items: list[Any]) -> None:

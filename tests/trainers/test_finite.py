@@ -17,8 +17,8 @@ from test_resume import assert_same, weights
 from torch import Tensor
 from transformers import TrainerCallback
 
-from umekit.trainers import base
 from umekit.trainers.finite import FiniteSteps, NonFiniteError, nonfinite_weights
+from umekit.trainers.native_trainer import NativeTrainer
 from umekit.trainers.objectives.module import ContrastiveObjective
 
 POISON = {"query": "poison", "positive": "poison too", "negatives": []}
@@ -235,13 +235,13 @@ def test_a_loss_of_evaluation_that_is_not_finite_is_told_and_never_the_best(
 
 
 def test_deepspeed_takes_its_steps_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = base.NativeTrainer.create_accelerator_and_postprocess
+    create = NativeTrainer.create_accelerator_and_postprocess
 
     def as_deepspeed(self: Any) -> None:
         create(self)
         self.is_deepspeed_enabled = True
 
-    monkeypatch.setattr(base.NativeTrainer, "create_accelerator_and_postprocess", as_deepspeed)
+    monkeypatch.setattr(NativeTrainer, "create_accelerator_and_postprocess", as_deepspeed)
     with pytest.raises(ValueError, match="DeepSpeed"):
         stub_trainer(tmp_path, max_skipped_steps=1)
 
@@ -249,13 +249,3 @@ def test_deepspeed_takes_its_steps_by_itself(tmp_path: Path, monkeypatch: pytest
 def test_limits_cannot_be_negative(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_skipped_steps"):
         stub_trainer(tmp_path, max_skipped_steps=-1)
-
-
-def test_rows_of_a_collator_without_names(tmp_path: Path) -> None:
-    trainer = stub_trainer(tmp_path, max_steps=1)
-    collate = trainer.data_collator
-    trainer.data_collator = lambda rows: {k: v for k, v in collate(rows).items() if k != "rows"}
-    trainer.objective_module.forward = lambda query, *_, **__: (query.sum() * math.nan, {})
-    trainer.objective_module.temperature.requires_grad_(False)
-    with pytest.raises(NonFiniteError, match="rows are not known"):
-        trainer.train()

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ..dry_run import dry_run
 from .schema import MineStep, Recipe, RecipeError, SoupStep, TrainStep
 from .sources import Opener
@@ -130,17 +132,20 @@ def _check_inside(root: Path, folder: Path) -> None:
 def _open_run(root: Path, recipe: Recipe, resume: bool) -> None:
     """Keep the recipe beside its results, and refuse to mix two."""
     file = root / RECIPE_FILE
-    wanted = recipe.model_dump(mode="json")
     if not _is_main():
         _wait_for(file)
     elif not file.is_file():
         if root.exists() and any(path.name != _partial(file).name for path in root.iterdir()):
             raise RecipeError(f"{root} is not empty and holds no run; name another folder")
         root.mkdir(parents=True, exist_ok=True)
-        _write_json(file, wanted)
+        _write_json(file, recipe.model_dump(mode="json"))
     elif not resume and any((root / step.name).exists() for step in recipe.steps):
         raise RecipeError(f"{root} holds a run of a recipe: --resume goes on with it, or name another folder")
-    if json.loads(file.read_text(encoding="utf-8")) != wanted:
+    try:
+        same = Recipe.model_validate_json(file.read_text(encoding="utf-8")) == recipe
+    except ValidationError:
+        same = False
+    if not same:
         raise RecipeError(
             f"{root} holds the run of another recipe, or of this one before a change: name another folder"
         )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..registry import TRAINERS
 from .step_names import check_step_names
 from .yaml_text import MOST_CHARACTERS, YamlError, load_yaml
 
@@ -104,10 +105,11 @@ class LearningRateRule(_Strict):
 
 
 class TrainStep(_Strict):
-    """Contrastive training. ``arguments`` are those of :class:`ContrastiveTrainingArguments`, by name."""
+    """Training. ``trainer``: a name of ``trainers.registry``. ``arguments``: those of its arguments' class, by name."""
 
     kind: Literal["train"]
     name: str
+    trainer: str = "contrastive"
     source: str
     start: str | None = None
     prompt: PromptSpec | None = None
@@ -121,6 +123,8 @@ class TrainStep(_Strict):
 
     @model_validator(mode="after")
     def _adapter(self) -> TrainStep:
+        if self.trainer not in TRAINERS:
+            raise ValueError(f"there is no trainer {self.trainer!r}; known are {', '.join(sorted(TRAINERS))}")
         if self.keep == "adapter" and self.lora is None:
             raise ValueError("keep: adapter needs a lora")
         return self

@@ -17,15 +17,15 @@ from transformers import HfArgumentParser, set_seed
 
 from ...encoding.encoder import Encoder
 from ...encoding.loading import load
-from ..arguments import ContrastiveTrainingArguments
+from ..arguments import ItemTrainingArguments
 from ..checkpoint_souping import soup_checkpoints
 from ..checkpoints import last_complete_checkpoint
-from ..contrastive import ContrastiveTrainer
 from ..finite import NonFiniteError
+from ..item_trainer import ItemTrainer
 from ..lora import add_lora
 from ..merging import merge
 from ..mining import mine
-from ..objectives.module import ContrastiveObjective
+from ..registry import trainer_class
 from ..sampling import PlannedRows
 from ..souping import soup
 from .plan_file import check_plan, write_plan
@@ -65,14 +65,15 @@ def train_step(step: TrainStep, context: StepContext) -> dict[str, Any]:
     metrics = {name: value for name, value in output.metrics.items() if name.startswith("train_")}
     if step.eval_data is not None:
         metrics |= {k: v for k, v in trainer.evaluate().items() if k.startswith("eval_") and "_per_" not in k}
-        if not math.isfinite(metrics["eval_loss"]):
+        broken = [k for k, v in metrics.items() if k.startswith("eval_") and not math.isfinite(v)]
+        if broken:
             raise NonFiniteError(
-                f"step {step.name}: eval_loss is {metrics['eval_loss']} after training, and nothing is kept of it but "
+                f"step {step.name}: {broken[0]} is {metrics[broken[0]]} after training, and nothing is kept of it but "
                 f"the checkpoints in {trainer.args.output_dir}",
                 trainer.state.global_step,
             )
     metrics["steps"] = trainer.state.global_step
-    metrics["temperature"] = {k: float(v) for k, v in trainer.objective_module.temperature.values().items()}
+    metrics["temperature"] = {k: float(v) for k, v in trainer.objective_module.values().items()}
     kept = context.folder / (MODEL if step.lora is None else ADAPTER)
     trainer.save_model(str(kept))
     result = kept
@@ -81,11 +82,11 @@ def train_step(step: TrainStep, context: StepContext) -> dict[str, Any]:
         if trainer.is_world_process_zero():
             result = _fresh(result)
             merge(kept, result)
-            ContrastiveObjective.from_pretrained(kept).save_pretrained(result)
+            trainer.objective_module.save_pretrained(result)
     return {"result": result.name, **metrics}
 
 
-def _checkpoint(context: StepContext, trainer: ContrastiveTrainer, rows: PlannedRows) -> str | None:
+def _checkpoint(context: StepContext, trainer: ItemTrainer, rows: PlannedRows) -> str | None:
     """Where a training that was broken off goes on; None for the beginning.
 
     Raises:
@@ -104,7 +105,7 @@ def _checkpoint(context: StepContext, trainer: ContrastiveTrainer, rows: Planned
         ) from None
 
 
-def build_trainer(step: TrainStep, context: StepContext) -> ContrastiveTrainer:
+def build_trainer(step: TrainStep, context: StepContext) -> ItemTrainer:
     """The trainer of a step, ready to run: model, prompt, adapter, data, arguments."""
     args = training_arguments(step, context)
     # Made first: the arguments choose this process's device, which quantised weights are loaded onto.
@@ -130,10 +131,11 @@ def build_trainer(step: TrainStep, context: StepContext) -> ContrastiveTrainer:
     held_out = None
     if step.eval_data is not None:
         held_out = eval_rows(open_sources(step.eval_data, context.formats, context.result_of))
-    objective = ContrastiveObjective(**args.objective_settings())
+    trainer = trainer_class(step.trainer)
+    objective = trainer.make_objective(args)
     if step.objective_from is not None:
         objective.load_weights(context.result_of(step.objective_from))
-    return ContrastiveTrainer(
+    return trainer(
         model,
         args,
         processing_class=processor,
@@ -143,12 +145,12 @@ def build_trainer(step: TrainStep, context: StepContext) -> ContrastiveTrainer:
     )
 
 
-def _is_sharded(args: ContrastiveTrainingArguments) -> bool:
+def _is_sharded(args: ItemTrainingArguments) -> bool:
     """Whether weights are dealt out over devices later (FSDP, DeepSpeed), so that no device holds all of them."""
     return bool(args.fsdp) or bool(args.deepspeed) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
-def training_arguments(step: TrainStep, context: StepContext) -> ContrastiveTrainingArguments:
+def training_arguments(step: TrainStep, context: StepContext) -> ItemTrainingArguments:
     """The arguments of a step; the learning rate follows its rule.
 
     Raises:
@@ -164,7 +166,8 @@ def training_arguments(step: TrainStep, context: StepContext) -> ContrastiveTrai
         "output_dir": str(context.folder / "trainer"),
     }
     try:
-        (args,) = HfArgumentParser(ContrastiveTrainingArguments).parse_dict(given, allow_extra_keys=False)  # type: ignore[arg-type]
+        parser = HfArgumentParser(trainer_class(step.trainer).arguments_class)  # type: ignore[arg-type]
+        (args,) = parser.parse_dict(given, allow_extra_keys=False)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"step {step.name}: arguments: {error}") from None
     rule = step.learning_rate_rule
