@@ -106,8 +106,25 @@ def shared_length(rows: Sequence[Any], patches_per_token: int, features: VisionF
     return length
 
 
+@dataclass(frozen=True)
+class PrefixPlan:
+    """How rows are read.
+
+    Attributes:
+        rows: the different ones.
+        places: of each row that was given, where it stands among these.
+        shared: tokens at the beginning of all that are read once; 0 for none.
+        batches: indices of the rows of each forward.
+    """
+
+    rows: list[Any]
+    places: list[int]
+    shared: int
+    batches: list[list[int]]
+
+
 class PrefixReader:
-    """Reads prepared rows; see the module's docstring.
+    """Reads prepared rows; see the module's docstring. With or without a gradient, as torch is set.
 
     Args:
         backbone: a native ``...ForConditionalGeneration``.
@@ -124,30 +141,47 @@ class PrefixReader:
         self.processor = processor
         self.features = features
         self.patches_per_token = processor.layout.merge**2
-        self.can_share = can_share(backbone.config.model_type)
+        self.model_type = backbone.config.model_type
 
-    @torch.inference_mode()
-    def read(self, rows: Sequence[Any], batch_tokens: int, share: bool = True) -> Tensor:
-        """The pooled state of every row, float32 ``[n, H]``; equal rows are read once."""
-        places: dict[Any, int] = {}
-        inverse = [places.setdefault(self._key(row), len(places)) for row in rows]
-        unique = list(dict(zip(inverse, rows, strict=True)).values())
+    @property
+    def can_share(self) -> bool:
+        """Whether a beginning can be read once, by this family and in this mode.
+
+        Checkpointed activations are computed again without a cache, and recurrent states have no copy with a gradient.
+        """
+        if not torch.is_grad_enabled():
+            return can_share(self.model_type)
+        if self.model_type in LINEAR_ATTENTION_FAMILIES:
+            return False
+        return not any(
+            part.training and getattr(part, "gradient_checkpointing", False) for part in self.base.modules()
+        )
+
+    def plan(self, rows: Sequence[Any], batch_tokens: int, share: bool = True) -> PrefixPlan:
+        """How rows are read within a budget of padded tokens; equal ones once."""
+        known: dict[Any, int] = {}
+        places = [known.setdefault(self._key(row), len(known)) for row in rows]
+        unique = list(dict(zip(places, rows, strict=True)).values())
         length = 0
         if share and self.can_share and len(unique) > 1:
             length = shared_length(unique, self.patches_per_token, self.features)
             length = length if length >= SHORTEST_PREFIX else 0
-        found: list[Any] = [None] * len(unique)
+        own = [len(row.input_ids) - length + length // PREFIX_SHARE for row in unique]
+        return PrefixPlan(unique, places, length, plan_batches(own, batch_tokens))
+
+    def forward(self, plan: PrefixPlan) -> Tensor:
+        """The pooled state of every row that was planned, float32 ``[n, H]``."""
+        found: list[Any] = [None] * len(plan.rows)
         try:
-            self._reserve(unique, length)
-            cache = self._prefill(unique[0], length) if length else None
-            own = [len(row.input_ids) - length + length // PREFIX_SHARE for row in unique]
-            for batch in plan_batches(own, batch_tokens):
-                states = self._forward([unique[number] for number in batch], length, cache)
+            self._reserve(plan.rows, plan.shared)
+            cache = self._prefill(plan.rows[0], plan.shared) if plan.shared else None
+            for batch in plan.batches:
+                states = self._forward([plan.rows[number] for number in batch], plan.shared, cache)
                 for number, state in zip(batch, states, strict=True):
                     found[number] = state
         finally:  # whoever tries again with smaller batches reserves them again
             self.features.evict()
-        return torch.stack([found[number] for number in inverse])
+        return torch.stack([found[number] for number in plan.places])
 
     def _prefill(self, row: Any, length: int) -> Cache:
         inputs = self._inputs([row])

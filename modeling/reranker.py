@@ -164,7 +164,7 @@ class UmeForReranking(UmePreTrainedModel):
         budget = batch_tokens or default_tokens(self.device)
         features = features if features is not None else self.vision_cache(processor)
         reader = PrefixReader(self.backbone, self.settings, processor, features)
-        logits = self.answer_logits(reader.read(rows, budget, share))
+        logits = self.answer_logits(reader.forward(reader.plan(rows, budget, share)))
         if not bool(torch.isfinite(logits).all()):
             raise DegenerateVectorError(
                 "a pair's logits are not finite; the weights, the dtype or the attention kernel are broken"

@@ -177,8 +177,8 @@ class ItemTrainer(NativeTrainer):
                 )
         if local is None:
             return loss, metrics
-        total = sum_over_ranks(local)
-        return loss - local + total, {**metrics, "representation_loss": loss - local, "local_loss": total}
+        metrics = {**metrics, "representation_loss": loss - local, "local_loss": sum_over_ranks(local)}
+        return loss + local * (world_size() - 1), metrics  # its mean over ranks is the loss of all
 
     def forward_whole(
         self, model: nn.Module, batch: ItemBatch, loss_of: Loss | None

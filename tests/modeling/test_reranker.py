@@ -207,6 +207,28 @@ def test_the_shared_cache_is_never_written(tiny_reranker: Callable[..., Loaded],
                 assert torch.equal(state, getattr(old, name)[number])
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_what_is_shared_has_the_gradient_of_whole_rows(
+    tiny_reranker: Callable[..., Loaded], family: str, queries: dict[str, Any], candidates: list[Any]
+) -> None:
+    model, processor = tiny_reranker(family)
+    rows = processor.prepare_pairs(queries["image"], candidates)
+    reader = PrefixReader(model.backbone, model.settings, processor, model.vision_cache(processor))
+    weights = torch.linspace(-1, 1, 2 * len(rows)).view(-1, 2)
+    found = []
+    for share in (False, True):
+        plan = reader.plan(rows, 400, share)
+        assert (plan.shared > 0) == share
+        model.zero_grad()
+        (model.answer_logits(reader.forward(plan)) * weights).sum().backward()
+        found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    model.zero_grad()
+    assert any("visual" in name for name in found[0])
+    for name, value in found[0].items():
+        scale = value.abs().max().item()
+        torch.testing.assert_close(found[1][name], value, rtol=0, atol=1e-4 * max(scale, 1e-2), msg=name)
+
+
 def test_a_shared_layer_holds_no_copy_per_row() -> None:
     cache = DynamicCache()
     cache.update(torch.ones(1, 2, 5, 4), torch.ones(1, 2, 5, 4), 0)

@@ -145,7 +145,7 @@ def test_the_trainer_saves_gathered_tensors(tmp_path: Path) -> None:
 
 def test_a_forward_gets_the_media_that_any_rank_may_have() -> None:
     image, video = SimpleNamespace(videos=[]), SimpleNamespace(videos=["frames"])
-    unknown = LazyMedia("a.mp4", "document", 3, 4, 5)
+    unknown = LazyMedia("a.mp4", "document", {}, length=3, patches=4, cut_tokens=0, content=5)
 
     def wanted(items: list[Any], batch: dict[str, Any]) -> list[Any]:
         made = sharded_dummies(items, "picture", lambda: "video", torch.device("cpu"))
