@@ -98,6 +98,7 @@ def trained(
         train_lm_head=True,
         chunk_tokens=chunk_tokens,
         train_sampling_strategy="sequential",
+        logging_steps=1,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -108,7 +109,7 @@ def trained(
     trainer = kind(model, args, processing_class=processor, train_dataset=rows())
     trainer.train()
     learned = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
-    return {**learned, "loss": torch.tensor(trainer.state.log_history[-1]["train_loss"])}
+    return {**learned, "loss": torch.tensor([one["loss"] for one in trainer.state.log_history[:2]])}
 
 
 def run(checkpoint: str, folder: Path, world: int) -> dict[str, dict[str, Tensor]]:
