@@ -57,7 +57,8 @@ class ItemCollator:
                 bad.append(BadRow(name, str(error), ROW_INDEX in row))
         if not kept:
             return {"batch": ItemBatch.of([self.prepare_row(self.NO_ROW)], [""], [""], bad).without_rows()}
-        return {"batch": ItemBatch.of(*zip(*kept, strict=True), bad)}
+        prepared, tasks, names = zip(*kept, strict=True)
+        return {"batch": ItemBatch.of(prepared, tasks, names, bad)}
 
     def prepare_row(self, row: Mapping[str, Any]) -> PreparedRow:
         """One row: its items prepared, by :meth:`prepare_item`, and what else the loss must know of it."""
