@@ -71,8 +71,8 @@ def main() -> int:
                 found = tests["check"](
                     encoder, Path(folder), args.seed + done // ROUND, count, alone=count // 5
                 )
-            except AssertionError as error:
-                fault, found = f"seed {args.seed + done // ROUND}: {error}", []
+            except AssertionError as wrong:
+                fault, found = f"seed {args.seed + done // ROUND}: {wrong}", []
         done += len(found)
         for kind, error in found:
             kinds.setdefault(kind, Counter())["read" if error is None else "refused"] += 1

@@ -90,7 +90,7 @@ class ItemTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Batches are NumPy until chunked."})
     if not HAS_ACTIVATION_CHECKPOINTING:
         activation_checkpointing: bool = field(default=False, metadata={"help": "As gradient_checkpointing."})
-        activation_checkpointing_kwargs: dict[str, Any] | None = field(
+        activation_checkpointing_kwargs: dict[str, Any] | str | None = field(
             default=None, metadata={"help": "As gradient_checkpointing_kwargs."}
         )
 
