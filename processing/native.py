@@ -1,4 +1,4 @@
-"""The calls of a native processor, answered by ours.
+"""What the calls of a native processor mean to ours.
 
 sentence-transformers, pipelines and plain transformers code call ``apply_chat_template`` on chat messages or the
 processor on rendered text. Both go through the same tokenisation as items, so there is one preprocessing only.
@@ -6,18 +6,26 @@ processor on rendered text. Both go through the same tokenisation as items, so t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from transformers import BatchFeature
-
 from .collating import Prepared
-from .cut_texts import Cuts
 from .items import DocumentPart, ImagePart, Item, Part, TextPart, VideoPart
-from .settings import with_arguments
-from .templates import render_template
+from .preparing import PromptContext, patches_of, tokenize_rendered
+from .settings import ProcessorSettings, with_arguments
+from .tokenizing import IMAGE_TOKEN, VIDEO_TOKEN
+from .vision import Patches
 
+INPUT_NAMES = (
+    "input_ids",
+    "attention_mask",
+    "mm_token_type_ids",
+    "pixel_values",
+    "image_grid_thw",
+    "pixel_values_videos",
+    "video_grid_thw",
+)
 _MEDIA: dict[str, Any] = {
     "image": ImagePart,
     "image_url": ImagePart,
@@ -26,164 +34,84 @@ _MEDIA: dict[str, Any] = {
 }
 
 
-class NativeCalls:
-    """Mixin of :class:`UmeProcessor`."""
+def item_of_messages(messages: Sequence[Mapping[str, Any]]) -> Item:
+    """The item that a chat says: its ``system`` message is the instruction, its one other turn the content.
 
-    @property
-    def model_input_names(self) -> list[str]:
-        return [
-            "input_ids",
-            "attention_mask",
-            "mm_token_type_ids",
-            "pixel_values",
-            "image_grid_thw",
-            "pixel_values_videos",
-            "video_grid_thw",
-        ]
-
-    def apply_chat_template(  # type: ignore[override]
-        self: Any,
-        conversation: Sequence[Any],
-        chat_template: str | None = None,
-        *,
-        tokenize: bool = False,
-        padding_side: str | None = None,
-        return_slots: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """Chat messages to text, or with ``tokenize=True`` to a padded batch.
-
-        Args:
-            conversation: messages, or a list of conversations. A ``system`` message is the instruction.
-            tokenize: False gives the rendered text (a list of them for several conversations).
-            padding_side: side of the padding of a tokenized batch.
-            thinking: among ``kwargs``: whether the prompt asks for a thought.
-            return_slots: whether the batch has ``pooling_slots`` (native models do not know them).
-            kwargs: ``min_pixels``, ``max_pixels``, ``size``, ``fps`` and the like for this call, by themselves or in
-                ``processor_kwargs``; output arguments of native processors are ignored, torch tensors come out.
-        """
-        single = bool(conversation) and isinstance(conversation[0], Mapping)
-        conversations = [conversation] if single else list(conversation)
-        if not tokenize:
-            told = {**self.tokenizer.special_tokens_map}
-            told |= {name: kwargs[name] for name in ("thinking",) if name in kwargs}
-            template = self.chat_template if chat_template is None else chat_template
-            texts = [render_template(template, one, told) for one in conversations]
-            return texts[0] if single else texts
-        if chat_template is not None and chat_template != self.chat_template:
-            raise ValueError(
-                "this processor tokenizes with its checkpoint's own template only; save another one there"
-            )
-        limited = (
-            self._within(kwargs)
-            ._sized(kwargs.get("processor_kwargs") or kwargs)
-            .for_mode("generative" if kwargs.get("thinking") else None)
-        )
-        rows = [limited.prepare_messages(one) for one in conversations]
-        Cuts().see(rows).warn(len(rows))
-        return self._native_batch(rows, padding_side, return_slots)
-
-    def __call__(
-        self: Any,
-        images: Any = None,
-        text: Any = None,
-        videos: Any = None,
-        *,
-        padding_side: str | None = None,
-        return_slots: bool = False,
-        **kwargs: Any,
-    ) -> BatchFeature:
-        """Rendered prompts and their media, in the order of the placeholders, to a padded batch.
-
-        Special tokens in ``text`` are real ones here: for text that users typed, use items or chat messages.
-        ``kwargs`` are as for :meth:`apply_chat_template`.
-
-        Raises:
-            ValueError: placeholders and media do not match.
-        """
-        if text is None:
-            raise ValueError(
-                "give rendered text with placeholders, chat messages to apply_chat_template, or items: "
-                "pictures alone are encode_items([{'image': picture}, ...])"
-            )
-        sized = self._sized(kwargs)
-        texts = [text] if isinstance(text, str) else list(text)
-        stills = iter(_flat(images))
-        films = iter([] if videos is None else videos)
-        rows = []
-        for one in texts:
-            mine = [next(stills, None) for _ in range(one.count(self.image_token))]
-            clips = [next(films, None) for _ in range(one.count(self.video_token))]
-            if any(media is None for media in (*mine, *clips)):
-                raise ValueError("the text has more placeholders than there are media")
-            pictures = [patches for media in mine for _, patches in sized._media(ImagePart(media))]
-            videos_of_row = [patches for media in clips for _, patches in sized._media(VideoPart(media))]
-            rows.append(self.tokenize_rendered(one, pictures, videos_of_row))
-        if next(stills, None) is not None or next(films, None) is not None:
-            raise ValueError("there are more media than placeholders in the text")
-        return self._native_batch(rows, padding_side, return_slots)
-
-    def _native_batch(self: Any, rows: list[Prepared], padding_side: str | None, slots: bool) -> BatchFeature:
-        batch = self.collate(rows, padding_side or getattr(self.tokenizer, "padding_side", None))
-        if not slots:
-            batch.pop("pooling_slots")
-        return batch
-
-    def item_of_messages(self: Any, messages: Sequence[Mapping[str, Any]]) -> Item:
-        """The item that a chat says: its ``system`` message is the instruction, its one other turn the content.
-
-        Raises:
-            ValueError: not exactly one turn beside ``system``, or content that cannot be embedded.
-        """
-        parts: list[Part] = []
-        instruction: str | None = None
-        turns = 0
-        for message in messages:
-            content = message["content"]
-            content = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            if message["role"] == "system":
-                instruction = "".join(part["text"] for part in content if part["type"] == "text")
+    Raises:
+        ValueError: not exactly one turn beside ``system``, or content that cannot be embedded.
+    """
+    parts: list[Part] = []
+    instruction: str | None = None
+    turns = 0
+    for message in messages:
+        content = message["content"]
+        content = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if message["role"] == "system":
+            instruction = "".join(part["text"] for part in content if part["type"] == "text")
+            continue
+        turns += 1
+        for part in content:
+            if part["type"] != "message":
+                parts.append(_part(part))
                 continue
-            turns += 1
-            for part in content:
-                if part["type"] != "message":
-                    parts.append(_part(part))
-                    continue
-                # sentence-transformers wraps a whole chat like this where a batch also holds other inputs.
-                inner = self.item_of_messages(part["message"])
-                parts.extend(inner.parts)
-                instruction = inner.instruction if inner.instruction is not None else instruction
-        if turns != 1:
-            raise ValueError(f"an item is one turn beside 'system', this chat has {turns}")
-        return Item(tuple(parts), instruction)
+            # sentence-transformers wraps a whole chat like this where a batch also holds other inputs.
+            inner = item_of_messages(part["message"])
+            parts.extend(inner.parts)
+            instruction = inner.instruction if inner.instruction is not None else instruction
+    if turns != 1:
+        raise ValueError(f"an item is one turn beside 'system', this chat has {turns}")
+    return Item(tuple(parts), instruction)
 
-    def _sized(self: Any, kwargs: Mapping[str, Any]) -> Any:
-        """This processor, or one with the pixels and frames that a call asks for."""
-        given = {**kwargs.get("images_kwargs", {}), **kwargs.get("videos_kwargs", {}), **kwargs}
-        given.pop("model_max_length", None)
-        settings = with_arguments(self.settings, given)
-        if settings == self.settings:
-            return self
-        other = copy.copy(self)
-        other.settings = settings
-        return other
 
-    def _within(self: Any, kwargs: Mapping[str, Any]) -> Any:
-        """This processor, or one with a smaller ``max_length`` where the caller or the tokenizer has set one."""
-        given = kwargs.get("processor_kwargs") or kwargs
-        if given.get("videos_kwargs", {}).get("video_metadata"):
-            raise ValueError("video metadata are not read: give the file, or frames that are evenly spaced")
-        text = {
-            **given.get("text_kwargs", {}),
-            **{k: given[k] for k in ("max_length", "truncation") if k in given},
-        }
-        limits = [self.settings.max_length, text.get("max_length")]
-        if text.get("truncation"):
-            limits.append(self.tokenizer.model_max_length)
-        limit = min(one for one in limits if one is not None)
-        if limit == self.settings.max_length:
-            return self
-        return self.with_max_length(limit)
+def rows_of_prompts(context: PromptContext, texts: Sequence[str], images: Any, videos: Any) -> list[Prepared]:
+    """Rendered prompts and their media, in the order of the placeholders.
+
+    Raises:
+        ValueError: placeholders and media do not match.
+    """
+    settings, layout, limits = context.settings, context.layout, context.limits
+    pictures, clips = iter(_flat(images)), iter([] if videos is None else videos)
+
+    def patches(part: ImagePart | VideoPart) -> list[Patches]:
+        return [one for _, one in patches_of(part, settings, layout, limits)]
+
+    rows = []
+    for text in texts:
+        own_pictures = [next(pictures, None) for _ in range(text.count(IMAGE_TOKEN))]
+        own_clips = [next(clips, None) for _ in range(text.count(VIDEO_TOKEN))]
+        if any(medium is None for medium in (*own_pictures, *own_clips)):
+            raise ValueError("the text has more placeholders than there are media")
+        rows.append(
+            tokenize_rendered(
+                context,
+                text,
+                [one for medium in own_pictures for one in patches(ImagePart(medium))],
+                [one for medium in own_clips for one in patches(VideoPart(medium))],
+            )
+        )
+    if next(pictures, None) is not None or next(clips, None) is not None:
+        raise ValueError("there are more media than placeholders in the text")
+    return rows
+
+
+def sized(settings: ProcessorSettings, kwargs: Mapping[str, Any]) -> ProcessorSettings:
+    """Settings with the pixels and frames that a call asks for."""
+    given = {**kwargs.get("images_kwargs", {}), **kwargs.get("videos_kwargs", {}), **kwargs}
+    given.pop("model_max_length", None)
+    return with_arguments(settings, given)
+
+
+def bounded(settings: ProcessorSettings, kwargs: Mapping[str, Any], most: int | None) -> ProcessorSettings:
+    """Settings with a smaller ``max_length`` where the caller has set one, or asks for the tokenizer's (``most``)."""
+    if kwargs.get("videos_kwargs", {}).get("video_metadata"):
+        raise ValueError("video metadata are not read: give the file, or frames that are evenly spaced")
+    text = {**kwargs.get("text_kwargs", {})}
+    text |= {name: kwargs[name] for name in ("max_length", "truncation") if name in kwargs}
+    limits = [settings.max_length, text.get("max_length")]
+    if text.get("truncation"):
+        limits.append(most)
+    limit = min(one for one in limits if one is not None)
+    return settings if limit == settings.max_length else replace(settings, max_length=limit)
 
 
 def _part(part: Mapping[str, Any]) -> Part:
@@ -195,7 +123,7 @@ def _part(part: Mapping[str, Any]) -> Part:
     for key in (kind, "url", "path", "image", "video"):
         if part.get(key) is not None:
             source = part[key]
-            return _MEDIA[kind](source["url"] if isinstance(source, Mapping) and "url" in source else source)
+            return _MEDIA[kind](source["url"] if isinstance(source, Mapping) and "url" in source else source)  # type: ignore[no-any-return]
     raise ValueError(f"a content part of type {kind!r} without a source")
 
 

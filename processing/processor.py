@@ -1,16 +1,14 @@
-"""Items in, model inputs out: the processor that ships with every checkpoint.
+"""The processor that ships with every checkpoint: loaded and saved, and called as native ones are.
 
-An item is rendered by the checkpoint's chat template and nothing else; the processor then says, with
-``pooling_slots``, which tokens carry the embedding. Works without torchvision on Qwen2-VL, Qwen2.5-VL, Qwen3-VL and
-Qwen3.5; ``AutoProcessor.from_pretrained(repo, trust_remote_code=True)`` loads it without umekit.
+Works without torchvision on Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5;
+``AutoProcessor.from_pretrained(repo, trust_remote_code=True)`` loads it without umekit.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,71 +16,20 @@ from transformers import AutoTokenizer, BatchFeature
 
 # By its module: as a name of the package, some versions give it only where torchvision is.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.processing_utils import ProcessorMixin
 
 from .checkpoint import as_sentence_transformers_saved, read_processor_settings, write_processor_files
-from .collating import PixelScale, Place, Prepared, collate
+from .collating import Prepared
 from .cut_texts import Cuts
-from .explaining import explain
-from .families import family_of
-from .items import ItemError, parse_item
-from .limits import MediaError, MediaLimits
-from .native import NativeCalls
-from .pairs import PairCalls
-from .patching import gives_list
-from .placeholders import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START
-from .preparing import Preparing
-from .prompts import MODES, ROLES, compile_template
-from .rendering import PromptTokenizer
+from .item_processor import ItemProcessor
+from .limits import MediaLimits
+from .native import INPUT_NAMES, bounded, item_of_messages, rows_of_prompts, sized
+from .pairs import PAIR_ROLES
 from .settings import ARGUMENTS, ProcessorSettings, with_arguments
-from .vision import PatchLayout
+from .templates import render_template
 
 
-class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: ignore[misc]
-    """Turns items into model inputs.
-
-    Args:
-        image_processor: the backbone's own; its patch geometry and normalisation are used, its pixels are not.
-        tokenizer: a fast tokenizer with the backbone's vision tokens.
-        chat_template: Jinja template; compiled from ``settings.prompt`` when None.
-        settings: family, prompt, pooling, pixel budget, frame sampling, length; Qwen2-VL's defaults when None.
-        limits: what one file may cost.
-    """
-
-    def __init__(
-        self,
-        image_processor: Any = None,
-        tokenizer: Any = None,
-        chat_template: str | None = None,
-        settings: ProcessorSettings | None = None,
-        limits: MediaLimits | None = None,
-    ) -> None:
-        self.settings = settings if settings is not None else ProcessorSettings()
-        self.limits = limits if limits is not None else MediaLimits()
-        self.image_token, self.video_token = IMAGE_TOKEN, VIDEO_TOKEN
-        super().__init__(
-            image_processor, tokenizer, chat_template=chat_template or compile_template(self.settings.prompt)
-        )
-        self.prompt_tokenizer = PromptTokenizer(tokenizer)
-        for token in (IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END):
-            if token not in self.prompt_tokenizer.added:
-                raise ValueError(
-                    f"the tokenizer has no special token {token}: it belongs to another backbone"
-                )
-        self.image_token_id = self.prompt_tokenizer.id_of(IMAGE_TOKEN)
-        self.video_token_id = self.prompt_tokenizer.id_of(VIDEO_TOKEN)
-        self.layout = PatchLayout(
-            image_processor.patch_size, image_processor.merge_size, image_processor.temporal_patch_size
-        )
-        self.scale = PixelScale(tuple(image_processor.image_mean), tuple(image_processor.image_std))
-        self.family = family_of(self.settings.family)
-        self.thinking = False  # whether prompts ask for a thought; see for_mode
-        self.origin: tuple[str, dict[str, Any]] | None = (
-            None  # the checkpoint this came from, and Hub arguments
-        )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.settings!r})"
+class UmeProcessor(ItemProcessor):
+    """Turns items, pairs, chat messages and rendered prompts into model inputs; see :class:`ItemProcessor`."""
 
     # ---- loading and saving -----------------------------------------------------------------------------------
 
@@ -144,136 +91,95 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
             raise ValueError("save first, then call push_to_hub")
         return write_processor_files(self, os.fspath(save_directory))
 
-    def with_settings(self, **changes: Any) -> UmeProcessor:
-        """A processor with some settings replaced and its template compiled anew."""
-        settings = replace(self.settings, **changes)
-        other = UmeProcessor(self.image_processor, self.tokenizer, None, settings, self.limits)
-        other.origin = self.origin
-        return other
+    # ---- as a native processor -----------------------------------------------------------------------------------
 
-    def with_max_length(self, max_length: int) -> UmeProcessor:
-        """A processor with another ``max_length`` that shares everything else with this one."""
-        other = copy.copy(self)
-        other.settings = replace(self.settings, max_length=max_length)
-        return other
+    item_of_messages = staticmethod(item_of_messages)
 
-    def for_call(self, items: Sequence[Any]) -> UmeProcessor:
-        """This processor, or where one list of pictures sets the budget of a whole call, one with that budget."""
-        budget = self.settings.budget
-        if budget.listed is None or budget.listed_scope != "call" or not any(map(gives_list, items)):
-            return self
-        other = copy.copy(self)
-        other.settings = replace(self.settings, budget=replace(budget, image=budget.listed))
-        return other
+    @property
+    def model_input_names(self) -> list[str]:
+        return list(INPUT_NAMES)
 
-    def for_mode(self, mode: str | None) -> UmeProcessor:
-        """This processor, or for a mode that thinks, one that writes that mode's prompts.
+    def prepare_messages(self, messages: Sequence[Mapping[str, Any]]) -> Prepared:
+        """A chat as one row: a pair where it has the roles ``query`` and ``document``, an item otherwise."""
+        if not {message["role"] for message in messages} >= PAIR_ROLES:
+            return self.prepare(item_of_messages(messages), instruction="")
+        rest = [message for message in messages if message["role"] != "document"]
+        documents = [message for message in messages if message["role"] == "document"]
+        # A chat without a system message has no instruction, whatever the default is: the caller wrote all of it.
+        return self.prepare_pair(item_of_messages(rest), item_of_messages(documents), instruction="")
 
-        The tokens up to the direct embedding are the same in every mode.
-        """
-        if mode is not None and mode not in MODES:
-            raise ValueError(f"mode is {mode!r}; use one of {MODES}")
-        thinking = mode not in (None, "discriminative")
-        if thinking == self.thinking:
-            return self
-        other = copy.copy(self)
-        other.thinking = thinking
-        return other
-
-    # ---- items to model inputs ----------------------------------------------------------------------------------
-
-    def prepare(
+    def apply_chat_template(  # type: ignore[override]
         self,
-        item: Any,
+        conversation: Sequence[Any],
+        chat_template: str | None = None,
         *,
-        role: str | None = None,
-        instruction: str | None = None,
-        index: int | None = None,
-        mode: str | None = None,
-    ) -> Prepared:
-        """One item as token ids, patches and slots.
+        tokenize: bool = False,
+        padding_side: str | None = None,
+        return_slots: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Chat messages to text, or with ``tokenize=True`` to a padded batch.
 
         Args:
-            item: see ``items.parse_item``.
-            role: None, ``"query"`` or ``"document"``: which default instruction.
-            instruction: replaces the default; the item's own ``instruction`` wins over both. "" for none.
-            index: the item's position, for messages.
-            mode: whose prompt; this processor's own when None.
+            conversation: messages, or a list of conversations. A ``system`` message is the instruction.
+            tokenize: False gives the rendered text (a list of them for several conversations).
+            padding_side: side of the padding of a tokenized batch.
+            thinking: among ``kwargs``: whether the prompt asks for a thought.
+            return_slots: whether the batch has ``pooling_slots`` (native models do not know them).
+            kwargs: ``min_pixels``, ``max_pixels``, ``size``, ``fps`` and the like for this call, by themselves or in
+                ``processor_kwargs``; output arguments of native processors are ignored, torch tensors come out.
+        """
+        single = bool(conversation) and isinstance(conversation[0], Mapping)
+        conversations = [conversation] if single else list(conversation)
+        if not tokenize:
+            told = {**self.tokenizer.special_tokens_map}
+            told |= {name: kwargs[name] for name in ("thinking",) if name in kwargs}
+            template = self.chat_template if chat_template is None else chat_template
+            texts = [render_template(template, one, told) for one in conversations]
+            return texts[0] if single else texts
+        if chat_template is not None and chat_template != self.chat_template:
+            raise ValueError(
+                "this processor tokenizes with its checkpoint's own template only; save another one there"
+            )
+        given = kwargs.get("processor_kwargs") or kwargs
+        settings = sized(bounded(self.settings, given, self.tokenizer.model_max_length), given)
+        processor = self._with(settings).for_mode("generative" if kwargs.get("thinking") else None)
+        rows = [processor.prepare_messages(one) for one in conversations]
+        Cuts().see(rows).warn(len(rows))
+        return self._native_batch(rows, padding_side, return_slots)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: Any = None,
+        videos: Any = None,
+        *,
+        padding_side: str | None = None,
+        return_slots: bool = False,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Rendered prompts and their media, in the order of the placeholders, to a padded batch.
+
+        Special tokens in ``text`` are real ones here: for text that users typed, use items or chat messages.
+        ``kwargs`` are as for :meth:`apply_chat_template`.
 
         Raises:
-            ItemError: what is wrong with which item.
+            ValueError: placeholders and media do not match.
         """
-        if role is not None and role not in ROLES:
-            raise ValueError(f"role is {role!r}; use None, 'query' or 'document'")
-        parsed = parse_item(item, index, empty=self.settings.empty_items)
-        if parsed.instruction is not None:
-            instruction = parsed.instruction
-        elif instruction is None:
-            instruction = self.settings.prompt.instructions.get(role or "default", "")
-        processor = self if mode is None else self.for_mode(mode)
-        try:
-            return processor._prepare(parsed, instruction, role)
-        except ItemError:
-            raise
-        except (MediaError, ValueError, TypeError) as error:
-            raise ItemError(str(error), index) from error
+        if text is None:
+            raise ValueError(
+                "give rendered text with placeholders, chat messages to apply_chat_template, or items: "
+                "pictures alone are encode_items([{'image': picture}, ...])"
+            )
+        context = self._with(sized(self.settings, kwargs)).context
+        rows = rows_of_prompts(context, [text] if isinstance(text, str) else list(text), images, videos)
+        return self._native_batch(rows, padding_side, return_slots)
 
-    def prepare_all(
-        self,
-        items: Sequence[Any],
-        *,
-        role: str | None = None,
-        instruction: str | None = None,
-        mode: str | None = None,
-        tell_cuts: bool = True,
-    ) -> list[Prepared]:
-        """:meth:`prepare` for every item of a sequence. One warning tells of those that were cut (``tell_cuts``)."""
-        processor = self.for_call(items)
-        processor = processor if mode is None else processor.for_mode(mode)
-        rows = [
-            processor.prepare(item, role=role, instruction=instruction, index=index)
-            for index, item in enumerate(items)
-        ]
-        if tell_cuts:
-            Cuts().see(rows).warn(len(rows))
-        return rows
-
-    def collate(
-        self,
-        rows: Sequence[Prepared],
-        padding_side: str | None = None,
-        *,
-        pixels: bool = True,
-        place: Place | None = None,
-    ) -> BatchFeature:
-        """A padded batch of prepared items; see ``collating.collate``. Padding is on the right when None."""
-        pad = self.tokenizer.pad_token_id
-        return collate(
-            rows,
-            pad_id=0 if pad is None else pad,
-            scale=self.scale,
-            temporal=self.layout.temporal,
-            padding_side=padding_side or "right",
-            pixels=pixels,
-            place=place,
-            seconds_per_grid=(
-                self.layout.temporal / self.settings.sampling.fps if self.family.seconds_per_grid else None
-            ),
-        )
-
-    def encode_items(
-        self,
-        items: Sequence[Any],
-        *,
-        padding_side: str | None = None,
-        **options: Any,
-    ) -> BatchFeature:
-        """Items to a padded batch for the model, slots included; ``options`` as for :meth:`prepare_all`."""
-        return self.collate(self.prepare_all(items, **options), padding_side)
-
-    def explain(self, item: Any, **options: Any) -> dict[str, Any]:
-        """What the model will see of an item: rendered text, tokens, slots, grids and pixels; see :meth:`prepare`."""
-        return explain(self.prepare(item, **options), self.layout, self.tokenizer)
+    def _native_batch(self, rows: list[Prepared], padding_side: str | None, slots: bool) -> BatchFeature:
+        batch = self.collate(rows, padding_side or getattr(self.tokenizer, "padding_side", None))
+        if not slots:
+            batch.pop("pooling_slots")
+        return batch
 
 
 # What AutoProcessor, pipelines and sentence-transformers pass along and what means nothing here.

@@ -26,7 +26,7 @@ from .modeling.reranker import UmeForReranking
 from .modeling.settings import UmeSettings
 from .processing.processor import UmeProcessor
 from .processing.prompts import PromptSettings
-from .processing.slots import PoolingRule
+from .processing.tokenizing import PoolingRule
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from umekit.encoding.presets.templates import ASSISTANT, END, USER, gather
 from umekit.encoding.presets.u_marvel import START, STOP
-from umekit.processing.slots import PoolingRule
+from umekit.processing.tokenizing import PoolingRule
 from umekit.trainers.recipes.prompts import TrainingPrompt, with_prompt
 
 DIRECT = "direct"  # the start's own: causal, the state at <disc_emb>

@@ -11,7 +11,7 @@ from typing import Any
 from ...modeling.settings import UmeSettings
 from ...processing.prompts import PromptSettings
 from ...processing.settings import ProcessorSettings
-from ...processing.slots import PoolingRule
+from ...processing.tokenizing import PoolingRule
 from . import u_marvel
 from .pair_templates import gather_pair
 from .preset import Difference, Preset, Traces

@@ -8,7 +8,7 @@ from ...modeling.settings import UmeSettings
 from ...processing.first_resize import FirstResize
 from ...processing.prompts import PromptSettings
 from ...processing.settings import ProcessorSettings
-from ...processing.slots import PoolingRule
+from ...processing.tokenizing import PoolingRule
 from ...processing.video import Sampling
 from ...processing.vision import PixelBudget
 from .preset import Preset

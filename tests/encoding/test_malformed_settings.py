@@ -14,8 +14,7 @@ import pytest
 import umekit
 from umekit.encoding.presets import PRESETS
 from umekit.modeling.settings import UmeSettings, UmeSettingsError
-from umekit.processing.reading import ProcessorSettingsError
-from umekit.processing.settings import ProcessorSettings
+from umekit.processing.settings import ProcessorSettings, ProcessorSettingsError
 
 MODEL: list[tuple[str, list[Any]]] = [
     ("role", ["embedder", 3, None, ["discriminative"], {}]),

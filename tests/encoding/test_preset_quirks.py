@@ -14,7 +14,7 @@ import umekit
 from umekit.cli.main import main
 from umekit.encoding.presets import PRESETS, Preset
 from umekit.processing.settings import ProcessorSettings
-from umekit.processing.slots import PoolingRule
+from umekit.processing.tokenizing import PoolingRule
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ASSISTANT = "<|im_start|>assistant\\n"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from umekit.processing.items import VideoPart
 from umekit.processing.limits import MediaError, MediaLimits
-from umekit.processing.patching import patches_of
+from umekit.processing.preparing import patches_of
 from umekit.processing.sampling import Timeline, repaired, sample_indices
 from umekit.processing.settings import ProcessorSettings
 from umekit.processing.video import Frames, Sampling, load_video

@@ -22,7 +22,7 @@ from umekit.processing import vision as vision_module
 from umekit.processing.first_resize import FirstResize
 from umekit.processing.items import VideoPart
 from umekit.processing.limits import MediaError, MediaLimits
-from umekit.processing.patching import patches_of
+from umekit.processing.preparing import patches_of
 from umekit.processing.sampling import Timeline
 from umekit.processing.settings import ProcessorSettings
 from umekit.processing.video import Frames, Sampling, load_video

@@ -17,7 +17,7 @@ from PIL import Image
 
 from umekit.processing.processor import UmeProcessor
 from umekit.processing.prompts import PromptSettings
-from umekit.processing.slots import PoolingRule
+from umekit.processing.tokenizing import PoolingRule
 from umekit.testing import FAMILIES, QWEN_SPECIAL_TOKENS
 
 SPECIAL = [

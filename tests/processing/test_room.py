@@ -19,7 +19,7 @@ import resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from umekit.processing.items import ImagePart
 from umekit.processing.limits import MediaLimits, ROOM
-from umekit.processing.patching import patches_of
+from umekit.processing.preparing import patches_of
 from umekit.processing.settings import ProcessorSettings
 from umekit.processing.vision import PatchLayout
 

@@ -13,7 +13,7 @@ from ...encoding.presets.templates import ASSISTANT, END, SYSTEM_TURN, USER, gat
 from ...encoding.presets.u_marvel import START, STOP
 from ...encoding.presets.u_marvel import template as u_marvel_template
 from ...processing.prompts import PromptSettings
-from ...processing.slots import PoolingRule
+from ...processing.tokenizing import PoolingRule
 
 _RZEN_SYSTEM = (
     "Given an image, summarize the provided image in one word. "
