@@ -1,6 +1,6 @@
 # Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
-# Sources, in this order: packing settings weight_files backbone versions adapters patches saving composed
-#   evaluating pooling discriminative
+# Sources, in this order: weight_files config_words config_checks packing settings backbone batching versions
+#   adapters patches saving composed pooling encode_loop evaluating discriminative
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import importlib
 import inspect
 import json
 import math
+import numpy as np
 import operator
 import os
 import re
 import shutil
 import threading
 import torch
+import warnings
 from collections.abc import Callable
 from collections.abc import Hashable
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
+from functools import partial
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
@@ -38,16 +41,438 @@ from transformers import AutoConfig
 from transformers import AutoModelForImageTextToText
 from transformers import AutoTokenizer
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import ModelOutput
 from transformers.utils import cached_file
 from transformers.utils.hub import cached_files
 from transformers.utils.peft_utils import find_adapter_config_file
+from types import SimpleNamespace
 from typing import Any
 from typing import ClassVar
 from typing import Literal
+from typing import TypeVar
 from weakref import WeakKeyDictionary
+
+
+# ---- weight_files ------------------------------------------------------------------------------------------
+# What is looked at before a model is built: a checkpoint's weight files.
+#
+# The files of a checkpoint are not trusted. Weights are safetensors inside of its folder and nothing else.
+
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+JSON_BYTES = 2**23
+INDEX_BYTES = 2**26
+HEADER_BYTES = 100_000_000  # as in safetensors
+JSON_DEPTH = 64
+
+_HUB = ("cache_dir", "token", "revision", "subfolder", "local_files_only", "force_download", "proxies")
+
+
+class CheckpointFilesError(ValueError):
+    """A file of a checkpoint cannot be used as it stands; the message names the file and what is wrong."""
+
+
+def read_json(path: str | Path, most_bytes: int = JSON_BYTES, name: str = "") -> Any:
+    """A JSON file that may be hostile.
+
+    Raises:
+        CheckpointFilesError: larger than ``most_bytes``, nested deeper than 64, or not JSON.
+    """
+    path = Path(path)
+    name = name or str(path)
+    if path.stat().st_size > most_bytes:
+        raise CheckpointFilesError(
+            f"{name} has {path.stat().st_size:,} bytes, more than {most_bytes:,} are not read"
+        )
+    return parse_json(path.read_bytes(), name)
+
+
+def parse_json(text: bytes, name: str) -> Any:
+    """Bounded :func:`json.loads` of a file's bytes; see :func:`read_json`."""
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise CheckpointFilesError(f"{name} is nested too deeply: more than {JSON_DEPTH} levels") from None
+    except ValueError as error:
+        raise CheckpointFilesError(f"{name} is not JSON: {error}") from None
+    level, depth = [content], 0
+    while level:  # by levels and not by recursion, which is what runs out
+        depth += 1
+        if depth > JSON_DEPTH:
+            raise CheckpointFilesError(f"{name} is nested too deeply: more than {JSON_DEPTH} levels")
+        nested = [
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))
+        ]
+        level = [value for values in nested for value in values if isinstance(value, (dict, list))]
+    return content
+
+
+def stored_tensors(source: str, arguments: Mapping[str, Any] | None = None) -> dict[str, list[int]] | None:
+    """Names and shapes of a checkpoint's weights, from the files' headers.
+
+    Args:
+        source: folder or Hub repository; the files of the latter are fetched.
+        arguments: of ``from_pretrained``: ``revision``, ``subfolder``, ``variant`` and so on.
+
+    Returns:
+        None where there are no safetensors.
+
+    Raises:
+        CheckpointFilesError: an index names a file outside of its folder, or a header cannot be read.
+    """
+    arguments = arguments or {}
+    paths = weight_files(source, arguments)
+    if paths is None:
+        return None
+    found: dict[str, list[int]] = {}
+    for path in paths:
+        for name, tensor in read_header(Path(path)).items():
+            if name != "__metadata__":
+                found[name] = tensor["shape"]
+    return found
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Head of a safetensors file: ``dtype``, ``shape`` and place of each tensor by its name, and ``__metadata__``.
+
+    Raises:
+        CheckpointFilesError: it is not safetensors, or was cut off.
+    """
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size):
+            raise CheckpointFilesError(f"{path} is not a safetensors file, or was cut off")
+        header = parse_json(handle.read(length), str(path))
+    named = isinstance(header, dict) and all(
+        name == "__metadata__" or (isinstance(tensor, dict) and _is_shape(tensor.get("shape")))
+        for name, tensor in header.items()
+    )
+    if not named:
+        raise CheckpointFilesError(f"{path} is not a safetensors file")
+    return dict(header)
+
+
+def weight_files(source: str, arguments: Mapping[str, Any] | None = None) -> list[str] | None:
+    """The safetensors files of a checkpoint: one, or those that its index names.
+
+    Raises:
+        CheckpointFilesError: the index names a file outside of its folder, or one that is not safetensors.
+    """
+    arguments = arguments or {}
+    hub = hub_arguments(arguments)
+    quiet: dict[str, Any] = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_gated_repo": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    variant = arguments.get("variant")
+    names = [WEIGHTS, INDEX]
+    if variant:
+        names = [f"model.{variant}.safetensors", f"model.safetensors.index.{variant}.json"]
+    single = cached_file(source, names[0], **hub, **quiet)
+    if single is not None:
+        return [str(single)]
+    index = cached_file(source, names[1], **hub, **quiet)
+    if index is None:
+        return None
+    shards = shard_names(read_json(str(index), INDEX_BYTES, f"{source}/{names[1]}"), f"{source}/{names[1]}")
+    return [str(path) for path in cached_files(source, shards, **hub) or ()]
+
+
+def shard_names(index: Any, name: str) -> list[str]:
+    """The weight files that an index names, sorted.
+
+    Raises:
+        CheckpointFilesError: a file outside of the index's folder, or none of safetensors.
+    """
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
+        raise CheckpointFilesError(f"{name}: weight_map must say in which file each weight is")
+    for file in sorted(set(places.values())):
+        plain = Path(file).name == file and PureWindowsPath(file).name == file and file.isprintable()
+        if not plain:
+            raise CheckpointFilesError(f"{name} names {file!r}, which is not a file of its folder")
+        if not file.endswith(".safetensors"):
+            raise CheckpointFilesError(f"{name} names {file!r}; only safetensors are read, nothing pickled")
+    return sorted(set(places.values()))
+
+
+def hub_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the arguments of a ``from_pretrained`` those that say where the files are."""
+    return {name: arguments[name] for name in _HUB if arguments.get(name) not in (None, "", False)}
+
+
+def count_numbers(tensors: Mapping[str, list[int]]) -> int:
+    """How many numbers the weights of these shapes have."""
+    return sum(math.prod(shape) for shape in tensors.values())
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+
+
+# ---- config_words ------------------------------------------------------------------------------------------
+# Words, token ids and places in a config that no model has: each is named before transformers meets it.
+
+
+MOST_LABELS = 1_000_000  # transformers makes two dicts of as many entries
+_ACTIVATIONS = ("hidden_act", "hidden_activation")
+_DTYPES = ("dtype", "torch_dtype")
+_KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+_MEDIA_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+_TEXT_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id")
+_BLOCKS = ("deepstack_visual_indexes", "fullatt_block_indexes")  # places of layers of the vision tower
+_NESTED = ("text_config", "vision_config")
+
+
+def check_words(raw: Mapping[str, Any], name: str) -> None:
+    """Raise where a config names what there is not.
+
+    Args:
+        raw: content of ``config.json``.
+        name: of the file, for messages.
+
+    Raises:
+        CheckpointFilesError: names the field.
+    """
+    for prefix, section in (("", raw), *((f"{key}.", raw.get(key)) for key in _NESTED)):
+        if not isinstance(section, Mapping):
+            continue
+        for field, problem in _problems(section, nested=bool(prefix)):
+            raise CheckpointFilesError(f"{name}: {prefix}{field} is {_short(section.get(field))}: {problem}")
+    rows = _rows(raw)
+    for prefix, section in (("", raw), ("text_config.", raw.get("text_config"))):
+        if rows is None or not isinstance(section, Mapping):
+            continue
+        for field, lowest in (*((one, 0) for one in _MEDIA_TOKENS), *((one, -rows) for one in _TEXT_TOKENS)):
+            value = section.get(field)
+            ids = value if isinstance(value, list) else [value]
+            if any(type(one) is int and not lowest <= one < rows for one in ids):
+                raise CheckpointFilesError(
+                    f"{name}: {prefix}{field} is {_short(value)}: the vocabulary has {rows} entries"
+                )
+
+
+def _problems(section: Mapping[str, Any], *, nested: bool) -> Iterator[tuple[str, str]]:
+    """Fields of a config, or of a part of it, that cannot be, and why."""
+    for field in _ACTIVATIONS:
+        if field in section and (not isinstance(section[field], str) or section[field] not in ACT2FN):
+            yield field, "no activation of transformers"
+    for field in _DTYPES:
+        if section.get(field) is not None and not _is_dtype(section[field]):
+            yield field, "no dtype of torch"
+    for field in _KERNELS:
+        named = section.get(field)
+        for one in named.values() if isinstance(named, Mapping) else [named]:
+            if one is not None and not _is_kernel(one):
+                # a name of the Hub would be fetched and run
+                yield field, f"use one of eager, {', '.join(sorted(AttentionInterface()))}, or leave it out"
+    if nested and not isinstance(section.get("model_type"), str | None):
+        yield "model_type", "no name of a model"
+    labels = section.get("num_labels")
+    if labels is not None and (type(labels) is not int or not 0 <= labels <= MOST_LABELS):
+        yield "num_labels", f"a whole number up to {MOST_LABELS} is needed"
+    for field in ("id2label", "label2id"):
+        if not isinstance(section.get(field), Mapping | None):
+            yield field, "a JSON object is needed"
+    depth, width, heads = section.get("depth"), section.get("embed_dim"), section.get("num_heads")
+    for field in _BLOCKS:
+        places = section.get(field)
+        if type(depth) is int and isinstance(places, list):
+            if any(type(one) is not int or not 0 <= one < depth for one in places):
+                yield field, f"the tower has layers 0 to {depth - 1}"
+            elif len(set(places)) < len(places):
+                yield field, "a layer is named twice"
+    width = section.get("hidden_size") if width is None else width
+    if type(width) is int and type(heads) is int and heads > 0 and width % heads:
+        yield "num_heads", f"{width} cannot be shared out among them"
+
+
+def _rows(raw: Mapping[str, Any]) -> int | None:
+    """Entries of the vocabulary, as far as the file says."""
+    text = raw.get("text_config")
+    found = (text if isinstance(text, Mapping) else raw).get("vocab_size")
+    return found if type(found) is int and found > 0 else None
+
+
+def _is_dtype(value: Any) -> bool:
+    return isinstance(value, str) and isinstance(
+        getattr(torch, value.removeprefix("torch."), None), torch.dtype
+    )
+
+
+def _is_kernel(value: Any) -> bool:
+    return isinstance(value, str) and (value == "eager" or value in AttentionInterface())
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+# ---- config_checks -----------------------------------------------------------------------------------------
+# Whether a checkpoint's config can be that of its weights: looked at before anything of its size is made.
+#
+# A config that asks for more layers or numbers than the files hold is refused, and so is a word or a token that no model
+# has: transformers would fail far from it, ask the Hub for code, or give other vectors without a word.
+
+
+MOST_LAYERS = 10_000
+PACKED = 16  # numbers that a stored one can stand for: 2 bits each in an int32
+
+# Fields of a config (or of its text and vision part) that are counts of layers, and that are sizes of a matrix.
+_LAYERS = ("num_hidden_layers", "depth")
+_SIZES = (
+    *(
+        "hidden_size",
+        "intermediate_size",
+        "vocab_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    ),
+    *(
+        "embed_dim",
+        "num_heads",
+        "out_hidden_size",
+        "num_position_embeddings",
+        "patch_size",
+        "temporal_patch_size",
+    ),
+    *("spatial_merge_size", "spatial_patch_size", "in_channels", "in_chans", "mlp_ratio", "window_size"),
+    *("max_position_embeddings", "linear_num_value_heads", "linear_num_key_heads", "linear_key_head_dim"),
+    *("linear_value_head_dim", "moe_intermediate_size", "num_experts"),
+)
+# Products of them that are (parts of) weights; the first name that a section has counts, those in brackets are 1
+# where it has none.
+_PRODUCTS: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("vocab_size",), ("hidden_size",)),
+    (("num_hidden_layers", "depth"), ("embed_dim", "hidden_size"), ("intermediate_size",)),
+    (("num_hidden_layers", "depth"), ("embed_dim", "hidden_size"), ("num_attention_heads",), ("head_dim",)),
+    (("depth",), ("embed_dim", "hidden_size"), ("embed_dim", "hidden_size")),
+    (("depth",), ("embed_dim", "hidden_size"), ("embed_dim", "hidden_size"), ("mlp_ratio",)),
+    (
+        ("embed_dim", "hidden_size"),
+        ("patch_size",),
+        ("patch_size",),
+        ("temporal_patch_size",),
+        ("in_channels",),
+    ),
+    (("embed_dim", "hidden_size"), ("out_hidden_size",)),
+    (("embed_dim", "hidden_size"), ("num_position_embeddings",)),
+)
+
+
+def check_config(raw: Any, name: str, tensors: Mapping[str, Any] | None = None) -> None:
+    """Raise where a config's numbers are none, or more than its weights could hold.
+
+    Before transformers reads the config, which itself makes lists as long as there are layers.
+
+    Args:
+        raw: content of ``config.json``.
+        name: of the file, for messages.
+        tensors: names and shapes of the weights, where there are any.
+
+    Raises:
+        CheckpointFilesError: names the field.
+    """
+    if not isinstance(raw, dict):
+        raise CheckpointFilesError(f"{name} is no JSON object")
+    held = count_numbers(tensors) if tensors is not None else 0
+    for prefix, section in (
+        ("", raw),
+        *((f"{key}.", raw.get(key)) for key in ("text_config", "vision_config")),
+    ):
+        if section is None:
+            continue
+        if not isinstance(section, dict):
+            raise CheckpointFilesError(f"{name}: {prefix[:-1]} is no JSON object")
+        for field in (*_LAYERS, *_SIZES):
+            if section.get(field) is not None:
+                _check_number(section[field], f"{name}: {prefix}{field}", field)
+        for field in _LAYERS:
+            layers = section.get(field)
+            if layers is None:
+                continue
+            if layers > (MOST_LAYERS if tensors is None else len(tensors)):
+                has = (
+                    f"the files hold {len(tensors)} weights"
+                    if tensors is not None
+                    else "no model has so many"
+                )
+                raise CheckpointFilesError(f"{name}: {prefix}{field} is {layers}, and {has}")
+        for field in _SIZES:
+            size = section.get(field)
+            if (
+                size is not None
+                and tensors is not None
+                and field != "max_position_embeddings"
+                and size > PACKED * held
+            ):
+                raise CheckpointFilesError(
+                    f"{name}: {prefix}{field} is {size}, and the files hold {held:,} numbers in all"
+                )
+    check_words(raw, name)
+
+
+def check_size(config: Any, name: str, tensors: Mapping[str, Any]) -> None:
+    """Raise where a config, its defaults included, asks for a model far larger than its files.
+
+    Raises:
+        CheckpointFilesError: names the fields whose product is too large.
+    """
+    most = PACKED * max(count_numbers(tensors), 1024)
+    for section in (config.get_text_config(), getattr(config, "vision_config", None)):
+        if section is None:
+            continue
+        for product in _PRODUCTS:
+            factors = {}
+            for names in product:
+                found = next(
+                    (one for one in names if isinstance(getattr(section, one, None), (int, float))), None
+                )
+                if found is None:
+                    break
+                factors[found] = getattr(section, found)
+            else:
+                if math.prod(factors.values()) > most:
+                    asked = ", ".join(f"{field}={value}" for field, value in factors.items())
+                    raise CheckpointFilesError(
+                        f"{name}: {type(section).__name__} with {asked} is far larger than the weights in the files"
+                    )
+
+
+def check_before_building(source: str, config: Any, arguments: Mapping[str, Any]) -> None:
+    """Look at a checkpoint's files before ``from_pretrained`` does.
+
+    Raises:
+        CheckpointFilesError: weights outside of the folder or pickled, or a config that is not these files'.
+    """
+    if arguments.get("use_safetensors") is False:
+        raise CheckpointFilesError(
+            f"{source}: only safetensors are read; a .bin is a pickle, which can run code"
+        )
+    if arguments.get("gguf_file") is not None:
+        return
+    tensors = stored_tensors(source, arguments)
+    if tensors is None:
+        return  # from_pretrained says what is missing
+    path = cached_file(
+        source, "config.json", _raise_exceptions_for_missing_entries=False, **hub_arguments(arguments)
+    )
+    if path is not None:
+        check_config(read_json(str(path), name=f"{source}/config.json"), f"{source}/config.json", tensors)
+    if config is not None:
+        check_size(config, f"{source}/config.json", tensors)
+
+
+def _check_number(value: Any, name: str, field: str) -> None:
+    whole = type(value) is int or (field == "mlp_ratio" and type(value) is float and math.isfinite(value))
+    if not whole or value <= 0:
+        raise CheckpointFilesError(f"{name} is {repr(value)[:40]}: a positive whole number is needed")
 
 
 # ---- packing -----------------------------------------------------------------------------------------------
@@ -391,315 +816,6 @@ def _limits(target: str, model_type: str) -> str:
     return ", ".join(limits)
 
 
-# ---- weight_files ------------------------------------------------------------------------------------------
-# What is looked at before a model is built: a checkpoint's weight files, and whether its config can be theirs.
-#
-# The files of a checkpoint are not trusted. Weights are safetensors inside of its folder and nothing else, and a config
-# that asks for more layers or numbers than the files hold is refused before anything of that size is made.
-
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-JSON_BYTES = 2**23
-INDEX_BYTES = 2**26
-HEADER_BYTES = 100_000_000  # as in safetensors
-JSON_DEPTH = 64
-MOST_LAYERS = 10_000
-PACKED = 16  # numbers that a stored one can stand for: 2 bits each in an int32
-
-_HUB = ("cache_dir", "token", "revision", "subfolder", "local_files_only", "force_download", "proxies")
-# Fields of a config (or of its text and vision part) that are counts of layers, and that are sizes of a matrix.
-_LAYERS = ("num_hidden_layers", "depth")
-_SIZES = (
-    *(
-        "hidden_size",
-        "intermediate_size",
-        "vocab_size",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-    ),
-    *(
-        "embed_dim",
-        "num_heads",
-        "out_hidden_size",
-        "num_position_embeddings",
-        "patch_size",
-        "temporal_patch_size",
-    ),
-    *("spatial_merge_size", "spatial_patch_size", "in_channels", "in_chans", "mlp_ratio", "window_size"),
-    *("max_position_embeddings", "linear_num_value_heads", "linear_num_key_heads", "linear_key_head_dim"),
-    *("linear_value_head_dim", "moe_intermediate_size", "num_experts"),
-)
-# Products of them that are (parts of) weights; the first name that a section has counts, those in brackets are 1
-# where it has none.
-_PRODUCTS: tuple[tuple[tuple[str, ...], ...], ...] = (
-    (("vocab_size",), ("hidden_size",)),
-    (("num_hidden_layers", "depth"), ("embed_dim", "hidden_size"), ("intermediate_size",)),
-    (("num_hidden_layers", "depth"), ("embed_dim", "hidden_size"), ("num_attention_heads",), ("head_dim",)),
-    (("depth",), ("embed_dim", "hidden_size"), ("embed_dim", "hidden_size")),
-    (("depth",), ("embed_dim", "hidden_size"), ("embed_dim", "hidden_size"), ("mlp_ratio",)),
-    (
-        ("embed_dim", "hidden_size"),
-        ("patch_size",),
-        ("patch_size",),
-        ("temporal_patch_size",),
-        ("in_channels",),
-    ),
-    (("embed_dim", "hidden_size"), ("out_hidden_size",)),
-    (("embed_dim", "hidden_size"), ("num_position_embeddings",)),
-)
-
-
-class CheckpointFilesError(ValueError):
-    """A file of a checkpoint cannot be used as it stands; the message names the file and what is wrong."""
-
-
-def read_json(path: str | Path, most_bytes: int = JSON_BYTES, name: str = "") -> Any:
-    """A JSON file that may be hostile.
-
-    Raises:
-        CheckpointFilesError: larger than ``most_bytes``, nested deeper than 64, or not JSON.
-    """
-    path = Path(path)
-    name = name or str(path)
-    if path.stat().st_size > most_bytes:
-        raise CheckpointFilesError(
-            f"{name} has {path.stat().st_size:,} bytes, more than {most_bytes:,} are not read"
-        )
-    return parse_json(path.read_bytes(), name)
-
-
-def parse_json(text: bytes, name: str) -> Any:
-    """Bounded :func:`json.loads` of a file's bytes; see :func:`read_json`."""
-    try:
-        content = json.loads(text)
-    except RecursionError:
-        raise CheckpointFilesError(f"{name} is nested too deeply: more than {JSON_DEPTH} levels") from None
-    except ValueError as error:
-        raise CheckpointFilesError(f"{name} is not JSON: {error}") from None
-    level, depth = [content], 0
-    while level:  # by levels and not by recursion, which is what runs out
-        depth += 1
-        if depth > JSON_DEPTH:
-            raise CheckpointFilesError(f"{name} is nested too deeply: more than {JSON_DEPTH} levels")
-        nested = [
-            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))
-        ]
-        level = [value for values in nested for value in values if isinstance(value, (dict, list))]
-    return content
-
-
-def stored_tensors(source: str, arguments: Mapping[str, Any] | None = None) -> dict[str, list[int]] | None:
-    """Names and shapes of a checkpoint's weights, from the files' headers.
-
-    Args:
-        source: folder or Hub repository; the files of the latter are fetched.
-        arguments: of ``from_pretrained``: ``revision``, ``subfolder``, ``variant`` and so on.
-
-    Returns:
-        None where there are no safetensors.
-
-    Raises:
-        CheckpointFilesError: an index names a file outside of its folder, or a header cannot be read.
-    """
-    arguments = arguments or {}
-    paths = weight_files(source, arguments)
-    if paths is None:
-        return None
-    found: dict[str, list[int]] = {}
-    for path in paths:
-        for name, tensor in read_header(Path(path)).items():
-            if name != "__metadata__":
-                found[name] = tensor["shape"]
-    return found
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """Head of a safetensors file: ``dtype``, ``shape`` and place of each tensor by its name, and ``__metadata__``.
-
-    Raises:
-        CheckpointFilesError: it is not safetensors, or was cut off.
-    """
-    with path.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size):
-            raise CheckpointFilesError(f"{path} is not a safetensors file, or was cut off")
-        header = parse_json(handle.read(length), str(path))
-    named = isinstance(header, dict) and all(
-        name == "__metadata__" or (isinstance(tensor, dict) and _is_shape(tensor.get("shape")))
-        for name, tensor in header.items()
-    )
-    if not named:
-        raise CheckpointFilesError(f"{path} is not a safetensors file")
-    return dict(header)
-
-
-def weight_files(source: str, arguments: Mapping[str, Any] | None = None) -> list[str] | None:
-    """The safetensors files of a checkpoint: one, or those that its index names.
-
-    Raises:
-        CheckpointFilesError: the index names a file outside of its folder, or one that is not safetensors.
-    """
-    arguments = arguments or {}
-    hub = hub_arguments(arguments)
-    quiet: dict[str, Any] = {
-        "_raise_exceptions_for_missing_entries": False,
-        "_raise_exceptions_for_gated_repo": False,
-        "_raise_exceptions_for_connection_errors": False,
-    }
-    variant = arguments.get("variant")
-    names = [WEIGHTS, INDEX]
-    if variant:
-        names = [f"model.{variant}.safetensors", f"model.safetensors.index.{variant}.json"]
-    single = cached_file(source, names[0], **hub, **quiet)
-    if single is not None:
-        return [str(single)]
-    index = cached_file(source, names[1], **hub, **quiet)
-    if index is None:
-        return None
-    shards = shard_names(read_json(str(index), INDEX_BYTES, f"{source}/{names[1]}"), f"{source}/{names[1]}")
-    return [str(path) for path in cached_files(source, shards, **hub) or ()]
-
-
-def shard_names(index: Any, name: str) -> list[str]:
-    """The weight files that an index names, sorted.
-
-    Raises:
-        CheckpointFilesError: a file outside of the index's folder, or none of safetensors.
-    """
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
-        raise CheckpointFilesError(f"{name}: weight_map must say in which file each weight is")
-    for file in sorted(set(places.values())):
-        plain = Path(file).name == file and PureWindowsPath(file).name == file and file.isprintable()
-        if not plain:
-            raise CheckpointFilesError(f"{name} names {file!r}, which is not a file of its folder")
-        if not file.endswith(".safetensors"):
-            raise CheckpointFilesError(f"{name} names {file!r}; only safetensors are read, nothing pickled")
-    return sorted(set(places.values()))
-
-
-def check_config(raw: Any, name: str, tensors: Mapping[str, Any] | None = None) -> None:
-    """Raise where a config's numbers are none, or more than its weights could hold.
-
-    Before transformers reads the config, which itself makes lists as long as there are layers.
-
-    Args:
-        raw: content of ``config.json``.
-        name: of the file, for messages.
-        tensors: names and shapes of the weights, where there are any.
-
-    Raises:
-        CheckpointFilesError: names the field.
-    """
-    if not isinstance(raw, dict):
-        raise CheckpointFilesError(f"{name} is no JSON object")
-    held = _count(tensors) if tensors is not None else 0
-    for prefix, section in (
-        ("", raw),
-        *((f"{key}.", raw.get(key)) for key in ("text_config", "vision_config")),
-    ):
-        if section is None:
-            continue
-        if not isinstance(section, dict):
-            raise CheckpointFilesError(f"{name}: {prefix[:-1]} is no JSON object")
-        for field in (*_LAYERS, *_SIZES):
-            if section.get(field) is not None:
-                _check_number(section[field], f"{name}: {prefix}{field}", field)
-        for field in _LAYERS:
-            layers = section.get(field)
-            if layers is None:
-                continue
-            if layers > (MOST_LAYERS if tensors is None else len(tensors)):
-                has = (
-                    f"the files hold {len(tensors)} weights"
-                    if tensors is not None
-                    else "no model has so many"
-                )
-                raise CheckpointFilesError(f"{name}: {prefix}{field} is {layers}, and {has}")
-        for field in _SIZES:
-            size = section.get(field)
-            if (
-                size is not None
-                and tensors is not None
-                and field != "max_position_embeddings"
-                and size > PACKED * held
-            ):
-                raise CheckpointFilesError(
-                    f"{name}: {prefix}{field} is {size}, and the files hold {held:,} numbers in all"
-                )
-
-
-def check_size(config: Any, name: str, tensors: Mapping[str, Any]) -> None:
-    """Raise where a config, its defaults included, asks for a model far larger than its files.
-
-    Raises:
-        CheckpointFilesError: names the fields whose product is too large.
-    """
-    most = PACKED * max(_count(tensors), 1024)
-    for section in (config.get_text_config(), getattr(config, "vision_config", None)):
-        if section is None:
-            continue
-        for product in _PRODUCTS:
-            factors = {}
-            for names in product:
-                found = next(
-                    (one for one in names if isinstance(getattr(section, one, None), (int, float))), None
-                )
-                if found is None:
-                    break
-                factors[found] = getattr(section, found)
-            else:
-                if math.prod(factors.values()) > most:
-                    asked = ", ".join(f"{field}={value}" for field, value in factors.items())
-                    raise CheckpointFilesError(
-                        f"{name}: {type(section).__name__} with {asked} is far larger than the weights in the files"
-                    )
-
-
-def check_before_building(source: str, config: Any, arguments: Mapping[str, Any]) -> None:
-    """Look at a checkpoint's files before ``from_pretrained`` does.
-
-    Raises:
-        CheckpointFilesError: weights outside of the folder or pickled, or a config that is not these files'.
-    """
-    if arguments.get("use_safetensors") is False:
-        raise CheckpointFilesError(
-            f"{source}: only safetensors are read; a .bin is a pickle, which can run code"
-        )
-    if arguments.get("gguf_file") is not None:
-        return
-    tensors = stored_tensors(source, arguments)
-    if tensors is None:
-        return  # from_pretrained says what is missing
-    path = cached_file(
-        source, "config.json", _raise_exceptions_for_missing_entries=False, **hub_arguments(arguments)
-    )
-    if path is not None:
-        check_config(read_json(str(path), name=f"{source}/config.json"), f"{source}/config.json", tensors)
-    if config is not None:
-        check_size(config, f"{source}/config.json", tensors)
-
-
-def hub_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the arguments of a ``from_pretrained`` those that say where the files are."""
-    return {name: arguments[name] for name in _HUB if arguments.get(name) not in (None, "", False)}
-
-
-def _check_number(value: Any, name: str, field: str) -> None:
-    whole = type(value) is int or (field == "mlp_ratio" and type(value) is float and math.isfinite(value))
-    if not whole or value <= 0:
-        raise CheckpointFilesError(f"{name} is {repr(value)[:40]}: a positive whole number is needed")
-
-
-def _count(tensors: Mapping[str, list[int]]) -> int:
-    return sum(math.prod(shape) for shape in tensors.values())
-
-
-def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
-
-
 # ---- backbone ----------------------------------------------------------------------------------------------
 # Run a stock vision-language backbone and give back its states after the final norm.
 #
@@ -742,12 +858,21 @@ def load_stock(source: str, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, A
 
     Raises:
         CheckpointFilesError: the weights are no safetensors of the folder, or the config is not theirs.
+        LoadAuditError: weights have another shape than the config asks for.
     """
     check_before_building(source, kwargs.get("config"), kwargs)
     # The backbone is always a stock class, whatever the door that was opened trusts; a .bin is a pickle.
     safe = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     auto: Any = AutoModelForImageTextToText
-    model, info = auto.from_pretrained(source, *args, **{**kwargs, **safe})
+    try:
+        model, info = auto.from_pretrained(source, *args, **{**kwargs, **safe})
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise LoadAuditError(
+            f"{source}: weights have another shape than config.json asks for: they are of another model, or one of "
+            "its sizes is wrong (transformers has listed them)"
+        ) from error
     return model, info
 
 
@@ -883,7 +1008,7 @@ def _takes_cache(kind: Hashable) -> bool:
 def cache_argument(base: Any, cache: Any) -> dict[str, Any]:
     """The argument that hands a cache to ``base``: ``cache`` from transformers 5.24 on, ``past_key_values`` before
     (a name that warns from 5.24 and is gone in 5.40)."""
-    return {"cache" if _takes_cache(type(base)) else "past_key_values": cache}
+    return {"cache" if _takes_cache(base.__class__) else "past_key_values": cache}
 
 
 def cache_of(output: Any) -> Any:
@@ -891,12 +1016,127 @@ def cache_of(output: Any) -> Any:
     return output.cache if hasattr(output, "cache") else output.past_key_values
 
 
+# ---- batching ----------------------------------------------------------------------------------------------
+# Which rows go through a model together: planned by tokens, and fewer of them where memory runs out.
+
+
+T = TypeVar("T")
+
+TOKENS_ON_CPU = 2048  # padded tokens of one forward; more run out of the cores' caches, and are no faster
+TOKENS_ON_GPU = 32768
+TOKENS_OF_A_BATCH = 64  # what a forward costs beside its tokens, in tokens
+_MEMORY_WORDS = (  # of allocators without an error of their own
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "alloc_failed",
+)
+
+
+def plan_batches(
+    lengths: Sequence[int], budget: int, *, rows: int | None = None, extra: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Indices in batches of similar length whose padded size is at most ``budget`` tokens.
+
+    Of all ways to cut the sorted lengths, the one with the fewest padded tokens, where each batch counts
+    ``TOKENS_OF_A_BATCH`` more: without them every length would be a batch of its own, and with the largest batches
+    that the budget allows a fifth of a mix of texts would be padding. An item longer than the budget is a batch of
+    its own. The longest batch comes first, so that a lack of memory shows at once.
+
+    Args:
+        lengths: tokens of every item.
+        budget: most padded tokens of a batch.
+        rows: most items of a batch.
+        extra: what each item takes beside its padded tokens, in tokens, such as the vision tower's share.
+
+    >>> plan_batches([300, 900, 310, 2], budget=900)
+    [[1], [2, 0], [3]]
+    >>> plan_batches([3, 9, 4, 20], budget=10, extra=[0, 0, 4, 0])
+    [[3], [1], [2], [0]]
+    """
+    if budget < 1:
+        raise ValueError(f"a budget of {budget} tokens holds nothing")
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    beside = np.cumsum([0, *(0 if extra is None else extra[i] for i in order)])
+    # least[i]: cost of the items from place i on; end[i]: where the batch that begins there ends.
+    least = np.zeros(len(order) + 1, dtype=np.int64)
+    end = [0] * len(order)
+    for first in reversed(range(len(order))):
+        longest = lengths[order[first]]  # sorted downwards
+        most = min(max(budget // max(longest, 1), 1), len(order) - first, rows or len(order))
+        padded = np.arange(1, most + 1) * longest
+        taken = padded + beside[first + 1 : first + 1 + most] - beside[first]
+        padded = padded[: max(int(np.searchsorted(taken, budget, side="right")), 1)]
+        costs = padded + least[first + 1 : first + 1 + len(padded)]
+        best = int(costs.argmin())
+        least[first] = costs[best] + TOKENS_OF_A_BATCH
+        end[first] = first + best + 1
+    batches: list[list[int]] = []
+    place = 0
+    while place < len(order):
+        batches.append(order[place : end[place]])
+        place = end[place]
+    return batches
+
+
+def default_tokens(device: torch.device) -> int:
+    """Padded tokens of one forward where nobody has said how many."""
+    return TOKENS_ON_CPU if device.type == "cpu" else TOKENS_ON_GPU
+
+
+@dataclass
+class TokenBudget:
+    """Padded tokens of one forward on a device; half as many each time that memory did not hold them.
+
+    Attributes:
+        rows: most rows of one forward; None for any number.
+        halved: whether memory did not hold what was asked for.
+    """
+
+    tokens: int
+    device: torch.device
+    rows: int | None = None
+    halved: bool = False
+
+    def halve(self, too_many: int) -> None:
+        """At most half of what was too much; the first time, it is said."""
+        former = self.tokens
+        self.tokens = max(1, min(former, too_many) // 2)
+        if not self.halved:
+            warnings.warn(
+                f"out of memory on {self.device}: batch_tokens is now {self.tokens} instead of {former}, and becomes "
+                "less if need be; give batch_tokens to begin with less",
+                stacklevel=5,
+            )
+        self.halved = True
+
+    def attempt(self, run: Callable[[], T]) -> T | None:
+        """What ``run`` gives; None where memory did not hold it."""
+        try:
+            return run()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        # Only here: the error is gone, and with it the frames that hold tensors.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of a forward says that its batch was too large for the device (or for the host)."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in _MEMORY_WORDS)
+
+
 # ---- versions ----------------------------------------------------------------------------------------------
 # Which versions of other packages go together, in one place: asked for at use, and shown by ``umekit doctor``.
 
 
 # (from this transformers on, the peft that its adapters ask for), newest first
-PEFT_OF_TRANSFORMERS = (("5.24", "0.22"), ("5.18", "0.20"), ("5.17", "0.19.1"))
+PEFT_OF_TRANSFORMERS = (("5.24", "0.22"), ("5.18", "0.20"))
 
 
 def number(version: str) -> tuple[int, ...]:
@@ -912,9 +1152,10 @@ def number(version: str) -> tuple[int, ...]:
 def transformers_problem(versions: Mapping[str, str]) -> str | None:
     """What is wrong with the installed transformers, and what to do; None where it is one that umekit runs on."""
     found = versions.get("transformers")
-    if found is None or (5, 17) <= number(found) < (6,):
+    # 5.17 ignores mm_encoder_outputs, silently; with 5.18 AutoModel fails on remote code of native configs.
+    if found is None or (5, 23) <= number(found) < (6,):
         return None
-    return f"transformers must be >=5.17,<6, not {found}: pip install 'transformers>=5.17,<6'"
+    return f"transformers must be >=5.23,<6, not {found}: pip install 'transformers>=5.23,<6'"
 
 
 def peft_problem(versions: Mapping[str, str]) -> str | None:
@@ -1300,17 +1541,36 @@ def write_code(folder: Path, kind: str, source: str | None = None, revision: str
         return
     _copy(Path(__file__), folder / MODEL_FILE)
     if wrapped:
-        found = Path(__file__).with_name(WRAPPER_FILE)
-        if source and not found.is_file():
-            stored = cached_file(
-                source, WRAPPER_FILE, revision=revision, _raise_exceptions_for_missing_entries=False
-            )
-            found = Path(stored) if stored else found
-        if not found.is_file():
+        found = _beside(WRAPPER_FILE, source, revision)
+        if found is None:
+            beside = Path(__file__).parent
             raise FileNotFoundError(
-                f"cannot save a complete checkpoint: {WRAPPER_FILE} is neither in {found.parent} nor in {source}"
+                f"cannot save a complete checkpoint: {WRAPPER_FILE} is neither in {beside} nor in {source}"
             )
         _copy(found, folder / WRAPPER_FILE)
+
+
+def stock_modules_read(settings: UmeSettings, source: str | None, revision: str | None = None) -> bool:
+    """Whether stock modules that read the config of a remote class's ``source`` find these settings there.
+
+    True only where the source has no module of ours: it is then a checkpoint that stock modules express.
+    """
+    if __name__.startswith("umekit.") or _beside(WRAPPER_FILE, source, revision) is not None:
+        return False
+    config = _beside("config.json", source, revision)
+    if config is None:
+        return False
+    stored = SimpleNamespace(**json.loads(config.read_text(encoding="utf-8")))
+    return UmeSettings.from_config(stored) == settings
+
+
+def _beside(name: str, source: str | None, revision: str | None) -> Path | None:
+    """A file of the checkpoint that a remote class came in: beside the class, or in its source."""
+    found = Path(__file__).with_name(name)
+    if source and not found.is_file():
+        stored = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        found = Path(stored) if stored else found
+    return found if found.is_file() else None
 
 
 def names_wrapper(folder: Path) -> bool:
@@ -1328,7 +1588,7 @@ def write_sentence_transformers_files(
 ) -> None:
     """Write ``modules.json`` and friends: stock modules where the settings allow it, ours otherwise.
 
-    Ours also for an adapter's folder (``adapter``): stock modules read the base's config in place of the folder's.
+    Ours also for an adapter's folder (``adapter``), as stock modules read the base's config in place of the folder's.
     The prompts (``config_sentence_transformers.json``) are the processor's knowledge and written by it.
     """
     native = not adapter and expressible(settings, "sentence-transformers", model_type)[0]
@@ -1599,10 +1859,12 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
             name_base_from_anywhere(folder)
         if not (folder / "config.json").is_file():  # an adapter alone is saved without its base's config
             config.save_pretrained(folder)
-        write_sentence_transformers_files(
-            folder, self.settings, config.model_type, self.dim, adapter=self._hf_peft_config_loaded
+        revision = getattr(self.config, "_commit_hash", None)
+        adapter = self._hf_peft_config_loaded and bool(
+            self.filled_rows or not stock_modules_read(self.settings, source, revision)
         )
-        write_code(folder, self.role, source, getattr(self.config, "_commit_hash", None))
+        write_sentence_transformers_files(folder, self.settings, config.model_type, self.dim, adapter=adapter)
+        write_code(folder, self.role, source, revision)
 
     # ---- what trainers and loaders ask of a native model --------------------------------------------------------
 
@@ -1664,6 +1926,395 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         return self.backbone.dtype
 
 
+# ---- pooling -----------------------------------------------------------------------------------------------
+# The only pooling there is: the mean of the states that a slot names.
+#
+# Last token, a special token and a masked mean are all the same operation; which tokens carry the embedding is the
+# processor's knowledge and arrives as ``pooling_slots``.
+
+
+NO_SLOT = 0
+DIRECT_SLOT = 1
+GENERATED_SLOT = 2
+
+
+class DegenerateVectorError(ValueError):
+    """A vector is zero, not finite or constant: the model, the checkpoint or the dtype is broken."""
+
+
+def pool(states: Tensor, slots: Tensor, slot: int = DIRECT_SLOT, *, partial: bool = False) -> Tensor:
+    """Average the states whose slot is ``slot``, in float32.
+
+    Args:
+        states: ``[B, L, d]``, any float dtype, after the final norm.
+        slots: int8 ``[B, L]``.
+        slot: 1 for the direct embedding, 2 for the generated one.
+        partial: a row without the slot is zero.
+
+    Returns:
+        float32 ``[B, d]``, not normalised.
+
+    Raises:
+        ValueError: shapes differ, or a row has no such slot (which never means a fallback) and ``partial`` is False.
+    """
+    if slots.shape != states.shape[:2]:
+        raise ValueError(f"pooling_slots {tuple(slots.shape)} do not fit states {tuple(states.shape[:2])}")
+    weights = (slots == slot).to(torch.float32)
+    count = weights.sum(dim=1, keepdim=True)
+    if not partial and not bool((count > 0).all()):
+        rows = torch.nonzero(count.squeeze(1) == 0).flatten().tolist()
+        raise ValueError(f"rows {rows} have no token in pooling slot {slot}")
+    # Unpooled states may be padding's: a product would carry their NaN into the mean, a selection does not.
+    chosen = torch.where(weights.unsqueeze(-1) > 0, states.float(), 0.0)
+    return chosen.sum(dim=1) / count.clamp(min=1)
+
+
+def finish(pooled: Tensor, *, normalize: bool = True, dim: int | None = None) -> Tensor:
+    """Truncate to ``dim`` numbers, then scale to length one, in float32.
+
+    Args:
+        pooled: float32 ``[B, d]``.
+        normalize: scale rows to length one.
+        dim: keep the first ``dim`` numbers; None keeps all.
+
+    Raises:
+        ValueError: ``dim`` is no whole number from 1 to d.
+    """
+    if dim is not None:
+        pooled = pooled[..., : check_dim(dim, pooled.shape[-1])]
+    return torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled
+
+
+def check_dim(dim: Any, most: int) -> int:
+    """``dim`` as an int.
+
+    Raises:
+        ValueError: it is no whole number (a bool is none), or not in 1..``most``.
+    """
+    try:
+        number = -1 if isinstance(dim, bool) else operator.index(dim)
+    except TypeError:
+        number = -1
+    if not 1 <= number <= most:
+        raise ValueError(f"dim is {dim!r}; use a whole number from 1 to {most}, or None for all")
+    return number
+
+
+def degenerate_rows(vectors: Tensor) -> Tensor:
+    """Which of ``[B, d]`` or ``[B, k, d]`` have a vector that is zero, not finite or constant: bool ``[B]``."""
+    finite = torch.isfinite(vectors).all(dim=-1)
+    spread = vectors.amax(dim=-1) - vectors.amin(dim=-1)
+    flat = (spread <= 1e-12) if vectors.shape[-1] > 1 else (vectors.abs().squeeze(-1) <= 1e-12)
+    return (~finite | flat).flatten(1).any(dim=1) if vectors.dim() > 2 else ~finite | flat
+
+
+def check_vectors(vectors: Tensor) -> None:
+    """Raise ``DegenerateVectorError`` if a row of ``[B, d]`` is zero, not finite or constant."""
+    bad = degenerate_rows(vectors)
+    if bool(bad.any()):
+        rows = torch.nonzero(bad).flatten().tolist()
+        raise DegenerateVectorError(
+            f"rows {rows[:10]} of the vectors are zero, constant or not finite; "
+            "the weights, the dtype or the attention kernel of this model are broken"
+        )
+
+
+# ---- encode_loop -------------------------------------------------------------------------------------------
+# The encode loop of every door: prepared rows to vectors, in batches that memory holds, each row in its place.
+#
+# A door (``AutoModel.encode``, the installed package's ``Encoder``) says what the caller wants in
+# :class:`EncodeOptions`, hands prepared rows to :func:`encode_batches` and puts what comes out into an :class:`Encoded`.
+
+
+REDUCTIONS = ("mean", "first", None)
+THINKING_BUDGET = 4  # a step costs little per row: batches that think are this much larger
+ROOM_FOR_THOUGHT = 256  # tokens that a thought is taken to have while batches are planned
+_DEGENERATE = (
+    "its vector is zero, constant or not finite; "
+    "the weights, the dtype or the attention kernel of this model are broken"
+)
+
+Row = tuple[int, Any]  # index of an item, and the item as the processor has prepared it
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How a call embeds; see ``encode``.
+
+    Attributes:
+        mode: a mode of the model.
+        dim: keep the first ``dim`` numbers; None for as many as the model has.
+        num_samples, reduce, seed: of thoughts.
+        decoding: how thoughts are written; None in a mode that does not think.
+    """
+
+    mode: str
+    dim: int | None = None
+    num_samples: int = 1
+    reduce: str | None = "mean"
+    seed: int = 0
+    decoding: Any = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        *,
+        mode: str | None = None,
+        dim: int | None = None,
+        num_samples: int = 1,
+        reduce: str | None = "mean",
+        seed: int | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+    ) -> EncodeOptions:
+        """Check a caller's wishes against what the model can do, and fill them up.
+
+        Raises:
+            ValueError: the model has no such mode or ``dim``, or a wish that only a mode that thinks can fulfil.
+        """
+        mode = model.modes[0] if mode is None else mode
+        if mode not in model.modes:
+            kind = model.settings.role
+            needed = "a generative" if kind == "discriminative" else "another"
+            raise ValueError(
+                f"mode is {mode!r} and this one is {kind}: it has {', '.join(model.modes)}, any other mode needs "
+                f"{needed} checkpoint"
+            )
+        if reduce not in REDUCTIONS:
+            raise ValueError(f"reduce is {reduce!r}; use 'mean', 'first' or None")
+        whole_number("num_samples", num_samples)
+        if seed is not None:
+            whole_number("seed", seed, least=0)
+        dim = None if dim is None else check_dim(dim, model.dim)
+        if mode != "discriminative":
+            # From torch's own generator, so that torch.manual_seed reaches sampling, too.
+            seed = int(torch.randint(2**62, ())) if seed is None else seed
+            decoding = model.decoding(num_samples, max_new_tokens, temperature, top_p)
+            return cls(mode, dim, num_samples, reduce, seed, decoding)
+        thinking = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        wishes = [name for name, value in thinking.items() if value is not None]
+        if num_samples > 1 or wishes:
+            raise ValueError(
+                f"{', '.join(wishes) or 'num_samples'} needs a mode that thinks; this one does not"
+            )
+        return cls(mode, dim)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a thought is written before the vector."""
+        return self.mode != "discriminative"
+
+    @property
+    def draws(self) -> bool:
+        """Whether equal items have thoughts, and so vectors, of their own."""
+        return self.thinks and (self.num_samples > 1 or bool(self.decoding.temperature))
+
+    @property
+    def padding_side(self) -> str:
+        """Of its batches: a prompt that goes on ends where its row does."""
+        return "left" if self.thinks else "right"
+
+    @property
+    def budget_factor(self) -> int:
+        """How many times the usual tokens a batch may have where nobody has said how many."""
+        return THINKING_BUDGET if self.thinks else 1
+
+    def tokens(self, row: Any) -> int:
+        """Tokens that a prepared item takes up, its thoughts included."""
+        if not self.thinks:
+            return len(row.input_ids)
+        return (len(row.input_ids) + min(self.decoding.max_new_tokens, ROOM_FOR_THOUGHT)) * self.num_samples
+
+
+@dataclass
+class EncodedBatch:
+    """What some rows became; lists have an entry per row.
+
+    Attributes:
+        indices: of the items.
+        vectors: float32 ``[n, d]`` or ``[n, k, d]`` by name of an array, on the model's device; NaN where degenerate.
+        errors: index and error of every item that has no vector.
+        thoughts, thought_tokens, forced: see :class:`Encoded`.
+    """
+
+    indices: list[int]
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    errors: list[tuple[int, Exception]] = field(default_factory=list)
+    thoughts: list[Any] = field(default_factory=list)
+    thought_tokens: list[Any] = field(default_factory=list)
+    forced: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class Encoded:
+    """Result of ``encode(..., return_details=True)``; lists have an entry per item.
+
+    Attributes:
+        embeddings: float32 ``[n, d]``; a row of NaN where the item could not be encoded. ``[n, k, d]`` for
+            ``reduce=None``; a dict of two arrays for ``mode="both"``.
+        modes: mode of every row.
+        thoughts: what every row wrote before ``<gen_emb>``, tags included; None without a thought, a list of them
+            for ``num_samples > 1``.
+        thought_tokens: tokens of every thought, 0 without one; likewise.
+        forced: whether a thought did not get to ``<gen_emb>`` within its limit; likewise.
+        errors: ``(index, exception)`` of every item that was skipped.
+        batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them. Other
+            batches change the last digits of vectors.
+        halved: whether memory did not hold what was asked for.
+        truncated: tokens of text that every row lost to its limit, 0 where it was not cut.
+    """
+
+    embeddings: Any
+    modes: list[str]
+    thoughts: list[Any]
+    thought_tokens: list[Any]
+    forced: list[Any]
+    errors: list[tuple[int, Exception]] = field(default_factory=list)
+    batch_tokens: int = 0
+    halved: bool = False
+    truncated: list[int] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, options: EncodeOptions, count: int, dim: int, device: Any = "cpu") -> Encoded:
+        """Nothing encoded yet: rows of NaN, by name of an array. dim: of the model."""
+        dim = options.dim or dim
+        parts = ("discriminative", "generative") if options.mode == "both" else (options.mode,)
+        arrays = {}
+        for part in parts:
+            several = part == "generative" and options.reduce is None
+            shape = (count, options.num_samples, dim) if several else (count, dim)
+            arrays[part] = torch.full(shape, torch.nan, dtype=torch.float32, device=device)
+        return cls(
+            arrays,
+            [options.mode] * count,
+            [None] * count,
+            [0] * count,
+            [False] * count,
+            truncated=[0] * count,
+        )
+
+    def add(self, batch: EncodedBatch) -> None:
+        """Put a batch's rows in their places."""
+        for part, vectors in batch.vectors.items():
+            self.embeddings[part][batch.indices] = vectors.to(self.embeddings[part].device)
+        for place, index in enumerate(batch.indices):
+            if batch.thoughts:
+                self.thoughts[index] = batch.thoughts[place]
+                self.thought_tokens[index] = batch.thought_tokens[place]
+                self.forced[index] = batch.forced[place]
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Give an item what an equal one has."""
+        for rows in (
+            *self.embeddings.values(),
+            self.thoughts,
+            self.thought_tokens,
+            self.forced,
+            self.truncated,
+        ):
+            rows[target] = rows[source]
+
+    def finish(self, budget: TokenBudget, numpy: bool = False) -> None:
+        """Say what the batches were, and make of the arrays what a caller gets."""
+        if numpy:
+            self.embeddings = {part: rows.numpy() for part, rows in self.embeddings.items()}
+        if len(self.embeddings) == 1:
+            [self.embeddings] = self.embeddings.values()
+        self.errors.sort(key=lambda error: error[0])
+        self.batch_tokens, self.halved = budget.tokens, budget.halved
+
+
+@torch.inference_mode()
+def encode_batches(
+    model: Any, rows: Sequence[Row], options: EncodeOptions, budget: TokenBudget, collator: Any
+) -> Iterator[EncodedBatch]:
+    """Embed prepared rows in batches of the budget; what memory does not hold is planned again with half of it.
+
+    What the collator holds for later batches is let go of before anything is planned again.
+
+    Args:
+        model: an embedding model of ours.
+        rows: prepared for the options' mode.
+        options: what the caller wants.
+        budget: tokens of a batch; what is learned about memory stays in it.
+        collator: :class:`Collator`, or one that works ahead.
+
+    Yields:
+        Each batch after it was run; or an item that memory does not hold even alone, with a MemoryError that says so.
+    """
+    left = list(rows)
+    while left:
+        batches = plan_batches([options.tokens(row) for _, row in left], budget.tokens, rows=budget.rows)
+        planned = [[left[number] for number in batch] for batch in batches]
+        left = []
+        for place, batch in enumerate(planned):
+            if place + 1 < len(planned):
+                collator.prefetch([row for _, row in planned[place + 1]], options.padding_side)
+            run = partial(encode_batch, model, batch, options, collator)
+            done = budget.attempt(run)
+            if done is None and collator.release():
+                done = budget.attempt(run)
+            if done is not None:
+                yield done
+            elif len(batch) > 1:
+                budget.halve(len(batch) * max(options.tokens(row) for _, row in batch))
+                left = [row for later in planned[place:] for row in later]
+                break
+            else:
+                [(index, row)] = batch
+                yield EncodedBatch([index], errors=[(index, MemoryError(_too_large(row, budget)))])
+
+
+def encode_batch(model: Any, rows: Sequence[Row], options: EncodeOptions, collator: Any) -> EncodedBatch:
+    """Embed rows in one forward, or one prefill and its thoughts."""
+    indices = [index for index, _ in rows]
+    batch = collator.collate([row for _, row in rows], options.padding_side)
+    if options.thinks:
+        done = model.embed_batch(batch, options, indices, collator.processor.tokenizer)
+    else:
+        done = EncodedBatch(indices, {options.mode: model(**batch, dim=options.dim).embeddings})
+    bad = {part: degenerate_rows(vectors) for part, vectors in done.vectors.items()}
+    for place in torch.nonzero(torch.stack([*bad.values()]).any(dim=0)).flatten().tolist():
+        index = indices[place]
+        done.errors.append((index, DegenerateVectorError(f"item {index}: {_DEGENERATE}")))
+    if done.errors:
+        for part, vectors in done.vectors.items():
+            vectors[bad[part]] = torch.nan
+    return done
+
+
+class Collator:
+    """Collates batches when they are asked for.
+
+    Args:
+        processor: the checkpoint's.
+        device: where batches go.
+    """
+
+    def __init__(self, processor: Any, device: torch.device) -> None:
+        self.processor, self.device = processor, device
+
+    def prefetch(self, rows: Sequence[Any], padding_side: str) -> None:
+        """A batch that will be asked for soon."""
+
+    def collate(self, rows: Sequence[Any], padding_side: str) -> Any:
+        """A padded batch on the model's device."""
+        return self.processor.collate(rows, padding_side).to(self.device)
+
+    def release(self) -> bool:
+        """Let go of what is held for later batches; whether that was anything."""
+        return False
+
+
+def _too_large(row: Any, budget: TokenBudget) -> str:
+    return (
+        f"its {len(row.input_ids)} tokens do not fit into the memory of {budget.device} even alone: give smaller or "
+        "fewer media, or a smaller max_length or pixel budget"
+    )
+
+
 # ---- evaluating --------------------------------------------------------------------------------------------
 # Encoding never drops out, whatever mode the model is in, and leaves it as it was.
 
@@ -1708,93 +2359,6 @@ def evaluated(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-# ---- pooling -----------------------------------------------------------------------------------------------
-# The only pooling there is: the mean of the states that a slot names.
-#
-# Last token, a special token and a masked mean are all the same operation; which tokens carry the embedding is the
-# processor's knowledge and arrives as ``pooling_slots``.
-
-
-NO_SLOT = 0
-DIRECT_SLOT = 1
-GENERATED_SLOT = 2
-
-
-class DegenerateVectorError(ValueError):
-    """A vector is zero, not finite or constant: the model, the checkpoint or the dtype is broken."""
-
-
-def pool(states: Tensor, slots: Tensor, slot: int = DIRECT_SLOT) -> Tensor:
-    """Average the states whose slot is ``slot``, in float32.
-
-    Args:
-        states: ``[B, L, d]``, any float dtype, after the final norm.
-        slots: int8 ``[B, L]``.
-        slot: 1 for the direct embedding, 2 for the generated one.
-
-    Returns:
-        float32 ``[B, d]``, not normalised.
-
-    Raises:
-        ValueError: shapes differ, or a row has no such slot (which never means a fallback).
-    """
-    if slots.shape != states.shape[:2]:
-        raise ValueError(f"pooling_slots {tuple(slots.shape)} do not fit states {tuple(states.shape[:2])}")
-    weights = (slots == slot).to(torch.float32)
-    count = weights.sum(dim=1, keepdim=True)
-    if not bool((count > 0).all()):
-        rows = torch.nonzero(count.squeeze(1) == 0).flatten().tolist()
-        raise ValueError(f"rows {rows} have no token in pooling slot {slot}")
-    # Unpooled states may be padding's: a product would carry their NaN into the mean, a selection does not.
-    chosen = torch.where(weights.unsqueeze(-1) > 0, states.float(), 0.0)
-    return chosen.sum(dim=1) / count
-
-
-def finish(pooled: Tensor, *, normalize: bool = True, dim: int | None = None) -> Tensor:
-    """Truncate to ``dim`` numbers, then scale to length one, in float32.
-
-    Args:
-        pooled: float32 ``[B, d]``.
-        normalize: scale rows to length one.
-        dim: keep the first ``dim`` numbers; None keeps all.
-
-    Raises:
-        ValueError: ``dim`` is no whole number from 1 to d.
-    """
-    if dim is not None:
-        pooled = pooled[..., : check_dim(dim, pooled.shape[-1])]
-    return torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled
-
-
-def check_dim(dim: Any, most: int) -> int:
-    """``dim`` as an int.
-
-    Raises:
-        ValueError: it is no whole number (a bool is none), or not in 1..``most``.
-    """
-    try:
-        number = -1 if isinstance(dim, bool) else operator.index(dim)
-    except TypeError:
-        number = -1
-    if not 1 <= number <= most:
-        raise ValueError(f"dim is {dim!r}; use a whole number from 1 to {most}, or None for all")
-    return number
-
-
-def check_vectors(vectors: Tensor) -> None:
-    """Raise ``DegenerateVectorError`` if a row of ``[B, d]`` is zero, not finite or constant."""
-    finite = torch.isfinite(vectors).all(dim=-1)
-    spread = vectors.amax(dim=-1) - vectors.amin(dim=-1)
-    flat = (spread <= 1e-12) if vectors.shape[-1] > 1 else (vectors.abs().squeeze(-1) <= 1e-12)
-    bad = ~finite | flat
-    if bool(bad.any()):
-        rows = torch.nonzero(bad).flatten().tolist()
-        raise DegenerateVectorError(
-            f"rows {rows[:10]} of the vectors are zero, constant or not finite; "
-            "the weights, the dtype or the attention kernel of this model are broken"
-        )
-
-
 # ---- discriminative ----------------------------------------------------------------------------------------
 # The discriminative embedder: one forward, one vector.
 #
@@ -1810,7 +2374,8 @@ class UmeOutput(ModelOutput):
     Attributes:
         last_hidden_state: ``[B, L, H]``, after the final norm, in the backbone's dtype.
         embeddings: float32 ``[B, d]``, rows of length one unless the settings say otherwise; None without slots.
-        generated_embeddings: the same at the second slot, where a thought is part of the input (generative role).
+        generated_embeddings: the same at the second slot, where a thought is part of the input (generative role);
+            zero in rows without one, None where no row has one.
     """
 
     last_hidden_state: Tensor | None = None
@@ -1833,7 +2398,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
@@ -1852,10 +2417,19 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             input_ids, attention_mask, mm_token_type_ids, pooling_slots: ``[B, L]``; left or right padding.
             pixel_values: patches of all images of the batch, ``[patches, C*T*P*P]``, with ``image_grid_thw``
                 ``[images, 3]``; likewise for videos.
-            mm_encoder_outputs: features of the media in place of their pixels; see ``VisionStore.outputs``.
+            mm_encoder_outputs: features of the media in place of their pixels; see ``VisionFeatureCache.outputs``.
             dim: keep the first ``dim`` numbers; the checkpoint's own when None.
             return_dict: accepted for compatibility; the output is always a :class:`UmeOutput`.
+
+        Raises:
+            ValueError: no ``input_ids``: a pipeline that hands over pixels alone has no prompt, and so no vector.
         """
+        if input_ids is None:
+            raise ValueError(
+                "a forward needs input_ids: a picture is embedded within its prompt, which pipelines of pictures alone "
+                '("image-feature-extraction") do not make; use model.encode([{"image": picture}], '
+                "processor=processor), or SentenceTransformer(folder, trust_remote_code=True).encode([picture])"
+            )
         inputs: dict[str, Any] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -1879,8 +2453,6 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         kept = self.settings.dim if dim is None else check_dim(dim, self.dim)
         return finish(pooled, normalize=self.settings.normalize, dim=kept)
 
-    @evaluated
-    @torch.inference_mode()
     def encode(
         self,
         items: Any,
@@ -1891,7 +2463,14 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         mode: str | None = None,
         dim: int | None = None,
         batch_size: int = 16,
-    ) -> Tensor:
+        max_new_tokens: int | None = None,
+        num_samples: int = 1,
+        reduce: Literal["mean", "first"] | None = "mean",
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        return_details: bool = False,
+    ) -> Any:
         """Embed items, without dropout whatever mode the model is in.
 
         Args:
@@ -1900,31 +2479,49 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             processor: the checkpoint's processor.
             role: None, ``"query"`` or ``"document"``: default instruction per side.
             instruction: replaces the role's default instruction.
-            mode: None or ``"discriminative"``; other modes need another role's checkpoint.
+            mode: one of ``modes``; the first of them when None. ``"discriminative"`` embeds at once,
+                ``"generative"`` thinks first, ``"both"`` gives both from one prefill.
             dim: keep the first ``dim`` numbers.
-            batch_size: rows per forward.
+            batch_size: most rows of a forward; fewer where they are long, or memory does not hold them.
+            max_new_tokens: most tokens of a thought; the checkpoint's when None.
+            num_samples: thoughts per item, drawn with temperature 1 unless told otherwise.
+            reduce: ``"mean"`` of the thoughts' vectors, the ``"first"``, or None for all of them.
+            temperature: None is greedy for one sample and 1 for several; 0 is always greedy.
+            top_p: draw from the fewest tokens that hold this much probability.
+            seed: makes drawing reproducible: an item's thoughts then depend on the seed and its index alone.
+            return_details: an :class:`Encoded` with thoughts and cuts instead of the vectors alone.
 
         Returns:
-            float32 ``[n, d]`` on the model's device, in the items' order.
+            float32 ``[n, d]`` on the model's device, in the items' order; ``[n, k, d]`` for ``reduce=None``; with
+            ``mode="both"`` a dict of ``"discriminative"`` and ``"generative"``.
 
         Raises:
             DegenerateVectorError: a vector is zero, constant or not finite.
+            MemoryError: an item does not fit even alone.
         """
-        if mode not in (None, "discriminative"):
-            raise ValueError(f"mode={mode!r} needs a generative checkpoint; this one is discriminative")
+        options = EncodeOptions.of(
+            self,
+            mode=mode,
+            dim=dim,
+            num_samples=num_samples,
+            reduce=reduce,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+        )
         whole_number("batch_size", batch_size)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
-        kept = self.dim if dim is None else check_dim(dim, self.dim)
-        if not listed:
-            return torch.empty(0, kept, dtype=torch.float32, device=self.device)
-        prepared = processor.prepare_all(listed, role=role, instruction=instruction)
-        order = sorted(range(len(prepared)), key=lambda i: prepared[i].length)
-        vectors: list[Tensor | None] = [None] * len(prepared)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = processor.collate([prepared[i] for i in rows]).to(self.device)
-            embeddings = self(**batch, dim=dim).embeddings
-            check_vectors(embeddings)
-            for row, vector in zip(rows, embeddings, strict=True):
-                vectors[row] = vector
-        return torch.stack([vector for vector in vectors if vector is not None])
+        rows = processor.prepare_all(listed, role=role, instruction=instruction, mode=options.mode)
+        tokens = default_tokens(self.device) * options.budget_factor
+        budget = TokenBudget(tokens, self.device, batch_size)
+        result = Encoded.empty(options, len(rows), self.dim, self.device)
+        result.truncated = [row.cut_tokens for row in rows]
+        collator = Collator(processor, self.device)
+        with evaluating(self):
+            for batch in encode_batches(self, list(enumerate(rows)), options, budget, collator):
+                if batch.errors:
+                    raise batch.errors[0][1]
+                result.add(batch)
+        result.finish(budget)
+        return result if return_details else result.embeddings

@@ -32,6 +32,21 @@ DYNAMIC = (
     "is a dynamic XFA form: only Adobe's software draws its pages, all else (and this vector) sees a notice that says "
     "so; print it to a plain PDF there"
 )
+# A page in two fonts that are neither embedded nor known, one with serifs, of known weight and width.
+SETTLING = b"""%PDF-1.4
+1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj
+2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj
+3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 90 30]/Contents 4 0 R/Resources<</Font<</F 5 0 R/G 6 0 R>>>>>>endobj
+4 0 obj<</Length 46>>stream
+BT /F 30 Tf 5 5 Td (A) Tj /G 30 Tf (A) Tj ET
+endstream endobj
+5 0 obj<</Type/Font/Subtype/TrueType/BaseFont/F/FirstChar 65/LastChar 65/Widths[667]/FontDescriptor 7 0 R>>endobj
+6 0 obj<</Type/Font/Subtype/TrueType/BaseFont/G/FirstChar 65/LastChar 65/Widths[667]/FontDescriptor 8 0 R>>endobj
+7 0 obj<</Type/FontDescriptor/FontName/F/Flags 32/StemV 80/ItalicAngle 0/Ascent 800/Descent -200>>endobj
+8 0 obj<</Type/FontDescriptor/FontName/G/Flags 34/StemV 80/ItalicAngle 0/Ascent 800/Descent -200>>endobj
+trailer<</Root 1 0 R>>
+%%EOF
+"""
 
 
 class DocumentError(ValueError):
@@ -57,7 +72,8 @@ def main() -> None:
         except DocumentError as error:
             _write(answers, {"error": str(error)})
         except Exception as error:  # of a foreign decoder: the next document may well be read
-            _write(answers, {"error": f"{request['name']}: {type(error).__name__}: {str(error)[:200]}"})
+            said = f"its data are damaged ({type(error).__name__}: {str(error)[:200]})"
+            _write(answers, {"error": f"{request['name']}: {said}"})
 
 
 def _limit_memory() -> None:
@@ -136,8 +152,24 @@ def _fields(pdf: Any) -> Iterator[Any]:
             raw.FPDFDOC_ExitFormFillEnvironment(form)
 
 
+def _settle() -> None:
+    """Bring the fonts that stand in for those which a document does not embed into one known state.
+
+    PDFium bends them to weight and width, keeps them as it last had them, and measures fonts without widths by that: a
+    page would depend on those before it.
+    """
+    pdf = pypdfium2.PdfDocument(SETTLING)
+    try:
+        page = pdf[0]
+        page.render(scale=0.2)
+        page.close()
+    finally:
+        pdf.close()
+
+
 @contextmanager
 def _page(pdf: Any, number: int, form: Any) -> Iterator[Any]:
+    _settle()
     page = pdf[number]
     try:
         if form:

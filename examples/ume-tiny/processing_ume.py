@@ -1,8 +1,8 @@
 # Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
-# Sources, in this order: families prompts reading rendering slots limits arrays kinds odd_images profiles
-#   pixels downloads sources media sampling animation clip_decoding video first_resize vision settings
-#   checkpoint collating cut_texts explaining items templates native pdfium_process documents patching pairs
-#   placeholders truncating preparing processor
+# Sources, in this order: families prompts first_resize vision tokenizing kinds limits arrays odd_images
+#   profiles pixels downloads sources media sampling animation clip_decoding video settings checkpoint
+#   collating cut_texts items pdfium_process documents templates preparing pairs item_processor native
+#   processor
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import io
 import ipaddress
 import json
 import math
+import numbers
 import numpy as np
 import os
 import re
@@ -65,15 +66,16 @@ from pathlib import PurePosixPath
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig
-from transformers import AutoImageProcessor
 from transformers import AutoTokenizer
 from transformers import BatchFeature
 from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file
 from typing import Any
 from typing import Literal
 from typing import Protocol
+from typing import Self
 from typing import Union
 from typing import get_args
 from typing import get_origin
@@ -150,6 +152,10 @@ def family_of(model_type: str) -> Family:
 # ``add_generation_prompt``, because engines disagree on that flag's default.
 
 
+ROLES = ("query", "document")  # of an item in a search
+MODES = ("discriminative", "generative", "adaptive", "both")  # how an item is embedded
+
+
 @dataclass(frozen=True)
 class PromptSettings:
     """Form of the prompt around an item.
@@ -182,7 +188,7 @@ class PromptSettings:
     def __post_init__(self) -> None:
         if self.instruction_in not in ("system", "user"):
             raise ValueError(f"instruction_in is {self.instruction_in!r}; use 'system' or 'user'")
-        unknown = set(self.instructions) - {"query", "document", "default"}
+        unknown = set(self.instructions) - {*ROLES, "default"}
         if unknown:
             raise ValueError(
                 f"instructions for unknown roles {sorted(unknown)}; use 'query', 'document' and 'default'"
@@ -254,83 +260,345 @@ def _quote(text: str) -> str:
     return f"'{escaped}'"
 
 
-# ---- reading -----------------------------------------------------------------------------------------------
-# Settings from JSON that somebody else may have written: every value is checked against the type of its field.
+# ---- first_resize ------------------------------------------------------------------------------------------
+# A resize before the one onto the token grid, where a system's published code has two.
+#
+# Resampling twice gives other pixels than once, so this is part of what a checkpoint was trained and measured with.
 
 
-MOST = 2**53  # beyond it JSON's numbers are not whole
+@dataclass(frozen=True)
+class FirstResize:
+    """How a picture is resized before it is brought onto the token grid.
+
+    Attributes:
+        factor: its sides become multiples of this; 0 for no such grid.
+        least, most: pixels that it may have on that grid.
+        under, square: a picture with a side under ``under`` becomes ``square`` x ``square``; 0 for no such rule.
+    """
+
+    factor: int = 0
+    least: int = 0
+    most: int = 0
+    under: int = 0
+    square: int = 0
+
+    def __post_init__(self) -> None:
+        if self.factor and not 0 < self.least <= self.most:
+            raise ValueError(f"a first resize to {self.least}..{self.most} pixels: give 0 < least <= most")
+        if (
+            min(self.factor, self.under, self.square) < 0
+            or max(self.factor, self.square) > 2**13
+            or self.least > 2**26
+        ):
+            raise ValueError(f"a first resize cannot be had: {self}")
+        if bool(self.under) != bool(self.square):
+            raise ValueError("a rule for small pictures needs both 'under' and 'square'")
+        if not self.factor and not self.under:
+            raise ValueError("a first resize needs a factor or a rule for small pictures")
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after it.
+
+        Raises:
+            ValueError: a side more than 200 times the other.
+        """
+        if self.under and min(height, width) < self.under:
+            height = width = self.square
+        if not self.factor:
+            return height, width
+        return grid_size(height, width, self.factor, self.least, self.most)
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """The picture resized (bicubic)."""
+        height, width = self.size(image.height, image.width)
+        if image.size == (width, height):
+            return image
+        return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-class ProcessorSettingsError(ValueError):
-    """The ``ume`` block of ``processor_config.json`` cannot be used; the message names the entry."""
+def grid_size(height: int, width: int, factor: int, least: int, most: int) -> tuple[int, int]:
+    """qwen_vl_utils' ``smart_resize``: as the processors' one, but a side is never rounded to nothing.
+
+    >>> grid_size(10, 400, 28, 4 * 784, 300 * 784)  # the processors' rule would enlarge it to 28 x 560
+    (28, 392)
+    """
+    if max(height, width) / min(height, width) > 200:
+        raise ValueError(f"a picture of {width} x {height}: one side is more than 200 times the other")
+    rows = max(factor, round(height / factor) * factor)
+    columns = max(factor, round(width / factor) * factor)
+    if rows * columns > most:
+        shrink = math.sqrt(height * width / most)
+        rows = max(factor, math.floor(height / shrink / factor) * factor)
+        columns = max(factor, math.floor(width / shrink / factor) * factor)
+    elif rows * columns < least:
+        grow = math.sqrt(least / (height * width))
+        rows = math.ceil(height * grow / factor) * factor
+        columns = math.ceil(width * grow / factor) * factor
+    return rows, columns
 
 
-def read_record(kind: type, value: Any, name: str) -> Any:
-    """A dataclass from its JSON form.
+# ---- vision ------------------------------------------------------------------------------------------------
+# From RGB pictures to patches: the grid, one resize, and the layout that Qwen's vision towers read.
+#
+# Pillow, NumPy and torch only (no torchvision). Patches stay uint8 until they are collated: a quarter of the memory in
+# queues and caches, and one fused multiply-add on the device instead of a float copy per picture.
 
-    Args:
-        kind: the dataclass; its fields are numbers, texts, literals, pairs, dicts, or dataclasses again.
-        value: what was read.
-        name: of the value, for messages.
+
+MOST_LEAST_PIXELS = 2**26
+
+
+@dataclass(frozen=True)
+class Patches:
+    """One picture or video as the vision tower reads it.
+
+    Attributes:
+        values: uint8 ``[t*h*w, C, T, P, P]``; T is 1 for a still picture (its copy in time is made when collated).
+        grid: ``(t, h, w)`` in patches.
+        original: size of the source ``(width, height)``.
+        seconds: when each temporal step is shown (middle of its frames); empty for a picture.
+        interval: seconds from the beginning of one step to that of the next; None where there are no two.
+    """
+
+    values: np.ndarray
+    grid: tuple[int, int, int]
+    original: tuple[int, int]
+    seconds: tuple[float, ...] = ()
+    interval: float | None = None
+
+
+@dataclass(frozen=True)
+class PixelBudget:
+    """How large pictures and videos may become, in pixels (tokens times ``(patch * merge)^2``).
+
+    Attributes:
+        image: least and most pixels of a picture.
+        frame: least and most pixels of one frame of a video (``rule="frame"``).
+        video: least and most pixels of all frames together (``rule="volume"``); with ``rule="frame"`` only the
+            upper one counts, shared evenly by the frames.
+        rule: ``"frame"`` as Qwen2-VL and Qwen2.5-VL size videos, ``"volume"`` as Qwen3-VL and Qwen3.5.
+        first_image: a resize of pictures before the one onto the token grid.
+        first_frame: the same for the frames of a video that is given as a list of them.
+        list_frame: replaces ``frame`` and the shared upper limit for such videos.
+        listed: replaces ``image`` for pictures that come in a list, and for frames that are pictures (RzenEmbed).
+        listed_scope: ``"item"``: each item by itself; ``"call"``: one list in a call counts for the whole call.
+        frame_filter: what brings the frames of a video onto the token grid: ``"pillow"``, or ``"tensor"`` as
+            torchvision resizes tensors (qwen_vl_utils), which is not Pillow's to the last level.
+    """
+
+    image: tuple[int, int]
+    frame: tuple[int, int]
+    video: tuple[int, int]
+    rule: Literal["frame", "volume"] = "frame"
+    first_image: FirstResize | None = None
+    first_frame: FirstResize | None = None
+    list_frame: tuple[int, int] | None = None
+    listed: tuple[int, int] | None = None
+    listed_scope: Literal["item", "call"] = "item"
+    frame_filter: Literal["pillow", "tensor"] = "pillow"
+
+    def __post_init__(self) -> None:
+        if self.listed_scope not in ("item", "call"):
+            raise ValueError(f"listed_scope is {self.listed_scope!r}; use 'item' or 'call'")
+        if self.frame_filter not in ("pillow", "tensor"):
+            raise ValueError(f"frame_filter is {self.frame_filter!r}; use 'pillow' or 'tensor'")
+        for name in ("image", "frame", "video", "list_frame", "listed"):
+            low, high = getattr(self, name) or self.image
+            if not 0 < low <= high:
+                raise ValueError(f"pixel budget {name}=({low}, {high}): give 0 < least <= most")
+            if low > MOST_LEAST_PIXELS:  # every small picture would be enlarged to this
+                raise ValueError(f"pixel budget {name}: at least {low} pixels are too many")
+
+
+@dataclass(frozen=True)
+class PatchLayout:
+    """Geometry of a vision tower: patch side, patches merged per side into one token, frames per patch."""
+
+    patch: int = 14
+    merge: int = 2
+    temporal: int = 2
+
+    @property
+    def factor(self) -> int:
+        """Side in pixels of one visual token."""
+        return self.patch * self.merge
+
+
+def fit(height: int, width: int, factor: int, least: int, most: int) -> tuple[int, int]:
+    """Height and width on the token grid, with ``least <= pixels <= most``, the aspect kept as well as possible.
+
+    The published rule of Qwen2-VL (``smart_resize``), with which every system here was trained.
 
     Raises:
-        ProcessorSettingsError: an entry that is not known, is missing, or is not of its field's type or range.
+        ValueError: a side more than 200 times the other.
     """
-    if not isinstance(value, dict):
-        raise ProcessorSettingsError(f"{name} is {_short(value)}; an object is needed")
-    hints = get_type_hints(kind)
-    unknown = sorted(set(value) - set(hints))
-    if unknown:
-        raise ProcessorSettingsError(f"{name} has entries that this version does not know: {unknown}")
-    entries = {key: _read(hints[key], one, f"{name}.{key}") for key, one in value.items()}
-    try:
-        return kind(**entries)
-    except (TypeError, ValueError) as error:
-        raise ProcessorSettingsError(f"{name}: {error}") from None
+    if max(height, width) / min(height, width) > 200:
+        raise ValueError(f"a picture of {width} x {height}: one side is more than 200 times the other")
+    rows, columns = round(height / factor) * factor, round(width / factor) * factor
+    if rows * columns > most:
+        shrink = math.sqrt(height * width / most)
+        rows = max(factor, math.floor(height / shrink / factor) * factor)
+        columns = max(factor, math.floor(width / shrink / factor) * factor)
+    elif rows * columns < least:
+        grow = math.sqrt(least / (height * width))
+        rows = math.ceil(height * grow / factor) * factor
+        columns = math.ceil(width * grow / factor) * factor
+    return rows, columns
 
 
-def _read(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return read_record(hint, value, name)  # type: ignore[arg-type]
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        rest = [one for one in arguments if one is not type(None)]
-        return None if value is None else _read(rest[0], value, name)
-    if origin is Literal:
-        if not isinstance(value, str) or value not in arguments:
-            raise ProcessorSettingsError(f"{name} is {_short(value)}; use one of {arguments}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) != len(arguments):
-            raise ProcessorSettingsError(f"{name} is {_short(value)}; a list of {len(arguments)} is needed")
-        return tuple(_read(one, entry, name) for one, entry in zip(arguments, value, strict=True))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ProcessorSettingsError(f"{name} is {_short(value)}; an object is needed")
-        return {str(key): _read(arguments[1], one, f"{name}.{key}") for key, one in value.items()}
-    if not _is(hint, value):
-        raise ProcessorSettingsError(f"{name} is {_short(value)}; {_WORDS[hint]} is needed")
-    return float(value) if hint is float else value
+def fit_volume(
+    frames: int, height: int, width: int, layout: PatchLayout, least: int, most: int
+) -> tuple[int, int]:
+    """Like :func:`fit` with the pixels of all frames counted together (Qwen3-VL's rule)."""
+    factor = layout.factor
+    if height < factor or width < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    if max(height, width) / min(height, width) > 200:
+        raise ValueError(f"frames of {width} x {height}: one side is more than 200 times the other")
+    rows, columns = round(height / factor) * factor, round(width / factor) * factor
+    steps = round(frames / layout.temporal) * layout.temporal
+    if steps * rows * columns > most:
+        shrink = math.sqrt(frames * height * width / most)
+        rows = max(factor, math.floor(height / shrink / factor) * factor)
+        columns = max(factor, math.floor(width / shrink / factor) * factor)
+    elif steps * rows * columns < least:
+        grow = math.sqrt(least / (frames * height * width))
+        rows = math.ceil(height * grow / factor) * factor
+        columns = math.ceil(width * grow / factor) * factor
+    return rows, columns
 
 
-_WORDS = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}
+def frame_size(
+    frames: int, height: int, width: int, layout: PatchLayout, budget: PixelBudget, from_list: bool = False
+) -> tuple[int, int]:
+    """Height and width of every frame of a video after the resize."""
+    if from_list and budget.list_frame is not None:
+        return fit(height, width, layout.factor, *budget.list_frame)
+    if budget.rule == "volume":
+        return fit_volume(max(frames, layout.temporal), height, width, layout, *budget.video)
+    least, most = budget.frame
+    share = budget.video[1] * layout.temporal // max(frames, 1)
+    return fit(height, width, layout.factor, least, max(min(most, share), int(least * 1.05)))
 
 
-def _is(kind: type, value: Any) -> bool:
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value) and abs(value) <= MOST
-    if kind is int:
-        return type(value) is int and abs(value) <= MOST
-    return type(value) is kind
+def image_patches(image: Image.Image, layout: PatchLayout, budget: PixelBudget) -> Patches:
+    """Resize a picture and cut it into patches: once, or twice where the budget has a first resize."""
+    size = image.size
+    if budget.first_image is not None:
+        image = budget.first_image.apply(image)
+    rows, columns = fit(image.height, image.width, layout.factor, *budget.image)
+    pixels = _resize(image, rows, columns)[None]
+    return Patches(_cut(pixels, layout, temporal=1), (1, rows // layout.patch, columns // layout.patch), size)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+class FrameResize:
+    """Brings the frames of one video to the size of its patches, one by one, so that no large frame is held.
+
+    The number of frames and the first one set the size of all; frames of other sizes are brought to it, too, by the
+    same single resize (after ``budget.first_frame``, where the frames were chosen by the user).
+
+    Attributes:
+        original: size of the first frame ``(width, height)`` as it was read; None before it.
+    """
+
+    def __init__(self, layout: PatchLayout, budget: PixelBudget) -> None:
+        self.layout, self.budget = layout, budget
+        self.begin(1, False)
+
+    def begin(self, count: int, from_list: bool) -> None:
+        """Before the first of ``count`` frames. ``from_list``: frames that the user chose have sizes of their own in
+        some systems, see :class:`PixelBudget`."""
+        self.original: tuple[int, int] | None = None
+        self._count, self._from_list = count, from_list
+        self._size: tuple[int, int] | None = None
+
+    def keep(self, frame: Image.Image) -> np.ndarray:
+        """The next frame as uint8 ``[H, W, 3]``.
+
+        Raises:
+            ValueError: a side more than 200 times the other.
+        """
+        self.original = self.original or frame.size
+        if self._from_list and self.budget.first_frame is not None:
+            frame = self.budget.first_frame.apply(frame)
+        if self._size is None:
+            self._size = frame_size(
+                self._count, frame.height, frame.width, self.layout, self.budget, self._from_list
+            )
+        resize = _resize_as_tensor if self.budget.frame_filter == "tensor" else _resize
+        return resize(frame, *self._size)
 
 
-# ---- rendering ---------------------------------------------------------------------------------------------
-# Rendered prompts to token ids, with user text kept as data.
+class FramesAsImages:
+    """Makes every frame of a video a picture of its own, as soon as it is read."""
+
+    def __init__(self, layout: PatchLayout, budget: PixelBudget) -> None:
+        self.layout, self.budget = layout, budget
+
+    def begin(self, count: int, from_list: bool) -> None:
+        """Each frame is sized by itself."""
+
+    def keep(self, frame: Image.Image) -> Patches:
+        """:func:`image_patches` of the next frame."""
+        return image_patches(frame, self.layout, self.budget)
+
+
+def video_patches(
+    frames: Sequence[np.ndarray], seconds: Sequence[float], layout: PatchLayout, original: tuple[int, int]
+) -> Patches:
+    """Cut frames into patches that span ``layout.temporal`` of them; the last is repeated where one is missing.
+
+    Args:
+        frames: uint8 ``[H, W, 3]`` each, of the size that :class:`FrameResize` gave them.
+        seconds: when each is shown.
+        layout: geometry of the vision tower.
+        original: size of the source ``(width, height)``.
+    """
+    pixels, times = list(frames), list(seconds)
+    while len(pixels) % layout.temporal:
+        pixels.append(pixels[-1])
+        times.append(times[-1])
+    steps = len(pixels) // layout.temporal
+    middles = tuple(
+        (times[i * layout.temporal] + times[(i + 1) * layout.temporal - 1]) / 2 for i in range(steps)
+    )
+    values = _cut(np.stack(pixels), layout, temporal=layout.temporal)
+    rows, columns = pixels[0].shape[:2]
+    grid = (steps, rows // layout.patch, columns // layout.patch)
+    interval = times[layout.temporal] - times[0] if steps > 1 else None
+    return Patches(values, grid, original, middles, interval)
+
+
+def _resize(image: Image.Image, rows: int, columns: int) -> np.ndarray:
+    if image.size != (columns, rows):
+        image = image.resize((columns, rows), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _resize_as_tensor(image: Image.Image, rows: int, columns: int) -> np.ndarray:
+    """torchvision's resize of uint8 tensors (bicubic, antialias): in float32, clamped, rounded."""
+    if image.size == (columns, rows):
+        return np.asarray(image)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float().contiguous()
+    resized = functional.interpolate(
+        pixels, size=(rows, columns), mode="bicubic", align_corners=False, antialias=True
+    )
+    return resized.clamp(0, 255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
+
+
+def _cut(pixels: np.ndarray, layout: PatchLayout, temporal: int) -> np.ndarray:
+    """uint8 ``[F, H, W, 3]`` to ``[t*h*w, 3, T, P, P]``, the patches of one token next to each other."""
+    frames, height, width, channels = pixels.shape
+    patch, merge = layout.patch, layout.merge
+    rows, columns = height // patch // merge, width // patch // merge
+    cells = pixels.reshape(frames // temporal, temporal, rows, merge, patch, columns, merge, patch, channels)
+    # -> step, token row, token column, row in token, column in token, channel, frame, y, x
+    cells = cells.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    return np.ascontiguousarray(cells).reshape(-1, channels, temporal, patch, patch)
+
+
+# ---- tokenizing --------------------------------------------------------------------------------------------
+# Rendered prompts to token ids and slots, with user text kept as data and placeholders as long as their media.
 #
 # The template's own special tokens become ids; the stretches between them are tokenised whole, so that merges run
 # across instruction and text as in the systems' own code. A special token typed by a user cannot become a real one:
@@ -338,6 +606,8 @@ def _short(value: Any) -> str:
 # tokenised by a bare copy of the tokenizer that has no added tokens at all.
 
 
+IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 _GUARDS = [chr(code) for code in range(0xE000, 0xF8FF)]
 
 
@@ -440,8 +710,71 @@ class PromptTokenizer:
         return 0
 
 
+# ---- placeholders ------------------------------------------------------------------------------------------
+
+
+def expand(
+    pieces: Sequence[Piece],
+    images: Sequence[Patches],
+    videos: Sequence[Patches],
+    *,
+    patches_per_token: int,
+    timestamps: bool,
+) -> list[Piece]:
+    """Pieces with every placeholder repeated.
+
+    Args:
+        pieces: a rendered prompt, one placeholder per medium, each between ``VISION_START`` and ``VISION_END``.
+        images, videos: in the order of their placeholders.
+        patches_per_token: patches that the tower merges into one token.
+        timestamps: whether every temporal step of a video is led by its time and wrapped on its own, in place of
+            the template's one pair around the whole video (the form that Qwen3-VL was published with).
+    """
+    pictures, clips = iter(images), iter(videos)
+    expanded: list[Piece] = []
+    rest = iter(pieces)
+    for piece in rest:
+        if piece == Piece(IMAGE_TOKEN, True):
+            expanded.append(replace(piece, repeat=len(next(pictures).values) // patches_per_token))
+        elif piece == Piece(VIDEO_TOKEN, True) and not timestamps:
+            expanded.append(replace(piece, repeat=len(next(clips).values) // patches_per_token))
+        elif piece == Piece(VIDEO_TOKEN, True):
+            if expanded and expanded[-1] == Piece(VISION_START, True):
+                expanded.pop()
+                next(rest)  # the pair's end
+            expanded.extend(_steps(next(clips), patches_per_token))
+        else:
+            expanded.append(piece)
+    return expanded
+
+
+def without_marks(content: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Content without the placeholders that a text begins with, at most as many as there are media.
+
+    Data sets of some systems have their media's places written into the texts.
+    """
+    media = sum(part["type"] != "text" for part in content)
+    stripped = []
+    for part in content:
+        if part["type"] == "text":
+            text = part["text"]
+            while media and (mark := next((m for m in (IMAGE_TOKEN, VIDEO_TOKEN) if text.startswith(m)), "")):
+                text, media = text[len(mark) :], media - 1
+            part = {**part, "text": text}
+        stripped.append(part)
+    return stripped
+
+
+def _steps(clip: Patches, patches_per_token: int) -> Iterator[Piece]:
+    per_step = len(clip.values) // patches_per_token // clip.grid[0]
+    for second in clip.seconds:
+        yield Piece(f"<{second:.1f} seconds>", False)
+        yield Piece(VISION_START, True)
+        yield Piece(VIDEO_TOKEN, True, per_step)
+        yield Piece(VISION_END, True)
+
+
 # ---- slots -------------------------------------------------------------------------------------------------
-# Which tokens carry the embedding: rules that fill ``pooling_slots``.
 
 
 @dataclass(frozen=True)
@@ -502,11 +835,168 @@ def pooling_slots(ids: np.ndarray, rule: PoolingRule, tokenizer: PromptTokenizer
     return slots
 
 
+# ---- kinds -------------------------------------------------------------------------------------------------
+# What a file is: the one table of endings, and what its first bytes say where the ending lies or is missing.
+#
+# Everything that looks for media asks here: folders, archives, files of the command line, strings that may be paths.
+
+
+Kind = Literal["image", "video", "document"]
+
+ENDINGS: dict[str, Kind] = {}  # of the name, in lower case and with its dot
+for _kind, _endings in (
+    (
+        "image",
+        "png apng jpg jpeg jpe jfif jif mpo webp bmp dib gif tif tiff avif avifs heic heif hif heics heifs "
+        "jp2 j2k j2c jpc jpf jpx jpg2 tga icb vda vst ppm pgm pbm pnm pfm pcx qoi psd ico sgi dds",
+    ),
+    (
+        "video",
+        "mp4 m4v mov qt webm mkv avi mpg mpeg mpe mpv m1v m2v vob mod mts m2ts m2t 3gp 3gpp 3g2 flv f4v wmv asf ogv "
+        "ogm mxf rm rmvb dv mj2 divx y4m",
+    ),
+    ("document", "pdf"),
+):
+    ENDINGS.update({f".{ending}": _kind for ending in _endings.split()})  # type: ignore[misc]
+
+# Endings of films and of other things (TypeScript, Amiga music, Fortran): in folders, the content has the say.
+CHECKED = frozenset({".mts", ".mod"})
+# What begins like a medium and is none of ours: raw photos are TIFF, drawings PDF, sound has the containers of films.
+OTHERS = frozenset(
+    f".{ending}"
+    for endings in (
+        "dng nef nrw arw srf sr2 cr2 cr3 crw orf rw2 rwl pef srw raf 3fr erf kdc mrw x3f iiq ai ait indd",
+        "m4a m4b m4p m4r aac mp3 mka wma oga ogg opus spx weba wav flac aax",
+        "part crdownload download partial tmp",  # not whole yet
+    )
+    for ending in endings.split()
+)
+
+HEAD_BYTES = 2048  # of a file's beginning that tell what it is
+PDF_BYTES = 1024  # of them, in which the header of a PDF may begin
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+PAGED = frozenset({"tiff"})  # formats of pictures that may have further pages
+ANIMATED = frozenset({"gif", "webp", "png", "avif"})  # and further frames
+
+_STARTS: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),
+    (b"MM\0+", "tiff"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "jpeg 2000"),
+    (b"\xff\x4f\xff\x51\0", "jpeg 2000"),
+    (b"qoif", "qoi"),
+    (b"8BPS\0\x01", "psd"),
+    (b"\x1a\x45\xdf\xa3", "matroska"),
+    (b"FLV\x01", "flv"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c", "asf"),
+    (b"\0\0\x01\xba", "mpeg"),
+    (b"\0\0\x01\xb3", "mpeg"),
+    (b".RMF\0\0", "realmedia"),
+    (b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "mxf"),
+    (b"YUV4MPEG2 ", "y4m"),
+)
+_IMAGES = frozenset(
+    {"png", "jpeg", "gif", "tiff", "jpeg 2000", "qoi", "psd", "webp", "bmp", "avif", "heic", "netpbm"}
+)
+_NETPBM = re.compile(rb"P[1-6FfY]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s")
+_ATOMS = frozenset(
+    {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
+)  # of a QuickTime film without a brand
+_TS_PACKET = 188
+
+
+def media_kind(source: str | os.PathLike[str]) -> Kind | None:
+    """``image``, ``video`` or ``document`` by the ending of a path or URL, or by the type of a data URI.
+
+    Any text may end like a file: whether one that is no URL is a path at all is for the caller to find out. None for
+    anything else, texts (.txt) included.
+    """
+    text = os.fsdecode(source)
+    if text[:5].lower() == "data:":
+        family = text[5:60].lower()
+        if family.startswith("application/pdf"):
+            return "document"
+        return "image" if family.startswith("image/") else "video" if family.startswith("video/") else None
+    if "://" in text[:32]:
+        try:
+            text = unquote(urlsplit(text).path)
+        except ValueError:  # brackets that are no address
+            return None
+    return ENDINGS.get(ending_of(text))
+
+
+def ending_of(path: str | os.PathLike[str]) -> str:
+    """The ending of a name in lower case, with its dot; empty where it has none."""
+    return PurePosixPath(os.fsdecode(path).replace("\\", "/")).suffix.lower()
+
+
+def format_of(head: bytes) -> str | None:
+    """The format of a file by its first ``HEAD_BYTES``; None where they do not tell (TGA has no mark at all)."""
+    for start, name in _STARTS:
+        if head.startswith(start):
+            return name
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "webp", b"AVI ": "avi"}.get(head[8:12])
+    if head[4:8] == b"ftyp":
+        return _brand(head)
+    if head[:2] == b"BM" and head[6:10] == bytes(4) and head[15:18] == bytes(3):
+        return "bmp"
+    if head[4:8] in _ATOMS and head[:2] == bytes(2):
+        return "mp4"
+    if head[:4] == b"OggS":
+        return "ogg" if any(mark in head for mark in (b"\x80theora", b"OVP80", b"BBCD\0")) else None
+    if _NETPBM.match(head):
+        return "netpbm"
+    for offset, packet in (
+        (0, _TS_PACKET),
+        (4, _TS_PACKET + 4),
+    ):  # of cameras, with a time before each packet
+        marks = head[offset::packet]
+        if len(marks) >= 4 and set(marks) == {0x47} and 0 in head:  # a text has no NUL
+            return "mpeg-ts"
+    return "pdf" if b"%PDF-" in head[: PDF_BYTES + 4] else None
+
+
+def kind_of_format(name: str | None) -> Kind | None:
+    """The kind of :func:`format_of`'s answer."""
+    if name is None:
+        return None
+    return "document" if name == "pdf" else "image" if name in _IMAGES else "video"
+
+
+def other_kind(data: bytes, wanted: Kind) -> str | None:
+    """Words for a file that is of another kind than the one it was given as; None where its bytes do not tell."""
+    found = format_of(data[:HEAD_BYTES])
+    kind = kind_of_format(found)
+    if kind is None or kind == wanted:
+        return None
+    name = {"image": "a picture", "video": "a film", "document": "a document"}[kind]
+    return f"it is {name} ({found}); give it as {kind!r}"
+
+
+def _brand(head: bytes) -> str | None:
+    """A file of boxes by its brands: a picture, or a film; None for audio and raw photos."""
+    size = int.from_bytes(head[:4], "big")
+    major, others = head[8:12], head[16 : min(max(size, 16), 256)]
+    brands = {major, *(others[i : i + 4] for i in range(0, len(others), 4))}
+    if major in (b"crx ", b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B "):
+        return None
+    if major in (b"avif", b"avis") or (major in (b"mif1", b"msf1") and b"avif" in brands):
+        return "avif"
+    return "heic" if major in HEIC_BRANDS else "mp4"
+
+
 # ---- limits ------------------------------------------------------------------------------------------------
 # What one file may cost, and how a message names it.
 
 
 NAME_CHARACTERS = 200  # of a source's name in a message
+DAMAGED = "its data are damaged, cut off, or of a kind that the decoder does not know"
 _DECODER_ERROR = re.compile(r"(?:decoder error )?(-\d+)(?: when reading image file)?$")
 DECODED_PIXELS = 2**27  # of large pictures that are in memory at once, each with 3 to 7 bytes
 LARGE_PIXELS = 2**22  # a picture of fewer is not counted
@@ -686,10 +1176,13 @@ def reason(error: BaseException) -> str:
     said = " ".join(str(words).split()).encode("utf-8", "backslashreplace").decode()[:NAME_CHARACTERS]
     code = _DECODER_ERROR.match(said)
     if code is not None:  # all that Pillow passes on of what libtiff and OpenJPEG say
-        return f"its data are damaged, cut off, or of a kind that Pillow's decoder does not know (error {code[1]})"
+        return f"{DAMAGED} (error {code[1]})"
     if isinstance(error, (OSError, SyntaxError, ValueError)) and said:
         return said
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    if isinstance(error, (Image.DecompressionBombError, MemoryError, ImportError)):
+        return said
+    return f"{DAMAGED} ({said})"
 
 
 # ---- arrays ------------------------------------------------------------------------------------------------
@@ -747,16 +1240,25 @@ def values_of(array: Any) -> np.ndarray:
     """An array as it is; a tensor of any device, type and layout as one.
 
     Raises:
-        MediaError: a tensor without values.
+        MediaError: a tensor without values, or values that NumPy cannot hold; an array of which some are masked.
     """
     if isinstance(array, np.ndarray):
+        if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+            raise MediaError("an array with masked values; say what is there instead: array.filled(value)")
         return array
     tensor = array.detach()
     if tensor.is_meta:
         raise MediaError("a tensor on the meta device has no values")
-    if tensor.is_floating_point():
-        tensor = tensor.float()  # NumPy has no bfloat16
-    return tensor.cpu().numpy()
+    try:
+        if tensor.layout != torch.strided:
+            tensor = tensor.to_dense()
+        if tensor.is_floating_point():
+            tensor = tensor.float()  # NumPy has no bfloat16
+        return tensor.cpu().numpy()
+    except (RuntimeError, TypeError) as error:  # quantised and nested ones
+        raise MediaError(
+            f"a tensor of {tensor.dtype} is no array: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def _channels_last(values: np.ndarray, first: bool) -> np.ndarray:
@@ -771,152 +1273,6 @@ def _channels_last(values: np.ndarray, first: bool) -> np.ndarray:
     if values.ndim == 4:
         kind = "video; give [T, H, W, 1|3|4] or [T, 1|3|4, H, W]"
     raise MediaError(f"an array of shape {tuple(shape)} is no {kind}")
-
-
-# ---- kinds -------------------------------------------------------------------------------------------------
-# What a file is: the one table of endings, and what its first bytes say where the ending lies or is missing.
-#
-# Everything that looks for media asks here: folders, archives, files of the command line, strings that may be paths.
-
-
-Kind = Literal["image", "video", "document"]
-
-ENDINGS: dict[str, Kind] = {}  # of the name, in lower case and with its dot
-for _kind, _endings in (
-    (
-        "image",
-        "png apng jpg jpeg jpe jfif jif mpo webp bmp dib gif tif tiff avif avifs heic heif hif heics heifs "
-        "jp2 j2k j2c jpc jpf jpx jpg2 tga icb vda vst ppm pgm pbm pnm pfm pcx qoi psd ico sgi dds",
-    ),
-    (
-        "video",
-        "mp4 m4v mov qt webm mkv avi mpg mpeg mpe mpv m1v m2v vob mod mts m2ts m2t 3gp 3gpp 3g2 flv f4v wmv asf ogv "
-        "ogm mxf rm rmvb dv mj2 divx y4m",
-    ),
-    ("document", "pdf"),
-):
-    ENDINGS.update({f".{ending}": _kind for ending in _endings.split()})  # type: ignore[misc]
-
-# Endings of films and of other things (TypeScript, Amiga music, Fortran): in folders, the content has the say.
-CHECKED = frozenset({".mts", ".mod"})
-# What begins like a medium and is none of ours: raw photos are TIFF, drawings PDF, sound has the containers of films.
-OTHERS = frozenset(
-    f".{ending}"
-    for endings in (
-        "dng nef nrw arw srf sr2 cr2 cr3 crw orf rw2 rwl pef srw raf 3fr erf kdc mrw x3f iiq ai ait indd",
-        "m4a m4b m4p m4r aac mp3 mka wma oga ogg opus spx weba wav flac aax",
-        "part crdownload download partial tmp",  # not whole yet
-    )
-    for ending in endings.split()
-)
-
-HEAD_BYTES = 2048  # of a file's beginning that tell what it is
-PDF_BYTES = 1024  # of them, in which the header of a PDF may begin
-HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-PAGED = frozenset({"tiff"})  # formats of pictures that may have further pages
-ANIMATED = frozenset({"gif", "webp", "png"})  # and further frames
-
-_STARTS: tuple[tuple[bytes, str], ...] = (
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"\xff\xd8\xff", "jpeg"),
-    (b"GIF87a", "gif"),
-    (b"GIF89a", "gif"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"II+\0", "tiff"),
-    (b"MM\0+", "tiff"),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "jpeg 2000"),
-    (b"\xff\x4f\xff\x51\0", "jpeg 2000"),
-    (b"qoif", "qoi"),
-    (b"8BPS\0\x01", "psd"),
-    (b"\x1a\x45\xdf\xa3", "matroska"),
-    (b"FLV\x01", "flv"),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c", "asf"),
-    (b"\0\0\x01\xba", "mpeg"),
-    (b"\0\0\x01\xb3", "mpeg"),
-    (b".RMF\0\0", "realmedia"),
-    (b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "mxf"),
-    (b"YUV4MPEG2 ", "y4m"),
-)
-_IMAGES = frozenset(
-    {"png", "jpeg", "gif", "tiff", "jpeg 2000", "qoi", "psd", "webp", "bmp", "avif", "heic", "netpbm"}
-)
-_NETPBM = re.compile(rb"P[1-6FfY]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s")
-_ATOMS = frozenset(
-    {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
-)  # of a QuickTime film without a brand
-_TS_PACKET = 188
-
-
-def media_kind(source: str | os.PathLike[str]) -> Kind | None:
-    """``image``, ``video`` or ``document`` by the ending of a path or URL, or by the type of a data URI.
-
-    Any text may end like a file: whether one that is no URL is a path at all is for the caller to find out. None for
-    anything else, texts (.txt) included.
-    """
-    text = os.fsdecode(source)
-    if text[:5].lower() == "data:":
-        family = text[5:60].lower()
-        if family.startswith("application/pdf"):
-            return "document"
-        return "image" if family.startswith("image/") else "video" if family.startswith("video/") else None
-    if "://" in text[:32]:
-        try:
-            text = unquote(urlsplit(text).path)
-        except ValueError:  # brackets that are no address
-            return None
-    return ENDINGS.get(ending_of(text))
-
-
-def ending_of(path: str | os.PathLike[str]) -> str:
-    """The ending of a name in lower case, with its dot; empty where it has none."""
-    return PurePosixPath(os.fsdecode(path).replace("\\", "/")).suffix.lower()
-
-
-def format_of(head: bytes) -> str | None:
-    """The format of a file by its first ``HEAD_BYTES``; None where they do not tell (TGA has no mark at all)."""
-    for start, name in _STARTS:
-        if head.startswith(start):
-            return name
-    if head[:4] == b"RIFF":
-        return {b"WEBP": "webp", b"AVI ": "avi"}.get(head[8:12])
-    if head[4:8] == b"ftyp":
-        return _brand(head)
-    if head[:2] == b"BM" and head[6:10] == bytes(4) and head[15:18] == bytes(3):
-        return "bmp"
-    if head[4:8] in _ATOMS and head[:2] == bytes(2):
-        return "mp4"
-    if head[:4] == b"OggS":
-        return "ogg" if any(mark in head for mark in (b"\x80theora", b"OVP80", b"BBCD\0")) else None
-    if _NETPBM.match(head):
-        return "netpbm"
-    for offset, packet in (
-        (0, _TS_PACKET),
-        (4, _TS_PACKET + 4),
-    ):  # of cameras, with a time before each packet
-        marks = head[offset::packet]
-        if len(marks) >= 4 and set(marks) == {0x47} and 0 in head:  # a text has no NUL
-            return "mpeg-ts"
-    return "pdf" if b"%PDF-" in head[: PDF_BYTES + 4] else None
-
-
-def kind_of_format(name: str | None) -> Kind | None:
-    """The kind of :func:`format_of`'s answer."""
-    if name is None:
-        return None
-    return "document" if name == "pdf" else "image" if name in _IMAGES else "video"
-
-
-def _brand(head: bytes) -> str | None:
-    """A file of boxes by its brands: a picture, or a film; None for audio and raw photos."""
-    size = int.from_bytes(head[:4], "big")
-    major, others = head[8:12], head[16 : min(max(size, 16), 256)]
-    brands = {major, *(others[i : i + 4] for i in range(0, len(others), 4))}
-    if major in (b"crx ", b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B "):
-        return None
-    if major in (b"avif", b"avis") or (major in (b"mif1", b"msf1") and b"avif" in brands):
-        return "avif"
-    return "heic" if major in HEIC_BRANDS else "mp4"
 
 
 # ---- odd_images --------------------------------------------------------------------------------------------
@@ -1421,7 +1777,7 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
     """Bytes of a path, an http(s), file or data URL, ``bytes``, or a data set's ``{"bytes": ..., "path": ...}``.
 
     Raises:
-        MediaError: missing, empty, too large, not a regular file, or an address that is refused.
+        MediaError: missing, empty, too large, not a regular file, an address that is refused, a record without content.
         TypeError: a source of another type.
     """
     name = describe(source)
@@ -1437,7 +1793,7 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
     else:
         raise TypeError(
             "give a path, a URL, bytes, a PIL image, an array or tensor, or for a video a list of frames, "
-            f"not a {type(source).__name__}{_elements(source)}"
+            f"not a {type(source).__name__}{elements(source)}"
         )
     if not data:
         raise MediaError(f"{name} is empty")
@@ -1446,7 +1802,7 @@ def read_bytes(source: Any, limits: MediaLimits) -> bytes:
     return data
 
 
-def _elements(source: Any) -> str:
+def elements(source: Any) -> str:
     """What an array holds that is no array of numbers."""
     return f" of {source.dtype}" if hasattr(source, "dtype") else ""
 
@@ -1476,7 +1832,11 @@ def file_key(source: Any, limits: MediaLimits) -> str | None:
 def _inner(source: Any) -> Any:
     """What a ``{"bytes": ..., "path": ...}`` record holds; anything else as it is."""
     if isinstance(source, Mapping):
-        return source["bytes"] if source.get("bytes") is not None else source.get("path")
+        content = source["bytes"] if source.get("bytes") is not None else source.get("path")
+        if content is None:
+            keys = ", ".join(str(key)[:50] for key in list(source)[:8]) or "nothing"
+            raise MediaError(f"a dict of a medium holds its 'bytes' or 'path'; this one holds {keys}")
+        return content
     return source
 
 
@@ -1507,7 +1867,7 @@ def _of_data_uri(uri: str, limits: MediaLimits) -> bytes:
     name = describe(uri)
     if not comma:
         raise MediaError(f"{name}: a data URL is data:<type>;base64,<content>")
-    encoded = head.lower().replace(" ", "").endswith(";base64")
+    encoded = "base64" in head.lower().replace(" ", "").split(";")[1:]
     if (
         len(body) > limits.file_bytes * 4
     ):  # more than percent signs or base64 with line ends could make smaller
@@ -1627,7 +1987,10 @@ def _load_image(source: Any, limits: MediaLimits, frame: int | None) -> Image.Im
         raise MediaError(f"{name}: HEIC pictures need pillow-heif: pip install pillow-heif")
     deadline = Deadline(name, limits)
     with reading(name):
-        image = Image.open(_TimedBytes(content, deadline), formats=_formats())
+        try:
+            image = Image.open(_TimedBytes(content, deadline), formats=_formats())
+        except UnidentifiedImageError as error:
+            raise MediaError(f"{name}: {other_kind(content, 'image') or reason(error)}") from None
         if isinstance(image, TiffImageFile):
             image.seek(_only_page(image, name) if frame is None else frame)
     if isinstance(image, JpegImageFile):
@@ -1906,6 +2269,43 @@ def is_animation(data: bytes) -> bool:
     return data[:8] == b"\x89PNG\r\n\x1a\n" and b"acTL" in data[: data.find(b"IDAT")]
 
 
+def has_frames(source: Path | bytes) -> bool:
+    """Whether a file is an animated picture of more than one frame. Raises what Pillow raises for a damaged one."""
+    if format_of(_head(source)) not in ANIMATED:
+        return False
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        return bool(getattr(image, "is_animated", False))
+
+
+def shows_one_of_several(image: Image.Image) -> bool:
+    """Whether an open image is at one picture of a file that has more."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # of a closed or damaged file; told where it is read
+        return False
+
+
+def is_film(source: Any) -> bool:
+    """Whether bytes, a data URL or a local file are a film or an animated picture. Nothing is fetched."""
+    try:
+        if isinstance(source, str) and source[:5].lower() == "data:":
+            source = read_bytes(source, MediaLimits())
+        elif not isinstance(source, bytes):
+            source = Path(os.fsdecode(local_path(source)))
+            if not source.is_file():  # a pipe would not end
+                return False
+        return kind_of_format(format_of(_head(source))) == "video" or has_frames(source)
+    except Exception:  # what is wrong with it is told where it is read
+        return False
+
+
+def _head(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD_BYTES]
+    with source.open("rb") as handle:
+        return handle.read(HEAD_BYTES)
+
+
 class Animation:
     """An animated picture; the same two questions are asked as of a film.
 
@@ -2143,21 +2543,24 @@ def as_shown(frame: Any, stream: Any, deadline: Deadline, limits: MediaLimits) -
 
 
 def decoder_of(stream: Any, deadline: Deadline) -> Any:
-    """What decodes a stream's packets, transparency included.
+    """What decodes a stream's packets, transparency included, in one thread.
+
+    FFmpeg's threads race where a film is damaged: which frames a decoder repairs, and even how many it gives, then
+    depends on the machine and the moment. Several films are read at a time instead.
 
     Raises:
         MediaError: this build of PyAV has none for that transparency.
     """
-    stream.thread_type = "AUTO"
     context = stream.codec_context
-    if stream.metadata.get("alpha_mode") != "1" or context.name not in ALPHA_DECODERS:
-        return context
-    try:
-        return av.CodecContext.create(ALPHA_DECODERS[context.name], "r")
-    except av.codec.codec.UnknownCodecError:
-        raise MediaError(
-            f"{deadline.name} is transparent in places, and this build of PyAV cannot decode that"
-        ) from None
+    if stream.metadata.get("alpha_mode") == "1" and context.name in ALPHA_DECODERS:
+        try:
+            context = av.CodecContext.create(ALPHA_DECODERS[context.name], "r")
+        except av.codec.codec.UnknownCodecError:
+            raise MediaError(
+                f"{deadline.name} is transparent in places, and this build of PyAV cannot decode that"
+            ) from None
+    context.thread_type, context.thread_count = "NONE", 1
+    return context
 
 
 def _rate(stream: Any) -> float | None:
@@ -2267,16 +2670,21 @@ def load_video(
         source, told = _told(source)
     if is_array(source) or (isinstance(source, Sequence) and not isinstance(source, (str, bytes, bytearray))):
         return _from_frames(source, told, sampling, limits, keeper)
-    if told:
+    if told or (isinstance(source, Mapping) and {"fps", "video_metadata"} & set(source)):
         raise MediaError(
             f"times are given with frames, and a {type(source).__name__} is none; give a list or array"
+        )
+    if isinstance(source, Image.Image):
+        raise MediaError(
+            "a PIL image is one picture: give it as 'image', and a clip as a path, bytes or list of frames"
         )
     data = read_bytes(source, limits)
     deadline = Deadline(describe(source), limits)
     animation = is_animation(data)
     if av is None and not animation:
         raise ImportError("video files need PyAV: pip install umekit[media]")
-    with reading(deadline.name, "cannot read the video"):
+    other = None if animation else other_kind(data, "video")
+    with reading(deadline.name, other or "cannot read the video"):
         film = Animation(data, deadline, limits) if animation else Film(data, deadline, limits, sampling.fps)
         return _from_film(film, sampling, keeper)
 
@@ -2315,14 +2723,20 @@ def _times(told: Mapping[str, Any], total: int, otherwise: float) -> list[float]
     rate = otherwise if rate is None else _positive("fps", rate)
     if indices is None:
         return [number / rate for number in range(total)]
-    places = [float(place) for place in indices]
+    try:
+        places = [float(place) for place in indices]
+    except (TypeError, ValueError):
+        places = []
     if len(places) != total or any(not 0 <= a <= b < np.inf for a, b in pairwise([0.0, *places])):
         raise MediaError(f"'frames_indices' must be {total} numbers that rise, one for each frame")
     return [place / rate for place in places]
 
 
 def _positive(name: str, value: Any) -> float:
-    number = float(value) if isinstance(value, (int, float, np.number)) else -1.0
+    try:  # Fractions, as PyAV's rates, and tensors of one number are numbers, too
+        number = -1.0 if isinstance(value, (str, bool)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = -1.0
     if not 0 < number < np.inf:
         raise MediaError(f"{name!r} of a video must be a positive number, not {str(value)[:50]}")
     return number
@@ -2355,6 +2769,20 @@ def _from_frames(
 
 def _frame(source: Any, number: int, limits: MediaLimits) -> Image.Image:
     try:
+        if isinstance(source, Image.Image):
+            animated = shows_one_of_several(source)
+        elif not is_array(source):
+            name, source = describe(source), read_bytes(source, limits)
+            with reading(name):
+                animated = has_frames(source)
+            source = {"bytes": source, "path": name}
+        else:
+            animated = False
+        if animated:
+            raise MediaError(
+                f"{describe(source)} is an animation and no frame; give its frames as copies "
+                "([frame.copy() for frame in ImageSequence.Iterator(image)]), or a list of clips alone"
+            )
         return load_image(source, limits)
     except MediaError as error:
         raise MediaError(f"frame {number}: {error}") from None
@@ -2367,6 +2795,7 @@ def _from_decoder(film: Decoder, sampling: Sampling, limits: MediaLimits, keeper
     seconds, images = [], []
     with reading(deadline.name, "cannot read the video"):
         total, rate = len(film), getattr(film.metadata, "average_fps", None)
+        rate = None if rate is None or not 0 < float(rate) < np.inf else float(rate)  # as unknown
         if total == 0:
             raise MediaError(f"{deadline.name} has no frames")
         keep = Timeline.at_rate(total, rate, sampling.fps).chosen(sampling)
@@ -2376,6 +2805,9 @@ def _from_decoder(film: Decoder, sampling: Sampling, limits: MediaLimits, keeper
             frame = film.get_frame_at(number)
             seconds.append(float(frame.pts_seconds))
             images.append(_kept(keeper, _frame(frame.data, number, limits)))
+    if not np.isfinite(seconds).all():
+        raise MediaError(f"{deadline.name} has frames without a time")
+    seconds = repaired(seconds)
     return Frames(images, [second - seconds[0] for second in seconds])
 
 
@@ -2395,352 +2827,20 @@ def _read_frames(film: Film | Animation, keep: list[int], keeper: FrameKeeper) -
     return [_kept(keeper, picture) for picture in film.pictures(keep)]
 
 
-# ---- first_resize ------------------------------------------------------------------------------------------
-# A resize before the one onto the token grid, where a system's published code has two.
-#
-# Resampling twice gives other pixels than once, so this is part of what a checkpoint was trained and measured with.
-
-
-@dataclass(frozen=True)
-class FirstResize:
-    """How a picture is resized before it is brought onto the token grid.
-
-    Attributes:
-        factor: its sides become multiples of this; 0 for no such grid.
-        least, most: pixels that it may have on that grid.
-        under, square: a picture with a side under ``under`` becomes ``square`` x ``square``; 0 for no such rule.
-    """
-
-    factor: int = 0
-    least: int = 0
-    most: int = 0
-    under: int = 0
-    square: int = 0
-
-    def __post_init__(self) -> None:
-        if self.factor and not 0 < self.least <= self.most:
-            raise ValueError(f"a first resize to {self.least}..{self.most} pixels: give 0 < least <= most")
-        if (
-            min(self.factor, self.under, self.square) < 0
-            or max(self.factor, self.square) > 2**13
-            or self.least > 2**26
-        ):
-            raise ValueError(f"a first resize cannot be had: {self}")
-        if bool(self.under) != bool(self.square):
-            raise ValueError("a rule for small pictures needs both 'under' and 'square'")
-        if not self.factor and not self.under:
-            raise ValueError("a first resize needs a factor or a rule for small pictures")
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after it.
-
-        Raises:
-            ValueError: a side more than 200 times the other.
-        """
-        if self.under and min(height, width) < self.under:
-            height = width = self.square
-        if not self.factor:
-            return height, width
-        return grid_size(height, width, self.factor, self.least, self.most)
-
-    def apply(self, image: Image.Image) -> Image.Image:
-        """The picture resized (bicubic)."""
-        height, width = self.size(image.height, image.width)
-        if image.size == (width, height):
-            return image
-        return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def grid_size(height: int, width: int, factor: int, least: int, most: int) -> tuple[int, int]:
-    """qwen_vl_utils' ``smart_resize``: as the processors' one, but a side is never rounded to nothing.
-
-    >>> grid_size(10, 400, 28, 4 * 784, 300 * 784)  # the processors' rule would enlarge it to 28 x 560
-    (28, 392)
-    """
-    if max(height, width) / min(height, width) > 200:
-        raise ValueError(f"a picture of {width} x {height}: one side is more than 200 times the other")
-    rows = max(factor, round(height / factor) * factor)
-    columns = max(factor, round(width / factor) * factor)
-    if rows * columns > most:
-        shrink = math.sqrt(height * width / most)
-        rows = max(factor, math.floor(height / shrink / factor) * factor)
-        columns = max(factor, math.floor(width / shrink / factor) * factor)
-    elif rows * columns < least:
-        grow = math.sqrt(least / (height * width))
-        rows = math.ceil(height * grow / factor) * factor
-        columns = math.ceil(width * grow / factor) * factor
-    return rows, columns
-
-
-# ---- vision ------------------------------------------------------------------------------------------------
-# From RGB pictures to patches: the grid, one resize, and the layout that Qwen's vision towers read.
-#
-# Pillow, NumPy and torch only (no torchvision). Patches stay uint8 until they are collated: a quarter of the memory in
-# queues and caches, and one fused multiply-add on the device instead of a float copy per picture.
-
-
-MOST_LEAST_PIXELS = 2**26
-
-
-@dataclass(frozen=True)
-class Patches:
-    """One picture or video as the vision tower reads it.
-
-    Attributes:
-        values: uint8 ``[t*h*w, C, T, P, P]``; T is 1 for a still picture (its copy in time is made when collated).
-        grid: ``(t, h, w)`` in patches.
-        original: size of the source ``(width, height)``.
-        seconds: when each temporal step is shown (middle of its frames); empty for a picture.
-        interval: seconds from the beginning of one step to that of the next; None where there are no two.
-    """
-
-    values: np.ndarray
-    grid: tuple[int, int, int]
-    original: tuple[int, int]
-    seconds: tuple[float, ...] = ()
-    interval: float | None = None
-
-
-@dataclass(frozen=True)
-class PixelBudget:
-    """How large pictures and videos may become, in pixels (tokens times ``(patch * merge)^2``).
-
-    Attributes:
-        image: least and most pixels of a picture.
-        frame: least and most pixels of one frame of a video (``rule="frame"``).
-        video: least and most pixels of all frames together (``rule="volume"``); with ``rule="frame"`` only the
-            upper one counts, shared evenly by the frames.
-        rule: ``"frame"`` as Qwen2-VL and Qwen2.5-VL size videos, ``"volume"`` as Qwen3-VL and Qwen3.5.
-        first_image: a resize of pictures before the one onto the token grid.
-        first_frame: the same for the frames of a video that is given as a list of them.
-        list_frame: replaces ``frame`` and the shared upper limit for such videos.
-        listed: replaces ``image`` for pictures that come in a list, and for frames that are pictures (RzenEmbed).
-        listed_scope: ``"item"``: each item by itself; ``"call"``: one list in a call counts for the whole call.
-        frame_filter: what brings the frames of a video onto the token grid: ``"pillow"``, or ``"tensor"`` as
-            torchvision resizes tensors (qwen_vl_utils), which is not Pillow's to the last level.
-    """
-
-    image: tuple[int, int]
-    frame: tuple[int, int]
-    video: tuple[int, int]
-    rule: Literal["frame", "volume"] = "frame"
-    first_image: FirstResize | None = None
-    first_frame: FirstResize | None = None
-    list_frame: tuple[int, int] | None = None
-    listed: tuple[int, int] | None = None
-    listed_scope: Literal["item", "call"] = "item"
-    frame_filter: Literal["pillow", "tensor"] = "pillow"
-
-    def __post_init__(self) -> None:
-        if self.listed_scope not in ("item", "call"):
-            raise ValueError(f"listed_scope is {self.listed_scope!r}; use 'item' or 'call'")
-        if self.frame_filter not in ("pillow", "tensor"):
-            raise ValueError(f"frame_filter is {self.frame_filter!r}; use 'pillow' or 'tensor'")
-        for name in ("image", "frame", "video", "list_frame", "listed"):
-            low, high = getattr(self, name) or self.image
-            if not 0 < low <= high:
-                raise ValueError(f"pixel budget {name}=({low}, {high}): give 0 < least <= most")
-            if low > MOST_LEAST_PIXELS:  # every small picture would be enlarged to this
-                raise ValueError(f"pixel budget {name}: at least {low} pixels are too many")
-
-
-@dataclass(frozen=True)
-class PatchLayout:
-    """Geometry of a vision tower: patch side, patches merged per side into one token, frames per patch."""
-
-    patch: int = 14
-    merge: int = 2
-    temporal: int = 2
-
-    @property
-    def factor(self) -> int:
-        """Side in pixels of one visual token."""
-        return self.patch * self.merge
-
-
-def fit(height: int, width: int, factor: int, least: int, most: int) -> tuple[int, int]:
-    """Height and width on the token grid, with ``least <= pixels <= most``, the aspect kept as well as possible.
-
-    The published rule of Qwen2-VL (``smart_resize``), with which every system here was trained.
-
-    Raises:
-        ValueError: a side more than 200 times the other.
-    """
-    if max(height, width) / min(height, width) > 200:
-        raise ValueError(f"a picture of {width} x {height}: one side is more than 200 times the other")
-    rows, columns = round(height / factor) * factor, round(width / factor) * factor
-    if rows * columns > most:
-        shrink = math.sqrt(height * width / most)
-        rows = max(factor, math.floor(height / shrink / factor) * factor)
-        columns = max(factor, math.floor(width / shrink / factor) * factor)
-    elif rows * columns < least:
-        grow = math.sqrt(least / (height * width))
-        rows = math.ceil(height * grow / factor) * factor
-        columns = math.ceil(width * grow / factor) * factor
-    return rows, columns
-
-
-def fit_volume(
-    frames: int, height: int, width: int, layout: PatchLayout, least: int, most: int
-) -> tuple[int, int]:
-    """Like :func:`fit` with the pixels of all frames counted together (Qwen3-VL's rule)."""
-    factor = layout.factor
-    if height < factor or width < factor:
-        scale = max(factor / height, factor / width)
-        height, width = int(height * scale), int(width * scale)
-    if max(height, width) / min(height, width) > 200:
-        raise ValueError(f"frames of {width} x {height}: one side is more than 200 times the other")
-    rows, columns = round(height / factor) * factor, round(width / factor) * factor
-    steps = round(frames / layout.temporal) * layout.temporal
-    if steps * rows * columns > most:
-        shrink = math.sqrt(frames * height * width / most)
-        rows = max(factor, math.floor(height / shrink / factor) * factor)
-        columns = max(factor, math.floor(width / shrink / factor) * factor)
-    elif steps * rows * columns < least:
-        grow = math.sqrt(least / (frames * height * width))
-        rows = math.ceil(height * grow / factor) * factor
-        columns = math.ceil(width * grow / factor) * factor
-    return rows, columns
-
-
-def frame_size(
-    frames: int, height: int, width: int, layout: PatchLayout, budget: PixelBudget, from_list: bool = False
-) -> tuple[int, int]:
-    """Height and width of every frame of a video after the resize."""
-    if from_list and budget.list_frame is not None:
-        return fit(height, width, layout.factor, *budget.list_frame)
-    if budget.rule == "volume":
-        return fit_volume(max(frames, layout.temporal), height, width, layout, *budget.video)
-    least, most = budget.frame
-    share = budget.video[1] * layout.temporal // max(frames, 1)
-    return fit(height, width, layout.factor, least, max(min(most, share), int(least * 1.05)))
-
-
-def image_patches(image: Image.Image, layout: PatchLayout, budget: PixelBudget) -> Patches:
-    """Resize a picture and cut it into patches: once, or twice where the budget has a first resize."""
-    size = image.size
-    if budget.first_image is not None:
-        image = budget.first_image.apply(image)
-    rows, columns = fit(image.height, image.width, layout.factor, *budget.image)
-    pixels = _resize(image, rows, columns)[None]
-    return Patches(_cut(pixels, layout, temporal=1), (1, rows // layout.patch, columns // layout.patch), size)
-
-
-class FrameResize:
-    """Brings the frames of one video to the size of its patches, one by one, so that no large frame is held.
-
-    The number of frames and the first one set the size of all; frames of other sizes are brought to it, too, by the
-    same single resize (after ``budget.first_frame``, where the frames were chosen by the user).
-
-    Attributes:
-        original: size of the first frame ``(width, height)`` as it was read; None before it.
-    """
-
-    def __init__(self, layout: PatchLayout, budget: PixelBudget) -> None:
-        self.layout, self.budget = layout, budget
-        self.begin(1, False)
-
-    def begin(self, count: int, from_list: bool) -> None:
-        """Before the first of ``count`` frames. ``from_list``: frames that the user chose have sizes of their own in
-        some systems, see :class:`PixelBudget`."""
-        self.original: tuple[int, int] | None = None
-        self._count, self._from_list = count, from_list
-        self._size: tuple[int, int] | None = None
-
-    def keep(self, frame: Image.Image) -> np.ndarray:
-        """The next frame as uint8 ``[H, W, 3]``.
-
-        Raises:
-            ValueError: a side more than 200 times the other.
-        """
-        self.original = self.original or frame.size
-        if self._from_list and self.budget.first_frame is not None:
-            frame = self.budget.first_frame.apply(frame)
-        if self._size is None:
-            self._size = frame_size(
-                self._count, frame.height, frame.width, self.layout, self.budget, self._from_list
-            )
-        resize = _resize_as_tensor if self.budget.frame_filter == "tensor" else _resize
-        return resize(frame, *self._size)
-
-
-class FramesAsImages:
-    """Makes every frame of a video a picture of its own, as soon as it is read."""
-
-    def __init__(self, layout: PatchLayout, budget: PixelBudget) -> None:
-        self.layout, self.budget = layout, budget
-
-    def begin(self, count: int, from_list: bool) -> None:
-        """Each frame is sized by itself."""
-
-    def keep(self, frame: Image.Image) -> Patches:
-        """:func:`image_patches` of the next frame."""
-        return image_patches(frame, self.layout, self.budget)
-
-
-def video_patches(
-    frames: Sequence[np.ndarray], seconds: Sequence[float], layout: PatchLayout, original: tuple[int, int]
-) -> Patches:
-    """Cut frames into patches that span ``layout.temporal`` of them; the last is repeated where one is missing.
-
-    Args:
-        frames: uint8 ``[H, W, 3]`` each, of the size that :class:`FrameResize` gave them.
-        seconds: when each is shown.
-        layout: geometry of the vision tower.
-        original: size of the source ``(width, height)``.
-    """
-    pixels, times = list(frames), list(seconds)
-    while len(pixels) % layout.temporal:
-        pixels.append(pixels[-1])
-        times.append(times[-1])
-    steps = len(pixels) // layout.temporal
-    middles = tuple(
-        (times[i * layout.temporal] + times[(i + 1) * layout.temporal - 1]) / 2 for i in range(steps)
-    )
-    values = _cut(np.stack(pixels), layout, temporal=layout.temporal)
-    rows, columns = pixels[0].shape[:2]
-    grid = (steps, rows // layout.patch, columns // layout.patch)
-    interval = times[layout.temporal] - times[0] if steps > 1 else None
-    return Patches(values, grid, original, middles, interval)
-
-
-def _resize(image: Image.Image, rows: int, columns: int) -> np.ndarray:
-    if image.size != (columns, rows):
-        image = image.resize((columns, rows), Image.Resampling.BICUBIC)
-    return np.asarray(image)
-
-
-def _resize_as_tensor(image: Image.Image, rows: int, columns: int) -> np.ndarray:
-    """torchvision's resize of uint8 tensors (bicubic, antialias): in float32, clamped, rounded."""
-    if image.size == (columns, rows):
-        return np.asarray(image)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float().contiguous()
-    resized = functional.interpolate(
-        pixels, size=(rows, columns), mode="bicubic", align_corners=False, antialias=True
-    )
-    return resized.clamp(0, 255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
-
-
-def _cut(pixels: np.ndarray, layout: PatchLayout, temporal: int) -> np.ndarray:
-    """uint8 ``[F, H, W, 3]`` to ``[t*h*w, 3, T, P, P]``, the patches of one token next to each other."""
-    frames, height, width, channels = pixels.shape
-    patch, merge = layout.patch, layout.merge
-    rows, columns = height // patch // merge, width // patch // merge
-    cells = pixels.reshape(frames // temporal, temporal, rows, merge, patch, columns, merge, patch, channels)
-    # -> step, token row, token column, row in token, column in token, channel, frame, y, x
-    cells = cells.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    return np.ascontiguousarray(cells).reshape(-1, channels, temporal, patch, patch)
-
-
 # ---- settings ----------------------------------------------------------------------------------------------
 # The processor's half of a checkpoint's settings: the ``ume`` block of ``processor_config.json``.
 
 
 SCHEMA = 1
 MOST_TOKENS = 2**31 - 1
+MOST = 2**53  # beyond it JSON's numbers are not whole
 NAME = "processor_config.json: ume"
 # Arguments of stock processors' ``from_pretrained`` that change settings of ours.
 ARGUMENTS = ("min_pixels", "max_pixels", "size", "fps", "min_frames", "max_frames", "model_max_length")
+
+
+class ProcessorSettingsError(ValueError):
+    """The ``ume`` block of ``processor_config.json`` cannot be used; the message names the entry."""
 
 
 @dataclass(frozen=True)
@@ -2866,6 +2966,73 @@ def with_arguments(settings: ProcessorSettings, arguments: Mapping[str, Any]) ->
         sampling=replace(settings.sampling, **frames),
         max_length=min(settings.max_length, int(given.get("model_max_length", settings.max_length))),
     )
+
+
+# ---- from JSON that somebody else may have written ---------------------------------------------------------
+
+
+def read_record(kind: type, value: Any, name: str) -> Any:
+    """A dataclass from its JSON form.
+
+    Args:
+        kind: the dataclass; its fields are numbers, texts, literals, pairs, dicts, or dataclasses again.
+        value: what was read.
+        name: of the value, for messages.
+
+    Raises:
+        ProcessorSettingsError: an entry that is not known, is missing, or is not of its field's type or range.
+    """
+    if not isinstance(value, dict):
+        raise ProcessorSettingsError(f"{name} is {_short(value)}; an object is needed")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        raise ProcessorSettingsError(f"{name} has entries that this version does not know: {unknown}")
+    entries = {key: _read(hints[key], one, f"{name}.{key}") for key, one in value.items()}
+    try:
+        return kind(**entries)
+    except (TypeError, ValueError) as error:
+        raise ProcessorSettingsError(f"{name}: {error}") from None
+
+
+def _read(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return read_record(hint, value, name)  # type: ignore[arg-type]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        rest = [one for one in arguments if one is not type(None)]
+        return None if value is None else _read(rest[0], value, name)
+    if origin is Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise ProcessorSettingsError(f"{name} is {_short(value)}; use one of {arguments}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != len(arguments):
+            raise ProcessorSettingsError(f"{name} is {_short(value)}; a list of {len(arguments)} is needed")
+        return tuple(_read(one, entry, name) for one, entry in zip(arguments, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ProcessorSettingsError(f"{name} is {_short(value)}; an object is needed")
+        return {str(key): _read(arguments[1], one, f"{name}.{key}") for key, one in value.items()}
+    if not _is(hint, value):
+        raise ProcessorSettingsError(f"{name} is {_short(value)}; {_WORDS[hint]} is needed")
+    return float(value) if hint is float else value
+
+
+_WORDS = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}
+
+
+def _is(kind: type, value: Any) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value) and abs(value) <= MOST
+    if kind is int:
+        return type(value) is int and abs(value) <= MOST
+    return type(value) is kind
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 # ---- checkpoint --------------------------------------------------------------------------------------------
@@ -3126,7 +3293,7 @@ def _sentence_transformers_block(processor: Any, folder: Path) -> dict[str, Any]
         existing = json.loads(path.read_text(encoding="utf-8"))
         if existing.pop("__version__", None) is not None:
             block.update(existing)
-    block["requirements"] = {"sentence-transformers": ">=6.2", "transformers": ">=5.17"}
+    block["requirements"] = {"sentence-transformers": ">=6.2", "transformers": ">=5.23"}
     return block
 
 
@@ -3157,6 +3324,7 @@ class Prepared:
         cut_tokens: tokens of text left out to stay within the limit.
         limit: most tokens that it may have; 0 where nothing says so.
         rendered: the prompt before media placeholders are expanded.
+        completion: tokens at its end that were appended to the prompt.
     """
 
     input_ids: np.ndarray
@@ -3167,6 +3335,26 @@ class Prepared:
     cut_tokens: int = 0
     limit: int = 0
     rendered: str = ""
+    completion: int = 0
+
+    def continued(self, ids: Sequence[int], slot: int = 0) -> Prepared:
+        """The prompt with a completion appended; ``slot`` is that of its last token.
+
+        Raises:
+            ValueError: no tokens, or more than the limit has room for.
+        """
+        length = self.length + len(ids)
+        if not len(ids) or (self.limit and length > self.limit):
+            raise ValueError(f"a completion of {len(ids)} tokens makes {length}, the limit is {self.limit}")
+        slots = np.zeros(len(ids), dtype=np.int8)
+        slots[-1] = slot
+        return replace(
+            self,
+            input_ids=np.concatenate([self.input_ids, np.asarray(ids, dtype=np.int64)]),
+            token_types=np.concatenate([self.token_types, np.zeros(len(ids), dtype=np.int64)]),
+            slots=np.concatenate([self.slots, slots]),
+            completion=self.completion + len(ids),
+        )
 
     @property
     def length(self) -> int:
@@ -3339,35 +3527,6 @@ def cuts_untold() -> Iterator[None]:
         yield
 
 
-# ---- explaining --------------------------------------------------------------------------------------------
-# What the model will see of an item, in words.
-
-
-def explain(row: Prepared, layout: PatchLayout, tokenizer: Any) -> dict[str, Any]:
-    """Rendered text, tokens, slots, grids and pixels of a prepared item; plain values, ready for JSON."""
-    media = [
-        {
-            "kind": kind,
-            "original_size": list(one.original),
-            "resized_size": [one.grid[2] * layout.patch, one.grid[1] * layout.patch],
-            "grid_thw": list(one.grid),
-            "tokens": int(np.prod(one.grid)) // layout.merge**2,
-            "seconds": list(one.seconds),
-        }
-        for kind, group in (("image", row.images), ("video", row.videos))
-        for one in group
-    ]
-    return {
-        "text": row.rendered,
-        "tokens": tokenizer.convert_ids_to_tokens(row.input_ids.tolist()),
-        "input_ids": row.input_ids.tolist(),
-        "pooling_slots": row.slots.tolist(),
-        "media": media,
-        "length": row.length,
-        "cut_tokens": row.cut_tokens,
-    }
-
-
 # ---- items -------------------------------------------------------------------------------------------------
 # What a user may hand in: an *item* becomes a tuple of typed parts, in the order in which it was written.
 #
@@ -3377,8 +3536,8 @@ def explain(row: Prepared, layout: PatchLayout, tokenizer: Any) -> dict[str, Any
 
 KEYS = ("text", "image", "images", "video", "document", "page", "instruction")
 TAKEN = (
-    "a str (text), a PIL image, an array or tensor (picture [H, W, C] or [C, H, W], clip [T, H, W, C] or [T, C, H, W]) "
-    f"or a dict with any of {', '.join(KEYS)}"
+    "a str (text), a PIL image, an array or tensor (picture [H, W, C] or [C, H, W], clip [T, H, W, C] or [T, C, H, W])"
+    f", a clip {{'array': frames, 'video_metadata': {{'fps': 2}}}} or a dict with any of {', '.join(KEYS)}"
 )
 LAST_PAGE = 10_000_000  # no document has more pages; Python cannot even print every int
 _PRIVATE = frozenset(map(chr, range(0xE000, 0xF8FF)))  # one of these has to be free to guard texts with
@@ -3436,10 +3595,11 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
 
     Args:
         raw: ``str``; PIL image; array or tensor of a picture (2 or 3 axes) or a clip (4 axes, see ``arrays``);
-            or dict with any of ``text, image, images, video, document, page, instruction``. ``text``, ``image`` and
-            ``video`` take a list of parts, too: ``{"text": ["a", "b"]}``, ``{"video": [clip, clip]}``. A list under
-            ``video`` whose entries are pictures is one clip of those frames; see ``video.load_video`` for frames
-            with times of their own. Values that are None are left out (rows of a data set have such).
+            frames with their times (``{"array", "video_metadata"}``) or a film that decodes itself, see
+            ``video.load_video``; or dict with any of ``text, image, images, video, document, page, instruction``.
+            ``text``, ``image`` and ``video`` take a list of parts, too: ``{"text": ["a", "b"]}``,
+            ``{"video": [clip, clip]}``. A list under ``video`` whose entries are pictures is one clip of those frames
+            (an animated picture is a clip). Values that are None are left out (rows of a data set have such).
         index: position among the items, for messages.
         empty: whether a dict without content is an item, too.
 
@@ -3463,8 +3623,11 @@ def parse_item(raw: Any, index: int | None = None, *, empty: bool = False) -> It
         raise ItemTypeError(
             f"cannot embed an array of shape {tuple(raw.shape)}; a picture has 2 or 3 axes, a clip 4", index
         )
+    if is_decoder(raw) or (isinstance(raw, Mapping) and "array" in raw and not set(KEYS) & set(raw)):
+        return Item((VideoPart(raw),))
     if not isinstance(raw, Mapping):
-        raise ItemTypeError(f"cannot embed a {type(raw).__name__}; give {TAKEN}", index)
+        kind = f"{type(raw).__name__}{elements(raw)}"
+        raise ItemTypeError(f"cannot embed a {kind}; give {TAKEN}", index)
     unknown = [key for key in raw if key not in KEYS]
     if unknown:
         raise ItemTypeError(f"unknown key {_shown(unknown[0])}; known are {', '.join(KEYS)}", index)
@@ -3510,7 +3673,9 @@ def _clips(value: Any, index: int | None) -> Sequence[Any]:
     """
     if not isinstance(value, (list, tuple)) or not value:
         return (value,)
-    clips = sum(map(_is_clip, value))
+    # All files are looked into only where the first is no frame; a late animation is told when it is read.
+    sniffed = _is_clip(value[0], True)
+    clips = sum(_is_clip(one, sniffed) for one in value)
     if 0 < clips < len(value):
         raise ItemTypeError(
             "'video' takes a clip, a list of frames or a list of clips, not both in a list", index
@@ -3518,21 +3683,25 @@ def _clips(value: Any, index: int | None) -> Sequence[Any]:
     return value if clips else (value,)
 
 
-def _is_clip(value: Any) -> bool:
-    """Whether an entry of a list is a whole clip and no frame."""
+def _is_clip(value: Any, sniffed: bool) -> bool:
+    """Whether an entry of a list is a whole clip and no frame. ``sniffed``: a file of an animated picture, too."""
     if isinstance(value, (list, tuple)):
         return True
     if is_array(value):
         return value.ndim > 3
-    if hasattr(value, "get_frame_at"):  # a decoder, see ``video``
+    if is_decoder(value):
         return True
     if isinstance(value, Mapping):
         if "array" in value:
             return True
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, (bytes, bytearray)):
-        return kind_of_format(format_of(bytes(value[:HEAD_BYTES]))) == "video"
-    return isinstance(value, (str, os.PathLike)) and media_kind(value) == "video"
+        return is_film(bytes(value))
+    if not isinstance(value, (str, os.PathLike)):
+        return False
+    if media_kind(value) == "video":
+        return True
+    return sniffed and is_film(value)
 
 
 def _text(value: Any, key: str, index: int | None) -> str:
@@ -3548,12 +3717,13 @@ def _text(value: Any, key: str, index: int | None) -> str:
 def _page(value: Any, index: int | None) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):  # NumPy's integers, too
         raise ItemTypeError(f"'page' takes an int (from 1), not a {type(value).__name__}", index)
-    if not 1 <= value <= LAST_PAGE:
-        shown = value if abs(value) <= LAST_PAGE else "a number of that size"
+    page = int(value)
+    if not 1 <= page <= LAST_PAGE:
+        shown = page if abs(page) <= LAST_PAGE else "a number of that size"
         raise ItemError(f"'page' counts from 1, not {shown}", index)
-    return value
+    return page
 
 
 def _shown(key: Any) -> str:
@@ -3568,6 +3738,320 @@ def _check_private(texts: list[str], index: int | None) -> None:
         raise ItemError("the text has every private-use character of Unicode, and one has to be free", index)
 
 
+# ---- pdfium_process ----------------------------------------------------------------------------------------
+# Processes that render PDFs for this one, so that no document can hang it, crash it or take its memory.
+#
+# No call of PDFium can be interrupted, a file of a kilobyte can keep it busy for days (forms within forms), and it is not
+# thread-safe. So it runs in processes (``pdfium_worker``), one per thread that asks, which are kept for the next document
+# and killed when a document's time is over. Each keeps the bytes of its last document, so that they are read and sent
+# once for all of its pages.
+
+
+START_SECONDS = 60.0  # for a process to come up, on a busy machine
+CRASHED = "PDFium crashed on it, or wanted more memory than it may take"
+
+
+class PdfiumProcess:
+    """One of them, with the pipes to it.
+
+    Attributes:
+        held: key of the document whose bytes it has; None where they have no key.
+    """
+
+    def __init__(self) -> None:
+        self.held: str | None = None
+        self._expired = False
+        found = os.pathsep.join(path for path in sys.path if path)
+        self._process = subprocess.Popen(
+            [sys.executable, PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": found},
+        )
+        with self._killed_after(START_SECONDS):
+            ready = self._line()
+        if not ready.get("ready"):
+            self.close()
+            raise OSError("the process that runs PDFium does not start")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return not self._expired and self._process.poll() is None
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+
+    def let_go(self) -> None:
+        """Close the pipes to it, in a forked process: it goes on for the one that started it."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def ask(
+        self, request: dict[str, Any], data: bytes | None, deadline: Deadline, key: str | None = None
+    ) -> tuple[int, list[Image.Image]]:
+        """The number of a document's pages, and those that were asked for.
+
+        Args:
+            request: see ``pdfium_worker``.
+            data: the document; None for the one that is held.
+            deadline: when the process is killed.
+            key: of the document, under which it is held from now on.
+
+        Raises:
+            MediaError: it cannot be read, its time was over, or the process died of it. It is closed then, unless the
+                document was merely refused.
+        """
+        with self._killed_after(deadline.seconds):
+            try:
+                self._send({**request, "size": None if data is None else len(data)}, data or b"")
+                self.held = key
+                head = self._answer(deadline)
+                if "warning" in head:
+                    warnings.warn(head["warning"], stacklevel=2)
+                return head["pages"], [self._page(deadline) for _ in range(head["rendered"])]
+            except OSError:  # it is gone, and its pipe with it
+                raise self._lost(deadline) from None
+
+    def _send(self, request: dict[str, Any], data: bytes) -> None:
+        pipe: Any = self._process.stdin
+        pipe.write(json.dumps(request).encode() + b"\n")
+        pipe.write(data)
+        pipe.flush()
+
+    def _answer(self, deadline: Deadline) -> dict[str, Any]:
+        entries = self._line()
+        if not entries:
+            raise self._lost(deadline)
+        if "error" in entries:
+            raise MediaError(entries["error"])
+        return entries
+
+    def _line(self) -> dict[str, Any]:
+        pipe: Any = self._process.stdout
+        line = pipe.readline()
+        return json.loads(line) if line.endswith(b"\n") else {}
+
+    def _page(self, deadline: Deadline) -> Image.Image:
+        head = self._answer(deadline)
+        size, stride = (head["width"], head["height"]), head["stride"]
+        pipe: Any = self._process.stdout
+        pixels = pipe.read(stride * size[1])
+        if len(pixels) < stride * size[1]:
+            raise self._lost(deadline)
+        return Image.frombytes("RGB", size, pixels, "raw", "RGB", stride, 1)
+
+    def _lost(self, deadline: Deadline) -> MediaError:
+        self.close()
+        return deadline.error() if deadline.passed else MediaError(f"{deadline.name}: {CRASHED}")
+
+    @contextmanager
+    def _killed_after(self, seconds: float) -> Iterator[None]:
+        watch = threading.Timer(seconds, self._expire)
+        watch.daemon = True
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
+            watch.join()  # one that fired in the last moment has said so before anybody asks again
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._process.kill()
+
+
+class PdfiumPool:
+    """Processes that nobody asks at the moment. Threads may use it, and so may a process that was forked."""
+
+    def __init__(self) -> None:
+        self._idle: list[PdfiumProcess] = []
+        self._lock = threading.Lock()
+
+    def holds(self, key: str | None) -> bool:
+        """Whether an idle process has the document of a key; it may be gone when it is asked for."""
+        with self._lock:
+            return key is not None and any(process.held == key for process in self._idle)
+
+    def ask(
+        self,
+        request: dict[str, Any],
+        read: Callable[[], bytes],
+        limits: MediaLimits,
+        key: str | None = None,
+    ) -> tuple[int, list[Image.Image]]:
+        """:meth:`PdfiumProcess.ask` of a process that is free, or of a new one; its time begins then.
+
+        Args:
+            request: see ``pdfium_worker``.
+            read: gives the document, where no free process has it.
+            limits: whose ``file_seconds`` count, without the time for ``read``.
+            key: what tells the document from every other and from itself after a change; None: it is always read.
+
+        Raises:
+            MediaError: also where no process can be started.
+            ImportError: pypdfium2 is not installed.
+        """
+        if pypdfium2 is None:
+            raise ImportError("PDF pages need pypdfium2: pip install umekit[media]")
+        try:
+            process = self._take(key)
+        except OSError as error:
+            raise MediaError(f"{request['name']}: no process for PDFium ({error})") from error
+        try:
+            data = None if key is not None and process.held == key else read()
+            return process.ask(request, data, Deadline(request["name"], limits), key)
+        except BaseException as error:
+            if not isinstance(error, MediaError):  # an interrupt: half an answer may be in the pipe
+                process.close()
+            raise
+        finally:
+            self._give_back(process)
+
+    def _take(self, key: str | None) -> PdfiumProcess:
+        """One that has the document of the key, else any that is free, else a new one."""
+        with self._lock:
+            for process in [process for process in self._idle if not process.alive]:
+                process.close()
+                self._idle.remove(process)
+            for process in reversed(self._idle):
+                if key is not None and process.held == key:
+                    self._idle.remove(process)
+                    return process
+            if self._idle:
+                return self._idle.pop()
+        return PdfiumProcess()
+
+    def _give_back(self, process: PdfiumProcess) -> None:
+        with self._lock:
+            if process.alive and len(self._idle) < (os.cpu_count() or 1):
+                self._idle.append(process)
+                return
+        process.close()
+
+    def close(self) -> None:
+        """End those that are idle."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for process in idle:
+            process.close()
+
+    def forget(self) -> None:
+        """In a forked process: these answer to the one that started them."""
+        idle, self._idle = self._idle, []
+        self._lock = threading.Lock()
+        for process in idle:
+            process.let_go()
+
+
+POOL = PdfiumPool()
+atexit.register(POOL.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=POOL.forget)
+
+
+# ---- documents ---------------------------------------------------------------------------------------------
+# Read documents: pages of a PDF (through PDFium in processes of its own) or of a TIFF to RGB pictures.
+
+
+def load_document(
+    source: Any,
+    page: int | None,
+    max_pixels: int,
+    limits: MediaLimits,
+    keep: Callable[[Image.Image], Any] | None = None,
+) -> list[Any]:
+    """Pages of a PDF as RGB pictures, rendered at about ``max_pixels`` so that one small resize is left.
+
+    A local file is read once for many pages that are asked for one after the other: PDFium keeps its last document.
+
+    Args:
+        source: path, URL or bytes of a PDF or TIFF; or anything that ``load_image`` takes, as its only page.
+        page: from 1; None gives every page.
+        max_pixels: pixels that a page may have after the resize.
+        limits: what the file may cost.
+        keep: what is left of a page before the next is read; all of it without.
+
+    Returns:
+        The pages, or what ``keep`` made of each.
+
+    Raises:
+        MediaError: not readable, encrypted, without pages, page out of range, more pages than allowed, too slow.
+        ImportError: a PDF, and pypdfium2 is not installed.
+    """
+    if isinstance(source, Image.Image) and shows_one_of_several(source):
+        raise MediaError(
+            f"{describe(source)} shows one of several pages: give the file as the document, or that page as an image"
+        )
+    if isinstance(source, Image.Image) or is_array(source):
+        return _picture_pages(source, page, source, limits, keep)
+    key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
+    if not POOL.holds(key) and not _is_pdf(read()):
+        return _picture_pages({"bytes": read(), "path": describe(source)}, page, source, limits, keep)
+    request = {
+        "name": describe(source),
+        "page": page,
+        "most_pages": max(1, limits.document_pages),
+        "max_pixels": min(max_pixels, limits.image_pixels),
+        "password": limits.document_password,
+    }
+    pages = POOL.ask(request, read, limits, key)[1]
+    return pages if keep is None else list(map(keep, pages))
+
+
+def count_pages(source: Any, limits: MediaLimits) -> int:
+    """How many pages a PDF or TIFF has; at least 1.
+
+    Raises:
+        MediaError: neither a PDF nor a TIFF that can be opened, or one without pages.
+        ImportError: pypdfium2 is not installed.
+    """
+    request: dict[str, Any] = {"name": describe(source), "page": None, "most_pages": 0, "max_pixels": 0}
+    request["password"] = limits.document_password
+    key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
+    if not POOL.holds(key) and _is_paged(read()):
+        return len(page_frames({"bytes": read(), "path": describe(source)}, limits))
+    if not POOL.holds(key) and not _is_pdf(read()):
+        key = None  # PDFium refuses it; what it holds under a key is a PDF
+    return POOL.ask(request, read, limits, key)[0]
+
+
+def _is_pdf(data: bytes) -> bool:
+    return format_of(data[:HEAD_BYTES]) == "pdf"
+
+
+def _is_paged(data: bytes) -> bool:
+    return format_of(data[:HEAD_BYTES]) in PAGED
+
+
+def _picture_pages(
+    picture: Any,
+    page: int | None,
+    source: Any,
+    limits: MediaLimits,
+    keep: Callable[[Image.Image], Any] | None,
+) -> list[Any]:
+    """Pages of a TIFF; any other picture has one."""
+    name = describe(source)
+    paged = isinstance(picture, dict) and _is_paged(picture["bytes"])
+    frames = page_frames(picture, limits) if paged else [0]
+    if page is None and len(frames) > max(1, limits.document_pages):
+        raise MediaError(
+            f"{name} has {len(frames)} pages, more than the limit of {limits.document_pages}; name a page"
+        )
+    if page is not None and page > len(frames):
+        if len(frames) == 1:
+            raise MediaError(f"{name} is a picture: it has one page, not a page {page}")
+        raise MediaError(f"{name} has {len(frames)} pages, not a page {page}")
+    wanted = frames if page is None else [frames[page - 1]]
+    pages = (load_image(picture, limits, frame) for frame in wanted)
+    return list(pages if keep is None else map(keep, pages))
+
+
 # ---- templates ---------------------------------------------------------------------------------------------
 # Chat templates of checkpoints, rendered within bounds: a template is a program, and may be a hostile one.
 #
@@ -3579,7 +4063,7 @@ def _check_private(texts: list[str], index: int | None) -> None:
 try:
     from jinja2 import TemplateError
     from jinja2.compiler import CodeGenerator
-    from jinja2.exceptions import SecurityError
+    from jinja2.exceptions import SecurityError, TemplateSyntaxError, UndefinedError
     from jinja2.ext import Extension, loopcontrols
     from jinja2.nodes import CallBlock
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -3737,6 +4221,26 @@ class _Namespace(Namespace):
     def __setitem__(self, name: str, value: Any) -> None:
         _check_name(name)
         Namespace.__setitem__(self, name, value)
+
+
+def prompt_of(template: str, messages: Sequence[Any], variables: Mapping[str, Any]) -> str:
+    """:func:`render_template` for a prompt that is embedded: a wrong template is told of as such, and an empty one.
+
+    Raises:
+        TemplateLimitError: as there.
+        ValueError: the template is wrong, or renders to nothing.
+        jinja2.TemplateError: it refuses the messages.
+    """
+    try:
+        rendered = render_template(template, messages, variables)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"the checkpoint's chat template, line {error.lineno}: {error}") from error
+    except (UndefinedError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the checkpoint's chat template cannot be rendered: {told}") from error
+    if not rendered:
+        raise ValueError("the checkpoint's chat template renders to nothing, so there is nothing to embed")
+    return rendered
 
 
 def render_template(template: str, messages: Sequence[Any], variables: Mapping[str, Any]) -> str:
@@ -3928,504 +4432,55 @@ def _to_json(
 _ENVIRONMENT = _Bounded()
 
 
-# ---- native ------------------------------------------------------------------------------------------------
-# The calls of a native processor, answered by ours.
-#
-# sentence-transformers, pipelines and plain transformers code call ``apply_chat_template`` on chat messages or the
-# processor on rendered text. Both go through the same tokenisation as items, so there is one preprocessing only.
+# ---- preparing ---------------------------------------------------------------------------------------------
+# One item, or a pair, on its way through the processor: media to patches, prompt to text, text to ids and slots.
 
 
-_MEDIA: dict[str, Any] = {
-    "image": ImagePart,
-    "image_url": ImagePart,
-    "video": VideoPart,
-    "document": DocumentPart,
-}
+Medium = ImagePart | VideoPart | DocumentPart
 
 
-class NativeCalls:
-    """Mixin of :class:`UmeProcessor`."""
-
-    @property
-    def model_input_names(self) -> list[str]:
-        return [
-            "input_ids",
-            "attention_mask",
-            "mm_token_type_ids",
-            "pixel_values",
-            "image_grid_thw",
-            "pixel_values_videos",
-            "video_grid_thw",
-        ]
-
-    def apply_chat_template(  # type: ignore[override]
-        self: Any,
-        conversation: Sequence[Any],
-        chat_template: str | None = None,
-        *,
-        tokenize: bool = False,
-        padding_side: str | None = None,
-        return_slots: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """Chat messages to text, or with ``tokenize=True`` to a padded batch.
-
-        Args:
-            conversation: messages, or a list of conversations. A ``system`` message is the instruction.
-            tokenize: False gives the rendered text (a list of them for several conversations).
-            padding_side: side of the padding of a tokenized batch.
-            thinking: among ``kwargs``: whether the prompt asks for a thought.
-            return_slots: whether the batch has ``pooling_slots`` (native models do not know them).
-            kwargs: ``min_pixels``, ``max_pixels``, ``size``, ``fps`` and the like for this call, by themselves or in
-                ``processor_kwargs``; output arguments of native processors are ignored, torch tensors come out.
-        """
-        single = bool(conversation) and isinstance(conversation[0], Mapping)
-        conversations = [conversation] if single else list(conversation)
-        if not tokenize:
-            told = {**self.tokenizer.special_tokens_map}
-            told |= {name: kwargs[name] for name in ("thinking",) if name in kwargs}
-            template = self.chat_template if chat_template is None else chat_template
-            texts = [render_template(template, one, told) for one in conversations]
-            return texts[0] if single else texts
-        if chat_template is not None and chat_template != self.chat_template:
-            raise ValueError(
-                "this processor tokenizes with its checkpoint's own template only; save another one there"
-            )
-        limited = (
-            self._within(kwargs)
-            ._sized(kwargs.get("processor_kwargs") or kwargs)
-            .for_mode("generative" if kwargs.get("thinking") else None)
-        )
-        rows = [limited.prepare_messages(one) for one in conversations]
-        Cuts().see(rows).warn(len(rows))
-        return self._native_batch(rows, padding_side, return_slots)
-
-    def __call__(
-        self: Any,
-        images: Any = None,
-        text: Any = None,
-        videos: Any = None,
-        *,
-        padding_side: str | None = None,
-        return_slots: bool = False,
-        **kwargs: Any,
-    ) -> BatchFeature:
-        """Rendered prompts and their media, in the order of the placeholders, to a padded batch.
-
-        Special tokens in ``text`` are real ones here: for text that users typed, use items or chat messages.
-        ``kwargs`` are as for :meth:`apply_chat_template`.
-
-        Raises:
-            ValueError: placeholders and media do not match.
-        """
-        if text is None:
-            raise ValueError(
-                "give rendered text with placeholders, chat messages to apply_chat_template, or items: "
-                "pictures alone are encode_items([{'image': picture}, ...])"
-            )
-        sized = self._sized(kwargs)
-        texts = [text] if isinstance(text, str) else list(text)
-        stills = iter(_flat(images))
-        films = iter([] if videos is None else videos)
-        rows = []
-        for one in texts:
-            mine = [next(stills, None) for _ in range(one.count(self.image_token))]
-            clips = [next(films, None) for _ in range(one.count(self.video_token))]
-            if any(media is None for media in (*mine, *clips)):
-                raise ValueError("the text has more placeholders than there are media")
-            pictures = [patches for media in mine for _, patches in sized._media(ImagePart(media))]
-            videos_of_row = [patches for media in clips for _, patches in sized._media(VideoPart(media))]
-            rows.append(self.tokenize_rendered(one, pictures, videos_of_row))
-        if next(stills, None) is not None or next(films, None) is not None:
-            raise ValueError("there are more media than placeholders in the text")
-        return self._native_batch(rows, padding_side, return_slots)
-
-    def _native_batch(self: Any, rows: list[Prepared], padding_side: str | None, slots: bool) -> BatchFeature:
-        batch = self.collate(rows, padding_side or getattr(self.tokenizer, "padding_side", None))
-        if not slots:
-            batch.pop("pooling_slots")
-        return batch
-
-    def item_of_messages(self: Any, messages: Sequence[Mapping[str, Any]]) -> Item:
-        """The item that a chat says: its ``system`` message is the instruction, its one other turn the content.
-
-        Raises:
-            ValueError: not exactly one turn beside ``system``, or content that cannot be embedded.
-        """
-        parts: list[Part] = []
-        instruction: str | None = None
-        turns = 0
-        for message in messages:
-            content = message["content"]
-            content = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            if message["role"] == "system":
-                instruction = "".join(part["text"] for part in content if part["type"] == "text")
-                continue
-            turns += 1
-            for part in content:
-                if part["type"] != "message":
-                    parts.append(_part(part))
-                    continue
-                # sentence-transformers wraps a whole chat like this where a batch also holds other inputs.
-                inner = self.item_of_messages(part["message"])
-                parts.extend(inner.parts)
-                instruction = inner.instruction if inner.instruction is not None else instruction
-        if turns != 1:
-            raise ValueError(f"an item is one turn beside 'system', this chat has {turns}")
-        return Item(tuple(parts), instruction)
-
-    def _sized(self: Any, kwargs: Mapping[str, Any]) -> Any:
-        """This processor, or one with the pixels and frames that a call asks for."""
-        given = {**kwargs.get("images_kwargs", {}), **kwargs.get("videos_kwargs", {}), **kwargs}
-        given.pop("model_max_length", None)
-        settings = with_arguments(self.settings, given)
-        if settings == self.settings:
-            return self
-        other = copy.copy(self)
-        other.settings = settings
-        return other
-
-    def _within(self: Any, kwargs: Mapping[str, Any]) -> Any:
-        """This processor, or one with a smaller ``max_length`` where the caller or the tokenizer has set one."""
-        given = kwargs.get("processor_kwargs") or kwargs
-        if given.get("videos_kwargs", {}).get("video_metadata"):
-            raise ValueError("video metadata are not read: give the file, or frames that are evenly spaced")
-        text = {
-            **given.get("text_kwargs", {}),
-            **{k: given[k] for k in ("max_length", "truncation") if k in given},
-        }
-        limits = [self.settings.max_length, text.get("max_length")]
-        if text.get("truncation"):
-            limits.append(self.tokenizer.model_max_length)
-        limit = min(one for one in limits if one is not None)
-        if limit == self.settings.max_length:
-            return self
-        return self.with_max_length(limit)
-
-
-def _part(part: Mapping[str, Any]) -> Part:
-    kind = part["type"]
-    if kind == "text":
-        return TextPart(part["text"])
-    if kind not in _MEDIA:
-        raise ValueError(f"content of type {kind!r} cannot be embedded; known are text, image and video")
-    for key in (kind, "url", "path", "image", "video"):
-        if part.get(key) is not None:
-            source = part[key]
-            return _MEDIA[kind](source["url"] if isinstance(source, Mapping) and "url" in source else source)
-    raise ValueError(f"a content part of type {kind!r} without a source")
-
-
-def _flat(images: Any) -> list[Any]:
-    if images is None:
-        return []
-    if not isinstance(images, (list, tuple)):
-        return [images]
-    return [one for group in images for one in (group if isinstance(group, (list, tuple)) else [group])]
-
-
-# ---- pdfium_process ----------------------------------------------------------------------------------------
-# Processes that render PDFs for this one, so that no document can hang it, crash it or take its memory.
-#
-# No call of PDFium can be interrupted, a file of a kilobyte can keep it busy for days (forms within forms), and it is not
-# thread-safe. So it runs in processes (``pdfium_worker``), one per thread that asks, which are kept for the next document
-# and killed when a document's time is over. Each keeps the bytes of its last document, so that they are read and sent
-# once for all of its pages.
-
-
-START_SECONDS = 60.0  # for a process to come up, on a busy machine
-CRASHED = "PDFium crashed on it, or wanted more memory than it may take"
-
-
-class PdfiumProcess:
-    """One of them, with the pipes to it.
+@dataclass(frozen=True)
+class PromptContext:
+    """What is needed of a processor to make model inputs of an item.
 
     Attributes:
-        held: key of the document whose bytes it has; None where they have no key.
+        settings: prompt, pooling, pixel budget, frame sampling, lengths.
+        limits: what one file may cost.
+        layout: geometry of the vision tower.
+        family: of the backbone.
+        tokenizer: of prompts.
+        template: the checkpoint's chat template.
+        named_tokens: the tokenizer's special tokens by name, as templates are told them.
+        thinking: whether the prompt asks for a thought.
     """
 
-    def __init__(self) -> None:
-        self.held: str | None = None
-        self._expired = False
-        found = os.pathsep.join(path for path in sys.path if path)
-        self._process = subprocess.Popen(
-            [sys.executable, PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": found},
-        )
-        with self._killed_after(START_SECONDS):
-            ready = self._line()
-        if not ready.get("ready"):
-            self.close()
-            raise OSError("the process that runs PDFium does not start")
+    settings: ProcessorSettings
+    limits: MediaLimits
+    layout: PatchLayout
+    family: Family
+    tokenizer: PromptTokenizer
+    template: str
+    named_tokens: Mapping[str, Any]
+    thinking: bool = False
 
-    @property
-    def alive(self) -> bool:
-        """Whether it can be asked."""
-        return not self._expired and self._process.poll() is None
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.communicate()
-
-    def ask(
-        self, request: dict[str, Any], data: bytes | None, deadline: Deadline, key: str | None = None
-    ) -> tuple[int, list[Image.Image]]:
-        """The number of a document's pages, and those that were asked for.
-
-        Args:
-            request: see ``pdfium_worker``.
-            data: the document; None for the one that is held.
-            deadline: when the process is killed.
-            key: of the document, under which it is held from now on.
-
-        Raises:
-            MediaError: it cannot be read, its time was over, or the process died of it. It is closed then, unless the
-                document was merely refused.
-        """
-        with self._killed_after(deadline.seconds):
-            try:
-                self._send({**request, "size": None if data is None else len(data)}, data or b"")
-                self.held = key
-                head = self._answer(deadline)
-                if "warning" in head:
-                    warnings.warn(head["warning"], stacklevel=2)
-                return head["pages"], [self._page(deadline) for _ in range(head["rendered"])]
-            except OSError:  # it is gone, and its pipe with it
-                raise self._lost(deadline) from None
-
-    def _send(self, request: dict[str, Any], data: bytes) -> None:
-        pipe: Any = self._process.stdin
-        pipe.write(json.dumps(request).encode() + b"\n")
-        pipe.write(data)
-        pipe.flush()
-
-    def _answer(self, deadline: Deadline) -> dict[str, Any]:
-        entries = self._line()
-        if not entries:
-            raise self._lost(deadline)
-        if "error" in entries:
-            raise MediaError(entries["error"])
-        return entries
-
-    def _line(self) -> dict[str, Any]:
-        pipe: Any = self._process.stdout
-        line = pipe.readline()
-        return json.loads(line) if line.endswith(b"\n") else {}
-
-    def _page(self, deadline: Deadline) -> Image.Image:
-        head = self._answer(deadline)
-        size, stride = (head["width"], head["height"]), head["stride"]
-        pipe: Any = self._process.stdout
-        pixels = pipe.read(stride * size[1])
-        if len(pixels) < stride * size[1]:
-            raise self._lost(deadline)
-        return Image.frombytes("RGB", size, pixels, "raw", "RGB", stride, 1)
-
-    def _lost(self, deadline: Deadline) -> MediaError:
-        self.close()
-        return deadline.error() if deadline.passed else MediaError(f"{deadline.name}: {CRASHED}")
-
-    @contextmanager
-    def _killed_after(self, seconds: float) -> Iterator[None]:
-        watch = threading.Timer(seconds, self._expire)
-        watch.daemon = True
-        watch.start()
-        try:
-            yield
-        finally:
-            watch.cancel()
-            watch.join()  # one that fired in the last moment has said so before anybody asks again
-
-    def _expire(self) -> None:
-        self._expired = True
-        self._process.kill()
+    def template_options(self) -> dict[str, Any]:
+        """Variables that the chat template is told beside the messages."""
+        if self.settings.pairs:  # a reranker's template refuses to render half a pair without it
+            return {"add_generation_prompt": True}
+        return {"thinking": True} if self.thinking and "thinking" in self.template else {}
 
 
-class PdfiumPool:
-    """Processes that nobody asks at the moment. Threads may use it, and so may a process that was forked."""
+@dataclass
+class Turn:
+    """A turn of the chat that is rendered: parts in order, ``{"type", "text"}``, and their patches."""
 
-    def __init__(self) -> None:
-        self._idle: list[PdfiumProcess] = []
-        self._lock = threading.Lock()
-
-    def holds(self, key: str | None) -> bool:
-        """Whether an idle process has the document of a key; it may be gone when it is asked for."""
-        with self._lock:
-            return key is not None and any(process.held == key for process in self._idle)
-
-    def ask(
-        self,
-        request: dict[str, Any],
-        read: Callable[[], bytes],
-        limits: MediaLimits,
-        key: str | None = None,
-    ) -> tuple[int, list[Image.Image]]:
-        """:meth:`PdfiumProcess.ask` of a process that is free, or of a new one; its time begins then.
-
-        Args:
-            request: see ``pdfium_worker``.
-            read: gives the document, where no free process has it.
-            limits: whose ``file_seconds`` count, without the time for ``read``.
-            key: what tells the document from every other and from itself after a change; None: it is always read.
-
-        Raises:
-            MediaError: also where no process can be started.
-            ImportError: pypdfium2 is not installed.
-        """
-        if pypdfium2 is None:
-            raise ImportError("PDF pages need pypdfium2: pip install umekit[media]")
-        try:
-            process = self._take(key)
-        except OSError as error:
-            raise MediaError(f"{request['name']}: no process for PDFium ({error})") from error
-        try:
-            data = None if key is not None and process.held == key else read()
-            return process.ask(request, data, Deadline(request["name"], limits), key)
-        except BaseException as error:
-            if not isinstance(error, MediaError):  # an interrupt: half an answer may be in the pipe
-                process.close()
-            raise
-        finally:
-            self._give_back(process)
-
-    def _take(self, key: str | None) -> PdfiumProcess:
-        """One that has the document of the key, else any that is free, else a new one."""
-        with self._lock:
-            self._idle = [process for process in self._idle if process.alive]
-            for process in reversed(self._idle):
-                if key is not None and process.held == key:
-                    self._idle.remove(process)
-                    return process
-            if self._idle:
-                return self._idle.pop()
-        return PdfiumProcess()
-
-    def _give_back(self, process: PdfiumProcess) -> None:
-        with self._lock:
-            if process.alive and len(self._idle) < (os.cpu_count() or 1):
-                self._idle.append(process)
-                return
-        process.close()
-
-    def close(self) -> None:
-        """End those that are idle."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for process in idle:
-            process.close()
-
-    def forget(self) -> None:
-        """In a forked process: these answer to the one that started them."""
-        self._idle = []
-        self._lock = threading.Lock()
+    role: str
+    content: list[dict[str, Any]]
+    images: list[Patches]
+    videos: list[Patches]
 
 
-POOL = PdfiumPool()
-atexit.register(POOL.close)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=POOL.forget)
-
-
-# ---- documents ---------------------------------------------------------------------------------------------
-# Read documents: pages of a PDF (through PDFium in processes of its own) or of a TIFF to RGB pictures.
-
-
-def load_document(
-    source: Any,
-    page: int | None,
-    max_pixels: int,
-    limits: MediaLimits,
-    keep: Callable[[Image.Image], Any] | None = None,
-) -> list[Any]:
-    """Pages of a PDF as RGB pictures, rendered at about ``max_pixels`` so that one small resize is left.
-
-    A local file is read once for many pages that are asked for one after the other: PDFium keeps its last document.
-
-    Args:
-        source: path, URL or bytes of a PDF or TIFF; or anything that ``load_image`` takes, as its only page.
-        page: from 1; None gives every page.
-        max_pixels: pixels that a page may have after the resize.
-        limits: what the file may cost.
-        keep: what is left of a page before the next is read; all of it without.
-
-    Returns:
-        The pages, or what ``keep`` made of each.
-
-    Raises:
-        MediaError: not readable, encrypted, without pages, page out of range, more pages than allowed, too slow.
-        ImportError: a PDF, and pypdfium2 is not installed.
-    """
-    if isinstance(source, Image.Image) or is_array(source):
-        return _picture_pages(source, page, source, limits, keep)
-    key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
-    if not POOL.holds(key) and not _is_pdf(read()):
-        return _picture_pages({"bytes": read(), "path": describe(source)}, page, source, limits, keep)
-    request = {
-        "name": describe(source),
-        "page": page,
-        "most_pages": max(1, limits.document_pages),
-        "max_pixels": min(max_pixels, limits.image_pixels),
-        "password": limits.document_password,
-    }
-    pages = POOL.ask(request, read, limits, key)[1]
-    return pages if keep is None else list(map(keep, pages))
-
-
-def count_pages(source: Any, limits: MediaLimits) -> int:
-    """How many pages a PDF or TIFF has; at least 1.
-
-    Raises:
-        MediaError: neither a PDF nor a TIFF that can be opened, or one without pages.
-        ImportError: pypdfium2 is not installed.
-    """
-    request: dict[str, Any] = {"name": describe(source), "page": None, "most_pages": 0, "max_pixels": 0}
-    request["password"] = limits.document_password
-    key, read = file_key(source, limits), cache(partial(read_bytes, source, limits))
-    if not POOL.holds(key) and _is_paged(read()):
-        return len(page_frames({"bytes": read(), "path": describe(source)}, limits))
-    if not POOL.holds(key) and not _is_pdf(read()):
-        key = None  # PDFium refuses it; what it holds under a key is a PDF
-    return POOL.ask(request, read, limits, key)[0]
-
-
-def _is_pdf(data: bytes) -> bool:
-    return format_of(data[:HEAD_BYTES]) == "pdf"
-
-
-def _is_paged(data: bytes) -> bool:
-    return format_of(data[:HEAD_BYTES]) in PAGED
-
-
-def _picture_pages(
-    picture: Any,
-    page: int | None,
-    source: Any,
-    limits: MediaLimits,
-    keep: Callable[[Image.Image], Any] | None,
-) -> list[Any]:
-    """Pages of a TIFF; any other picture has one."""
-    name = describe(source)
-    paged = isinstance(picture, dict) and _is_paged(picture["bytes"])
-    frames = page_frames(picture, limits) if paged else [0]
-    if page is None and len(frames) > max(1, limits.document_pages):
-        raise MediaError(
-            f"{name} has {len(frames)} pages, more than the limit of {limits.document_pages}; name a page"
-        )
-    if page is not None and page > len(frames):
-        if len(frames) == 1:
-            raise MediaError(f"{name} is a picture: it has one page, not a page {page}")
-        raise MediaError(f"{name} has {len(frames)} pages, not a page {page}")
-    wanted = frames if page is None else [frames[page - 1]]
-    pages = (load_image(picture, limits, frame) for frame in wanted)
-    return list(pages if keep is None else map(keep, pages))
-
-
-# ---- patching ----------------------------------------------------------------------------------------------
-# Parts of an item to patches: read, sized by the checkpoint's budget, cut.
+# ---- media -----------------------------------------------------------------------------------------------------
 
 
 def is_listed(item: Item) -> bool:
@@ -4442,30 +4497,22 @@ def gives_list(raw: Any) -> bool:
         return False  # reported where it is prepared
 
 
-def content_of(
-    item: Item, settings: ProcessorSettings, layout: PatchLayout, limits: MediaLimits
-) -> tuple[list[dict[str, Any]], list[Patches], list[Patches]]:
-    """An item as content of a chat message, its pictures, and its videos."""
-    content: list[dict[str, Any]] = []
-    images: list[Patches] = []
-    videos: list[Patches] = []
+def read_turn(context: PromptContext, item: Item, role: str = "user") -> Turn:
+    """An item as a turn of a chat, its media read."""
+    turn = Turn(role, [], [], [])
     listed = is_listed(item)
     for part in item.parts:
         if isinstance(part, TextPart):
-            content.append({"type": "text", "text": part.text})
+            turn.content.append({"type": "text", "text": part.text})
             continue
-        for kind, patches in patches_of(part, settings, layout, limits, listed):
-            content.append({"type": kind})
-            (images if kind == "image" else videos).append(patches)
-    return content, images, videos
+        for kind, patches in patches_of(part, context.settings, context.layout, context.limits, listed):
+            turn.content.append({"type": kind})
+            (turn.images if kind == "image" else turn.videos).append(patches)
+    return turn
 
 
 def patches_of(
-    part: ImagePart | VideoPart | DocumentPart,
-    settings: ProcessorSettings,
-    layout: PatchLayout,
-    limits: MediaLimits,
-    listed: bool = False,
+    part: Medium, settings: ProcessorSettings, layout: PatchLayout, limits: MediaLimits, listed: bool = False
 ) -> list[tuple[str, Patches]]:
     """What a part puts into the prompt: ``("image", patches)`` or ``("video", patches)``, in order.
 
@@ -4476,43 +4523,195 @@ def patches_of(
         limits: what one file may cost.
         listed: whether the item's pictures are a list, see :func:`is_listed`.
     """
-    with ROOM.released():
-        return _patches_of(part, settings, layout, limits, listed)
-
-
-def _patches_of(
-    part: ImagePart | VideoPart | DocumentPart,
-    settings: ProcessorSettings,
-    layout: PatchLayout,
-    limits: MediaLimits,
-    listed: bool,
-) -> list[tuple[str, Patches]]:
     budget = settings.budget
     if budget.listed is not None and listed and not isinstance(part, DocumentPart):
         budget = replace(budget, image=budget.listed)
-    if isinstance(part, ImagePart):
-        return [("image", image_patches(load_image(part.source, limits), layout, budget))]
-    if isinstance(part, DocumentPart):
-        cut = partial(image_patches, layout=layout, budget=budget)
-        pages = load_document(part.source, part.page, budget.image[1], limits, cut)
-        return [("image", patches) for patches in pages]
-    if settings.video_as_images:
-        pictures = load_video(part.source, settings.sampling, limits, FramesAsImages(layout, budget)).images
-        return [("image", patches) for patches in pictures]
-    return [("video", _video(part, settings, layout, limits, budget))]
+    with ROOM.released():
+        if isinstance(part, ImagePart):
+            return [("image", image_patches(load_image(part.source, limits), layout, budget))]
+        if isinstance(part, DocumentPart):
+            cut = partial(image_patches, layout=layout, budget=budget)
+            pages = load_document(part.source, part.page, budget.image[1], limits, cut)
+            return [("image", patches) for patches in pages]
+        if settings.video_as_images:
+            frames = FramesAsImages(layout, budget)
+            pictures = load_video(part.source, settings.sampling, limits, frames).images
+            return [("image", patches) for patches in pictures]
+        resize = FrameResize(layout, budget)
+        clip = load_video(part.source, settings.sampling, limits, resize)
+        assert resize.original is not None  # a video without frames was refused
+        return [("video", video_patches(clip.images, clip.seconds, layout, resize.original))]
 
 
-def _video(
-    part: VideoPart,
-    settings: ProcessorSettings,
-    layout: PatchLayout,
-    limits: MediaLimits,
-    budget: PixelBudget,
-) -> Patches:
-    resize = FrameResize(layout, budget)
-    frames = load_video(part.source, settings.sampling, limits, resize)
-    assert resize.original is not None  # a video without frames was refused
-    return video_patches(frames.images, frames.seconds, layout, resize.original)
+# ---- prompts -----------------------------------------------------------------------------------------------------
+
+
+def prepare_item(context: PromptContext, item: Item, instruction: str, role: str | None) -> Prepared:
+    """An item as token ids, patches and slots; see ``UmeProcessor.prepare``."""
+    turn = read_turn(context, item)
+    if context.settings.strip_marks:
+        turn.content = _without_marks(turn.content)
+    limit = context.settings.limit_of(role, bool(turn.images or turn.videos), bool(instruction))
+    if context.settings.truncation == "right":
+        return _cut_right(context, tokenize_turns(context, [turn], instruction), limit)
+    return prepare_turns(context, [turn], instruction, limit)
+
+
+def prepare_turns(
+    context: PromptContext, turns: Sequence[Turn], instruction: str, limit: int | None = None
+) -> Prepared:
+    """Turns as one row, their texts shortened in place, the last one's first, until it has at most ``limit`` tokens.
+
+    Raises:
+        ValueError: too many tokens, and no text is left to be cut.
+    """
+    limit = context.settings.max_length if limit is None else limit
+    cut = 0
+    while True:
+        row = tokenize_turns(context, turns, instruction)
+        excess = row.length - limit
+        if excess <= 0:
+            row.cut_tokens, row.limit = cut, limit
+            return row
+        for turn in reversed(turns):
+            taken = context.tokenizer.shorten(turn.content, excess)
+            if taken:
+                break
+        else:
+            raise ValueError(
+                f"{excess} tokens over max_length={limit}, and there is no text left to cut: "
+                "give fewer or smaller media, a shorter instruction, or a larger max_length"
+            )
+        cut += taken
+
+
+def tokenize_turns(context: PromptContext, turns: Sequence[Turn], instruction: str) -> Prepared:
+    """Turns rendered by the template and tokenised, however long; user text stays text."""
+    tokenizer = context.tokenizer
+    texts = [part["text"] for turn in turns for part in turn.content if part["type"] == "text"]
+    guard = tokenizer.guard_for([*texts, instruction])
+    messages: list[dict[str, Any]] = []
+    if instruction:
+        text = tokenizer.guarded(instruction, guard)
+        messages.append({"role": "system", "content": [{"type": "text", "text": text}]})
+    for turn in turns:
+        content = [
+            {**part, "text": tokenizer.guarded(part["text"], guard)} if part["type"] == "text" else part
+            for part in turn.content
+        ]
+        messages.append({"role": turn.role, "content": content})
+    rendered = prompt_of(context.template, messages, {**context.named_tokens, **context.template_options()})
+    images = [patches for turn in turns for patches in turn.images]
+    videos = [patches for turn in turns for patches in turn.videos]
+    return tokenize_rendered(context, rendered, images, videos, guard=guard)
+
+
+def tokenize_rendered(
+    context: PromptContext,
+    rendered: str,
+    images: Sequence[Patches],
+    videos: Sequence[Patches],
+    guard: str = "",
+) -> Prepared:
+    """Token ids, types and slots of a rendered prompt; its special tokens are taken for real ones.
+
+    Raises:
+        ValueError: the prompt's placeholders and the media do not match.
+    """
+    tokenizer = context.tokenizer
+    pieces = tokenizer.pieces(rendered, guard)
+    found = [piece.text for piece in pieces if piece.token]
+    for token, media in ((IMAGE_TOKEN, images), (VIDEO_TOKEN, videos)):
+        if found.count(token) != len(media):
+            raise ValueError(f"the prompt has {found.count(token)} {token} for {len(media)} media")
+    expanded = expand(
+        pieces,
+        images,
+        videos,
+        patches_per_token=context.layout.merge**2,
+        timestamps=context.family.timestamps,
+    )
+    ids = np.array(tokenizer.encode(expanded), dtype=np.int64)
+    image, video = tokenizer.id_of(IMAGE_TOKEN), tokenizer.id_of(VIDEO_TOKEN)
+    return Prepared(
+        input_ids=ids,
+        token_types=np.where(ids == image, 1, np.where(ids == video, 2, 0)),
+        slots=pooling_slots(ids, context.settings.pooling, tokenizer),
+        images=list(images),
+        videos=list(videos),
+        rendered=rendered.replace(guard, "") if guard else rendered,
+    )
+
+
+def _cut_right(context: PromptContext, row: Prepared, limit: int) -> Prepared:
+    """The first ``limit`` tokens of a row, whatever the rest was; what the rule pools is looked for anew.
+
+    For systems whose vectors of long texts were made so; the prompt's end is lost with the text's.
+
+    Raises:
+        ValueError: tokens of a picture or video would be cut, or nothing is left to pool.
+    """
+    if row.length <= limit:
+        return replace(row, limit=limit)
+    if row.token_types[limit:].any():
+        raise ValueError(
+            f"{row.length} tokens are over the limit of {limit}, and the cut would go through a picture: "
+            "give fewer or smaller media"
+        )
+    ids = row.input_ids[:limit]
+    return replace(
+        row,
+        input_ids=ids,
+        token_types=row.token_types[:limit],
+        slots=pooling_slots(ids, context.settings.pooling, context.tokenizer),
+        cut_tokens=row.length - limit,
+        limit=limit,
+    )
+
+
+def _without_marks(content: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Content without the placeholders that a text begins with, at most as many as there are media.
+
+    Data sets of some systems have their media's places written into the texts.
+    """
+    media = sum(part["type"] != "text" for part in content)
+    stripped = []
+    for part in content:
+        if part["type"] == "text":
+            text = part["text"]
+            while media and (mark := next((m for m in (IMAGE_TOKEN, VIDEO_TOKEN) if text.startswith(m)), "")):
+                text, media = text[len(mark) :], media - 1
+            part = {**part, "text": text}
+        stripped.append(part)
+    return stripped
+
+
+# ---- for people --------------------------------------------------------------------------------------------------
+
+
+def explain(row: Prepared, layout: PatchLayout, tokenizer: Any) -> dict[str, Any]:
+    """Rendered text, tokens, slots, grids and pixels of a prepared item; plain values, ready for JSON."""
+    media = [
+        {
+            "kind": kind,
+            "original_size": list(one.original),
+            "resized_size": [one.grid[2] * layout.patch, one.grid[1] * layout.patch],
+            "grid_thw": list(one.grid),
+            "tokens": int(np.prod(one.grid)) // layout.merge**2,
+            "seconds": list(one.seconds),
+        }
+        for kind, group in (("image", row.images), ("video", row.videos))
+        for one in group
+    ]
+    return {
+        "text": row.rendered,
+        "tokens": tokenizer.convert_ids_to_tokens(row.input_ids.tolist()),
+        "input_ids": row.input_ids.tolist(),
+        "pooling_slots": row.slots.tolist(),
+        "media": media,
+        "length": row.length,
+        "cut_tokens": row.cut_tokens,
+    }
 
 
 # ---- pairs -------------------------------------------------------------------------------------------------
@@ -4534,21 +4733,30 @@ class QueryPairs:
     """One query, read, and ready to be paired with candidates.
 
     Args:
-        processor: with settings for pairs.
+        context: of a processor with settings for pairs.
         query: an item.
         instruction: what to look for; the query's own wins over it, the checkpoint's default is used for None.
+
+    Raises:
+        PairError: the checkpoint's prompts are not of pairs; another system's scores would mean nothing.
+        ItemError: what is wrong with the query.
     """
 
-    def __init__(self, processor: Any, query: Any, instruction: str | None = None) -> None:
-        self.processor = processor
-        item = parse_item(query, empty=processor.settings.empty_items)
+    def __init__(self, context: PromptContext, query: Any, instruction: str | None = None) -> None:
+        settings = context.settings
+        if not settings.pairs:
+            raise PairError(
+                "this checkpoint's template is not a reranker's: pairs of it would be scored with a foreign prompt"
+            )
+        self.context = context
+        item = parse_item(query, empty=settings.empty_items)
         if item.instruction is not None:
             instruction = item.instruction
         elif instruction is None:
-            instruction = processor.settings.prompt.instructions.get("query", "")
+            instruction = settings.prompt.instructions.get("query", "")
         self.instruction = instruction
         try:
-            self.content, self.images, self.videos = self._read(item)
+            self.query = read_turn(context, item, "query")
         except ItemError:
             raise
         except (MediaError, ValueError, TypeError) as error:
@@ -4560,332 +4768,28 @@ class QueryPairs:
         Raises:
             ItemError: what is wrong with which candidate.
         """
-        item = parse_item(candidate, index, empty=self.processor.settings.empty_items)
+        item = parse_item(candidate, index, empty=self.context.settings.empty_items)
         if item.instruction is not None:
             raise ItemError("a candidate has no instruction of its own; it belongs to the query", index)
+        query = replace(self.query, content=[dict(part) for part in self.query.content])  # shortened in place
         try:
-            return self._prepare(item)
+            return prepare_turns(
+                self.context, [query, read_turn(self.context, item, "document")], self.instruction
+            )
         except ItemError:
             raise
         except (MediaError, ValueError, TypeError) as error:
             raise ItemError(str(error), index) from error
 
-    def _read(self, item: Item) -> tuple[list[dict[str, Any]], list[Patches], list[Patches]]:
-        processor = self.processor
-        return content_of(item, processor.settings, processor.layout, processor.limits)
 
-    def _prepare(self, item: Item) -> Prepared:
-        content, images, videos = self._read(item)
-        query = [dict(part) for part in self.content]  # shortened in place
-        limit = self.processor.settings.max_length
-        shorten = self.processor.prompt_tokenizer.shorten
-        cut = 0
-        while True:
-            row: Prepared = self.processor._tokenize(
-                [("query", query), ("document", content)],
-                self.instruction,
-                [*self.images, *images],
-                [*self.videos, *videos],
-            )
-            excess = row.length - limit
-            if excess <= 0:
-                row.cut_tokens, row.limit = cut, limit
-                return row
-            taken = shorten(content, excess) or shorten(query, excess)
-            if taken == 0:
-                raise ValueError(
-                    f"{excess} tokens over max_length={limit}, and there is no text left to cut: "
-                    "give fewer or smaller media, a shorter instruction, or a larger max_length"
-                )
-            cut += taken
-
-
-class PairCalls:
-    """Mixin of ``UmeProcessor``."""
-
-    def pairs_with(self: Any, query: Any, instruction: str | None = None) -> QueryPairs:
-        """A query that is read once, to be paired with candidates.
-
-        Raises:
-            PairError: this checkpoint's prompts are not of pairs; another system's scores would mean nothing.
-        """
-        if not self.settings.pairs:
-            raise PairError(
-                "this checkpoint's template is not a reranker's: pairs of it would be scored with a foreign prompt"
-            )
-        return QueryPairs(self, query, instruction)
-
-    def prepare_pair(
-        self: Any, query: Any, candidate: Any, *, instruction: str | None = None, index: int | None = None
-    ) -> Prepared:
-        """A query and a candidate, both items, as one row; its slot is the answer position.
-
-        Args:
-            query, candidate: see ``items.parse_item``.
-            instruction: what to look for; the query's own wins over it, the checkpoint's default is used for None.
-            index: the candidate's position, for messages.
-
-        Raises:
-            ItemError: what is wrong with which item.
-            PairError: this checkpoint's prompts are not of pairs.
-        """
-        return self.pairs_with(query, instruction).prepare(candidate, index)
-
-    def prepare_pairs(
-        self: Any, query: Any, candidates: Sequence[Any], *, instruction: str | None = None
-    ) -> list[Prepared]:
-        """:meth:`prepare_pair` for every candidate; the query is read once. One warning tells of pairs that were cut.
-
-        Raises:
-            TypeError: one candidate where a list of them belongs; its letters would be scored one by one.
-        """
-        if isinstance(candidates, (str, Mapping)):
-            raise TypeError(f"cannot score a {type(candidates).__name__}: give candidates in a list")
-        pairs = self.pairs_with(query, instruction)
-        rows = [pairs.prepare(candidate, index) for index, candidate in enumerate(candidates)]
-        Cuts().see(rows).warn(len(rows))
-        return rows
-
-    def prepare_messages(self: Any, messages: Sequence[Mapping[str, Any]]) -> Prepared:
-        """A chat as one row: a pair where it has the roles ``query`` and ``document``, an item otherwise."""
-        if not {message["role"] for message in messages} >= PAIR_ROLES:
-            return self.prepare(self.item_of_messages(messages), instruction="")
-        rest = [message for message in messages if message["role"] != "document"]
-        documents = [message for message in messages if message["role"] == "document"]
-        query, document = self.item_of_messages(rest), self.item_of_messages(documents)
-        # A chat without a system message has no instruction, whatever the default is: the caller wrote all of it.
-        return self.prepare_pair(query, document, instruction="")
-
-    def pixels(self: Any, media: Sequence[Patches], place: Place | None = None) -> Tensor:
-        """Patches as the vision tower reads them, float32 ``[patches, C*T*P*P]``, where ``place`` takes their bytes."""
-        return self.scale.apply(media, self.layout.temporal, place)
-
-    def answer_tokens(self: Any, yes: str, no: str) -> dict[str, int]:
-        """Entries of ``config.ume.tokens`` for two answers.
-
-        Raises:
-            ValueError: an answer is not exactly one token of this tokenizer.
-        """
-        found = {}
-        for name, text in (("yes", yes), ("no", no)):
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
-            if len(ids) != 1:
-                raise ValueError(
-                    f"the answer {text!r} is {len(ids)} tokens of this tokenizer, and must be one"
-                )
-            found[name] = int(ids[0])
-        return found
-
-
-# ---- placeholders ------------------------------------------------------------------------------------------
-# Media placeholders of a rendered prompt, repeated to as many tokens as their media have.
-
-
-IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
-VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
-
-
-def expand(
-    pieces: Sequence[Piece],
-    images: Sequence[Patches],
-    videos: Sequence[Patches],
-    *,
-    patches_per_token: int,
-    timestamps: bool,
-) -> list[Piece]:
-    """Pieces with every placeholder repeated.
-
-    Args:
-        pieces: a rendered prompt, one placeholder per medium, each between ``VISION_START`` and ``VISION_END``.
-        images, videos: in the order of their placeholders.
-        patches_per_token: patches that the tower merges into one token.
-        timestamps: whether every temporal step of a video is led by its time and wrapped on its own, in place of
-            the template's one pair around the whole video (the form that Qwen3-VL was published with).
-    """
-    stills, films = iter(images), iter(videos)
-    expanded: list[Piece] = []
-    rest = iter(pieces)
-    for piece in rest:
-        if piece == Piece(IMAGE_TOKEN, True):
-            expanded.append(replace(piece, repeat=len(next(stills).values) // patches_per_token))
-        elif piece == Piece(VIDEO_TOKEN, True) and not timestamps:
-            expanded.append(replace(piece, repeat=len(next(films).values) // patches_per_token))
-        elif piece == Piece(VIDEO_TOKEN, True):
-            if expanded and expanded[-1] == Piece(VISION_START, True):
-                expanded.pop()
-                next(rest)  # the pair's end
-            expanded.extend(_steps(next(films), patches_per_token))
-        else:
-            expanded.append(piece)
-    return expanded
-
-
-def without_marks(content: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Content without the placeholders that a text begins with, at most as many as there are media.
-
-    Data sets of some systems have their media's places written into the texts.
-    """
-    media = sum(part["type"] != "text" for part in content)
-    stripped = []
-    for part in content:
-        if part["type"] == "text":
-            text = part["text"]
-            while media and (mark := next((m for m in (IMAGE_TOKEN, VIDEO_TOKEN) if text.startswith(m)), "")):
-                text, media = text[len(mark) :], media - 1
-            part = {**part, "text": text}
-        stripped.append(part)
-    return stripped
-
-
-def _steps(film: Patches, patches_per_token: int) -> Iterator[Piece]:
-    per_step = len(film.values) // patches_per_token // film.grid[0]
-    for second in film.seconds:
-        yield Piece(f"<{second:.1f} seconds>", False)
-        yield Piece(VISION_START, True)
-        yield Piece(VIDEO_TOKEN, True, per_step)
-        yield Piece(VISION_END, True)
-
-
-# ---- truncating --------------------------------------------------------------------------------------------
-# Keep items within their limits of tokens: by shortening texts, or as plain code does, from the right.
-
-
-def cut_right(row: Prepared, limit: int, rule: PoolingRule, tokenizer: PromptTokenizer) -> Prepared:
-    """The first ``limit`` tokens of a row, whatever the rest was; what the rule pools is looked for anew.
-
-    For systems whose vectors of long texts were made so; the prompt's end is lost with the text's.
-
-    Raises:
-        ValueError: tokens of a picture or video would be cut, or nothing is left to pool.
-    """
-    if row.length <= limit:
-        return replace(row, limit=limit)
-    if row.token_types[limit:].any():
-        raise ValueError(
-            f"{row.length} tokens are over the limit of {limit}, and the cut would go through a picture: "
-            "give fewer or smaller media"
-        )
-    ids = row.input_ids[:limit]
-    return replace(
-        row,
-        input_ids=ids,
-        token_types=row.token_types[:limit],
-        slots=pooling_slots(ids, rule, tokenizer),
-        cut_tokens=row.length - limit,
-        limit=limit,
-    )
-
-
-# ---- preparing ---------------------------------------------------------------------------------------------
-# One item on its way through the processor: media to patches, prompt to text, text to ids and slots.
-
-
-Turn = tuple[str, list[dict[str, Any]]]  # role and content of a chat message
-
-
-class Preparing:
-    """Mixin of :class:`UmeProcessor`."""
-
-    def _prepare(self: Any, item: Item, instruction: str, role: str | None) -> Prepared:
-        content, images, videos = content_of(item, self.settings, self.layout, self.limits)
-        if self.settings.strip_marks:
-            content = without_marks(content)
-        row = self._tokenize([("user", content)], instruction, images, videos)
-        limit = self.settings.limit_of(role, bool(images or videos), bool(instruction))
-        if self.settings.truncation == "right":
-            return cut_right(row, limit, self.settings.pooling, self.prompt_tokenizer)
-        excess = row.length - limit
-        cut = 0
-        while excess > 0:
-            taken = self.prompt_tokenizer.shorten(content, excess)
-            if taken == 0:
-                raise ValueError(
-                    f"{excess} tokens over max_length={limit}, and there is no text left to cut: "
-                    "give fewer or smaller media, a shorter instruction, or a larger max_length"
-                )
-            cut += taken
-            row = self._tokenize([("user", content)], instruction, images, videos)
-            excess = row.length - limit
-        row.cut_tokens, row.limit = cut, limit
-        return row
-
-    def _media(
-        self: Any, part: ImagePart | VideoPart | DocumentPart, listed: bool = False
-    ) -> list[tuple[str, Patches]]:
-        return patches_of(part, self.settings, self.layout, self.limits, listed)
-
-    def _tokenize(
-        self: Any, turns: list[Turn], instruction: str, images: list[Patches], videos: list[Patches]
-    ) -> Prepared:
-        texts = [part["text"] for _, content in turns for part in content if part["type"] == "text"]
-        guard = self.prompt_tokenizer.guard_for([*texts, instruction])
-        messages: list[dict[str, Any]] = [
-            {"role": role, "content": [self._guarded(part, guard) for part in content]}
-            for role, content in turns
-        ]
-        if instruction:
-            text = self.prompt_tokenizer.guarded(instruction, guard)
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": text}]})
-        told = {**self.tokenizer.special_tokens_map, **self.template_options()}
-        rendered = render_template(self.chat_template, messages, told)
-        return self.tokenize_rendered(rendered, images, videos, guard=guard)
-
-    def _guarded(self: Any, part: dict[str, Any], guard: str) -> dict[str, Any]:
-        if part["type"] != "text":
-            return part
-        return {**part, "text": self.prompt_tokenizer.guarded(part["text"], guard)}
-
-    def template_options(self: Any) -> dict[str, Any]:
-        """Variables that the chat template is told beside the messages."""
-        if self.settings.pairs:  # a reranker's template refuses to render half a pair without it
-            return {"add_generation_prompt": True}
-        return {"thinking": True} if self.thinking and "thinking" in str(self.chat_template) else {}
-
-    def tokenize_rendered(
-        self: Any, rendered: str, images: Sequence[Patches], videos: Sequence[Patches], guard: str = ""
-    ) -> Prepared:
-        """Token ids, types and slots of a rendered prompt; its special tokens are taken for real ones.
-
-        Raises:
-            ValueError: the prompt's placeholders and the media do not match.
-        """
-        pieces = self.prompt_tokenizer.pieces(rendered, guard)
-        found = [piece.text for piece in pieces if piece.token]
-        for token, media in ((IMAGE_TOKEN, images), (VIDEO_TOKEN, videos)):
-            if found.count(token) != len(media):
-                raise ValueError(f"the prompt has {found.count(token)} {token} for {len(media)} media")
-        expanded = expand(
-            pieces,
-            images,
-            videos,
-            patches_per_token=self.layout.merge**2,
-            timestamps=self.family.timestamps,
-        )
-        ids = np.array(self.prompt_tokenizer.encode(expanded), dtype=np.int64)
-        types = np.where(ids == self.image_token_id, 1, np.where(ids == self.video_token_id, 2, 0))
-        return Prepared(
-            input_ids=ids,
-            token_types=types,
-            slots=pooling_slots(ids, self.settings.pooling, self.prompt_tokenizer),
-            images=list(images),
-            videos=list(videos),
-            rendered=rendered.replace(guard, "") if guard else rendered,
-        )
-
-
-# ---- processor ---------------------------------------------------------------------------------------------
-# Items in, model inputs out: the processor that ships with every checkpoint.
+# ---- item_processor ----------------------------------------------------------------------------------------
+# Items and pairs in, model inputs out.
 #
 # An item is rendered by the checkpoint's chat template and nothing else; the processor then says, with
-# ``pooling_slots``, which tokens carry the embedding. Works without torchvision on Qwen2-VL, Qwen2.5-VL, Qwen3-VL and
-# Qwen3.5; ``AutoProcessor.from_pretrained(repo, trust_remote_code=True)`` loads it without umekit.
+# ``pooling_slots``, which tokens carry the embedding.
 
 
-ROLES = (None, "query", "document")
-MODES = (None, "discriminative", "generative", "adaptive", "both")
-
-
-class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: ignore[misc]
+class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
     """Turns items into model inputs.
 
     Args:
@@ -4931,94 +4835,52 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
 
-    # ---- loading and saving -----------------------------------------------------------------------------------
+    @property
+    def context(self) -> PromptContext:
+        """What the functions that make model inputs are told."""
+        return PromptContext(
+            self.settings,
+            self.limits,
+            self.layout,
+            self.family,
+            self.prompt_tokenizer,
+            str(self.chat_template),
+            self.tokenizer.special_tokens_map,
+            self.thinking,
+        )
 
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        settings: ProcessorSettings | None = None,
-        limits: MediaLimits | None = None,
-        **kwargs: Any,
-    ) -> UmeProcessor:
-        """Load from a folder or Hub repository.
-
-        Args:
-            settings: replaces the checkpoint's own; a published checkpoint without our settings gets defaults for
-                its family, with its own pixel budget.
-            kwargs: ``revision``, ``subfolder``, ``token``, ``cache_dir`` and so on; of a stock processor's arguments
-                ``min_pixels``, ``max_pixels``, ``size``, ``fps``, ``min_frames``, ``max_frames``,
-                ``model_max_length`` (see :func:`with_arguments`), ``padding_side`` (of native calls) and
-                ``chat_template``. Arguments of models, which pipelines pass to processors, too, mean nothing here;
-                others are left out with a warning.
-
-        Raises:
-            ValueError: an argument's value is impossible.
-        """
-        known = {*_HUB_KEYS, *_IGNORED_KEYS, *_TOKENIZER_KEYS, *ARGUMENTS, "chat_template"}
-        if unknown := sorted(set(kwargs) - known):
-            warnings.warn(
-                f"the processor has no arguments {unknown}, they are left out; settings are changed by "
-                "with_settings(...)",
-                stacklevel=2,
-            )
-        source = os.fspath(pretrained_model_name_or_path)
-        hub = {key: kwargs[key] for key in _HUB_KEYS if kwargs.get(key) is not None}
-        # Whatever the door that was opened trusts: only this class is the repository's, these are stock ones.
-        image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **hub)
-        text = {key: kwargs[key] for key in _TOKENIZER_KEYS if kwargs.get(key) is not None}
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub, **text)
-        stored, template = read_processor_settings(source, image_processor, hub)
-        if settings is None and template is not None:
-            stored = as_sentence_transformers_saved(stored, source, tokenizer, hub)
-        if settings is not None:
-            stored, template = settings, None
-        if kwargs.get("chat_template") is not None:
-            template = kwargs["chat_template"]
-            stored = replace(stored, prompt=replace(stored.prompt, template=template))
-        processor = cls(image_processor, tokenizer, template, with_arguments(stored, kwargs), limits)
-        processor.origin = (source, hub)
-        return processor
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> list[str]:  # type: ignore[override]
-        """Write tokenizer, template, processor config (ours and the native one) and our code.
-
-        A processor from a checkpoint of ours also brings that one's model code and sentence-transformers' files where
-        the folder lacks them, so that a model which stock classes save there opens by every door.
-        """
-        if kwargs.pop("push_to_hub", False):
-            raise ValueError("save first, then call push_to_hub")
-        return write_processor_files(self, os.fspath(save_directory))
-
-    def with_settings(self, **changes: Any) -> UmeProcessor:
+    def with_settings(self, **changes: Any) -> Self:
         """A processor with some settings replaced and its template compiled anew."""
         settings = replace(self.settings, **changes)
-        other = UmeProcessor(self.image_processor, self.tokenizer, None, settings, self.limits)
+        other = type(self)(self.image_processor, self.tokenizer, None, settings, self.limits)
         other.origin = self.origin
         return other
 
-    def with_max_length(self, max_length: int) -> UmeProcessor:
+    def with_max_length(self, max_length: int) -> Self:
         """A processor with another ``max_length`` that shares everything else with this one."""
+        return self._with(replace(self.settings, max_length=max_length))
+
+    def _with(self, settings: ProcessorSettings) -> Self:
+        """This processor, or one with other settings that have no say in the template."""
+        if settings == self.settings:
+            return self
         other = copy.copy(self)
-        other.settings = replace(self.settings, max_length=max_length)
+        other.settings = settings
         return other
 
-    def for_call(self, items: Sequence[Any]) -> UmeProcessor:
+    def for_call(self, items: Sequence[Any]) -> Self:
         """This processor, or where one list of pictures sets the budget of a whole call, one with that budget."""
         budget = self.settings.budget
         if budget.listed is None or budget.listed_scope != "call" or not any(map(gives_list, items)):
             return self
-        other = copy.copy(self)
-        other.settings = replace(self.settings, budget=replace(budget, image=budget.listed))
-        return other
+        return self._with(replace(self.settings, budget=replace(budget, image=budget.listed)))
 
-    def for_mode(self, mode: str | None) -> UmeProcessor:
+    def for_mode(self, mode: str | None) -> Self:
         """This processor, or for a mode that thinks, one that writes that mode's prompts.
 
         The tokens up to the direct embedding are the same in every mode.
         """
-        if mode not in MODES:
+        if mode is not None and mode not in MODES:
             raise ValueError(f"mode is {mode!r}; use one of {MODES}")
         thinking = mode not in (None, "discriminative")
         if thinking == self.thinking:
@@ -5050,7 +4912,7 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
         Raises:
             ItemError: what is wrong with which item.
         """
-        if role not in ROLES:
+        if role is not None and role not in ROLES:
             raise ValueError(f"role is {role!r}; use None, 'query' or 'document'")
         parsed = parse_item(item, index, empty=self.settings.empty_items)
         if parsed.instruction is not None:
@@ -5059,7 +4921,7 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
             instruction = self.settings.prompt.instructions.get(role or "default", "")
         processor = self if mode is None else self.for_mode(mode)
         try:
-            return processor._prepare(parsed, instruction, role)
+            return prepare_item(processor.context, parsed, instruction, role)
         except ItemError:
             raise
         except (MediaError, ValueError, TypeError) as error:
@@ -5121,6 +4983,353 @@ class UmeProcessor(Preparing, PairCalls, NativeCalls, ProcessorMixin):  # type: 
     def explain(self, item: Any, **options: Any) -> dict[str, Any]:
         """What the model will see of an item: rendered text, tokens, slots, grids and pixels; see :meth:`prepare`."""
         return explain(self.prepare(item, **options), self.layout, self.tokenizer)
+
+    # ---- pairs ---------------------------------------------------------------------------------------------------
+
+    def pairs_with(self, query: Any, instruction: str | None = None) -> QueryPairs:
+        """A query that is read once, to be paired with candidates; see :class:`QueryPairs`."""
+        return QueryPairs(self.context, query, instruction)
+
+    def prepare_pair(
+        self, query: Any, candidate: Any, *, instruction: str | None = None, index: int | None = None
+    ) -> Prepared:
+        """A query and a candidate, both items, as one row; its slot is the answer position.
+
+        Args:
+            query, candidate: see ``items.parse_item``.
+            instruction: what to look for; the query's own wins over it, the checkpoint's default is used for None.
+            index: the candidate's position, for messages.
+
+        Raises:
+            ItemError: what is wrong with which item.
+            PairError: this checkpoint's prompts are not of pairs.
+        """
+        return self.pairs_with(query, instruction).prepare(candidate, index)
+
+    def prepare_pairs(
+        self, query: Any, candidates: Sequence[Any], *, instruction: str | None = None
+    ) -> list[Prepared]:
+        """:meth:`prepare_pair` for every candidate; the query is read once. One warning tells of pairs that were cut.
+
+        Raises:
+            TypeError: one candidate where a list of them belongs; its letters would be scored one by one.
+        """
+        if isinstance(candidates, (str, Mapping)):
+            raise TypeError(f"cannot score a {type(candidates).__name__}: give candidates in a list")
+        pairs = self.pairs_with(query, instruction)
+        rows = [pairs.prepare(candidate, index) for index, candidate in enumerate(candidates)]
+        Cuts().see(rows).warn(len(rows))
+        return rows
+
+    def pixels(self, media: Sequence[Patches], place: Place | None = None) -> Tensor:
+        """Patches as the vision tower reads them, float32 ``[patches, C*T*P*P]``, where ``place`` takes their bytes."""
+        return self.scale.apply(media, self.layout.temporal, place)
+
+    def answer_tokens(self, yes: str, no: str) -> dict[str, int]:
+        """Entries of ``config.ume.tokens`` for two answers.
+
+        Raises:
+            ValueError: an answer is not exactly one token of this tokenizer.
+        """
+        found = {}
+        for name, text in (("yes", yes), ("no", no)):
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) != 1:
+                raise ValueError(
+                    f"the answer {text!r} is {len(ids)} tokens of this tokenizer, and must be one"
+                )
+            found[name] = int(ids[0])
+        return found
+
+
+# ---- native ------------------------------------------------------------------------------------------------
+# What the calls of a native processor mean to ours.
+#
+# sentence-transformers, pipelines and plain transformers code call ``apply_chat_template`` on chat messages or the
+# processor on rendered text. Both go through the same tokenisation as items, so there is one preprocessing only.
+
+
+INPUT_NAMES = (
+    "input_ids",
+    "attention_mask",
+    "mm_token_type_ids",
+    "pixel_values",
+    "image_grid_thw",
+    "pixel_values_videos",
+    "video_grid_thw",
+)
+_MEDIA: dict[str, Any] = {
+    "image": ImagePart,
+    "image_url": ImagePart,
+    "video": VideoPart,
+    "document": DocumentPart,
+}
+
+
+def item_of_messages(messages: Sequence[Mapping[str, Any]]) -> Item:
+    """The item that a chat says: its ``system`` message is the instruction, its one other turn the content.
+
+    Raises:
+        ValueError: not exactly one turn beside ``system``, or content that cannot be embedded.
+    """
+    parts: list[Part] = []
+    instruction: str | None = None
+    turns = 0
+    for message in messages:
+        content = message["content"]
+        content = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if message["role"] == "system":
+            instruction = "".join(part["text"] for part in content if part["type"] == "text")
+            continue
+        turns += 1
+        for part in content:
+            if part["type"] != "message":
+                parts.append(_part(part))
+                continue
+            # sentence-transformers wraps a whole chat like this where a batch also holds other inputs.
+            inner = item_of_messages(part["message"])
+            parts.extend(inner.parts)
+            instruction = inner.instruction if inner.instruction is not None else instruction
+    if turns != 1:
+        raise ValueError(f"an item is one turn beside 'system', this chat has {turns}")
+    return Item(tuple(parts), instruction)
+
+
+def rows_of_prompts(context: PromptContext, texts: Sequence[str], images: Any, videos: Any) -> list[Prepared]:
+    """Rendered prompts and their media, in the order of the placeholders.
+
+    Raises:
+        ValueError: placeholders and media do not match.
+    """
+    settings, layout, limits = context.settings, context.layout, context.limits
+    pictures, clips = iter(_flat(images)), iter([] if videos is None else videos)
+
+    def patches(part: ImagePart | VideoPart) -> list[Patches]:
+        return [one for _, one in patches_of(part, settings, layout, limits)]
+
+    rows = []
+    for text in texts:
+        own_pictures = [next(pictures, None) for _ in range(text.count(IMAGE_TOKEN))]
+        own_clips = [next(clips, None) for _ in range(text.count(VIDEO_TOKEN))]
+        if any(medium is None for medium in (*own_pictures, *own_clips)):
+            raise ValueError("the text has more placeholders than there are media")
+        rows.append(
+            tokenize_rendered(
+                context,
+                text,
+                [one for medium in own_pictures for one in patches(ImagePart(medium))],
+                [one for medium in own_clips for one in patches(VideoPart(medium))],
+            )
+        )
+    if next(pictures, None) is not None or next(clips, None) is not None:
+        raise ValueError("there are more media than placeholders in the text")
+    return rows
+
+
+def sized(settings: ProcessorSettings, kwargs: Mapping[str, Any]) -> ProcessorSettings:
+    """Settings with the pixels and frames that a call asks for."""
+    given = {**kwargs.get("images_kwargs", {}), **kwargs.get("videos_kwargs", {}), **kwargs}
+    given.pop("model_max_length", None)
+    return with_arguments(settings, given)
+
+
+def bounded(settings: ProcessorSettings, kwargs: Mapping[str, Any], most: int | None) -> ProcessorSettings:
+    """Settings with a smaller ``max_length`` where the caller has set one, or asks for the tokenizer's (``most``)."""
+    if kwargs.get("videos_kwargs", {}).get("video_metadata"):
+        raise ValueError("video metadata are not read: give the file, or frames that are evenly spaced")
+    text = {**kwargs.get("text_kwargs", {})}
+    text |= {name: kwargs[name] for name in ("max_length", "truncation") if name in kwargs}
+    limits = [settings.max_length, text.get("max_length")]
+    if text.get("truncation"):
+        limits.append(most)
+    limit = min(one for one in limits if one is not None)
+    return settings if limit == settings.max_length else replace(settings, max_length=limit)
+
+
+def _part(part: Mapping[str, Any]) -> Part:
+    kind = part["type"]
+    if kind == "text":
+        return TextPart(part["text"])
+    if kind not in _MEDIA:
+        raise ValueError(f"content of type {kind!r} cannot be embedded; known are text, image and video")
+    for key in (kind, "url", "path", "image", "video"):
+        if part.get(key) is not None:
+            source = part[key]
+            return _MEDIA[kind](source["url"] if isinstance(source, Mapping) and "url" in source else source)  # type: ignore[no-any-return]
+    raise ValueError(f"a content part of type {kind!r} without a source")
+
+
+def _flat(images: Any) -> list[Any]:
+    if images is None:
+        return []
+    if not isinstance(images, (list, tuple)):
+        return [images]
+    return [one for group in images for one in (group if isinstance(group, (list, tuple)) else [group])]
+
+
+# ---- processor ---------------------------------------------------------------------------------------------
+# The processor that ships with every checkpoint: loaded and saved, and called as native ones are.
+#
+# Works without torchvision on Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5;
+# ``AutoProcessor.from_pretrained(repo, trust_remote_code=True)`` loads it without umekit.
+
+
+# By its module: as a name of the package, some versions give it only where torchvision is.
+
+
+
+class UmeProcessor(ItemProcessor):
+    """Turns items, pairs, chat messages and rendered prompts into model inputs; see :class:`ItemProcessor`."""
+
+    # ---- loading and saving -----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        settings: ProcessorSettings | None = None,
+        limits: MediaLimits | None = None,
+        **kwargs: Any,
+    ) -> UmeProcessor:
+        """Load from a folder or Hub repository.
+
+        Args:
+            settings: replaces the checkpoint's own; a published checkpoint without our settings gets defaults for
+                its family, with its own pixel budget.
+            kwargs: ``revision``, ``subfolder``, ``token``, ``cache_dir`` and so on; of a stock processor's arguments
+                ``min_pixels``, ``max_pixels``, ``size``, ``fps``, ``min_frames``, ``max_frames``,
+                ``model_max_length`` (see :func:`with_arguments`), ``padding_side`` (of native calls) and
+                ``chat_template``. Arguments of models, which pipelines pass to processors, too, mean nothing here;
+                others are left out with a warning.
+
+        Raises:
+            ValueError: an argument's value is impossible.
+        """
+        known = {*_HUB_KEYS, *_IGNORED_KEYS, *_TOKENIZER_KEYS, *ARGUMENTS, "chat_template"}
+        if unknown := sorted(set(kwargs) - known):
+            warnings.warn(
+                f"the processor has no arguments {unknown}, they are left out; settings are changed by "
+                "with_settings(...)",
+                stacklevel=2,
+            )
+        source = os.fspath(pretrained_model_name_or_path)
+        hub = {key: kwargs[key] for key in _HUB_KEYS if kwargs.get(key) is not None}
+        # Whatever the door that was opened trusts: only this class is the repository's, these are stock ones.
+        image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **hub)
+        text = {key: kwargs[key] for key in _TOKENIZER_KEYS if kwargs.get(key) is not None}
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub, **text)
+        stored, template = read_processor_settings(source, image_processor, hub)
+        if settings is None and template is not None:
+            stored = as_sentence_transformers_saved(stored, source, tokenizer, hub)
+        if settings is not None:
+            stored, template = settings, None
+        if kwargs.get("chat_template") is not None:
+            template = kwargs["chat_template"]
+            stored = replace(stored, prompt=replace(stored.prompt, template=template))
+        processor = cls(image_processor, tokenizer, template, with_arguments(stored, kwargs), limits)
+        processor.origin = (source, hub)
+        return processor
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> list[str]:  # type: ignore[override]
+        """Write tokenizer, template, processor config (ours and the native one) and our code.
+
+        A processor from a checkpoint of ours also brings that one's model code and sentence-transformers' files where
+        the folder lacks them, so that a model which stock classes save there opens by every door.
+        """
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError("save first, then call push_to_hub")
+        return write_processor_files(self, os.fspath(save_directory))
+
+    # ---- as a native processor -----------------------------------------------------------------------------------
+
+    item_of_messages = staticmethod(item_of_messages)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return list(INPUT_NAMES)
+
+    def prepare_messages(self, messages: Sequence[Mapping[str, Any]]) -> Prepared:
+        """A chat as one row: a pair where it has the roles ``query`` and ``document``, an item otherwise."""
+        if not {message["role"] for message in messages} >= PAIR_ROLES:
+            return self.prepare(item_of_messages(messages), instruction="")
+        rest = [message for message in messages if message["role"] != "document"]
+        documents = [message for message in messages if message["role"] == "document"]
+        # A chat without a system message has no instruction, whatever the default is: the caller wrote all of it.
+        return self.prepare_pair(item_of_messages(rest), item_of_messages(documents), instruction="")
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Sequence[Any],
+        chat_template: str | None = None,
+        *,
+        tokenize: bool = False,
+        padding_side: str | None = None,
+        return_slots: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Chat messages to text, or with ``tokenize=True`` to a padded batch.
+
+        Args:
+            conversation: messages, or a list of conversations. A ``system`` message is the instruction.
+            tokenize: False gives the rendered text (a list of them for several conversations).
+            padding_side: side of the padding of a tokenized batch.
+            thinking: among ``kwargs``: whether the prompt asks for a thought.
+            return_slots: whether the batch has ``pooling_slots`` (native models do not know them).
+            kwargs: ``min_pixels``, ``max_pixels``, ``size``, ``fps`` and the like for this call, by themselves or in
+                ``processor_kwargs``; output arguments of native processors are ignored, torch tensors come out.
+        """
+        single = bool(conversation) and isinstance(conversation[0], Mapping)
+        conversations = [conversation] if single else list(conversation)
+        if not tokenize:
+            told = {**self.tokenizer.special_tokens_map}
+            told |= {name: kwargs[name] for name in ("thinking",) if name in kwargs}
+            template = self.chat_template if chat_template is None else chat_template
+            texts = [render_template(template, one, told) for one in conversations]
+            return texts[0] if single else texts
+        if chat_template is not None and chat_template != self.chat_template:
+            raise ValueError(
+                "this processor tokenizes with its checkpoint's own template only; save another one there"
+            )
+        given = kwargs.get("processor_kwargs") or kwargs
+        settings = sized(bounded(self.settings, given, self.tokenizer.model_max_length), given)
+        processor = self._with(settings).for_mode("generative" if kwargs.get("thinking") else None)
+        rows = [processor.prepare_messages(one) for one in conversations]
+        Cuts().see(rows).warn(len(rows))
+        return self._native_batch(rows, padding_side, return_slots)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: Any = None,
+        videos: Any = None,
+        *,
+        padding_side: str | None = None,
+        return_slots: bool = False,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Rendered prompts and their media, in the order of the placeholders, to a padded batch.
+
+        Special tokens in ``text`` are real ones here: for text that users typed, use items or chat messages.
+        ``kwargs`` are as for :meth:`apply_chat_template`.
+
+        Raises:
+            ValueError: placeholders and media do not match.
+        """
+        if text is None:
+            raise ValueError(
+                "give rendered text with placeholders, chat messages to apply_chat_template, or items: "
+                "pictures alone are encode_items([{'image': picture}, ...])"
+            )
+        context = self._with(sized(self.settings, kwargs)).context
+        rows = rows_of_prompts(context, [text] if isinstance(text, str) else list(text), images, videos)
+        return self._native_batch(rows, padding_side, return_slots)
+
+    def _native_batch(self, rows: list[Prepared], padding_side: str | None, slots: bool) -> BatchFeature:
+        batch = self.collate(rows, padding_side or getattr(self.tokenizer, "padding_side", None))
+        if not slots:
+            batch.pop("pooling_slots")
+        return batch
 
 
 # What AutoProcessor, pipelines and sentence-transformers pass along and what means nothing here.
