@@ -28,7 +28,7 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,flv,ogg,asf,mxf,nut,rm,dv,"
     "gif,apng,yuv4mpegpipe"
 )
-OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
+_OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave transparency out
 
 # How a stored picture is turned: whether the display matrix swaps the axes, then the signs of the new x and y.
@@ -102,6 +102,8 @@ class Film:
         numbers = None if self._times is None else {time: number for number, time in enumerate(self._times)}
         with self._opened() as film:
             stream = self._stream(film)
+            if self._times is not None and keep[0] > 0:
+                film.seek(self._times[keep[0]], stream=stream, backward=True)
             for count, frame in enumerate(self._frames(film, stream)):
                 number = count
                 if numbers is not None:
@@ -109,7 +111,7 @@ class Film:
                         return
                     number = before = numbers[frame.pts]
                 if number in wanted:
-                    yield as_shown(frame, stream, self.deadline, self.limits)
+                    yield _as_shown(frame, stream, self.deadline, self.limits)
                 if number >= keep[-1]:
                     return
 
@@ -140,7 +142,7 @@ class Film:
         Packets that cannot be decoded are passed over, as players do, with a warning: a film that is cut off often
         ends in one.
         """
-        decoder = decoder_of(stream, self.deadline)
+        decoder = _decoder_of(stream, self.deadline)
         bad = 0
         for packet in film.demux(stream):
             self.deadline.check()
@@ -160,7 +162,7 @@ class Film:
             )
 
     def _opened(self) -> Any:
-        return av.open(io.BytesIO(self.data), "r", options=OPEN_OPTIONS, metadata_errors="replace")
+        return av.open(io.BytesIO(self.data), "r", options=_OPEN_OPTIONS, metadata_errors="replace")
 
     def _stream(self, film: Any) -> Any:
         if not film.streams.video:
@@ -171,7 +173,7 @@ class Film:
         check_frame(width, height, self.deadline, self.limits)
 
 
-def as_shown(frame: Any, stream: Any, deadline: Deadline, limits: MediaLimits) -> Image.Image:
+def _as_shown(frame: Any, stream: Any, deadline: Deadline, limits: MediaLimits) -> Image.Image:
     """A decoded frame as a player shows it, as RGB: upright, with square pixels, transparency on white."""
     picture = to_rgb(_picture(frame))
     ratio = stream.sample_aspect_ratio
@@ -183,7 +185,7 @@ def as_shown(frame: Any, stream: Any, deadline: Deadline, limits: MediaLimits) -
     return picture if turn is None else picture.transpose(turn)
 
 
-def decoder_of(stream: Any, deadline: Deadline) -> Any:
+def _decoder_of(stream: Any, deadline: Deadline) -> Any:
     """What decodes a stream's packets, transparency included, in one thread.
 
     FFmpeg's threads race where a film is damaged: which frames a decoder repairs, and even how many it gives, then

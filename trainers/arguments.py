@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from .objectives.task_groups import group_names
+from .formats.mmeb_tasks import group_names
 
 # The name that transformers gives it from 5.23 on; gradient_checkpointing before, which stays an alias until 6.
 HAS_ACTIVATION_CHECKPOINTING = any(

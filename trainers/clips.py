@@ -6,18 +6,18 @@ and are wrong. An item's video has no start and end, so a clip is read when its 
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..processing.clip_decoding import OPEN_OPTIONS, as_shown, av, decoder_of
-from ..processing.limits import Deadline, MediaError, MediaLimits, describe, reason
+from ..processing.clip_decoding import Film, av
+from ..processing.limits import Deadline, MediaError, MediaLimits, describe, reading
 from ..processing.sources import read_bytes
 from .formats.media import MediaRoot, media_root
 
@@ -92,11 +92,8 @@ class ClipRows(Dataset):  # type: ignore[type-arg]
         for number, video in enumerate(videos):
             _check(video, number)
         self.videos, self.frames, self.count, self.seed = videos, frames, negatives, seed
-        self.media, self.limits, self.instruction = (
-            media_root(media, None),
-            limits or MediaLimits(),
-            instruction,
-        )
+        self.media, self.limits = media_root(media, None), limits or MediaLimits()
+        self.instruction = instruction
         extra = {"task": task, "dataset": dataset}
         self.extra = {key: value for key, value in extra.items() if value is not None}
         self.places = [(v, c) for v, video in enumerate(videos) for c in range(len(video["clips"]))]
@@ -109,19 +106,9 @@ class ClipRows(Dataset):  # type: ignore[type-arg]
         number, clip = self.places[index]
         video = self.videos[number]
         try:
-            data = read_bytes(self.media.find(video["video"]), self.limits)  # once for all clips
-            clips = [
-                {
-                    "video": read_clip(
-                        data,
-                        video["clips"][one]["start"],
-                        video["clips"][one]["end"],
-                        self.frames,
-                        self.limits,
-                    )
-                }
-                for one in (clip, *chosen)
-            ]
+            video_file = _LongVideo(self.media.find(video["video"]), self.limits)
+            stretches = [video["clips"][one] for one in (clip, *chosen)]
+            clips = [{"video": video_file.clip(one["start"], one["end"], self.frames)} for one in stretches]
         except ValueError as error:
             raise MediaError(f"video {number} ({describe(video['video'])}): {error}") from error
         return {**row, "positive": clips[0], "negatives": clips[1:]}
@@ -176,21 +163,7 @@ def read_clip(
         MediaError: unreadable, over a limit, or over before ``start``.
         ImportError: PyAV is not installed.
     """
-    times = [start + (end - start) * (share + 0.5) / frames for share in range(frames)]
-    found: list[Image.Image] = []
-    shown, second = None, 0.0
-    with _film(source, limits or MediaLimits()) as film:
-        for frame, time in film.frames_from(start):
-            while shown is not None and len(found) < frames and time > times[len(found)]:
-                found.append(film.shown(shown))
-            shown, second = frame, time
-            if len(found) == frames:
-                break
-        if shown is None or (len(found) < frames and second < start):
-            raise MediaError(f"{film.name} ends before the clip that starts at {start} s")
-        while len(found) < frames:
-            found.append(film.shown(shown))
-    return found
+    return _LongVideo(source, limits or MediaLimits()).clip(start, end, frames)
 
 
 def video_seconds(source: Any, limits: MediaLimits | None = None) -> float:
@@ -200,72 +173,41 @@ def video_seconds(source: Any, limits: MediaLimits | None = None) -> float:
         MediaError: unreadable, or its packets have no times.
         ImportError: PyAV is not installed.
     """
-    with _film(source, limits or MediaLimits()) as film:
-        return film.seconds()
+    return _LongVideo(source, limits or MediaLimits()).seconds
 
 
-class _Film:
-    """An open video; every step is checked against the limits."""
+class _LongVideo:
+    """A video file whose packets were read once; its clips are decoded when they are asked for."""
 
-    def __init__(self, name: str, container: Any, limits: MediaLimits, deadline: Deadline) -> None:
-        if not container.streams.video:
-            raise MediaError(f"{name} has no video stream")
-        self.name, self.container, self.limits, self.deadline = name, container, limits, deadline
-        self.stream = container.streams.video[0]
-        self.begin = float((self.stream.start_time or 0) * self.stream.time_base)
-        self._check_size(self.stream.codec_context)
-
-    def frames_from(self, start: float) -> Iterator[tuple[Any, float]]:
-        """Frames from the last key frame before ``start`` on, and the second at which each is shown."""
-        self.container.seek(
-            int((start + self.begin) / self.stream.time_base), stream=self.stream, backward=True
+    def __init__(self, source: Any, limits: MediaLimits) -> None:
+        if av is None:
+            raise ImportError("video files need PyAV: pip install umekit[media]")
+        self.name, self.limits = describe(source), limits
+        data = read_bytes(source, limits)
+        # The limit on frames is for those that are decoded, and a long video has more.
+        self.file = Film(
+            data, Deadline(self.name, limits), replace(limits, video_frames=sys.maxsize), rate=1.0
         )
-        count = 0
-        decoder = decoder_of(self.stream, self.deadline)
-        for packet in self.container.demux(self.stream):
-            self.deadline.check()
-            for frame in decoder.decode(packet):
-                count += 1
-                if count > self.limits.video_frames:
-                    raise MediaError(f"{self.name} has more than {self.limits.video_frames} frames in a clip")
-                if frame.time is None:
-                    raise MediaError(f"{self.name} has frames without a time, so that no clip can be cut")
-                self._check_size(frame)
-                yield frame, frame.time - self.begin
+        with reading(self.name, "cannot read the video"):
+            self.timeline = self.file.timeline()
+        if self.timeline.duration is None:
+            raise MediaError(f"{self.name} has frames without a time, so that no clip can be cut")
+        self.seconds = self.timeline.duration
 
-    def shown(self, frame: Any) -> Image.Image:
-        """A frame as a player shows it."""
-        return as_shown(frame, self.stream, self.deadline, self.limits)
-
-    def seconds(self) -> float:
-        last = None
-        for packet in self.container.demux(self.stream):
-            self.deadline.check()
-            if packet.pts is not None:
-                end = float((packet.pts + (packet.duration or 0)) * self.stream.time_base) - self.begin
-                last = end if last is None else max(last, end)
-        if last is None:
-            raise MediaError(f"{self.name} does not say how long it is")
-        return last
-
-    def _check_size(self, frame: Any) -> None:
-        if frame.width * frame.height > self.limits.image_pixels:
-            raise MediaError(f"{self.name} has frames over the limit of {self.limits.image_pixels} pixels")
-
-
-@contextmanager
-def _film(source: Any, limits: MediaLimits) -> Iterator[_Film]:
-    if av is None:
-        raise ImportError("video files need PyAV: pip install umekit[media]")
-    data, name = read_bytes(source, limits), describe(source)
-    deadline = Deadline(name, limits)
-    try:
-        with av.open(io.BytesIO(data), "r", options=OPEN_OPTIONS, metadata_errors="replace") as container:
-            yield _Film(name, container, limits, deadline)
-    except MediaError:
-        raise
-    except Exception as error:  # decoders meet hostile bytes here, and let through whatever they cause
-        raise MediaError(f"{name}: cannot read the video ({reason(error)})") from None
+    def clip(self, start: float, end: float, frames: int) -> list[Image.Image]:
+        if start > self.timeline.seconds[-1]:
+            raise MediaError(f"{self.name} ends before the clip that starts at {start} s")
+        times = start + (end - start) * (np.arange(frames) + 0.5) / frames
+        shown = np.searchsorted(self.timeline.seconds, times, side="right") - 1
+        numbers, places = np.unique(shown.clip(0), return_inverse=True)
+        if numbers[-1] - numbers[0] >= self.limits.video_frames:
+            raise MediaError(f"{self.name} has more than {self.limits.video_frames} frames in a clip")
+        self.file.deadline.restart()
+        with reading(self.name, "cannot read the video"):
+            images = list(self.file.pictures(numbers.tolist()))
+        if len(images) < len(numbers):
+            raise MediaError(f"{self.name} is damaged between {start} and {end} s")
+        return [images[place] for place in places]
 
 
 def _check(video: Mapping[str, Any], number: int) -> None:

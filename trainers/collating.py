@@ -11,11 +11,11 @@ from torch import Tensor
 
 from .bad_rows import BadRow
 from .batches import ItemBatch, PreparedRow
+from .formats.mmeb_tasks import group_of
 from .hashing import content_hash, text_hash
 from .indexed_rows import READ_ERROR, ROW_INDEX, row_name
 from .lazy_media import lazy_media
 from .objectives.cross_entropies import NO_KEY
-from .objectives.task_groups import group_of
 from .objectives.temperature import DEFAULT_TASK
 
 OWN_ID = "__own_id__"  # a row's id in its source, where ``positive_id`` is a number of a plan
@@ -28,7 +28,7 @@ class ItemCollator:
 
     processor: has ``prepare(item, role=..., mode=...)``. mode: what items are prepared for, the checkpoint's default
         for None. task_column: where a row's task stands; a column other than ``task`` must be there. task_groups: a
-        grouping of :mod:`objectives.task_groups` that turns what stands there into a task. skip_bad_rows: a row that
+        grouping of :mod:`formats.mmeb_tasks` that turns what stands there into a task. skip_bad_rows: a row that
         cannot be prepared is left out of the batch and listed in its ``bad_rows`` (who calls must look at it);
         otherwise ValueError is raised, naming the row. media_per_chunk: an item with media is a :class:`LazyMedia`
         instead, without patches (``prepared(processor)`` makes them).

@@ -10,13 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from umekit.trainers.formats.mmeb_tasks import TASK_GROUPS, group_names, group_of
 from umekit.trainers.objectives import (
-    RZENEMBED_TASKS,
     ContrastiveObjective,
     LearnableTemperature,
     info_nce,
 )
-from umekit.trainers.objectives.task_groups import group_names, group_of
 
 
 def test_tasks_have_their_own_temperature() -> None:
@@ -141,7 +140,7 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 def test_every_data_set_of_the_benchmark_has_one_of_seven_groups() -> None:
     assert len(group_names("rzenembed")) == 7
-    assert set(RZENEMBED_TASKS.values()) == set(group_names("rzenembed"))
+    assert set(TASK_GROUPS["rzenembed"].values()) == set(group_names("rzenembed"))
     assert group_of("Visual7W", "rzenembed") == "image_qa"
     assert group_of("vidore/colpali_train_set", "rzenembed") == "document_retrieval"
     assert group_of("video_qa", "rzenembed") == "video_qa"

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer, ContrastiveTrainingArguments
 from umekit.trainers.batches import ContrastiveBatch
+from umekit.trainers.formats.mmeb_tasks import group_names
 from umekit.trainers.objectives import ContrastiveObjective
 from umekit.trainers.objectives.cross_entropies import NO_KEY, number_targets
-from umekit.trainers.objectives.task_groups import group_names
 from umekit.trainers.validation import validate
 
 

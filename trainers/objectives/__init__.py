@@ -5,11 +5,9 @@ from .distillation import listwise_kl
 from .module import ContrastiveObjective
 from .policy import policy_loss
 from .rewards import group_advantages, rank_gap_reward
-from .task_groups import RZENEMBED_TASKS
 from .temperature import LearnableTemperature
 
 __all__ = [
-    "RZENEMBED_TASKS",
     "ContrastiveObjective",
     "LearnableTemperature",
     "group_advantages",

@@ -1,4 +1,4 @@
-"""Groups of data sets that share a learned temperature."""
+"""MMEB-V2's data sets and those of its training sets, by name; and the groups of them that share a temperature."""
 
 from __future__ import annotations
 
@@ -39,11 +39,10 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
     "video_qa": ("video_qa_240k", "MVBench", "Video-MME", "NExTQA", "EgoSchema", "ActivityNetQA"),
 }  # fmt: skip
 
-RZENEMBED_TASKS: dict[str, str] = {name: group for group, names in _MEMBERS.items() for name in names}
-"""Data set of MMEB-V2 or of its training sets -> one of RzenEmbed's seven tasks."""
-
-TASK_GROUPS: dict[str, Mapping[str, str]] = {"rzenembed": RZENEMBED_TASKS}
-"""Groupings by name, for a recipe."""
+TASK_GROUPS: dict[str, Mapping[str, str]] = {
+    "rzenembed": {name: group for group, names in _MEMBERS.items() for name in names}
+}
+"""Groupings by name, for a recipe: data set -> its group, here one of RzenEmbed's seven tasks."""
 
 
 def group_names(grouping: str) -> list[str]:
