@@ -26,6 +26,7 @@ from .weight_files import INDEX, WEIGHTS, hub_arguments, read_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."  # of the keys in its files
 NO_PEFT = "adapters need peft: pip install umekit[train]"
 
 
@@ -201,12 +202,12 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
 
 
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+    return {key.removeprefix(PEFT_PREFIX): value for key, value in tensors.items()}
 
 
 def _native(key: str) -> str:
     """The key of an adapter's tensor, whichever root it was written from, as the backbone calls it."""
-    key = key.removeprefix("base_model.model.").removeprefix("backbone.")
+    key = key.removeprefix(PEFT_PREFIX).removeprefix("backbone.")
     if key.startswith(("language_model.", "visual.")):
         return f"model.{key}"
     if key.startswith("model.layers."):

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from .collating import ContrastiveCollator
     from .contrastive import ContrastiveTrainer
     from .lora import add_lora
+    from .lora.merging import merge
+    from .lora.souping import soup
     from .memory import estimate_memory
-    from .merging import merge
     from .mining import mine
     from .objectives.module import ContrastiveObjective
-    from .souping import soup
 
 _PUBLIC = {
     "ContrastiveCollator": ".collating",
@@ -23,9 +23,9 @@ _PUBLIC = {
     "ContrastiveTrainingArguments": ".arguments",
     "add_lora": ".lora",
     "estimate_memory": ".memory",
-    "merge": ".merging",
+    "merge": ".lora.merging",
     "mine": ".mining",
-    "soup": ".souping",
+    "soup": ".lora.souping",
 }
 
 __all__ = [

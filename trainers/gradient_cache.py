@@ -25,51 +25,6 @@ from .random_state import RandomState
 Loss = Callable[[Tensor], tuple[Tensor, Metrics]]
 
 
-def plan_chunks(lengths: Sequence[int], budget: int, extra: Sequence[int] | None = None) -> list[list[int]]:
-    """Indices of items by chunk, so that ``items * longest`` of a chunk and their ``extra`` are within the budget.
-
-    Longest first (what runs out of memory does so at once); an item larger than the budget is a chunk of
-    its own. extra: what each item takes beside its padded tokens, in tokens: the vision tower's share.
-
-    >>> plan_chunks([3, 9, 4, 20], 10)
-    [[3], [1], [2, 0]]
-    >>> plan_chunks([3, 9, 4, 20], 10, extra=[0, 0, 4, 0])
-    [[3], [1], [2], [0]]
-    """
-    beside = [0] * len(lengths) if extra is None else extra
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    chunks: list[list[int]] = []
-    longest = taken = 0
-    for index in order:
-        if chunks and (len(chunks[-1]) + 1) * longest + taken + beside[index] <= budget:
-            chunks[-1].append(index)
-            taken += beside[index]
-        else:
-            chunks.append([index])
-            longest, taken = lengths[index], beside[index]
-    return chunks
-
-
-def plan_groups(lengths: Sequence[int], waste: float = 0.1) -> list[list[int]]:
-    """Indices of items in groups of similar length, so that at most ``waste`` of a group is padding.
-
-    >>> plan_groups([10, 50, 11, 49])
-    [[1, 3], [2, 0]]
-    """
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    groups: list[list[int]] = []
-    real = 0
-    for index in order:
-        padded = (len(groups[-1]) + 1) * lengths[groups[-1][0]] if groups else 0
-        if groups and real + lengths[index] >= (1 - waste) * padded:
-            groups[-1].append(index)
-            real += lengths[index]
-        else:
-            groups.append([index])
-            real = lengths[index]
-    return groups
-
-
 @dataclass(frozen=True)
 class Chunks:
     """A batch by chunk, and what its forwards give.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..modeling.batching import plan_batches
 from .arguments import ItemTrainingArguments
 from .bad_rows import BadRows
 from .batches import ItemBatch
@@ -19,7 +20,7 @@ from .collating import ItemCollator
 from .cut_texts import CutTexts
 from .distributed import max_over_ranks, needs_vision_in_every_forward, no_sync, sum_over_ranks, world_size
 from .dummy_media import DummyMedia, grey_picture, lacking, sharded_dummies, unsharded_dummies
-from .gradient_cache import Chunks, Loss, cached_backward, one_forward, plan_chunks, plan_groups
+from .gradient_cache import Chunks, Loss, cached_backward, one_forward
 from .indexed_rows import IndexedRows
 from .lazy_media import loaded
 from .lora import part_of
@@ -185,7 +186,7 @@ class ItemTrainer(NativeTrainer):
     ) -> tuple[Tensor, Metrics, Tensor | None]:
         """Loss of a batch in one forward, with its graph, metrics, and the local loss in it."""
         return one_forward(
-            self.chunks(model, batch, plan_groups(batch.lengths)),
+            self.chunks(model, batch, self.whole_chunks(batch)),
             loss_of,
             representation_scale=self._representation_scale,
         )
@@ -194,7 +195,7 @@ class ItemTrainer(NativeTrainer):
         """What is read of a batch's items, [items, ...], without a graph."""
         indices = [list(range(len(batch.items)))]
         if self.args.chunk_tokens is not None:
-            indices = plan_chunks(batch.lengths, self.args.chunk_tokens)
+            indices = plan_batches(batch.lengths, self.args.chunk_tokens)
         return self.chunks(model, batch, indices).encode()
 
     def chunks(self, model: nn.Module, batch: ItemBatch, indices: Sequence[Sequence[int]]) -> Chunks:
@@ -221,7 +222,11 @@ class ItemTrainer(NativeTrainer):
         assert self.args.chunk_tokens is not None
         cost = self._patch_cost
         tower = [math.ceil(cost * patches) for patches in batch.patches] if cost else None
-        return plan_chunks(batch.lengths, self.args.chunk_tokens, tower)
+        return plan_batches(batch.lengths, self.args.chunk_tokens, extra=tower)
+
+    def whole_chunks(self, batch: ItemBatch) -> list[list[int]]:
+        """Indices of a batch's items of similar length, for one forward that pads little."""
+        return plan_batches(batch.lengths, len(batch.items) * max(batch.lengths))
 
     @property
     def _weight(self) -> float:

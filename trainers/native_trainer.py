@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from ..encoding.storage.ownership import naming_the_disk
-from .adapters import load_adapter_weights
 from .callbacks import ClampObjective
 from .checkpoints import check_checkpoint, last_complete_checkpoint, mark_incomplete
 from .distributed import max_over_ranks
 from .finite import FiniteSteps, NonFiniteError, named, nonfinite_weights, without_gradients
-from .lora import adapter_in_float32
+from .lora import adapter_in_float32, load_adapter_weights
 from .model_with_objective import Metrics, ModelWithObjective, kept_use_cache
 from .objectives.saving import SavedObjective
 from .random_state import same_random_state

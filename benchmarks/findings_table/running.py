@@ -12,7 +12,7 @@ import torch
 import umekit
 from umekit.encoding.encoder import Encoder
 from umekit.evaluation.digit_world.glyphs import Split
-from umekit.trainers.souping import soup
+from umekit.trainers.lora.souping import soup
 
 from . import starts
 from .context import Context

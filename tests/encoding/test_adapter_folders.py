@@ -20,7 +20,7 @@ from umekit.encoding.golden.folder import make_golden
 from umekit.modeling.adapters import AdapterError
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.testing import save_tiny_reranker
-from umekit.trainers.merging import merge
+from umekit.trainers.lora.merging import merge
 
 peft = pytest.importorskip("peft")
 

@@ -17,8 +17,8 @@ from transformers import AutoModel
 
 import umekit
 from umekit.encoding.checkpoint_files import CheckpointFilesError
-from umekit.trainers.checkpoint_souping import soup_checkpoints
-from umekit.trainers.merging import merge
+from umekit.trainers.lora.checkpoint_souping import soup_checkpoints
+from umekit.trainers.lora.merging import merge
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 import umekit
 from umekit.modeling.settings import UmeSettings, UmeSettingsError, filled_rows
 from umekit.trainers.lora import add_lora
-from umekit.trainers.merging import merge, open_base
-from umekit.trainers.souping import soup
+from umekit.trainers.lora.merging import merge, open_base
+from umekit.trainers.lora.souping import soup
 
 ADDED = ("<emb>", "<instruction_start>", "<instruction_end>")
 ITEMS = [{"text": "the page of a video", "instruction": "compare"}, {"text": "a text", "instruction": "find"}]

@@ -8,26 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from stub_model import stub_rows, stub_trainer
 
-from umekit.trainers.gradient_cache import Chunks, cached_backward, plan_chunks
+from umekit.modeling.batching import plan_batches
+from umekit.trainers.gradient_cache import Chunks, cached_backward
 from umekit.trainers.model_with_objective import ModelWithObjective
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 30)), min_size=1, max_size=40),
-    st.integers(1, 120),
-)
-def test_chunks_cover_each_item_once_within_the_budget(items: list[tuple[int, int]], budget: int) -> None:
-    lengths, extra = [length for length, _ in items], [beside for _, beside in items]
-    for beside in (None, extra):
-        chunks = plan_chunks(lengths, budget, beside)
-        assert sorted(index for chunk in chunks for index in chunk) == list(range(len(lengths)))
-        for chunk in chunks:
-            taken = len(chunk) * max(lengths[i] for i in chunk) + sum((beside or [0] * 99)[i] for i in chunk)
-            assert len(chunk) == 1 or taken <= budget
 
 
 def step_gradients(folder: Path, rows: Any, **settings: Any) -> tuple[float, dict[str, torch.Tensor]]:
@@ -60,7 +45,7 @@ def test_with_dropout_the_second_forward_is_the_first(tmp_path: Path) -> None:
     inputs = trainer.data_collator(rows)
     module: ModelWithObjective = trainer.model  # type: ignore[assignment]
     batch = inputs["batch"]
-    chunks = plan_chunks(batch.lengths, 40)
+    chunks = plan_batches(batch.lengths, 40)
     assert len(chunks) > 3
     module.train()
     torch.manual_seed(5)  # the whole graph over the same chunks, nothing cached
@@ -86,7 +71,7 @@ def test_surplus_chunks_change_nothing_but_are_run(tmp_path: Path) -> None:
     inputs = trainer.data_collator(rows)
     module: ModelWithObjective = trainer.model  # type: ignore[assignment]
     batch = inputs["batch"]
-    chunks = plan_chunks(batch.lengths, 30)
+    chunks = plan_batches(batch.lengths, 30)
     results = []
     for count in (None, len(chunks) + 3):
         module.zero_grad()

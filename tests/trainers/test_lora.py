@@ -17,11 +17,11 @@ from transformers import BitsAndBytesConfig
 
 import umekit
 from umekit.modeling.backbone import UNQUANTISED_MODULES
+from umekit.modeling.batching import plan_batches
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.processing.processor import UmeProcessor
 from umekit.testing import save_tiny_backbone, save_tiny_checkpoint
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.gradient_cache import plan_chunks
 from umekit.trainers.lora import add_lora, linear_layers, part_of, target_pattern
 
 BUDGET = 110
@@ -113,7 +113,7 @@ def test_the_cache_is_exact_under_dropout(
     inputs = trainer.data_collator(rows)
     batch = inputs["batch"]
     chunks = trainer.training_chunks(batch)
-    assert chunks != plan_chunks(batch.lengths, BUDGET)  # the tower is adapted and has its share
+    assert chunks != plan_batches(batch.lengths, BUDGET)  # the tower is adapted and has its share
     assert len(chunks) > 3
     module.train()
     torch.manual_seed(5)  # the whole graph over the same chunks, nothing cached

@@ -1,4 +1,4 @@
-"""umekit.trainers.merging: one adapter into its base, checked by vectors."""
+"""umekit.trainers.lora.merging: one adapter into its base, checked by vectors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import umekit
 from umekit.modeling.adapters import AdapterError
-from umekit.trainers import merging
-from umekit.trainers.merging import MergeError, merge, open_base
+from umekit.trainers.lora import merging
+from umekit.trainers.lora.merging import MergeError, merge, open_base
 
 ITEMS = ["a text", {"text": "the page of a video", "instruction": "compare"}]
 

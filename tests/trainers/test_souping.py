@@ -1,4 +1,4 @@
-"""umekit.trainers.souping: averages of adapters and of checkpoints, against NumPy in float64."""
+"""umekit.trainers.lora.souping: averages of adapters and of checkpoints, against NumPy in float64."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 import umekit
-from umekit.trainers.checkpoint_souping import soup_checkpoints
-from umekit.trainers.lora_folders import SoupError, read_lora_folder
-from umekit.trainers.merging import merge
-from umekit.trainers.souping import normalised, soup
+from umekit.trainers.lora.checkpoint_souping import soup_checkpoints
+from umekit.trainers.lora.folders import SoupError, read_lora_folder
+from umekit.trainers.lora.merging import merge
+from umekit.trainers.lora.souping import normalised, soup
 
 ITEMS = ["a text", {"text": "the page of a video", "instruction": "compare"}]
 WEIGHTS = "model.safetensors"

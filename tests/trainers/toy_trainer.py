@@ -17,7 +17,6 @@ from umekit.processing.processor import UmeProcessor
 from umekit.trainers import ContrastiveCollator, ContrastiveTrainer, ContrastiveTrainingArguments, add_lora
 from umekit.trainers.batches import ContrastiveBatch, ItemBatch, PreparedRow
 from umekit.trainers.distributed import sum_over_ranks
-from umekit.trainers.gradient_cache import plan_groups
 from umekit.trainers.model_with_objective import Metrics, read_slots
 from umekit.trainers.tokens import completion_labels, log_probabilities
 
@@ -63,7 +62,7 @@ class SameForwards(ToyTrainer):
     """Chunks that are those of one forward, so that dropout draws the same."""
 
     def training_chunks(self, batch: ItemBatch) -> list[list[int]]:
-        return plan_groups(batch.lengths)
+        return self.whole_chunks(batch)
 
 
 def rows() -> list[dict[str, Any]]:

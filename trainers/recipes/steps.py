@@ -18,16 +18,16 @@ from transformers import HfArgumentParser, set_seed
 from ...encoding.encoder import Encoder
 from ...encoding.loading import load
 from ..arguments import ItemTrainingArguments
-from ..checkpoint_souping import soup_checkpoints
 from ..checkpoints import last_complete_checkpoint
 from ..finite import NonFiniteError
 from ..item_trainer import ItemTrainer
 from ..lora import add_lora
-from ..merging import merge
+from ..lora.checkpoint_souping import soup_checkpoints
+from ..lora.merging import merge
+from ..lora.souping import soup
 from ..mining import mine
 from ..registry import trainer_class
 from ..sampling import PlannedRows
-from ..souping import soup
 from .plan_file import check_plan, write_plan
 from .prompts import get_prompt, with_prompt
 from .schema import START, MineStep, ModelSpec, PromptSpec, Recipe, RecipeError, SoupStep, TrainStep

@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     if not args.adapter.is_dir():
         raise UsageError(f"{args.adapter} is not a folder")
-    from ..trainers.merging import merge
+    from ..trainers.lora.merging import merge
 
     merge(args.adapter, args.out, base=args.base, dtype=args.dtype or "auto")
     files = sorted(path.relative_to(args.out).as_posix() for path in args.out.rglob("*") if path.is_file())

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     for folder in args.folders:
         if not folder.is_dir():
             raise UsageError(f"{folder} is not a folder")
-    from ..trainers.lora_folders import SoupError, is_adapter
+    from ..trainers.lora.folders import SoupError, is_adapter
 
     adapters = [is_adapter(folder) for folder in args.folders]
     if any(adapters) != all(adapters):
@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--base is for adapters; these folders are checkpoints")
     try:
         if adapters[0]:
-            from ..trainers.souping import soup
+            from ..trainers.lora.souping import soup
 
             report = soup(args.folders, args.out, weights=args.weights, base=args.base)
         else:
-            from ..trainers.checkpoint_souping import soup_checkpoints
+            from ..trainers.lora.checkpoint_souping import soup_checkpoints
 
             report = soup_checkpoints(args.folders, args.out, weights=args.weights)
     except SoupError as error:

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from ..encoding.checkpoint_files import installed_classes, read_config
-from ..encoding.encoder import Encoder
-from ..encoding.golden.folder import GOLDEN_FOLDER, make_golden
-from ..encoding.golden.verify import verify
-from ..encoding.loading import CLASSES, check_pair, load
-from ..encoding.reranker import Reranker
-from ..encoding.storage.ownership import new_folder
-from ..modeling.adapters import add_adapter, base_named, lacking_rows, merge_adapter
-from ..modeling.settings import UmeSettings
-from ..modeling.weight_files import read_json
-from ..processing.processor import UmeProcessor
-from .lora_folders import CONFIG_FILE, has_settings
+from ...encoding.checkpoint_files import installed_classes, read_config
+from ...encoding.encoder import Encoder
+from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden
+from ...encoding.golden.verify import verify
+from ...encoding.loading import CLASSES, check_pair, load
+from ...encoding.reranker import Reranker
+from ...encoding.storage.ownership import new_folder
+from ...modeling.adapters import CONFIG_FILE, add_adapter, base_named, lacking_rows, merge_adapter
+from ...modeling.settings import UmeSettings
+from ...modeling.weight_files import read_json
+from ...processing.processor import UmeProcessor
+from .folders import has_settings
 
 
 class MergeError(RuntimeError):

@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from ..modeling.versions import need_peft
+from ...modeling.adapters import PEFT_PREFIX, WEIGHTS_FILE
+from ...modeling.versions import need_peft
 
 PARTS = ("language", "vision", "merger")
 HALVES = (torch.bfloat16, torch.float16)
@@ -141,6 +144,25 @@ def adapter_in_float32(backbone: Any) -> int:
     for parameter in half:
         parameter.data = parameter.data.float()
     return len(half)
+
+
+def load_adapter_weights(backbone: Any, folder: str | Path) -> None:
+    """Copy ``adapter_model.safetensors`` of ``folder`` into the active adapter of a transformers backbone.
+
+    Raises FileNotFoundError without that file, RuntimeError for a missing, unexpected or misshapen tensor.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"the model has an adapter but {folder} holds no {WEIGHTS_FILE}")
+    tensors = {key.removeprefix(PEFT_PREFIX): value for key, value in load_file(path).items()}
+    own = backbone.get_adapter_state_dict()  # the parameters themselves, not copies
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = sorted(key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape)
+    if missing or extra or shapes:
+        raise RuntimeError(f"{path} does not fit: missing {missing}, unexpected {extra}, misshapen {shapes}")
+    with torch.no_grad():
+        for key, value in tensors.items():
+            own[key].copy_(value)
 
 
 def is_quantised(backbone: Any) -> bool:

@@ -18,9 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from .adapters import ADAPTER_FILE, PREFIX
-
-CONFIG_FILE = "adapter_config.json"
+from ...modeling.adapters import CONFIG_FILE, PEFT_PREFIX, WEIGHTS_FILE
 
 # Entries of adapter_config.json that make the change of a weight something else than scale * B @ A.
 NOT_LINEAR = {
@@ -93,7 +91,7 @@ class LoraFolder:
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
         """A [r, ...] and B [out, r] of a module in float32, unscaled."""
         module = self.modules[name]
-        with safe_open(self.path / ADAPTER_FILE, framework="pt") as file:
+        with safe_open(self.path / WEIGHTS_FILE, framework="pt") as file:
             a, b = file.get_tensor(module.key_a).float(), file.get_tensor(module.key_b).float()
         if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
             raise SoupError(f"{self.path}: the factors of {name} hold NaN or infinity")
@@ -117,7 +115,7 @@ class LoraFolder:
         return product.reshape(tuple(shape))
 
     def sha256(self) -> str:
-        with (self.path / ADAPTER_FILE).open("rb") as handle:
+        with (self.path / WEIGHTS_FILE).open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
@@ -139,7 +137,7 @@ def read_lora_folder(path: str | Path) -> LoraFolder:
         SoupError: not LoRA, a kind of it whose change is no ``scale * B @ A``, or an unpaired or unknown tensor.
     """
     folder = Path(path)
-    for name in (CONFIG_FILE, ADAPTER_FILE):
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is not an adapter folder: it has no {name}")
     try:
@@ -148,19 +146,19 @@ def read_lora_folder(path: str | Path) -> LoraFolder:
         raise SoupError(f"{folder / CONFIG_FILE} is not JSON: {error}") from None
     _check_config(folder, config)
     modules: dict[str, dict[str, Any]] = {}
-    with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         for key in sorted(file.keys()):
             ending = next((ending for ending in FACTORS if key.endswith(ending)), None)
             if ending is None:
                 raise SoupError(f"{folder}: the tensor {key} is no LoRA factor; merge this adapter instead")
-            name = key.removeprefix(PREFIX).removesuffix(ending)
+            name = key.removeprefix(PEFT_PREFIX).removesuffix(ending)
             side = FACTORS[ending].lower()
             modules.setdefault(name, {}).update(
                 {f"key_{side}": key, f"shape_{side}": tuple(file.get_slice(key).get_shape())}
             )
     found = {name: _module(folder, config, name, facts) for name, facts in modules.items()}
     if not found:
-        raise SoupError(f"{folder}: {ADAPTER_FILE} holds no tensor")
+        raise SoupError(f"{folder}: {WEIGHTS_FILE} holds no tensor")
     return LoraFolder(folder, config, found)
 
 

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..encoding.checkpoint_files import read_config
-from ..encoding.loading import CLASSES
-from ..modeling.saving import auto_map, write_code, write_sentence_transformers_files
-from ..modeling.settings import UmeSettings
-from ..processing.processor import UmeProcessor
-from .lora_folders import SoupError, has_settings
+from ...encoding.checkpoint_files import read_config
+from ...encoding.loading import CLASSES
+from ...modeling.saving import auto_map, write_code, write_sentence_transformers_files
+from ...modeling.settings import UmeSettings
+from ...processing.processor import UmeProcessor
+from .folders import SoupError, has_settings
 
 # Files that decide what a model is given; they must be equal wherever two folders both have them.
 DECISIVE = ("processor_config.json", "chat_template.jinja", "tokenizer.json")

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..encoding.golden.folder import GOLDEN_FOLDER, make_golden, vector_of
-from ..encoding.golden.items import golden_items, golden_pairs
-from ..encoding.storage.ownership import new_folder
+from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden, vector_of
+from ...encoding.golden.items import golden_items, golden_pairs
+from ...encoding.storage.ownership import new_folder
 from .checkpoint_metadata import check_metadata
-from .lora_folders import LoraFolder, SoupError, read_lora_folder
+from .folders import LoraFolder, SoupError, read_lora_folder
 from .merging import open_base, save_checkpoint
 
 RECORD = "soup.json"  # what went into a soup, beside the result

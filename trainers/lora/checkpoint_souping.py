@@ -17,12 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..encoding.golden.folder import GOLDEN_FOLDER, make_golden
-from ..encoding.loading import load
-from ..encoding.storage.ownership import new_folder
-from ..modeling.weight_files import INDEX, INDEX_BYTES, WEIGHTS, read_json, shard_names
+from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden
+from ...encoding.loading import load
+from ...encoding.storage.ownership import new_folder
+from ...modeling.weight_files import INDEX, INDEX_BYTES, WEIGHTS, read_json, shard_names
 from .checkpoint_metadata import check_metadata, write_metadata
-from .lora_folders import SoupError, has_settings
+from .folders import SoupError, has_settings
 from .souping import SoupReport, largest_difference, normalised, probe
 
 GENERATION = "generation_config.json"
