@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..inputs import InputError
 from ..storage.atomic import AtomicFolder
 from .files import ERRORS, KIND, MANIFEST, SCHEMA, Done, Run, part_name, read_done
-from .settings import ids_of
+from .reading import ids_of
 
 NAMED_DOUBLES = 20
 
