@@ -134,7 +134,7 @@ class UmeProcessor(ItemProcessor):
         if not tokenize:
             told = {**self.tokenizer.special_tokens_map}
             told |= {name: kwargs[name] for name in ("thinking",) if name in kwargs}
-            template = self.chat_template if chat_template is None else chat_template
+            template = str(self.chat_template) if chat_template is None else chat_template
             texts = [render_template(template, one, told) for one in conversations]
             return texts[0] if single else texts
         if chat_template is not None and chat_template != self.chat_template:

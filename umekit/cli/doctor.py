@@ -51,9 +51,9 @@ PAIRS: tuple[Callable[[Versions], str | None], ...] = (transformers_problem, pef
 # (does it apply, is it fatal, what happens and what to do)
 KNOWN_BAD: tuple[tuple[Callable[[Versions], bool], bool, str], ...] = (
     (
-        lambda v: "torch" in v and number(v["torch"]) < (2, 4),
+        lambda v: "torch" in v and number(v["torch"]) < (2, 5),
         True,
-        "torch must be >=2.4",
+        "torch must be >=2.5",
     ),
     (
         _torchvision_build,
