@@ -362,7 +362,14 @@ def test_punctuation_of_any_instruction(load_system: Callable[..., umekit.Encode
 
 def test_the_readme_has_the_table_of_differences() -> None:
     folder = Path(umekit.encoding.presets.__file__).parent
-    assert differences_table() in (folder / "README.md").read_text(encoding="utf-8")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert differences_table() in text
+    for preset in PRESETS.values():
+        row = next(
+            line for line in text.splitlines() if line.startswith(f"| `{preset.name}` | {preset.families[0]}")
+        )
+        repositories = ", ".join(preset.repos) or f'none by name: give `preset="{preset.name}"`'
+        assert row.endswith(f"| {preset.model.role} | {repositories} |")
 
 
 def test_presets_are_found_by_repository() -> None:
