@@ -93,7 +93,7 @@ def build(size: str) -> tuple[UmeForGenerativeEmbedding, UmeProcessor]:
     tokens = {name: ids(f"<{name}>") for name in ("disc_emb", "gen_emb")}
     # The turn must not end early in our arms either.
     settings = UmeSettings(
-        role="generative", pooling="token", tokens={**tokens, "never": [tokenizer.eos_token_id]}
+        kind="generative", pooling="token", tokens={**tokens, "never": [tokenizer.eos_token_id]}
     )
     model = UmeForGenerativeEmbedding(backbone.config, backbone, settings).eval()
     plain = model.logits_of

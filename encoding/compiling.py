@@ -19,13 +19,11 @@ def compile_layers(model: Any, **options: Any) -> int:
         options: of ``torch.compile`` (``backend``, ``mode`` ...).
 
     Raises:
-        ValueError: a model of another role. Its layers write to a cache, each to its own entry, so that each would be
+        ValueError: a model of another kind. Its layers write to a cache, each to its own entry, so that each would be
             compiled anew, and most of them not at all once torch's limit is reached.
     """
-    if model.settings.role != "discriminative":
-        raise ValueError(
-            f"compile=True is for models that embed at once; this one's role is {model.settings.role!r}"
-        )
+    if model.settings.kind != "discriminative":
+        raise ValueError(f"compile=True is for models that embed at once; this one is {model.settings.kind}")
     layers: list[nn.Module] = list(model.backbone.get_decoder().layers)
     for layer in layers:
         layer.compile(dynamic=True, **options)

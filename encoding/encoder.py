@@ -64,7 +64,7 @@ class Encoder:
     def __repr__(self) -> str:
         settings = self.model.settings
         return (
-            f"Encoder({self.model.config.model_type}, {settings.role}, dim={self.dim}, "
+            f"Encoder({self.model.config.model_type}, {settings.kind}, dim={self.dim}, "
             f"{self.model.dtype}, {self.model.device})"
         )
 

@@ -25,7 +25,7 @@ def export(
         src: folder or Hub repository; an adapter is merged into its base.
         out: folder to write; must be missing or empty. An export that fails leaves nothing.
         preset: a published system, for checkpoints without our settings.
-        role: what to export it as; its own role when None.
+        role: what kind of checkpoint to export it as; its own when None.
         compat: see :func:`umekit.load`; goes into the settings that are saved.
         golden: also write ``golden/``, by which ``umekit verify`` tells later whether the folder still gives the
             same vectors; it embeds twenty small items.

@@ -15,7 +15,7 @@ from ..modeling.discriminative import UmeForDiscriminativeEmbedding
 from ..modeling.generative import UmeForGenerativeEmbedding
 from ..modeling.packing import pack_on_cpu
 from ..modeling.reranker import UmeForReranking
-from ..modeling.settings import ROLES, Role, UmeSettings, UmeSettingsError
+from ..modeling.settings import KINDS, Kind, UmeSettings, UmeSettingsError
 from ..processing.processor import UmeProcessor
 from .calls import compute_alone_after_fork
 from .checkpoint_files import find_file, installed_classes, read_config, read_json
@@ -51,7 +51,7 @@ def load(
     compile: bool = False,
     **model_kwargs: Any,
 ) -> Any:
-    """Load a checkpoint: an :class:`Encoder`, or a :class:`Reranker` where that is its role.
+    """Load a checkpoint: an :class:`Encoder`, or a :class:`Reranker` where it is one.
 
     Args:
         path: folder or Hub repository; None is ume-tiny, which comes with the package. An adapter goes onto the base
@@ -59,7 +59,7 @@ def load(
         preset: a published system (``umekit.encoding.presets``), for checkpoints without our settings; found by
             itself where the repository is known or the files give it away. ``"none"`` for a plain backbone: where
             nothing is said and nothing found, a warning names what it may be.
-        role: what to load the checkpoint as; its own role when None.
+        role: what kind of checkpoint to load it as; its own when None.
         device: where it runs; CUDA where there is one, else the CPU, when None.
         dtype: of the weights; the checkpoint's on CUDA and float32 on a CPU when None.
         compat: ``"official"`` reproduces what a preset's official code gets wrong; None does what it means to do.
@@ -106,15 +106,15 @@ def load(
             settings, processor, added = record.open(source, config.model_type, hub, compat)
         settings.check_backbone(config.model_type)
     settings = with_saved_dim(settings, source, hub, config)
-    role = role or settings.role
-    if role not in ROLES:
-        raise ValueError(f"role is {role!r}; use one of {ROLES}")
-    if role not in CLASSES:
+    kind = role or settings.kind
+    if kind not in KINDS:
+        raise ValueError(f"role is {kind!r}; use one of {KINDS}")
+    if kind not in CLASSES:
         raise ValueError(
-            f"the role {role!r} cannot be loaded by this version; known are {', '.join(CLASSES)}"
+            f"the role {kind!r} cannot be loaded by this version; known are {', '.join(CLASSES)}"
         )
-    if role != settings.role:
-        settings = replace(settings, role=cast(Role, role))
+    if kind != settings.kind:
+        settings = replace(settings, kind=cast(Kind, kind))
     if device is not None and model_kwargs.get("device_map") is not None:
         raise ValueError("device and device_map both say where the model goes: give one of them")
     device = device_of(device)
@@ -126,7 +126,7 @@ def load(
         model_kwargs.setdefault("device_map", {"": device})
     placed = "device_map" in model_kwargs
     with installed_classes(source):
-        model, info = CLASSES[role].from_pretrained(
+        model, info = CLASSES[kind].from_pretrained(
             source,
             config=config,
             settings=settings,
@@ -154,7 +154,7 @@ def load(
     elif device.type == "cpu" and "attn_implementation" not in model_kwargs:
         pack_on_cpu(model.config)
     opened: Encoder | Reranker = (
-        Reranker(model, processor) if role == "reranker" else Encoder(model, processor)
+        Reranker(model, processor) if kind == "reranker" else Encoder(model, processor)
     )
     opened.assumption = choice.assumption
     return opened
@@ -193,9 +193,9 @@ def check_pair(model: Any, processor: UmeProcessor) -> None:
         raise ProcessorMismatchError(
             f"the processor is for {processor.settings.family}, the model is {model_type}"
         )
-    if processor.settings.pairs != (model.role == "reranker"):
+    if processor.settings.pairs != (model.kind == "reranker"):
         raise ProcessorMismatchError(
-            f"the model is a {model.role} one, and the processor's prompts are "
+            f"the model is a {model.kind} one, and the processor's prompts are "
             f"{'of pairs' if processor.settings.pairs else 'not of pairs'}: a reranker needs its own template"
         )
     if processor.settings.pooling.kind != model.settings.pooling:

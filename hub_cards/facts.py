@@ -141,7 +141,7 @@ def settings_rows(facts: Facts) -> list[tuple[str, str]]:
         ("Parameters", f"{facts.parameters:,} ({facts.megabytes:.1f} MB); complete weights, no adapter"),
         ("Dtype on disk", dtypes),
         ("Dimensions", str(facts.dim)),
-        ("Role", settings.role),
+        ("Role", settings.kind),
         ("Attention", attention[settings.attention]),
         ("Positions", "the backbone's 3-D positions (M-RoPE)" if settings.positions == "mrope" else "1-D"),
         ("Pooling", pooling[settings.pooling]),

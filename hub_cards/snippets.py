@@ -57,8 +57,8 @@ def snippets(facts: Facts, repo: str, query: str, text: str) -> list[Snippet]:
     Raises:
         ValueError: a role that has no snippets, or a text or name that can't stand in a Python string.
     """
-    if facts.settings.role != "discriminative":
-        raise ValueError(f"there is no card for the role {facts.settings.role!r} yet")
+    if facts.settings.kind != "discriminative":
+        raise ValueError(f"there is no card for the role {facts.settings.kind!r} yet")
     for word in (repo, query, text):
         if not word.isprintable() or set(word) & set("\"'\\`"):
             raise ValueError(

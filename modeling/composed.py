@@ -1,4 +1,4 @@
-"""Composed in memory, native on disk: the part that every role shares.
+"""Composed in memory, native on disk: the part that every kind of model shares.
 
 ``self.backbone`` is whatever ``AutoModelForImageTextToText`` gives. The folder that is saved keeps the backbone's
 own keys, ``model_type`` and ``architectures``, so plain transformers, PEFT, vLLM and sentence-transformers open it;
@@ -35,7 +35,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules: ClassVar[list[str]] = []  # type: ignore[misc]
-    role: ClassVar[str] = ""
+    kind: ClassVar[str] = ""
     modes: ClassVar[tuple[str, ...]] = ()  # of ``encode``, the default first
 
     def __init__(
@@ -43,9 +43,9 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
     ) -> None:
         super().__init__(config)
         self.settings = settings if settings is not None else UmeSettings.from_config(config)
-        if self.settings.role != self.role:
+        if self.settings.kind != self.kind:
             raise UmeSettingsError(
-                f"this checkpoint has the role {self.settings.role!r}, {type(self).__name__} is for {self.role!r}: "
+                f"this checkpoint has the role {self.settings.kind!r}, {type(self).__name__} is for {self.kind!r}: "
                 "load it with AutoModel or umekit.load, or export it for another role"
             )
         self.settings.check_backbone(config.model_type)
@@ -176,7 +176,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
             self.filled_rows or not stock_modules_read(self.settings, source, revision)
         )
         write_sentence_transformers_files(folder, self.settings, config.model_type, self.dim, adapter=adapter)
-        write_code(folder, self.role, source, revision)
+        write_code(folder, self.kind, source, revision)
 
     # ---- what trainers and loaders ask of a native model --------------------------------------------------------
 

@@ -30,7 +30,7 @@ class UmeOutput(ModelOutput):
     Attributes:
         last_hidden_state: ``[B, L, H]``, after the final norm, in the backbone's dtype.
         embeddings: float32 ``[B, d]``, rows of length one unless the settings say otherwise; None without slots.
-        generated_embeddings: the same at the second slot, where a thought is part of the input (generative role);
+        generated_embeddings: the same at the second slot, where a thought is part of the input (generative kind);
             zero in rows without one, None where no row has one.
     """
 
@@ -49,7 +49,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         vectors = model.encode(["a red bicycle", {"image": "bicycle.jpg"}], processor=processor)
     """
 
-    role: ClassVar[str] = "discriminative"
+    kind: ClassVar[str] = "discriminative"
     modes: ClassVar[tuple[str, ...]] = ("discriminative",)
 
     def forward(

@@ -68,7 +68,7 @@ class EncodeOptions:
         """
         mode = model.modes[0] if mode is None else mode
         if mode not in model.modes:
-            kind = model.settings.role
+            kind = model.settings.kind
             needed = "a generative" if kind == "discriminative" else "another"
             raise ValueError(
                 f"mode is {mode!r} and this one is {kind}: it has {', '.join(model.modes)}, any other mode needs "

@@ -49,7 +49,7 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         vectors = model.encode(items, processor=processor, mode="generative", max_new_tokens=512)
     """
 
-    role: ClassVar[str] = "generative"
+    kind: ClassVar[str] = "generative"
     modes: ClassVar[tuple[str, ...]] = ("generative", "discriminative", "both")
 
     def __init__(self, config: Any, backbone: Any = None, settings: UmeSettings | None = None) -> None:

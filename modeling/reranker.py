@@ -50,7 +50,7 @@ class UmeForReranking(UmePreTrainedModel):
         scores = model.rerank("a red bicycle", [{"image": "bicycle.jpg"}, "a kettle"], processor=processor)
     """
 
-    role: ClassVar[str] = "reranker"
+    kind: ClassVar[str] = "reranker"
 
     def __init__(
         self, config: Any, backbone: nn.Module | None = None, settings: UmeSettings | None = None

@@ -32,7 +32,7 @@ def write_code(folder: Path, kind: str, source: str | None = None, revision: str
 
     Args:
         folder: the checkpoint.
-        kind: role of the checkpoint.
+        kind: of the checkpoint.
         source: the checkpoint that the model came from; beside a remote class lies only what it imports, which is
             not the module for sentence-transformers.
         revision: of a ``source`` on the Hub.
@@ -101,7 +101,7 @@ def write_sentence_transformers_files(
     The prompts (``config_sentence_transformers.json``) are the processor's knowledge and written by it.
     """
     native = not adapter and expressible(settings, "sentence-transformers", model_type)[0]
-    if settings.role == "reranker":
+    if settings.kind == "reranker":
         _write_cross_encoder_files(folder, settings, native)
         return
     modules = [_module(0, "", "sentence_transformers.base.modules.transformer.Transformer")]

@@ -38,7 +38,7 @@ class UmeTransformer(InputModule):
     """Input and embedding module in one: ``modules.json`` names it alone.
 
     Args:
-        model: a composed model of this checkpoint's role.
+        model: a composed model of this checkpoint's kind.
         processor: the checkpoint's processor.
     """
 
@@ -119,7 +119,7 @@ class UmeTransformer(InputModule):
 
         Args:
             features: from :meth:`preprocess`, or a part of its rows.
-            mode: None for the checkpoint's default; must be one that its role has. A thought can't be trained
+            mode: None for the checkpoint's default; must be one that its kind has. A thought can't be trained
                 through: while training, the direct embedding comes out of either mode.
             max_new_tokens: length of a thought, for modes that think.
             instruction: used by :meth:`preprocess` alone.
@@ -145,7 +145,7 @@ class UmeTransformer(InputModule):
     def _mode(self, mode: str | None, max_new_tokens: int | None) -> str:
         known = [one for one in self.model.modes if one != "both"]  # one vector per input
         if mode is not None and mode not in known:
-            raise ValueError(f"mode={mode!r}: a {self.model.settings.role} checkpoint has {', '.join(known)}")
+            raise ValueError(f"mode={mode!r}: a {self.model.settings.kind} checkpoint has {', '.join(known)}")
         mode = mode or known[0]
         if max_new_tokens is not None and mode == "discriminative":
             raise ValueError("max_new_tokens needs a mode that thinks, 'discriminative' does not")
@@ -181,7 +181,7 @@ class UmeTransformer(InputModule):
         return self.model.dim
 
     def get_config_dict(self) -> dict[str, Any]:
-        return {"role": self.model.settings.role, "max_seq_length": self.max_seq_length}
+        return {"role": self.model.settings.kind, "max_seq_length": self.max_seq_length}
 
     # ---- loading and saving -------------------------------------------------------------------------------------
 
@@ -216,8 +216,8 @@ class UmeTransformer(InputModule):
             model_name_or_path, **{**hub, **(config_kwargs or {}), "trust_remote_code": False}
         )
         settings = UmeSettings.from_config(config)
-        role = settings.role
-        if role == "reranker":  # stock modules are written where they give equal scores, this one where not
+        kind = settings.kind
+        if kind == "reranker":  # stock modules are written where they give equal scores, this one where not
             able, reason = expressible(settings, "sentence-transformers", config.model_type)
             reason = "its adapter is not merged" if able else reason
             raise ValueError(
@@ -232,9 +232,9 @@ class UmeTransformer(InputModule):
             raise ValueError(f"{model_name_or_path} has a processor of its own: pass trust_remote_code=True")
         arguments = {**hub, "trust_remote_code": trusted, **(model_kwargs or {})}
         model = AutoModel.from_pretrained(model_name_or_path, config=config, **arguments)
-        if getattr(model, "role", None) != role:
+        if getattr(model, "kind", None) != kind:
             raise ValueError(
-                f"{model_name_or_path} is of the role {role!r}, and its auto_map names {type(model).__name__}: "
+                f"{model_name_or_path} is of the role {kind!r}, and its auto_map names {type(model).__name__}: "
                 "sentence-transformers cannot run it"
             )
         return cls(model, processor)

@@ -15,8 +15,8 @@ SCHEMA = 1
 BLOCK = "config.json: ume"
 FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
 
-Role = Literal["discriminative", "generative", "adaptive", "reranker"]
-ROLES: tuple[str, ...] = ("discriminative", "generative", "adaptive", "reranker")
+Kind = Literal["discriminative", "generative", "adaptive", "reranker"]
+KINDS: tuple[str, ...] = ("discriminative", "generative", "adaptive", "reranker")
 
 # Families whose linear-attention layers stay causal whatever mask they are given.
 LINEAR_ATTENTION_FAMILIES = frozenset({"qwen3_5", "qwen3_5_moe", "qwen3_next"})
@@ -34,7 +34,7 @@ class UmeSettings:
     """Settings of one checkpoint.
 
     Attributes:
-        role: what the checkpoint is for; picks the AutoModel class.
+        kind: what the checkpoint is for; picks the AutoModel class. In ``config.json`` it is the ``role``.
         attention: ``"causal"``, or ``"bidirectional"`` for every token seeing every other one (U-MARVEL);
             ``"bidirectional_if_padded"`` is U-MARVEL's published defect: causal in a batch without any padding.
         positions: ``"mrope"`` for the backbone's own 3-D positions, ``"1d"`` for 0..L-1 on all axes
@@ -46,12 +46,12 @@ class UmeSettings:
         normalize: whether vectors are scaled to length one.
         dim: keep only the first ``dim`` numbers (Matryoshka); None keeps all.
         tokens: ids that the model itself must know while generating (thought, ``<gen_emb>``, actions, answers).
-        max_new_tokens: most tokens of a thought where the caller says nothing (generative role).
+        max_new_tokens: most tokens of a thought where the caller says nothing (generative kind).
         thought_end: ``"forced"``: the vector is the state of the first ``<gen_emb>``, which a thought without one is
             given; ``"official"``: UME-R1's published loop, see ``reasoning.think``.
     """
 
-    role: Role = "discriminative"
+    kind: Kind = "discriminative"
     attention: Literal["causal", "bidirectional", "bidirectional_if_padded"] = "causal"
     positions: Literal["mrope", "1d"] = "mrope"
     deepstack: bool = True
@@ -64,7 +64,7 @@ class UmeSettings:
 
     def __post_init__(self) -> None:
         allowed = {
-            "role": ROLES,
+            "kind": KINDS,
             "attention": ("causal", "bidirectional", "bidirectional_if_padded"),
             "positions": ("mrope", "1d"),
             "pooling": ("last", "token", "mean"),
@@ -73,7 +73,7 @@ class UmeSettings:
         for name, values in allowed.items():
             value = getattr(self, name)
             if not isinstance(value, str) or value not in values:
-                raise UmeSettingsError(f"{BLOCK}.{name} is {_shown(value)}; use one of {values}")
+                raise UmeSettingsError(f"{BLOCK}.{_stored(name)} is {_shown(value)}; use one of {values}")
         for name in ("deepstack", "normalize"):
             if type(getattr(self, name)) is not bool:
                 raise UmeSettingsError(f"{BLOCK}.{name} is {_shown(getattr(self, name))}; use true or false")
@@ -106,10 +106,11 @@ class UmeSettings:
                 f"{BLOCK}.schema is {_shown(schema)}, this code reads up to {SCHEMA}: update umekit"
             )
         block.pop(FILLED_ROWS, None)
-        unknown = set(block) - {f.name for f in fields(cls)}
+        names = {_stored(f.name): f.name for f in fields(cls)}
+        unknown = set(block) - set(names)
         if unknown:
             raise UmeSettingsError(f"{BLOCK} has entries that this version does not know: {sorted(unknown)}")
-        settings = cls(**block)
+        settings = cls(**{names[entry]: value for entry, value in block.items()})
         settings.check_backbone(getattr(config, "model_type", ""))
         return settings
 
@@ -123,7 +124,7 @@ class UmeSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """The block as it is written into ``config.json``."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"schema": SCHEMA, **{_stored(name): value for name, value in asdict(self).items()}}
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
@@ -139,6 +140,11 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     if number is None or number < least:
         raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
     return number
+
+
+def _stored(name: str) -> str:
+    """Entry of the block that holds a setting: what a checkpoint is has always been called its role there."""
+    return "role" if name == "kind" else name
 
 
 def _whole(value: Any, least: int) -> bool:
@@ -184,9 +190,9 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
     """
     if target not in ("sentence-transformers", "vllm", "transformers"):
         raise ValueError(f"unknown target {target!r}: use 'sentence-transformers', 'vllm' or 'transformers'")
-    pairs = settings.role == "reranker" and target == "sentence-transformers"  # its CrossEncoder
-    if settings.role != "discriminative" and not pairs:
-        return False, f"the {settings.role} role needs umekit's own loop"
+    pairs = settings.kind == "reranker" and target == "sentence-transformers"  # its CrossEncoder
+    if settings.kind != "discriminative" and not pairs:
+        return False, f"the {settings.kind} kind needs umekit's own loop"
     if settings.attention == "bidirectional_if_padded":
         return False, "attention that depends on the batch has no form outside umekit"
     if settings.positions == "1d":

@@ -119,8 +119,8 @@ class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
 
         The tokens up to the direct embedding are the same in every mode.
         """
-        if mode is not None and mode not in MODES:
-            raise ValueError(f"mode is {mode!r}; use one of {MODES}")
+        if mode not in (None, *MODES, "both"):
+            raise ValueError(f"mode is {mode!r}; use one of {(*MODES, 'both')}")
         thinking = mode not in (None, "discriminative")
         if thinking == self.thinking:
             return self

@@ -15,8 +15,6 @@ from .items import ItemError, parse_item
 from .limits import MediaError
 from .preparing import PromptContext, prepare_turns, read_turn
 
-PAIR_ROLES = {"query", "document"}
-
 
 class PairError(ValueError):
     """A processor whose prompts are not of pairs was asked for one."""

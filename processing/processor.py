@@ -23,7 +23,7 @@ from .cut_texts import Cuts
 from .item_processor import ItemProcessor
 from .limits import MediaLimits
 from .native import INPUT_NAMES, bounded, item_of_messages, rows_of_prompts, sized
-from .pairs import PAIR_ROLES
+from .prompts import ROLES
 from .settings import ARGUMENTS, ProcessorSettings, with_arguments
 from .templates import render_template
 
@@ -101,7 +101,7 @@ class UmeProcessor(ItemProcessor):
 
     def prepare_messages(self, messages: Sequence[Mapping[str, Any]]) -> Prepared:
         """A chat as one row: a pair where it has the roles ``query`` and ``document``, an item otherwise."""
-        if not {message["role"] for message in messages} >= PAIR_ROLES:
+        if not {message["role"] for message in messages} >= set(ROLES):
             return self.prepare(item_of_messages(messages), instruction="")
         rest = [message for message in messages if message["role"] != "document"]
         documents = [message for message in messages if message["role"] == "document"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 ROLES = ("query", "document")  # of an item in a search
-MODES = ("discriminative", "generative", "adaptive", "both")  # how an item is embedded
+MODES = ("discriminative", "generative", "adaptive")  # how an item is embedded
 
 
 @dataclass(frozen=True)

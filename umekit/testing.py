@@ -162,16 +162,16 @@ def save_tiny_backbone(folder: Path, family: str = "qwen2_vl", *, hidden: int = 
     return folder
 
 
-def save_tiny_checkpoint(folder: Path, backbone: Path, **settings: Any) -> Path:
+def save_tiny_checkpoint(folder: Path, backbone: Path, role: Any = "discriminative", **settings: Any) -> Path:
     """Save a checkpoint with our settings and processor from a backbone's folder.
 
     With ``role="generative"`` it has UME-R1's form: ``<disc_emb>`` in the user turn, then a request to think that
     quotes ``<gen_emb>``; its thoughts are at most 12 tokens of random text.
     """
     processor = UmeProcessor.from_pretrained(backbone)
-    kind: Any = UmeForDiscriminativeEmbedding
-    if settings.get("role") == "generative":
-        kind = UmeForGenerativeEmbedding
+    model_class: Any = UmeForDiscriminativeEmbedding
+    if role == "generative":
+        model_class = UmeForGenerativeEmbedding
         names = {"disc_emb": "<disc_emb>", "gen_emb": "<gen_emb>", "im_end": "<|im_end|>"}
         tokens = {name: processor.tokenizer.convert_tokens_to_ids(text) for name, text in names.items()}
         settings = {"pooling": "token", "tokens": tokens, "max_new_tokens": 12, **settings}
@@ -179,7 +179,7 @@ def save_tiny_checkpoint(folder: Path, backbone: Path, **settings: Any) -> Path:
             after_content="\n<disc_emb>\n", thinking="compare it, and then <gen_emb> of text.", assistant=""
         )
         processor = processor.with_settings(prompt=prompt, pooling=PoolingRule("token", token="<disc_emb>"))
-    model = kind.from_pretrained(backbone, settings=UmeSettings(**settings))
+    model = model_class.from_pretrained(backbone, settings=UmeSettings(kind=role, **settings))
     if model.settings.pooling == "mean":
         rule = PoolingRule("mean", span_start="<instruction_start>", span_end="<instruction_end>")
         processor = processor.with_settings(pooling=rule)
@@ -193,7 +193,7 @@ def save_tiny_reranker(folder: Path, backbone: Path, **settings: Any) -> Path:
     processor = UmeProcessor.from_pretrained(backbone)
     prompt = PromptSettings(template=qwen3_vl_reranker.template())
     processor = processor.with_settings(prompt=prompt, pairs=True, empty_items=True)
-    settings = {"role": "reranker", "tokens": processor.answer_tokens("y", "n"), **settings}
+    settings = {"kind": "reranker", "tokens": processor.answer_tokens("y", "n"), **settings}
     UmeForReranking.from_pretrained(backbone, settings=UmeSettings(**settings)).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -46,7 +46,7 @@ class Case:
         pixels: mean of all pixels (uint8), None where it is not known.
         vector: float32 ``[d]``, perhaps only its beginning; of a pair its score.
         candidate: for rerankers, the item that ``item`` as a query is paired with.
-        mode: of ``encode``; None for the role's direct embedding.
+        mode: of ``encode``; None for the checkpoint's direct embedding.
         input_ids: the ids themselves, where the folder has them.
     """
 
@@ -129,14 +129,14 @@ def vector_of(
 
 def options_of(model: Any, mode: str | None = None) -> dict[str, Any]:
     """Arguments of ``encode``; our own golden vectors are direct ones, since a thought may differ by device."""
-    return {} if model.settings.role == "discriminative" else {"mode": mode or "discriminative"}
+    return {} if model.settings.kind == "discriminative" else {"mode": mode or "discriminative"}
 
 
 def make_golden(encoder: Any, folder: str | Path) -> Path:
     """Write a golden folder of an encoder or a reranker."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    inputs = _inputs(pairs=encoder.model.settings.role == "reranker")
+    inputs = _inputs(pairs=encoder.model.settings.kind == "reranker")
     vectors = np.stack([vector_of(encoder, *one) for one in inputs.values()])
     cases = [
         {"name": name, "role": one[1], **measured(prepare_one(encoder.processor, *one))}

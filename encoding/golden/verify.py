@@ -131,7 +131,7 @@ def audit(encoder: Any, result: Verification) -> None:
     backbone = model.backbone
     result.facts |= {
         "family": config.model_type,
-        "role": model.settings.role,
+        "role": model.settings.kind,
         "dtype": str(model.dtype).removeprefix("torch."),
         "kernel": getattr(config, "_attn_implementation", None),
         "parameters": sum(weight.numel() for weight in model.parameters()),

@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...processing.prompts import MODES, ROLES
 from .compressed import CompressedIndex
 from .compressed_files import KIND, read_compressed_manifest
 from .exact import Index
 from .manifest import MANIFEST, IndexFormatError, read_manifest
-
-ROLES = ("query", "document")
-MODES = ("discriminative", "generative", "adaptive")
 
 
 def open_index(

@@ -94,10 +94,10 @@ def _over_own_settings(
     if name is None or name == NO_PRESET:
         return _for_compat(None, source, compat)
     preset = get_preset(name)
-    role = own.get("role", "discriminative") if isinstance(own, Mapping) else "discriminative"
-    if (role == "reranker") != (preset.model.role == "reranker"):
+    kind = own.get("role", "discriminative") if isinstance(own, Mapping) else "discriminative"
+    if (kind == "reranker") != (preset.model.kind == "reranker"):
         raise PresetError(
-            f"{source} is a {role} checkpoint, preset={name!r} is for a {preset.model.role} one"
+            f"{source} is a {kind} checkpoint, preset={name!r} is for a {preset.model.kind} one"
         )
     warnings.warn(
         f"{source} has settings of its own; preset={name!r} replaces them all, its pixels and prompt too",
@@ -111,7 +111,7 @@ def _check_kind(source: str, preset: Preset, found: Preset | None, by: str, stac
     if found is None or found is preset:
         return
     text = f"{source} looks like {found.name} ({by}), and preset={preset.name!r} was named"
-    if (found.model.role == "reranker") != (preset.model.role == "reranker"):
+    if (found.model.kind == "reranker") != (preset.model.kind == "reranker"):
         raise PresetError(f"{text}: one is a reranker, the other an embedder")
     warnings.warn(f"{text}: its vectors may be wrong", stacklevel=stacklevel + 1)
 
@@ -124,8 +124,8 @@ def _for_compat(found: Preset | None, source: str, compat: str | None) -> Preset
 
 def _unclear(source: str, family: str, likely: Sequence[Preset]) -> str:
     """What is not known of a checkpoint, and which presets there are for it."""
-    embedders = [preset.name for preset in likely if preset.model.role != "reranker"]
-    rerankers = [preset.name for preset in likely if preset.model.role == "reranker"]
+    embedders = [preset.name for preset in likely if preset.model.kind != "reranker"]
+    rerankers = [preset.name for preset in likely if preset.model.kind == "reranker"]
     choices = [f"preset={' or '.join(map(repr, sorted(embedders)))}"] if embedders else []
     if rerankers:
         choices.append(f"for a reranker preset={' or '.join(map(repr, sorted(rerankers)))}")

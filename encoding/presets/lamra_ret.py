@@ -49,7 +49,7 @@ LAMRA_RET = Preset(
     fixture=("lamra_ret", "alone"),
     repos=("code-kunkun/LamRA-Ret",),
     families=("qwen2_vl",),
-    model=UmeSettings(role="discriminative", attention="causal", positions="1d", pooling="token"),
+    model=UmeSettings(kind="discriminative", attention="causal", positions="1d", pooling="token"),
     processor=processor,
     tokens=(AddedToken("<emb>", "spare"),),
     traces=Traces(tokens=("<emb>",), classes=("Qwen2VLRet",)),

@@ -63,7 +63,7 @@ QWEN3_VL_EMBEDDING = Preset(
     repos=("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B"),
     traces=Traces(phrases=(DEFAULT_INSTRUCTION,)),
     families=("qwen3_vl",),
-    model=UmeSettings(role="discriminative", attention="causal", positions="mrope", pooling="last"),
+    model=UmeSettings(kind="discriminative", attention="causal", positions="mrope", pooling="last"),
     processor=processor,
     official=official,
     differences=(

@@ -49,7 +49,7 @@ QWEN3_VL_RERANKER = Preset(
     repos=("Qwen/Qwen3-VL-Reranker-2B", "Qwen/Qwen3-VL-Reranker-8B"),
     traces=Traces(phrases=(JUDGE.partition(".")[0], DEFAULT_INSTRUCTION)),
     families=("qwen3_vl",),
-    model=UmeSettings(role="reranker", attention="causal", positions="mrope", pooling="last"),
+    model=UmeSettings(kind="reranker", attention="causal", positions="mrope", pooling="last"),
     processor=processor,
     model_tokens={"yes": "yes", "no": "no"},
     differences=(

@@ -72,7 +72,7 @@ def recognise(
         preset
         for preset in presets
         if family in preset.families
-        and (not kind or (preset.model.role == "reranker") == (kind == "reranker"))
+        and (not kind or (preset.model.kind == "reranker") == (kind == "reranker"))
     )
     if not likely:
         return Recognised(None, kind=kind)

@@ -51,7 +51,7 @@ RZENEMBED = Preset(
     fixture=("rzenembed", "alone"),
     repos=("qihoo360/RzenEmbed", "RzenAI/RzenEmbed-v2-7B", "qihoo360/RzenEmbed-v1-7B"),
     families=("qwen2_vl",),
-    model=UmeSettings(role="discriminative", attention="causal", positions="1d", pooling="last"),
+    model=UmeSettings(kind="discriminative", attention="causal", positions="1d", pooling="last"),
     processor=processor,
     official=official,
     differences=(

@@ -105,7 +105,7 @@ U_MARVEL = Preset(
     repos=("TencentBAC/U-MARVEL-Qwen2VL-7B-Instruct",),
     traces=Traces(tokens=tuple(token.text for token in TOKENS), classes=("Qwen2VLRet",)),
     families=("qwen2_vl",),
-    model=UmeSettings(role="discriminative", attention="bidirectional", positions="1d", pooling="mean"),
+    model=UmeSettings(kind="discriminative", attention="bidirectional", positions="1d", pooling="mean"),
     processor=qwen2_processor,
     tokens=TOKENS,
     official=official,
@@ -127,7 +127,7 @@ U_MARVEL_QWEN3VL = Preset(
     traces=Traces(tokens=tuple(token.text for token in TOKENS), classes=("Qwen3VLRet",)),
     families=("qwen3_vl",),
     model=UmeSettings(
-        role="discriminative", attention="bidirectional", positions="1d", deepstack=False, pooling="mean"
+        kind="discriminative", attention="bidirectional", positions="1d", deepstack=False, pooling="mean"
     ),
     processor=qwen3_processor,
     tokens=TOKENS,

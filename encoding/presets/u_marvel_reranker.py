@@ -54,7 +54,7 @@ U_MARVEL_RERANKER = Preset(
     repos=(),
     traces=Traces(phrases=(JUDGE.partition(".")[0],)),
     families=("qwen2_vl",),
-    model=UmeSettings(role="reranker", attention="causal", positions="mrope", pooling="last"),
+    model=UmeSettings(kind="reranker", attention="causal", positions="mrope", pooling="last"),
     processor=processor,
     model_tokens={"yes": "Yes", "no": "No"},
     differences=(

@@ -76,7 +76,7 @@ UME_R1 = Preset(
     traces=Traces(tokens=("<disc_emb>", "<gen_emb>")),
     families=("qwen2_vl",),
     model=UmeSettings(
-        role="generative", attention="causal", positions="mrope", pooling="token", max_new_tokens=8192
+        kind="generative", attention="causal", positions="mrope", pooling="token", max_new_tokens=8192
     ),
     processor=processor,
     model_tokens={"disc_emb": "<disc_emb>", "gen_emb": "<gen_emb>", "im_end": "<|im_end|>"},

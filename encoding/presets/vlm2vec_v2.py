@@ -49,7 +49,7 @@ VLM2VEC_V2 = Preset(
     fixture=("vlm2vec_v2", "alone"),
     repos=("VLM2Vec/VLM2Vec-V2.0",),
     families=("qwen2_vl",),
-    model=UmeSettings(role="discriminative", attention="causal", positions="1d", pooling="last"),
+    model=UmeSettings(kind="discriminative", attention="causal", positions="1d", pooling="last"),
     processor=processor,
     sources={
         "positions": "the repository's own modeling file finds pictures by <|vision_start|>, which the prompts lack",

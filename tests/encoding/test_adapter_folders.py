@@ -149,7 +149,7 @@ def test_verify_and_its_exit_code(
 def test_what_peft_alone_saved_goes_onto_its_base(plain: Path, trained: Trained) -> None:
     """It has no settings: they are the base's, and where the base has none, a preset's or a plain backbone's."""
     encoder = umekit.load(plain)
-    assert encoder.model.settings.role == "discriminative"
+    assert encoder.model.settings.kind == "discriminative"
     assert np.abs(encoder.encode(["a text"]) - umekit.load(trained.base).encode(["a text"])).max() > 1e-3
 
 

@@ -113,7 +113,7 @@ def test_trust_in_a_folder_of_ours_is_not_handed_on(folder: Path, tmp_path: Path
     names = {"AutoModelForImageTextToText": "evil.Evil", "AutoTokenizer": "evil.Evil"}
     change(folder, "config.json", auto_map={**config["auto_map"], **names})
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-    assert model.role == "discriminative"
+    assert model.kind == "discriminative"
     assert not mark.exists()
 
 

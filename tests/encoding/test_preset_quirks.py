@@ -148,17 +148,17 @@ def test_one_flipped_quirk_fails(
     name: str, quirk: str, fixture_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (flip, prop), preset = QUIRKS[quirk], PRESETS[name]
-    if preset.model.role == "generative":  # another prompt may lead a thought astray: it must end some time
+    if preset.model.kind == "generative":  # another prompt may lead a thought astray: it must end some time
         preset = replace(preset, model=replace(preset.model, max_new_tokens=24))
     monkeypatch.setitem(PRESETS, name, flip(preset))
     folder = fixture_of(preset.fixture[0])
     result = umekit.verify(folder / "checkpoint", folder)
     found = {problem.prop for problem in result.problems}
-    if preset.model.role == "reranker" and prop == "vector":
+    if preset.model.kind == "reranker" and prop == "vector":
         prop = "score"
-    if quirk == "attention" and preset.model.role != "discriminative":
+    if quirk == "attention" and preset.model.kind != "discriminative":
         prop = "load"  # what thinks or answers must be causal: it does not even load
-    if quirk == "pooled span" and preset.model.role == "generative":
+    if quirk == "pooled span" and preset.model.kind == "generative":
         prop = "pooled positions"  # the vector is the thought's, and not moved by it
     assert prop in found, [str(problem) for problem in result.problems]
 

@@ -18,7 +18,7 @@ from umekit.processing.prompts import PromptSettings
 
 def test_encoder(tiny_checkpoint: Callable[..., Path], mixed_items: list[Any]) -> None:
     encoder = umekit.load(tiny_checkpoint("qwen2_vl", role="generative"))
-    assert encoder.model.role == "generative"
+    assert encoder.model.kind == "generative"
     direct = encoder.model.encode(mixed_items, processor=encoder.processor, mode="both")
     both = encoder.encode(mixed_items, mode="both")
     for part, vectors in both.items():
@@ -63,7 +63,7 @@ def test_a_thought_may_follow_the_direct_embedding(
     prompt = PromptSettings(assistant="<disc_emb>")
     processor = encoder.processor.with_settings(prompt=prompt)
     ids = processor.tokenizer.convert_tokens_to_ids
-    settings = UmeSettings(role="generative", tokens={"gen_emb": ids("<gen_emb>")}, max_new_tokens=4)
+    settings = UmeSettings(kind="generative", tokens={"gen_emb": ids("<gen_emb>")}, max_new_tokens=4)
     model = UmeForGenerativeEmbedding(encoder.model.config, encoder.model.backbone, settings)
     for item in mixed_items:
         direct, generative = (processor.prepare(item, mode=mode) for mode in ("discriminative", "generative"))

@@ -45,7 +45,7 @@ def plain_items() -> list[Any]:
 
 def used(model: Any, processor: Any) -> Any:
     """What a model gives: vectors of the items, in every mode that it has, or scores."""
-    if model.role == "reranker":
+    if model.kind == "reranker":
         return model.rerank("a query", plain_items(), processor=processor).numpy()
     found = [model.encode(items(), processor=processor, mode=mode) for mode in model.modes if mode != "both"]
     return torch.cat(found).numpy()
@@ -55,7 +55,7 @@ def used_by_library(folder: str, model: Any) -> tuple[Any, Any]:
     """A folder opened by sentence-transformers, and what it gives."""
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    if model.role == "reranker":
+    if model.kind == "reranker":
         scorer = CrossEncoder(folder, trust_remote_code=True, device="cpu")
         return scorer, scorer.predict([("a query", "a text"), ("a query", "another text")])
     st = SentenceTransformer(folder, trust_remote_code=True, device="cpu")

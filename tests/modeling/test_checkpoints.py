@@ -102,7 +102,7 @@ def test_config_arguments_reach_the_backbone(tiny_checkpoint: Callable[..., Path
     assert not info["missing_keys"]
     config = AutoConfig.from_pretrained(folder)
     assert (
-        UmeForDiscriminativeEmbedding.from_pretrained(folder, config=config).settings.role == "discriminative"
+        UmeForDiscriminativeEmbedding.from_pretrained(folder, config=config).settings.kind == "discriminative"
     )
 
 
@@ -151,7 +151,7 @@ def test_expressible_names_the_reason() -> None:
         ({"attention": "bidirectional"}, "vllm", "causal"),
         ({"normalize": False}, "vllm", "normalises"),
         ({"dim": 8}, "sentence-transformers", "truncate"),
-        ({"role": "generative"}, "transformers", "generative"),
+        ({"kind": "generative"}, "transformers", "generative"),
     ]
     for settings, target, reason in cases:
         able, why = expressible(UmeSettings(**settings), target, "qwen3_vl")

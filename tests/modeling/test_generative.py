@@ -114,7 +114,7 @@ def test_media_tokens_are_never_written(opened: Open, mixed_items: list[Any]) ->
 def test_more_tokens_can_be_forbidden(opened: Open) -> None:
     model, processor = opened()
     tokens = {**model.settings.tokens, "never": [17, 18]}
-    settings = UmeSettings(role="generative", pooling="token", tokens=tokens)
+    settings = UmeSettings(kind="generative", pooling="token", tokens=tokens)
     model = UmeForGenerativeEmbedding(model.config, model.backbone, settings)
     _favour(model, {17: 60.0, 18: 50.0, 19: 40.0})
     found = _embed(model, processor, ["a text"], decoding=Decoding(3))
@@ -278,8 +278,8 @@ def test_refusals(opened: Open, tiny_backbone: Callable[[str], Path]) -> None:
             model.encode(["a text"], processor=processor, **options)
     source = tiny_backbone("qwen2_vl")
     with pytest.raises(UmeSettingsError, match="gen_emb"):
-        UmeForGenerativeEmbedding.from_pretrained(source, settings=UmeSettings(role="generative"))
-    settings = UmeSettings(role="generative", attention="bidirectional", tokens={"gen_emb": 3})
+        UmeForGenerativeEmbedding.from_pretrained(source, settings=UmeSettings(kind="generative"))
+    settings = UmeSettings(kind="generative", attention="bidirectional", tokens={"gen_emb": 3})
     with pytest.raises(UmeSettingsError, match="causal"):
         UmeForGenerativeEmbedding.from_pretrained(source, settings=settings)
 

@@ -77,7 +77,7 @@ def test_a_checkpoint_works_where_umekit_is_not(
     for name in ("library", "library again"):
         np.testing.assert_array_equal(vectors[name], from_library, err_msg=name)
 
-    code = {**processor_files(), **model_files(model.role)}
+    code = {**processor_files(), **model_files(model.kind)}
     if case in ("stock", "reranker"):
         del code["sentence_transformer_ume.py"]
     for folder in (source, *(tmp_path / name for name in ("model-first", "processor-first", "from-library"))):

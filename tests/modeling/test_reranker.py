@@ -292,7 +292,7 @@ def test_what_is_no_reranker_is_refused(
     with pytest.raises(UmeSettingsError, match="role 'discriminative'"):
         UmeForReranking.from_pretrained(discriminative)
     with pytest.raises(UmeSettingsError, match="single token 'yes'"):
-        UmeForReranking.from_pretrained(tiny_backbone("qwen2_vl"), settings=UmeSettings(role="reranker"))
+        UmeForReranking.from_pretrained(tiny_backbone("qwen2_vl"), settings=UmeSettings(kind="reranker"))
     with pytest.raises(UmeSettingsError, match="causal"):
         save_tiny_reranker(tmp_path / "both", tiny_backbone("qwen2_vl"), attention="bidirectional")
     folder = save_tiny_reranker(tmp_path / "reranker", tiny_backbone("qwen2_vl"))
@@ -337,8 +337,8 @@ def test_long_pairs_lose_text_and_keep_the_answer_position(
 
 def test_what_others_can_express() -> None:
     tokens = {"yes": 1, "no": 2}
-    settings = UmeSettings(role="reranker", tokens=tokens)
+    settings = UmeSettings(kind="reranker", tokens=tokens)
     assert expressible(settings, "sentence-transformers", "qwen3_vl")[0]
     assert not expressible(settings, "vllm", "qwen3_vl")[0]
-    one = UmeSettings(role="reranker", tokens=tokens, positions="1d")
+    one = UmeSettings(kind="reranker", tokens=tokens, positions="1d")
     assert not expressible(one, "sentence-transformers", "qwen3_vl")[0]

@@ -41,8 +41,8 @@ def test_a_bundle_runs_and_has_what_the_checkpoint_names(kind: str, tmp_path: Pa
         assert modules["processing_ume.py"].UmeProcessor.__module__ == f"{package.name}.processing_ume"
         return
     classes = vars(modules["modeling_ume.py"]).values()
-    roles = {one.role for one in classes if isinstance(one, type) and hasattr(one, "role")}
-    assert kind in roles
+    kinds = {one.kind for one in classes if isinstance(one, type) and hasattr(one, "kind")}
+    assert kind in kinds
     assert hasattr(modules["sentence_transformer_ume.py"], "UmeTransformer")
 
 

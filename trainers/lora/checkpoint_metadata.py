@@ -41,11 +41,11 @@ def write_metadata(source: Path, target: Path) -> None:
     if has_settings(source):
         config = read_config(str(source))
         settings = UmeSettings.from_config(config)
-        config.auto_map = auto_map(CLASSES[settings.role])
+        config.auto_map = auto_map(CLASSES[settings.kind])
         config.save_pretrained(target)
         dim = settings.dim or config.get_text_config().hidden_size
         write_sentence_transformers_files(target, settings, config.model_type, dim)
-        write_code(target, settings.role)
+        write_code(target, settings.kind)
     if (source / "processor_config.json").is_file():
         UmeProcessor.from_pretrained(source).save_pretrained(target)
 

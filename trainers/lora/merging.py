@@ -73,7 +73,7 @@ def open_base(
     """The base of an adapter on the CPU, with the adapter folder's settings and processor where it has them.
 
     Returns:
-        An Encoder, or a Reranker where that is the role; the adapter itself is not put on.
+        An Encoder, or a Reranker where it is one; the adapter itself is not put on.
     """
     folder = Path(adapter)
     source = base_of(folder) if base is None else os.fspath(base)
@@ -82,13 +82,13 @@ def open_base(
     config = read_config(str(folder))
     settings = UmeSettings.from_config(config)
     with installed_classes(source):
-        model = CLASSES[settings.role].from_pretrained(source, settings=settings, dtype=dtype)
+        model = CLASSES[settings.kind].from_pretrained(source, settings=settings, dtype=dtype)
         model.fill_rows(lacking_rows(config, source, {}))
         processor = UmeProcessor.from_pretrained(
             folder if (folder / "processor_config.json").is_file() else source
         )
     check_pair(model, processor)
-    return Reranker(model, processor) if settings.role == "reranker" else Encoder(model, processor)
+    return Reranker(model, processor) if settings.kind == "reranker" else Encoder(model, processor)
 
 
 def base_of(folder: Path) -> str:

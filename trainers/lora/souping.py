@@ -178,7 +178,7 @@ def add_delta(backbone: Any, name: str, folders: Sequence[LoraFolder], shares: S
 
 def probe(encoder: Any) -> NDArray[np.float32]:
     """Vectors (of a reranker, scores) of a few fixed items, [n, d] or [n, 1]; a non-finite one raises."""
-    if encoder.model.settings.role == "reranker":
+    if encoder.model.settings.kind == "reranker":
         return np.stack([vector_of(encoder, q, None, c) for _, q, c in golden_pairs()[:PROBES]])
     return np.stack([vector_of(encoder, item, role) for _, role, item in golden_items()[:PROBES]])
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-MODES = ("discriminative", "generative", "adaptive")
+from ..processing.prompts import MODES
+
 KERNELS = ("sdpa", "eager", "flash_attention_2", "packed_sdpa")
 
 

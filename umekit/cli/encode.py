@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ..processing.prompts import ROLES
 from .common import (
     UsageError,
     add_model_arguments,
@@ -49,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--role",
-        choices=("query", "document"),
+        choices=ROLES,
         help="which side of a search the items are on (default: neither; with --shard-size document, as in an index)",
     )
     parser.add_argument("--instruction", metavar="TEXT", help="default: the checkpoint's")

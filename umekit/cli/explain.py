@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..processing.prompts import ROLES
 from .common import (
     UsageError,
     add_item_arguments,
@@ -28,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("item", nargs="?", metavar="ITEM", help="a text, or an existing file")
     parser.add_argument("--text", metavar="TEXT", help="a text, even where a file has that name")
-    parser.add_argument("--role", choices=("query", "document"), help="which side of a search the item is on")
+    parser.add_argument("--role", choices=ROLES, help="which side of a search the item is on")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     add_item_arguments(parser)
     add_model_arguments(parser)

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .common import MODES, UsageError, load_model, loading_options, print_json, report_failures
+from ..processing.prompts import MODES
+from .common import UsageError, load_model, loading_options, print_json, report_failures
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
