@@ -215,10 +215,10 @@ class Encoder:
                 for index, row in window:
                     if isinstance(row, Exception):
                         fail(index, row)
-                    else:
+                    elif row.cut_tokens:
                         result.truncated[index] = row.cut_tokens
+                        cuts.see([row])
                 bar.update(len(window) - len(rows))
-                cuts.see([row for _, row in rows])
                 prefetcher.begin_window([row for _, row in rows])
                 for batch in encode_batches(self.model, rows, options, budget, prefetcher):
                     for index, error in batch.errors:
@@ -236,7 +236,8 @@ class Encoder:
             else:
                 result.copy_row(first, index)
                 cuts.count += result.truncated[index] > 0
-        cuts.warn(len(listed))
+        if cuts.count:
+            cuts.warn(len(listed))
         result.finish(budget, numpy=True)
         if return_details:
             return result

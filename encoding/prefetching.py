@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -149,6 +150,7 @@ class Prefetcher(Collator):
     def __init__(self, model: UmePreTrainedModel, processor: UmeProcessor, mover: Mover | None) -> None:
         super().__init__(processor, model.device)
         self.model, self.mover = model, mover
+        self._place = methodcaller("to", self.device)
         self.features: SharedFeatures | None = None  # from the first window on that shows media
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="umekit-prefetch") if mover else None
         self._ahead: dict[tuple[Any, ...], Future[Any]] = {}
@@ -198,9 +200,6 @@ class Prefetcher(Collator):
         dropped = self._drop()
         self._room = self._room and not dropped
         return (self.features is not None and self.features.release()) or dropped
-
-    def _place(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.device)
 
     def _shared(self, rows: Sequence[Prepared]) -> bool:
         return self.features is not None and self.features.shared_among(rows)
