@@ -63,7 +63,7 @@ def checked(preset: Preset) -> dict[str, Any]:
     return {
         "repositories": list(preset.repos),
         "backbones": list(preset.families),
-        "modes": MODES[preset.model.role],
+        "modes": MODES[preset.model.kind],
         "modalities": modalities(read_golden(folder)),
         "items": sum(result.items for result in results.values()),
         "set_aside": sorted({note for result in results.values() for note in result.notes}),

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,7 +95,11 @@ def test_blocks_that_are_none(value: Any, folder: Path) -> None:
 
 
 def test_good_settings_come_back_as_they_were() -> None:
-    assert UmeSettings() == UmeSettings(**{k: v for k, v in UmeSettings().to_dict().items() if k != "schema"})
+    stored = UmeSettings(kind="generative", dim=8).to_dict()
+    assert stored["role"] == "generative"
+    assert UmeSettings.from_config(SimpleNamespace(ume=stored)) == UmeSettings(kind="generative", dim=8)
+    with pytest.raises(UmeSettingsError, match="kind"):
+        UmeSettings.from_config(SimpleNamespace(ume={"kind": "generative"}))
 
     class Geometry:
         size = {"shortest_edge": 65536, "longest_edge": 16777216}  # noqa: RUF012
