@@ -59,8 +59,8 @@ def test_it_is_an_option_of_load(
     assert encoder.arithmetic == "cpu, float32, sdpa"  # a loop over sequences would break the graphs
 
 
-@pytest.mark.parametrize("role", ["generative", "reranker"])
-def test_roles_that_keep_a_cache_are_refused(role: str) -> None:
-    model = SimpleNamespace(settings=SimpleNamespace(role=role))
-    with pytest.raises(ValueError, match=f"role is '{role}'"):
+@pytest.mark.parametrize("kind", ["generative", "reranker"])
+def test_kinds_that_keep_a_cache_are_refused(kind: str) -> None:
+    model = SimpleNamespace(settings=SimpleNamespace(kind=kind))
+    with pytest.raises(ValueError, match=f"role is '{kind}'"):
         compile_layers(model)
