@@ -23,7 +23,9 @@ def compile_layers(model: Any, **options: Any) -> int:
             compiled anew, and most of them not at all once torch's limit is reached.
     """
     if model.settings.kind != "discriminative":
-        raise ValueError(f"compile=True is for models that embed at once; this one's role is {model.settings.kind!r}")
+        raise ValueError(
+            f"compile=True is for models that embed at once; this one's role is {model.settings.kind!r}"
+        )
     layers: list[nn.Module] = list(model.backbone.get_decoder().layers)
     for layer in layers:
         layer.compile(dynamic=True, **options)

@@ -369,7 +369,7 @@ def test_the_readme_has_the_table_of_differences() -> None:
             line for line in text.splitlines() if line.startswith(f"| `{preset.name}` | {preset.families[0]}")
         )
         repositories = ", ".join(preset.repos) or f'none by name: give `preset="{preset.name}"`'
-        assert row.endswith(f"| {preset.model.role} | {repositories} |")
+        assert row.endswith(f"| {preset.model.kind} | {repositories} |")
 
 
 def test_presets_are_found_by_repository() -> None:
