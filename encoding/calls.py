@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..modeling.settings import whole_number
+from ..modeling.pooling import whole_number
 from ..processing.arrays import is_array
 from ..processing.items import Item
 from ..processing.prompts import ROLES

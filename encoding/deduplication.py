@@ -28,7 +28,7 @@ def first_occurrences(items: Sequence[Any]) -> list[int]:
     A file is the same file if its path is the same; bytes, texts and pixels are compared. Sequences that make their
     items when they are asked (a data set's column) are not looked through, since that would read everything twice.
     """
-    if not isinstance(items, (list, tuple)) or len(items) < 2:
+    if not isinstance(items, (list, tuple)):
         return list(range(len(items)))
     seen: dict[Hashable, int] = {}
     firsts = []

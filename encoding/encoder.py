@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..modeling.batching import TokenBudget, default_tokens
 from ..modeling.encode_loop import Encoded, EncodeOptions, encode_batches
 from ..modeling.evaluating import evaluating
-from ..modeling.settings import whole_number
+from ..modeling.pooling import whole_number
 from ..processing.collating import Prepared
 from ..processing.cut_texts import Cuts
 from ..processing.items import ItemError
@@ -186,7 +186,8 @@ class Encoder:
         device = self.model.device
         budget = TokenBudget(batch_tokens or self.batch_tokens * options.budget_factor, device)
         result = Encoded.empty(options, len(listed), self.dim)
-        firsts = range(len(listed)) if options.draws else first_occurrences(listed)
+        apart = options.draws or len(listed) == 1
+        firsts = range(len(listed)) if apart else first_occurrences(listed)
         unique = [index for index, first in enumerate(firsts) if index == first]
         cuts = Cuts()
         if show_progress is None:

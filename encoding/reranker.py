@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ..modeling.batching import TokenBudget, default_tokens
+from ..modeling.pooling import whole_number
 from ..modeling.reranker import scores_of
-from ..modeling.settings import whole_number
 from ..modeling.vision_features import VisionFeatureCache
 from ..processing.collating import Prepared
 from ..processing.cut_texts import Cuts

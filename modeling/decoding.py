@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from .backbone import back_home, base_of, cache_argument, cache_of, positions_of, vision_features
-from .settings import UmeSettings, whole_number
+from .pooling import whole_number
+from .settings import UmeSettings
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from .batching import TokenBudget, default_tokens
 from .composed import UmePreTrainedModel
 from .encode_loop import Collator, Encoded, EncodeOptions, encode_batches
 from .evaluating import evaluating
-from .pooling import DIRECT_SLOT, check_dim, finish, pool
-from .settings import whole_number
+from .pooling import DIRECT_SLOT, check_dim, finish, pool, whole_number
 
 
 @dataclass

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from .batching import TokenBudget, plan_batches
-from .pooling import DegenerateVectorError, check_dim, degenerate_rows
-from .settings import whole_number
+from .pooling import DegenerateVectorError, check_dim, degenerate_rows, whole_number
 
 REDUCTIONS = ("mean", "first", None)
 THINKING_BUDGET = 4  # a step costs little per row: batches that think are this much larger

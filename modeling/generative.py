@@ -20,9 +20,9 @@ from .decoding import Decoding, prefill
 from .discriminative import UmeForDiscriminativeEmbedding, UmeOutput
 from .encode_loop import REDUCTIONS, EncodedBatch, EncodeOptions
 from .evaluating import evaluated
-from .pooling import DIRECT_SLOT, GENERATED_SLOT, pool
+from .pooling import DIRECT_SLOT, GENERATED_SLOT, pool, whole_number
 from .reasoning import Rollout, ThoughtTokens, think
-from .settings import UmeSettings, UmeSettingsError, whole_number
+from .settings import UmeSettings, UmeSettingsError
 
 
 @dataclass

@@ -70,13 +70,29 @@ def check_dim(dim: Any, most: int) -> int:
     Raises:
         ValueError: it is no whole number (a bool is none), or not in 1..``most``.
     """
-    try:
-        number = -1 if isinstance(dim, bool) else operator.index(dim)
-    except TypeError:
-        number = -1
-    if not 1 <= number <= most:
+    number = _as_int(dim)
+    if number is None or not 1 <= number <= most:
         raise ValueError(f"dim is {dim!r}; use a whole number from 1 to {most}, or None for all")
     return number
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """An argument that must be a whole number from ``least`` on, as an int.
+
+    Raises:
+        ValueError: it is another; a bool and a float are none.
+    """
+    number = _as_int(value)
+    if number is None or number < least:
+        raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
+    return number
+
+
+def _as_int(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def degenerate_rows(vectors: Tensor) -> Tensor:

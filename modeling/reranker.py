@@ -19,9 +19,9 @@ from .backbone import back_home, base_of, states_of
 from .batching import default_tokens
 from .composed import UmePreTrainedModel
 from .evaluating import evaluated
-from .pooling import DIRECT_SLOT, DegenerateVectorError, pool
+from .pooling import DIRECT_SLOT, DegenerateVectorError, pool, whole_number
 from .prefix import PrefixReader
-from .settings import UmeSettings, UmeSettingsError, whole_number
+from .settings import UmeSettings, UmeSettingsError
 from .vision_features import VisionFeatureCache
 
 

@@ -7,7 +7,6 @@ an old umekit refuses a newer checkpoint instead of reading it wrongly.
 
 from __future__ import annotations
 
-import operator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -125,21 +124,6 @@ class UmeSettings:
     def to_dict(self) -> dict[str, Any]:
         """The block as it is written into ``config.json``."""
         return {"schema": SCHEMA, **{_stored(name): value for name, value in asdict(self).items()}}
-
-
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """An argument that must be a whole number from ``least`` on, as an int.
-
-    Raises:
-        ValueError: it is another; a bool and a float are none.
-    """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
-    return number
 
 
 def _stored(name: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...modeling.settings import whole_number
+from ...modeling.pooling import whole_number
 from ..fingerprint import check_fingerprint
 from ..storage.atomic import file_sha256
 from ..storage.checked_files import read_npy

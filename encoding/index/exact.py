@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...modeling.settings import whole_number
+from ...modeling.pooling import whole_number
 from ..fingerprint import IndexMismatchError, check_fingerprint
 from ..storage.atomic import file_sha256, write_atomically, written_atomically
 from ..storage.checked_files import parse_json, read_npy

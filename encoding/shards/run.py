@@ -15,8 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ...modeling.pooling import check_dim
-from ...modeling.settings import whole_number
+from ...modeling.pooling import check_dim, whole_number
 from ...processing.cut_texts import tell_cuts
 from ..calls import check_call
 from ..fingerprint import is_former
