@@ -614,8 +614,8 @@ SCHEMA = 1
 BLOCK = "config.json: ume"
 FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
 
-Role = Literal["discriminative", "generative", "adaptive", "reranker"]
-ROLES: tuple[str, ...] = ("discriminative", "generative", "adaptive", "reranker")
+Kind = Literal["discriminative", "generative", "adaptive", "reranker"]
+KINDS: tuple[str, ...] = ("discriminative", "generative", "adaptive", "reranker")
 
 # Families whose linear-attention layers stay causal whatever mask they are given.
 LINEAR_ATTENTION_FAMILIES = frozenset({"qwen3_5", "qwen3_5_moe", "qwen3_next"})
@@ -633,7 +633,7 @@ class UmeSettings:
     """Settings of one checkpoint.
 
     Attributes:
-        role: what the checkpoint is for; picks the AutoModel class.
+        kind: what the checkpoint is for; picks the AutoModel class. In ``config.json`` it is the ``role``.
         attention: ``"causal"``, or ``"bidirectional"`` for every token seeing every other one (U-MARVEL);
             ``"bidirectional_if_padded"`` is U-MARVEL's published defect: causal in a batch without any padding.
         positions: ``"mrope"`` for the backbone's own 3-D positions, ``"1d"`` for 0..L-1 on all axes
@@ -645,12 +645,12 @@ class UmeSettings:
         normalize: whether vectors are scaled to length one.
         dim: keep only the first ``dim`` numbers (Matryoshka); None keeps all.
         tokens: ids that the model itself must know while generating (thought, ``<gen_emb>``, actions, answers).
-        max_new_tokens: most tokens of a thought where the caller says nothing (generative role).
+        max_new_tokens: most tokens of a thought where the caller says nothing (generative kind).
         thought_end: ``"forced"``: the vector is the state of the first ``<gen_emb>``, which a thought without one is
             given; ``"official"``: UME-R1's published loop, see ``reasoning.think``.
     """
 
-    role: Role = "discriminative"
+    kind: Kind = "discriminative"
     attention: Literal["causal", "bidirectional", "bidirectional_if_padded"] = "causal"
     positions: Literal["mrope", "1d"] = "mrope"
     deepstack: bool = True
@@ -663,7 +663,7 @@ class UmeSettings:
 
     def __post_init__(self) -> None:
         allowed = {
-            "role": ROLES,
+            "kind": KINDS,
             "attention": ("causal", "bidirectional", "bidirectional_if_padded"),
             "positions": ("mrope", "1d"),
             "pooling": ("last", "token", "mean"),
@@ -672,7 +672,7 @@ class UmeSettings:
         for name, values in allowed.items():
             value = getattr(self, name)
             if not isinstance(value, str) or value not in values:
-                raise UmeSettingsError(f"{BLOCK}.{name} is {_shown(value)}; use one of {values}")
+                raise UmeSettingsError(f"{BLOCK}.{_stored(name)} is {_shown(value)}; use one of {values}")
         for name in ("deepstack", "normalize"):
             if type(getattr(self, name)) is not bool:
                 raise UmeSettingsError(f"{BLOCK}.{name} is {_shown(getattr(self, name))}; use true or false")
@@ -705,10 +705,11 @@ class UmeSettings:
                 f"{BLOCK}.schema is {_shown(schema)}, this code reads up to {SCHEMA}: update umekit"
             )
         block.pop(FILLED_ROWS, None)
-        unknown = set(block) - {f.name for f in fields(cls)}
+        names = {_stored(f.name): f.name for f in fields(cls)}
+        unknown = set(block) - set(names)
         if unknown:
             raise UmeSettingsError(f"{BLOCK} has entries that this version does not know: {sorted(unknown)}")
-        settings = cls(**block)
+        settings = cls(**{names[entry]: value for entry, value in block.items()})
         settings.check_backbone(getattr(config, "model_type", ""))
         return settings
 
@@ -722,7 +723,7 @@ class UmeSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """The block as it is written into ``config.json``."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"schema": SCHEMA, **{_stored(name): value for name, value in asdict(self).items()}}
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
@@ -738,6 +739,11 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     if number is None or number < least:
         raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
     return number
+
+
+def _stored(name: str) -> str:
+    """Entry of the block that holds a setting: what a checkpoint is has always been called its role there."""
+    return "role" if name == "kind" else name
 
 
 def _whole(value: Any, least: int) -> bool:
@@ -783,9 +789,9 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
     """
     if target not in ("sentence-transformers", "vllm", "transformers"):
         raise ValueError(f"unknown target {target!r}: use 'sentence-transformers', 'vllm' or 'transformers'")
-    pairs = settings.role == "reranker" and target == "sentence-transformers"  # its CrossEncoder
-    if settings.role != "discriminative" and not pairs:
-        return False, f"the {settings.role} role needs umekit's own loop"
+    pairs = settings.kind == "reranker" and target == "sentence-transformers"  # its CrossEncoder
+    if settings.kind != "discriminative" and not pairs:
+        return False, f"the {settings.kind} kind needs umekit's own loop"
     if settings.attention == "bidirectional_if_padded":
         return False, "attention that depends on the batch has no form outside umekit"
     if settings.positions == "1d":
@@ -1209,6 +1215,7 @@ def need_peft() -> None:
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."  # of the keys in its files
 NO_PEFT = "adapters need peft: pip install umekit[train]"
 
 
@@ -1384,12 +1391,12 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
 
 
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+    return {key.removeprefix(PEFT_PREFIX): value for key, value in tensors.items()}
 
 
 def _native(key: str) -> str:
     """The key of an adapter's tensor, whichever root it was written from, as the backbone calls it."""
-    key = key.removeprefix("base_model.model.").removeprefix("backbone.")
+    key = key.removeprefix(PEFT_PREFIX).removeprefix("backbone.")
     if key.startswith(("language_model.", "visual.")):
         return f"model.{key}"
     if key.startswith("model.layers."):
@@ -1523,7 +1530,7 @@ def write_code(folder: Path, kind: str, source: str | None = None, revision: str
 
     Args:
         folder: the checkpoint.
-        kind: role of the checkpoint.
+        kind: of the checkpoint.
         source: the checkpoint that the model came from; beside a remote class lies only what it imports, which is
             not the module for sentence-transformers.
         revision: of a ``source`` on the Hub.
@@ -1592,7 +1599,7 @@ def write_sentence_transformers_files(
     The prompts (``config_sentence_transformers.json``) are the processor's knowledge and written by it.
     """
     native = not adapter and expressible(settings, "sentence-transformers", model_type)[0]
-    if settings.role == "reranker":
+    if settings.kind == "reranker":
         _write_cross_encoder_files(folder, settings, native)
         return
     modules = [_module(0, "", "sentence_transformers.base.modules.transformer.Transformer")]
@@ -1704,7 +1711,7 @@ def _write(path: Path, content: Any) -> None:
 
 
 # ---- composed ----------------------------------------------------------------------------------------------
-# Composed in memory, native on disk: the part that every role shares.
+# Composed in memory, native on disk: the part that every kind of model shares.
 #
 # ``self.backbone`` is whatever ``AutoModelForImageTextToText`` gives. The folder that is saved keeps the backbone's
 # own keys, ``model_type`` and ``architectures``, so plain transformers, PEFT, vLLM and sentence-transformers open it;
@@ -1723,7 +1730,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules: ClassVar[list[str]] = []  # type: ignore[misc]
-    role: ClassVar[str] = ""
+    kind: ClassVar[str] = ""
     modes: ClassVar[tuple[str, ...]] = ()  # of ``encode``, the default first
 
     def __init__(
@@ -1731,9 +1738,9 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
     ) -> None:
         super().__init__(config)
         self.settings = settings if settings is not None else UmeSettings.from_config(config)
-        if self.settings.role != self.role:
+        if self.settings.kind != self.kind:
             raise UmeSettingsError(
-                f"this checkpoint has the role {self.settings.role!r}, {type(self).__name__} is for {self.role!r}: "
+                f"this checkpoint has the role {self.settings.kind!r}, {type(self).__name__} is for {self.kind!r}: "
                 "load it with AutoModel or umekit.load, or export it for another role"
             )
         self.settings.check_backbone(config.model_type)
@@ -1864,7 +1871,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
             self.filled_rows or not stock_modules_read(self.settings, source, revision)
         )
         write_sentence_transformers_files(folder, self.settings, config.model_type, self.dim, adapter=adapter)
-        write_code(folder, self.role, source, revision)
+        write_code(folder, self.kind, source, revision)
 
     # ---- what trainers and loaders ask of a native model --------------------------------------------------------
 
@@ -2076,7 +2083,7 @@ class EncodeOptions:
         """
         mode = model.modes[0] if mode is None else mode
         if mode not in model.modes:
-            kind = model.settings.role
+            kind = model.settings.kind
             needed = "a generative" if kind == "discriminative" else "another"
             raise ValueError(
                 f"mode is {mode!r} and this one is {kind}: it has {', '.join(model.modes)}, any other mode needs "
@@ -2374,7 +2381,7 @@ class UmeOutput(ModelOutput):
     Attributes:
         last_hidden_state: ``[B, L, H]``, after the final norm, in the backbone's dtype.
         embeddings: float32 ``[B, d]``, rows of length one unless the settings say otherwise; None without slots.
-        generated_embeddings: the same at the second slot, where a thought is part of the input (generative role);
+        generated_embeddings: the same at the second slot, where a thought is part of the input (generative kind);
             zero in rows without one, None where no row has one.
     """
 
@@ -2393,7 +2400,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         vectors = model.encode(["a red bicycle", {"image": "bicycle.jpg"}], processor=processor)
     """
 
-    role: ClassVar[str] = "discriminative"
+    kind: ClassVar[str] = "discriminative"
     modes: ClassVar[tuple[str, ...]] = ("discriminative",)
 
     def forward(

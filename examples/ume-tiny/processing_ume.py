@@ -153,7 +153,7 @@ def family_of(model_type: str) -> Family:
 
 
 ROLES = ("query", "document")  # of an item in a search
-MODES = ("discriminative", "generative", "adaptive", "both")  # how an item is embedded
+MODES = ("discriminative", "generative", "adaptive")  # how an item is embedded
 
 
 @dataclass(frozen=True)
@@ -2387,7 +2387,7 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,flv,ogg,asf,mxf,nut,rm,dv,"
     "gif,apng,yuv4mpegpipe"
 )
-OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
+_OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave transparency out
 
 # How a stored picture is turned: whether the display matrix swaps the axes, then the signs of the new x and y.
@@ -2461,6 +2461,8 @@ class Film:
         numbers = None if self._times is None else {time: number for number, time in enumerate(self._times)}
         with self._opened() as film:
             stream = self._stream(film)
+            if self._times is not None and keep[0] > 0:
+                film.seek(self._times[keep[0]], stream=stream, backward=True)
             for count, frame in enumerate(self._frames(film, stream)):
                 number = count
                 if numbers is not None:
@@ -2468,7 +2470,7 @@ class Film:
                         return
                     number = before = numbers[frame.pts]
                 if number in wanted:
-                    yield as_shown(frame, stream, self.deadline, self.limits)
+                    yield _as_shown(frame, stream, self.deadline, self.limits)
                 if number >= keep[-1]:
                     return
 
@@ -2499,7 +2501,7 @@ class Film:
         Packets that cannot be decoded are passed over, as players do, with a warning: a film that is cut off often
         ends in one.
         """
-        decoder = decoder_of(stream, self.deadline)
+        decoder = _decoder_of(stream, self.deadline)
         bad = 0
         for packet in film.demux(stream):
             self.deadline.check()
@@ -2519,7 +2521,7 @@ class Film:
             )
 
     def _opened(self) -> Any:
-        return av.open(io.BytesIO(self.data), "r", options=OPEN_OPTIONS, metadata_errors="replace")
+        return av.open(io.BytesIO(self.data), "r", options=_OPEN_OPTIONS, metadata_errors="replace")
 
     def _stream(self, film: Any) -> Any:
         if not film.streams.video:
@@ -2530,7 +2532,7 @@ class Film:
         check_frame(width, height, self.deadline, self.limits)
 
 
-def as_shown(frame: Any, stream: Any, deadline: Deadline, limits: MediaLimits) -> Image.Image:
+def _as_shown(frame: Any, stream: Any, deadline: Deadline, limits: MediaLimits) -> Image.Image:
     """A decoded frame as a player shows it, as RGB: upright, with square pixels, transparency on white."""
     picture = to_rgb(_picture(frame))
     ratio = stream.sample_aspect_ratio
@@ -2542,7 +2544,7 @@ def as_shown(frame: Any, stream: Any, deadline: Deadline, limits: MediaLimits) -
     return picture if turn is None else picture.transpose(turn)
 
 
-def decoder_of(stream: Any, deadline: Deadline) -> Any:
+def _decoder_of(stream: Any, deadline: Deadline) -> Any:
     """What decodes a stream's packets, transparency included, in one thread.
 
     FFmpeg's threads race where a film is damaged: which frames a decoder repairs, and even how many it gives, then
@@ -4722,9 +4724,6 @@ def explain(row: Prepared, layout: PatchLayout, tokenizer: Any) -> dict[str, Any
 # in all of its pairs. A query is read once, whatever the number of its candidates.
 
 
-PAIR_ROLES = {"query", "document"}
-
-
 class PairError(ValueError):
     """A processor whose prompts are not of pairs was asked for one."""
 
@@ -4880,8 +4879,8 @@ class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
 
         The tokens up to the direct embedding are the same in every mode.
         """
-        if mode is not None and mode not in MODES:
-            raise ValueError(f"mode is {mode!r}; use one of {MODES}")
+        if mode not in (None, *MODES, "both"):
+            raise ValueError(f"mode is {mode!r}; use one of {(*MODES, 'both')}")
         thinking = mode not in (None, "discriminative")
         if thinking == self.thinking:
             return self
@@ -5251,7 +5250,7 @@ class UmeProcessor(ItemProcessor):
 
     def prepare_messages(self, messages: Sequence[Mapping[str, Any]]) -> Prepared:
         """A chat as one row: a pair where it has the roles ``query`` and ``document``, an item otherwise."""
-        if not {message["role"] for message in messages} >= PAIR_ROLES:
+        if not {message["role"] for message in messages} >= set(ROLES):
             return self.prepare(item_of_messages(messages), instruction="")
         rest = [message for message in messages if message["role"] != "document"]
         documents = [message for message in messages if message["role"] == "document"]
@@ -5284,7 +5283,7 @@ class UmeProcessor(ItemProcessor):
         if not tokenize:
             told = {**self.tokenizer.special_tokens_map}
             told |= {name: kwargs[name] for name in ("thinking",) if name in kwargs}
-            template = self.chat_template if chat_template is None else chat_template
+            template = str(self.chat_template) if chat_template is None else chat_template
             texts = [render_template(template, one, told) for one in conversations]
             return texts[0] if single else texts
         if chat_template is not None and chat_template != self.chat_template:
