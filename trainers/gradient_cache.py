@@ -19,7 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from .distributed import scale_gradient
-from .model_with_objective import LOCAL_ROWS, LOCAL_WEIGHT, Local, Metrics, Read, read_embeddings
+from .model_with_objective import (
+    LOCAL_ROWS,
+    LOCAL_WEIGHT,
+    Local,
+    Metrics,
+    Read,
+    Run,
+    read_embeddings,
+    run_model,
+)
 from .random_state import RandomState
 
 Loss = Callable[[Tensor], tuple[Tensor, Metrics]]
@@ -34,7 +43,7 @@ class Chunks:
         indices: of items; each item once.
         collate: indices -> model inputs on the device; called once for each forward. It may add rows of its own after
             those of the indices; they are encoded and have no weight.
-        read, local: as in :class:`ModelWithObjective`; no ``read`` where nothing crosses the batch.
+        read, local, run: as in :class:`ModelWithObjective`; no ``read`` where nothing crosses the batch.
         count: at least so many forwards are run, the same number on every rank; the surplus has zero weight.
     """
 
@@ -44,6 +53,7 @@ class Chunks:
     read: Read | None = read_embeddings
     local: Local | None = None
     count: int = 0
+    run: Run = run_model
 
     @property
     def forwards(self) -> list[tuple[Sequence[int], float]]:
@@ -61,7 +71,7 @@ class Chunks:
         for indices, weight in self.forwards:
             before()
             with torch.no_grad():
-                values = self.model(self.inputs(indices, weight), self.read)[: len(indices)]
+                values = self.model(self.inputs(indices, weight), self.read, run=self.run)
             if weight:
                 parts.append(values)
         values = torch.cat(parts)
@@ -80,10 +90,10 @@ def one_forward(
     batches = [chunks.inputs(indices, weight) for indices, weight in forwards]
     places = [0] * sum(len(indices) for indices in chunks.indices)
     start = 0
-    for (indices, weight), batch in zip(forwards, batches, strict=True):
+    for indices, weight in forwards:
         for offset, index in enumerate(indices if weight else ()):
             places[index] = start + offset
-        start += len(batch["input_ids"])
+        start += len(indices)
 
     def then(
         values: Tensor | None, local: Tensor | None, _module: Any
@@ -98,7 +108,7 @@ def one_forward(
         return loss, metrics, None if local is None else local.detach()  # type: ignore[return-value]
 
     read = None if loss_of is None else chunks.read
-    return chunks.model(batches, read, chunks.local, then)  # type: ignore[no-any-return]
+    return chunks.model(batches, read, chunks.local, then, chunks.run)  # type: ignore[no-any-return]
 
 
 def cached_backward(
@@ -198,7 +208,7 @@ def replay(
             total = rest() * float(last)
             if values is not None and gradient is not None:
                 weights = gradient[torch.tensor(indices, device=gradient.device)] * weight
-                total = total + (values[: len(indices)] * weights).sum()
+                total = total + (values * weights).sum()
             if local is not None:
                 sums.append(local.detach())
                 total = total + local * local_scale
@@ -208,7 +218,7 @@ def replay(
             if states is not None:
                 states[number].restore()
             read = None if gradient is None else chunks.read
-            backward(chunks.model(chunks.inputs(indices, weight), read, chunks.local, then))
+            backward(chunks.model(chunks.inputs(indices, weight), read, chunks.local, then, chunks.run))
     return torch.stack(sums).sum() if sums else None
 
 

@@ -25,7 +25,7 @@ from .indexed_rows import IndexedRows
 from .lazy_media import loaded
 from .lora import part_of
 from .memory import patch_cost
-from .model_with_objective import LOCAL, Metrics, freeze_lm_head, read_embeddings
+from .model_with_objective import LOCAL, Metrics, freeze_lm_head, read_embeddings, run_model
 from .native_trainer import NativeTrainer
 from .objectives.saving import SavedObjective
 from .sharding import average_unsharded
@@ -102,6 +102,10 @@ class ItemTrainer(NativeTrainer):
     ) -> tuple[dict[str, float], int]:
         """Metrics over all batches of all ranks, and the number of rows; see :meth:`encode`."""
         raise NotImplementedError(f"{type(self).__name__} has no evaluation")
+
+    def run(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """The model's output for some items; for what the model reads otherwise than by a forward of whole rows."""
+        return run_model(model, inputs)
 
     def read(self, output: Any) -> Tensor:
         """What crosses the batch, [B, ...], of the model's output: here its embeddings."""
@@ -203,7 +207,7 @@ class ItemTrainer(NativeTrainer):
         count = max_over_ranks(len(indices), self.args.device)
         local = None if type(self).local_loss is ItemTrainer.local_loss else self.local_loss
         collate = functools.partial(self.collate, batch, dummies=self._dummies(batch))
-        return Chunks(model, indices, collate, self.read, local, count)
+        return Chunks(model, indices, collate, self.read, local, count, self.run)
 
     def collate(
         self, batch: ItemBatch, indices: Sequence[int], dummies: Sequence[DummyMedia] = ()

@@ -10,12 +10,18 @@ import torch
 from torch import Tensor, nn
 
 Metrics = dict[str, Tensor]
+Run = Callable[[Any, Mapping[str, Any]], Any]
 Read = Callable[[Any], Tensor]
 Local = Callable[[Any, Any, Mapping[str, Any]], Tensor]
 
 LOCAL = "local_"  # what is named so in a batch is for the local loss alone
 LOCAL_ROWS = "local_rows"  # those of the batch that count; what follows keeps ranks in step
 LOCAL_WEIGHT = "local_weight"  # of a forward's local loss; 1 where it is not there
+
+
+def run_model(model: Any, inputs: Mapping[str, Any]) -> Any:
+    """The model's output for a batch."""
+    return model(**inputs)
 
 
 def read_embeddings(output: Any) -> Tensor:
@@ -37,10 +43,11 @@ def read_slots(output: Any) -> Tensor:
 class ModelWithObjective(nn.Module):
     """Model and objective as one module, so that the optimiser, DDP and FSDP see both.
 
-    ``forward(batch, read, local, then)`` runs a batch (dict of model inputs; a list of such, one after the other).
-    ``read(output)`` takes from the model's output what crosses the batch, [B, ...]: one vector, two slots, two logits;
-    None for nothing. ``local(model, output, batch)`` is a loss that does not cross it, a 0-d sum over the rows: of
-    tokens, of a policy. Entries of the batch named ``local_...`` (labels) are for it alone.
+    ``forward(batch, read, local, then)`` runs a batch (dict of model inputs; a list of such, one after the other), by
+    ``run(model, inputs)`` where that is given. ``read(output)`` takes from the model's output what crosses the batch,
+    [B, ...]: one vector, two slots, two logits; None for nothing. ``local(model, output, batch)`` is a loss that does
+    not cross it, a 0-d sum over the rows: of tokens, of a policy. Entries of the batch named ``local_...`` (labels) are
+    for it alone.
 
     Returns ``then(values, sum of the local losses, self)``, or the values where ``then`` is None. Whatever needs a
     gradient is computed inside, because only what happens inside forward is seen by DDP and runs under autocast.
@@ -83,13 +90,14 @@ class ModelWithObjective(nn.Module):
         read: Read | None = read_embeddings,
         local: Local | None = None,
         then: Callable[[Tensor | None, Tensor | None, ModelWithObjective], Any] | None = None,
+        run: Run = run_model,
     ) -> Any:
         values: list[Tensor] = []
         losses: list[Tensor] = []
         for part in [batch] if isinstance(batch, Mapping) else batch:
-            output = self.model(**{name: value for name, value in part.items() if not name.startswith(LOCAL)})
+            output = run(self.model, {name: one for name, one in part.items() if not name.startswith(LOCAL)})
             if read is not None:
-                values.append(read(output))
+                values.append(read(output)[: part.get(LOCAL_ROWS)])
             if local is not None and then is not None:
                 losses.append(local(self.model, output, part) * part.get(LOCAL_WEIGHT, 1.0))
         found = torch.cat(values) if values else None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.processing.processor import UmeProcessor
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.lazy_media import LazyMedia
+from umekit.trainers.lazy_media import LazyMedia, lazy_media
 
 
 @pytest.fixture
@@ -82,3 +83,19 @@ def test_a_file_that_changes_is_named(
 def test_it_needs_chunks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs chunk_tokens"):
         ContrastiveTrainingArguments(output_dir=str(tmp_path), media_per_chunk=True)
+
+
+def test_a_completion_is_appended_again(
+    tiny_checkpoint: Callable[..., Path], pictures: list[Image.Image]
+) -> None:
+    processor, item = UmeProcessor.from_pretrained(tiny_checkpoint("qwen2_vl")), {"image": pictures[0]}
+    prepared = processor.prepare(item, role="query")
+    whole, kept = (
+        one.continued([5, 6, 7], 2).continued([8])
+        for one in (prepared, lazy_media(prepared, item, "query", {}))
+    )
+    assert isinstance(kept, LazyMedia)
+    assert (kept.length, kept.completion) == (whole.length, whole.completion)
+    again = kept.prepared(processor)
+    assert np.array_equal(again.input_ids, whole.input_ids)
+    assert np.array_equal(again.slots, whole.slots)

@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import ConcatDataset, Dataset
 
 from ..formats import read_mbeir, read_mmeb, read_pairs, read_rows, read_ume_r1
-from ..sampling import PlannedRows, Source, plan_batches
+from ..sampling import PlannedRows, Source, plan_epochs
 from ..sampling.planned_rows import ids_of_source
 from ..sampling.targets import UNKNOWN
 from .schema import DataSpec, RecipeError, SourceSpec
@@ -87,7 +87,7 @@ def train_rows(
             f"num_train_epochs is {epochs}; whole passes are planned: use max_steps for a part of one"
         )
     unknown = [np.full(len(source), UNKNOWN, dtype=np.int64) for source in sources]
-    plan = plan_batches(
+    plan = plan_epochs(
         sources,
         batch,
         seed=seed,

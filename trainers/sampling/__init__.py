@@ -6,7 +6,7 @@ from .convergence import convergence_weights, loss_history
 from .duplicate_free_batches import deal
 from .planned_rows import PlannedRows
 from .planner import SourceReport
-from .planning import Plan, plan_batches
+from .planning import Plan, plan_epochs
 from .source import Source, Subset, split_sources
 from .targets import target_codes
 
@@ -19,7 +19,7 @@ __all__ = [
     "convergence_weights",
     "deal",
     "loss_history",
-    "plan_batches",
+    "plan_epochs",
     "split_sources",
     "target_codes",
 ]

@@ -80,7 +80,7 @@ class Plan:
         }
 
 
-def plan_batches(
+def plan_epochs(
     sources: Sequence[Source],
     batch_size: int,
     *,

@@ -17,7 +17,7 @@ class Source:
     Attributes:
         name: unique among the sources; becomes the ``dataset`` of the rows.
         rows: any map-style data set of rows (``datasets.Dataset``, list, torch ``Dataset``).
-        weight: how often it is read; see :func:`plan_batches`.
+        weight: how often it is read; see :func:`plan_epochs`.
         cap: at most this many of its rows are used, the same ones in every epoch (RzenEmbed: 100K).
         task: becomes the ``task`` of its rows (None leaves what they have); the temperature's key.
         group: sources of one group are one data set for batching (RzenEmbed 3.4.1: all image classification).

@@ -70,6 +70,7 @@ def write(folder: Path, text: str) -> Path:
         ("name: two", "name: one", "two steps"),
         ("name: two", "name: ../two", "folder"),
         ("kind: mine", "kind: dig", "steps.1"),
+        ("kind: train", "kind: train\n    trainer: magic", "no trainer 'magic'"),
         ("source: section 2", "sauce: section 2", "sauce"),
         ("steps:", "steps: [", "not YAML"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from umekit.trainers.sampling import Source, convergence_weights, loss_history, plan_batches
+from umekit.trainers.sampling import Source, convergence_weights, loss_history, plan_epochs
 
 
 def falling(name: str, shape: str, count: int = 80, scale: float = 1.0) -> list[tuple[int, str, float]]:
@@ -59,7 +59,7 @@ def test_bad_histories() -> None:
 
 def test_the_history_of_a_run_names_the_source_of_each_step() -> None:
     sources = [Source(name, [{"positive": f"{name}{i}"} for i in range(12)]) for name in "ab"]
-    plan = plan_batches(sources, 4, seed=0)
+    plan = plan_epochs(sources, 4, seed=0)
     logs = [{"step": step, "loss": 1.0 / step} for step in range(1, 7)]
     history = loss_history([*logs, {"step": 6, "train_runtime": 1.0}], plan)
     assert [name for _, name, _ in history] == [plan.names[number] for number in plan.source[:, 0]]

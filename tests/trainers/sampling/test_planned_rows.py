@@ -19,7 +19,7 @@ from umekit.trainers.batches import ContrastiveBatch
 from umekit.trainers.indexed_rows import IndexedRows
 from umekit.trainers.objectives.cross_entropies import number_targets
 from umekit.trainers.recipes.sources import eval_rows
-from umekit.trainers.sampling import PlannedRows, Source, plan_batches, target_codes
+from umekit.trainers.sampling import PlannedRows, Source, plan_epochs, target_codes
 
 
 def sources() -> list[Source]:
@@ -33,7 +33,7 @@ def sources() -> list[Source]:
 
 
 def planned(batch: int = 8, **options: Any) -> PlannedRows:
-    return PlannedRows(sources(), plan_batches(sources(), batch, seed=1, **options))
+    return PlannedRows(sources(), plan_epochs(sources(), batch, seed=1, **options))
 
 
 def test_a_row_knows_its_data_set_task_and_target() -> None:
@@ -55,7 +55,7 @@ def test_a_row_knows_its_data_set_task_and_target() -> None:
 def test_what_the_plan_keeps_apart_is_what_the_loss_masks() -> None:
     digits = Source("digits", [{"query": str(i), "positive": str(i), "positive_id": i} for i in range(4)])
     counts = Source("counts", [{"query": str(i), "positive": str(i), "positive_id": 9} for i in range(4)])
-    plan = plan_batches([digits, counts], 8, seed=0, kind="mixed", no_duplicate_targets=False)
+    plan = plan_epochs([digits, counts], 8, seed=0, kind="mixed", no_duplicate_targets=False)
     rows = PlannedRows([digits, counts], plan)
     batch = ContrastiveCollator(StubProcessor())([rows[index] for index in range(8)])["batch"]
     # counts' rows share an id, so all its texts, and with them those of digits, are one target
@@ -70,7 +70,7 @@ def in_order(sources: list[Source], targets: str) -> list[dict[str, Any]]:
         return [rows[index] for index in range(count)]
     codes = target_codes(sources)
     unknown = [np.full(len(source), -1, dtype=np.int64) for source in sources]
-    plan = plan_batches(
+    plan = plan_epochs(
         sources, count, seed=0, kind="mixed", no_duplicate_targets=False,
         targets=codes if targets == "known" else unknown,
     )  # fmt: skip
@@ -237,14 +237,14 @@ def test_a_row_that_cannot_be_read_is_named() -> None:
             return super().__getitem__(index)
 
     broken = [Source("broken", Broken({"query": str(i), "positive": str(i)} for i in range(4)), key=range(4))]
-    rows = PlannedRows(broken, plan_batches(broken, 4, seed=0))
+    rows = PlannedRows(broken, plan_epochs(broken, 4, seed=0))
     with pytest.raises(ValueError, match="source 'broken', row 3: the disk is gone"):
         [rows[index] for index in range(4)]
 
 
 def test_a_row_that_cannot_be_prepared_has_one_name_in_all_epochs() -> None:
     bad = Source("bad", [{"query": 3, "positive": str(n), "positive_id": n} for n in range(4)])
-    rows = IndexedRows(PlannedRows([bad], plan_batches([bad], 4, seed=0, epochs=3)))
+    rows = IndexedRows(PlannedRows([bad], plan_epochs([bad], 4, seed=0, epochs=3)))
     collator = ContrastiveCollator(StubProcessor(), skip_bad_rows=True)
     batch = collator([rows[index] for index in range(12)])["batch"]
     assert len(batch) == 0

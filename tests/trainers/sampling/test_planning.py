@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from umekit.trainers.sampling import Plan, Source, plan_batches
+from umekit.trainers.sampling import Plan, Source, plan_epochs
 
 
 def rows(count: int, name: str = "x", targets: int | None = None) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def texts(sources: list[Source], plan: Plan, batch: int) -> list[str]:
 
 
 def test_a_batch_is_of_one_source_and_an_epoch_reads_every_row_once() -> None:
-    plan = plan_batches(three(), 8, seed=0)
+    plan = plan_epochs(three(), 8, seed=0)
     assert plan.source.shape == (12 + 8 + 3, 8)
     assert all(len(plan.sources_of(batch)) == 1 for batch in range(len(plan)))
     assert len(set(entries(plan))) == len(entries(plan))
@@ -42,24 +42,24 @@ def test_a_batch_is_of_one_source_and_an_epoch_reads_every_row_once() -> None:
 
 
 def test_a_plan_is_a_function_of_seed_and_epoch() -> None:
-    assert plan_batches(three(), 8, seed=3).fingerprint() == plan_batches(three(), 8, seed=3).fingerprint()
-    assert plan_batches(three(), 8, seed=3).fingerprint() != plan_batches(three(), 8, seed=4).fingerprint()
-    whole = plan_batches(three(), 8, seed=3, epochs=3)
+    assert plan_epochs(three(), 8, seed=3).fingerprint() == plan_epochs(three(), 8, seed=3).fingerprint()
+    assert plan_epochs(three(), 8, seed=3).fingerprint() != plan_epochs(three(), 8, seed=4).fingerprint()
+    whole = plan_epochs(three(), 8, seed=3, epochs=3)
     assert whole.epoch_starts == (0, 23, 46)
     for epoch in range(3):
-        alone = plan_batches(three(), 8, seed=3, epoch=epoch)
+        alone = plan_epochs(three(), 8, seed=3, epoch=epoch)
         assert np.array_equal(whole.row[23 * epoch : 23 * (epoch + 1)], alone.row)
     assert not np.array_equal(whole.row[:23], whole.row[23:46])
 
 
 def test_over_the_epochs_no_row_is_left_out_for_good() -> None:
-    plan = plan_batches(three(), 8, seed=0, epochs=6)
+    plan = plan_epochs(three(), 8, seed=0, epochs=6)
     assert [report.unread for report in plan.reports] == [0, 0, 0]
 
 
 def test_duplicate_targets_come_in_later_batches() -> None:
     sources = [Source("labels", rows(120, targets=20))]
-    plan = plan_batches(sources, 12, seed=0)
+    plan = plan_epochs(sources, 12, seed=0)
     assert len(plan) == 10
     assert all(len(set(texts(sources, plan, batch))) == 12 for batch in range(10))
     assert plan.reports[0].unread == 0
@@ -68,7 +68,7 @@ def test_duplicate_targets_come_in_later_batches() -> None:
 def test_crowded_targets_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     crowd = [{"query": str(i), "positive": "yes"} for i in range(50)]
     with caplog.at_level(logging.WARNING):
-        plan = plan_batches([Source("qa", crowd + rows(35))], 8, seed=0)
+        plan = plan_epochs([Source("qa", crowd + rows(35))], 8, seed=0)
     assert len(plan) == 5
     report = plan.reports[0]
     assert (report.unread, report.crowded) == (45, 45)
@@ -80,12 +80,12 @@ def test_a_source_without_a_single_batch_raises_and_says_what_to_do() -> None:
     with pytest.raises(
         ValueError, match=r"source 'digits' has 100 rows with 10 different targets.*distinct=False"
     ):
-        plan_batches([Source("digits", labels)], 16, seed=0)
-    plan = plan_batches([Source("digits", labels, distinct=False)], 16, seed=0)
+        plan_epochs([Source("digits", labels)], 16, seed=0)
+    plan = plan_epochs([Source("digits", labels, distinct=False)], 16, seed=0)
     assert len(plan) == 6
-    assert len(plan_batches([Source("digits", labels)], 16, seed=0, no_duplicate_targets=False)) == 6
+    assert len(plan_epochs([Source("digits", labels)], 16, seed=0, no_duplicate_targets=False)) == 6
     with pytest.raises(ValueError, match="cannot fill a batch of 16"):
-        plan_batches([Source("few", rows(7))], 16, seed=0)
+        plan_epochs([Source("few", rows(7))], 16, seed=0)
 
 
 def test_a_group_is_one_data_set_and_equal_labels_are_one_target() -> None:
@@ -97,7 +97,7 @@ def test_a_group_is_one_data_set_and_equal_labels_are_one_target() -> None:
     sources = [
         Source(name, found, group="cls") for name, found in zip("dcw", (digits, counts, words), strict=True)
     ]
-    plan = plan_batches(sources, 20, seed=0)
+    plan = plan_epochs(sources, 20, seed=0)
     assert max(len(plan.sources_of(batch)) for batch in range(len(plan))) > 1
     for batch in range(len(plan)):
         found = [t if isinstance(t, str) else t["text"] for t in texts(sources, plan, batch)]
@@ -111,21 +111,21 @@ def test_tasks_and_mixed_batches() -> None:
         Source("b", rows(40, "b"), task="t2i"),
         Source("c", rows(40, "c"), task="i2t"),
     ]
-    by_task = plan_batches(sources, 10, seed=0, kind="single_task")
+    by_task = plan_epochs(sources, 10, seed=0, kind="single_task")
     found = {tuple(by_task.sources_of(batch)) for batch in range(len(by_task))}
     assert ("c",) in found
     assert ("a", "b") in found
     assert all("c" not in names or names == ("c",) for names in found)
-    mixed = plan_batches(sources, 10, seed=0, kind="mixed")
+    mixed = plan_epochs(sources, 10, seed=0, kind="mixed")
     assert sorted(entries(mixed)) == [(source, row) for source in range(3) for row in range(40)]
     assert any(len(mixed.sources_of(batch)) == 3 for batch in range(len(mixed)))
     with pytest.raises(ValueError, match="c has none"):
-        plan_batches([*sources[:2], Source("c", rows(40))], 10, seed=0, kind="single_task")
+        plan_epochs([*sources[:2], Source("c", rows(40))], 10, seed=0, kind="single_task")
 
 
 def test_interleaved_sub_batches_are_of_one_source_each_and_share_no_target() -> None:
     sources = [Source("a", rows(96, "a", targets=40)), Source("b", rows(96, "b")), Source("c", rows(96, "a"))]
-    plan = plan_batches(sources, 16, seed=0, interleave=4)
+    plan = plan_epochs(sources, 16, seed=0, interleave=4)
     assert plan.source.shape == (18, 16)
     sub = plan.source.reshape(-1, 4)
     assert (sub == sub[:, :1]).all()
@@ -133,16 +133,16 @@ def test_interleaved_sub_batches_are_of_one_source_each_and_share_no_target() ->
     assert plan.repeated == 0
     assert all(len(set(texts(sources, plan, batch))) == 16 for batch in range(18))
     with pytest.raises(ValueError, match="do not make up"):
-        plan_batches(sources, 16, seed=0, interleave=5)
+        plan_epochs(sources, 16, seed=0, interleave=5)
 
 
 def test_what_cannot_be_kept_apart_in_an_interleaved_batch_is_counted() -> None:
-    plan = plan_batches([Source("a", rows(64, targets=4))], 16, seed=0, interleave=4)
+    plan = plan_epochs([Source("a", rows(64, targets=4))], 16, seed=0, interleave=4)
     assert plan.repeated == 4 * 12
 
 
 def test_weights_say_how_often_a_row_is_read() -> None:
-    plan = plan_batches(three(), 4, seed=0, weights={"a": 1.6, "b": 2.0, "c": 0.5})
+    plan = plan_epochs(three(), 4, seed=0, weights={"a": 1.6, "b": 2.0, "c": 0.5})
     counts = [np.bincount(plan.row[plan.source == number]) for number in range(3)]
     assert set(counts[0]) == {1, 2}
     assert counts[0].sum() == 160
@@ -154,30 +154,30 @@ def test_weights_say_how_often_a_row_is_read() -> None:
 
 def test_drawn_batches_follow_the_weights() -> None:
     sources = [Source("a", rows(40), weight=3.0), Source("b", rows(400, "b"))]
-    fixed = plan_batches(sources, 4, seed=0, stop=2000)
+    fixed = plan_epochs(sources, 4, seed=0, stop=2000)
     assert len(fixed) == 2000
     assert 0.72 < np.mean(fixed.source[:, 0] == 0) < 0.78
     counts = np.bincount(fixed.row[fixed.source == 0])
     assert counts.max() - counts.min() <= 1, "passes follow each other"
 
-    first = plan_batches(sources, 4, seed=0, stop="first_exhausted")
+    first = plan_epochs(sources, 4, seed=0, stop="first_exhausted")
     assert max(np.bincount(first.source[:, 0]) / [10, 100]) == 1.0
-    every = plan_batches(sources, 4, seed=0, stop="all_exhausted")
+    every = plan_epochs(sources, 4, seed=0, stop="all_exhausted")
     assert [report.unread for report in every.reports] == [0, 0]
     assert np.count_nonzero(every.source[:, 0] == 1) == 100
 
 
 def test_a_cap_takes_the_same_rows_in_every_epoch() -> None:
-    plan = plan_batches(three(), 5, seed=0, epochs=4, caps={"a": 40})
+    plan = plan_epochs(three(), 5, seed=0, epochs=4, caps={"a": 40})
     assert len(set(plan.row[plan.source == 0].tolist())) == 40
     assert (plan.reports[0].capped, plan.reports[1].capped) == (60, 0)
     assert plan.reports[0].read == 160
-    everything = plan_batches(three(), 5, seed=0, caps=20)
+    everything = plan_epochs(three(), 5, seed=0, caps=20)
     assert [report.capped for report in everything.reports] == [80, 44, 10]
 
 
 def test_the_report_is_json() -> None:
-    told = plan_batches(three(), 8, seed=0).to_dict()
+    told = plan_epochs(three(), 8, seed=0).to_dict()
     assert told["batches"] == 23
     assert told["sources"][0] == {
         "name": "a",
@@ -204,12 +204,12 @@ def test_the_report_is_json() -> None:
 )
 def test_arguments_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan_batches(three(), 8, seed=0, **options)
+        plan_epochs(three(), 8, seed=0, **options)
 
 
 def test_sources_need_unique_names_and_rows() -> None:
     with pytest.raises(ValueError, match="unique names"):
-        plan_batches([Source("a", rows(9)), Source("a", rows(9))], 2, seed=0)
+        plan_epochs([Source("a", rows(9)), Source("a", rows(9))], 2, seed=0)
     with pytest.raises(ValueError, match="'a' has no rows"):
         Source("a", [])
 
@@ -224,6 +224,6 @@ def test_a_million_rows_take_seconds_and_no_object_each() -> None:
 
     rng = np.random.default_rng(0)
     source = Source("many", Many())
-    plan = plan_batches([source], 256, seed=0, targets=[rng.integers(0, 100_000, 1_000_000)])
+    plan = plan_epochs([source], 256, seed=0, targets=[rng.integers(0, 100_000, 1_000_000)])
     assert plan.repeated == 0
     assert plan.source.nbytes + plan.row.nbytes <= 6_000_000
