@@ -119,7 +119,7 @@ def test_patches_count_where_the_tower_is_trained(
             found.append(tokens + sum(math.ceil(share * batch.patches[index]) for index in chunk))
         return found
 
-    budget = 400
+    budget = 200
     trainer = make_trainer(tiny_checkpoint(), tmp_path, rows, chunk_tokens=budget)
     assert max(costs(trainer)) <= budget
     frozen = make_trainer(tiny_checkpoint(), tmp_path, rows, chunk_tokens=budget)
