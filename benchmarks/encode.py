@@ -37,8 +37,8 @@ from transformers.utils import is_torchvision_available
 
 import umekit
 from umekit.encoding.loading import packaged_model
-from umekit.modeling.batching import plan_batches
-from umekit.modeling.encode_loop import Collator, EncodeOptions, encode_batch
+from umekit.modeling.batching import Collator, plan_batches
+from umekit.modeling.encode_loop import EncodeOptions, encode_batch
 from umekit.processing.collating import Prepared
 from umekit.processing.documents import load_document
 from umekit.processing.kinds import media_kind

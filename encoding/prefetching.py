@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from transformers import BatchFeature
 
-from ..modeling.batching import out_of_memory
-from ..modeling.encode_loop import Collator
+from ..modeling.batching import Collator, out_of_memory
 from ..processing.collating import Prepared
 from .shared_features import SharedFeatures
 

@@ -51,11 +51,12 @@ class SharedFeatures:
         """These are the rows of the batches to come."""
         self.cache.evict()
         media = [medium for row in rows for medium in _media(row)]
-        times = Counter(self.cache.key(medium) for medium in media)
+        keys = [self.cache.key(medium) for medium in media]
+        times = Counter(keys)
         self._shared = {
             id(medium): medium
-            for medium in media
-            if times[self.cache.key(medium)] > 1 or self.cache.key(medium) in self.cache
+            for medium, key in zip(media, keys, strict=True)
+            if times[key] > 1 or key in self.cache
         }
         self.cache.reserve([medium for medium in media if id(medium) in self._shared])
 

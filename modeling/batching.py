@@ -1,11 +1,11 @@
-"""Which rows go through a model together: planned by tokens, and fewer of them where memory runs out."""
+"""Which rows go through a model together: planned by tokens, fewer where memory runs out, and collated."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -111,6 +111,29 @@ class TokenBudget:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+
+class Collator:
+    """Collates batches when they are asked for.
+
+    Args:
+        processor: the checkpoint's.
+        device: where batches go.
+    """
+
+    def __init__(self, processor: Any, device: torch.device) -> None:
+        self.processor, self.device = processor, device
+
+    def prefetch(self, rows: Sequence[Any], padding_side: str) -> None:
+        """A batch that will be asked for soon."""
+
+    def collate(self, rows: Sequence[Any], padding_side: str) -> Any:
+        """A padded batch on the model's device."""
+        return self.processor.collate(rows, padding_side).to(self.device)
+
+    def release(self) -> bool:
+        """Let go of what is held for later batches; whether that was anything."""
+        return False
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .backbone import states_of
-from .batching import TokenBudget, default_tokens
+from .batching import Collator, TokenBudget, default_tokens
 from .composed import UmePreTrainedModel
-from .encode_loop import Collator, Encoded, EncodeOptions, encode_batches
+from .encode_loop import Encoded, EncodeOptions, encode_batches
 from .evaluating import evaluating
 from .pooling import DIRECT_SLOT, check_dim, finish, pool, whole_number
 

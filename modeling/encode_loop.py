@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batching import TokenBudget, plan_batches
+from .batching import Collator, TokenBudget, plan_batches
 from .pooling import DegenerateVectorError, check_dim, degenerate_rows, whole_number
 
 REDUCTIONS = ("mean", "first", None)
@@ -219,7 +219,7 @@ class Encoded:
 
 @torch.inference_mode()
 def encode_batches(
-    model: Any, rows: Sequence[Row], options: EncodeOptions, budget: TokenBudget, collator: Any
+    model: Any, rows: Sequence[Row], options: EncodeOptions, budget: TokenBudget, collator: Collator
 ) -> Iterator[EncodedBatch]:
     """Embed prepared rows in batches of the budget; what memory does not hold is planned again with half of it.
 
@@ -230,7 +230,7 @@ def encode_batches(
         rows: prepared for the options' mode.
         options: what the caller wants.
         budget: tokens of a batch; what is learned about memory stays in it.
-        collator: :class:`Collator`, or one that works ahead.
+        collator: makes the batches; may work ahead.
 
     Yields:
         Each batch after it was run; or an item that memory does not hold even alone, with a MemoryError that says so.
@@ -258,7 +258,7 @@ def encode_batches(
                 yield EncodedBatch([index], errors=[(index, MemoryError(_too_large(row, budget)))])
 
 
-def encode_batch(model: Any, rows: Sequence[Row], options: EncodeOptions, collator: Any) -> EncodedBatch:
+def encode_batch(model: Any, rows: Sequence[Row], options: EncodeOptions, collator: Collator) -> EncodedBatch:
     """Embed rows in one forward, or one prefill and its thoughts."""
     indices = [index for index, _ in rows]
     batch = collator.collate([row for _, row in rows], options.padding_side)
@@ -274,29 +274,6 @@ def encode_batch(model: Any, rows: Sequence[Row], options: EncodeOptions, collat
         for part, vectors in done.vectors.items():
             vectors[bad[part]] = torch.nan
     return done
-
-
-class Collator:
-    """Collates batches when they are asked for.
-
-    Args:
-        processor: the checkpoint's.
-        device: where batches go.
-    """
-
-    def __init__(self, processor: Any, device: torch.device) -> None:
-        self.processor, self.device = processor, device
-
-    def prefetch(self, rows: Sequence[Any], padding_side: str) -> None:
-        """A batch that will be asked for soon."""
-
-    def collate(self, rows: Sequence[Any], padding_side: str) -> Any:
-        """A padded batch on the model's device."""
-        return self.processor.collate(rows, padding_side).to(self.device)
-
-    def release(self) -> bool:
-        """Let go of what is held for later batches; whether that was anything."""
-        return False
 
 
 def _too_large(row: Any, budget: TokenBudget) -> str:
