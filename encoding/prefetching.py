@@ -150,7 +150,7 @@ class Prefetcher(Collator):
         super().__init__(processor, model.device)
         self.model, self.mover = model, mover
         self._place = methodcaller("to", self.device)
-        self.features: SharedFeatures | None = None  # from the first window on that shows media
+        self.features: SharedFeatures | None = None  # from the first window on that shows several media
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="umekit-prefetch") if mover else None
         self._ahead: dict[tuple[Any, ...], Future[Any]] = {}
         self._room = True  # for a batch beside the one that is computed
@@ -165,7 +165,7 @@ class Prefetcher(Collator):
 
     def begin_window(self, rows: Sequence[Prepared]) -> None:
         """These are the rows of the batches to come."""
-        if self.features is None and any(row.images or row.videos for row in rows):
+        if self.features is None and sum(len(row.images) + len(row.videos) for row in rows) > 1:
             self.features = SharedFeatures(self.model, self.processor)
         if self.features is not None:
             self.features.begin_window(rows)
