@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from umekit.encoding.presets import Preset
+from umekit.encoding.presets.rzenembed import RZENEMBED
 from umekit.encoding.presets.templates import ASSISTANT, END, USER, gather
-from umekit.encoding.presets.u_marvel import START, STOP
+from umekit.encoding.presets.u_marvel import START, STOP, U_MARVEL
 from umekit.processing.tokenizing import PoolingRule
-from umekit.trainers.recipes.prompts import TrainingPrompt, with_prompt
 
 DIRECT = "direct"  # the start's own: causal, the state at <disc_emb>
 READ = "'\\nread the ' ~ ('scene' if ns.media else 'caption')"
@@ -31,53 +32,34 @@ def _rzen(represent: bool) -> str:
     return gather() + f"{{{{- '{system}{USER}' ~ {item} ~ '{END}{ASSISTANT}<disc_emb>' -}}}}"
 
 
-_TOKENS = ("<emb>", START, STOP)
-_MASKED = PoolingRule("mean", span_start=START, span_end=STOP)
+_MARVEL, _RZEN = "U-MARVEL tables 1 and 2", "RzenEmbed sections 3.4.4 and 4.4"
 
 
-def _causal(name: str, compression: bool) -> TrainingPrompt:
-    return TrainingPrompt(
-        name,
-        "LamRA-Ret; U-MARVEL table 1",
-        _marvel(compression),
-        PoolingRule("last"),
-        attention="causal",
-        tokens=_TOKENS,
-    )
+def _mean(name: str, compression: bool, pooling: PoolingRule | None = None) -> Preset:
+    return U_MARVEL.variant(name, _MARVEL, template=_marvel(compression), pooling=pooling)
 
 
-def _mean(name: str, compression: bool, rule: PoolingRule = _MASKED) -> TrainingPrompt:
-    return TrainingPrompt(
-        name, "U-MARVEL tables 1 and 2", _marvel(compression), rule, attention="bidirectional", tokens=_TOKENS
-    )
+def _causal(name: str, compression: bool) -> Preset:
+    last = PoolingRule("last")
+    return U_MARVEL.variant(name, _MARVEL, template=_marvel(compression), pooling=last, attention="causal")
 
 
-PROMPTS: dict[str, TrainingPrompt] = {
+PROMPTS: dict[str, Preset] = {
     prompt.name: prompt
     for prompt in (
         _causal("causal-last", compression=False),
         _causal("causal-last-compression", compression=True),
         _mean("bidirectional-mean", compression=False),
         _mean("bidirectional-mean-compression", compression=True),
-        _mean("bidirectional-mean-unmasked", compression=False, rule=PoolingRule("mean")),
-        TrainingPrompt(
-            "embedding-prompt",
-            "RzenEmbed section 3.4.4",
-            _rzen(True),
-            PoolingRule("last"),
-            tokens=("<disc_emb>",),
-        ),
-        TrainingPrompt(
-            "no-embedding-prompt",
-            "RzenEmbed section 4.4",
-            _rzen(False),
-            PoolingRule("last"),
-            tokens=("<disc_emb>",),
-        ),
+        _mean("bidirectional-mean-unmasked", compression=False, pooling=PoolingRule("mean")),
+        RZENEMBED.variant("embedding-prompt", _RZEN, template=_rzen(True)),
+        RZENEMBED.variant("no-embedding-prompt", _RZEN, template=_rzen(False)),
     )
 }
 
 
 def put_on(model: Any, processor: Any, name: str) -> tuple[Any, Any]:
     """Model and processor under a prompt of the table; as they are for ``direct``."""
-    return (model, processor) if name == DIRECT else with_prompt(model, processor, PROMPTS[name])
+    if name == DIRECT:
+        return model, processor
+    return PROMPTS[name].put_on(model, processor, positions=model.settings.positions)  # the start's own

@@ -16,7 +16,9 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ...modeling.settings import UmeSettings
 from ...processing.processor import UmeProcessor
+from ...processing.prompts import PromptSettings
 from ...processing.settings import ProcessorSettings
+from ...processing.tokenizing import PoolingRule
 
 COMPAT = (None, "official")
 
@@ -128,6 +130,70 @@ class Preset:
         ids = {name: _ids(tokenizer, wanted) for name, wanted in self.model_tokens.items()}
         model = replace(model, tokens={**model.tokens, **ids})
         return model, UmeProcessor(image_processor, tokenizer, None, settings), missing
+
+    def variant(
+        self,
+        name: str,
+        source: str,
+        *,
+        template: str | None = None,
+        pooling: PoolingRule | None = None,
+        **model: Any,
+    ) -> Preset:
+        """The same system under another prompt, such as one that it was trained with.
+
+        Args:
+            name: of the variant; no repository is known by it.
+            source: where the prompt is from.
+            template: the chat template (Jinja); None keeps the system's.
+            pooling: which tokens carry the embedding; None keeps the system's.
+            model: entries of the model's settings that differ.
+        """
+
+        def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
+            own = self.processor(model_type, image_processor)
+            prompt = own.prompt if template is None else PromptSettings(template=template)
+            return replace(own, prompt=prompt, pooling=pooling or own.pooling)
+
+        if pooling is not None:
+            model["pooling"] = pooling.kind
+        return replace(
+            self,
+            name=name,
+            repos=(),
+            model=replace(self.model, **model),
+            processor=processor,
+            sources={**self.sources, "template": source},
+        )
+
+    def put_on(self, model: Any, processor: Any, **changes: Any) -> tuple[Any, Any]:
+        """Any checkpoint under this system's prompt: the same weights, tokenizer and pixels, as ``(model, processor)``.
+
+        What is trained so is saved so, and served as it was trained; the published systems mostly train and serve
+        with different prompts, and pay for it.
+
+        Args:
+            model: any ``UmeFor...`` model; its backbone is shared with the result.
+            processor: its processor.
+            changes: entries of ``UmeSettings`` that are to be other than the system's.
+
+        Raises:
+            ValueError: the tokenizer lacks a token of the prompt.
+            UmeSettingsError: the backbone cannot be used so.
+        """
+        known = processor.tokenizer.get_added_vocab()
+        lost = [token.text for token in self.tokens if token.text not in known]
+        if lost:
+            raise ValueError(
+                f"the prompt {self.name!r} needs the tokens {lost}, which this tokenizer lacks: load the backbone "
+                "with a preset that adds them (preset: u-marvel)"
+            )
+        wanted = self.processor(model.config.model_type, processor.image_processor)
+        own = {name: getattr(self.model, name) for name in ("attention", "positions", "pooling")}
+        settings = replace(model.settings, **(own | changes))
+        settings.check_backbone(model.config.model_type)
+        changed = type(model)(model.config, model.backbone, settings)
+        return changed, processor.with_settings(prompt=wanted.prompt, pooling=wanted.pooling)
 
 
 def fill_rows(model: Any, tokenizer: Any, tokens: tuple[AddedToken, ...]) -> None:

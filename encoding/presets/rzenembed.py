@@ -20,6 +20,21 @@ TOKEN = 28**2
 TEMPLATE = gather() + (
     f"{{{{- '{SYSTEM_TURN}{USER}' ~ ns.media ~ ns.instruction ~ ns.text ~ '{END}{ASSISTANT}<|endoftext|>' -}}}}"
 )
+# What the paper trains with: the published instructions bring their own last space, others get one here.
+_TRAINED_ITEM = (
+    "{%- set item = ns.media ~ ns.instruction ~ "
+    "(' ' if ns.instruction and ns.text and ns.instruction[-1] not in ' \\n' else '') ~ ns.text -%}\n"
+)
+_TRAINED_SYSTEM = (
+    "<|im_start|>system\\nGiven an image, summarize the provided image in one word. "
+    "Given only text, describe the text in one word.<|im_end|>\\n"
+)
+_REPRESENT = "\\nRepresent the given ' ~ ('image' if ns.media else 'text') ~ ' in one word."
+
+
+def _trained(system: str, request: str) -> str:
+    tail = f"{request}{END}{ASSISTANT}<|endoftext|>"
+    return gather() + _TRAINED_ITEM + f"{{{{- '{system}{USER}' ~ item ~ '{tail}' -}}}}"
 
 
 def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
@@ -77,4 +92,15 @@ RZENEMBED = Preset(
         "sampling": "README: 8 frames, evenly spaced; a list is taken whole",
         "max_length": "__init__: max_length=2000",
     },
+)
+
+RZENEMBED_TRAINED = RZENEMBED.variant(
+    "rzenembed",
+    "RzenEmbed section 3.4.4: system prompt, query, representation prompt by modality",
+    template=_trained(_TRAINED_SYSTEM, _REPRESENT),
+)
+RZENEMBED_TRAINED_PLAIN = RZENEMBED.variant(
+    "rzenembed-plain",
+    "RzenEmbed section 4.4, ablation: the same without system and representation prompt",
+    template=_trained("", ""),
 )

@@ -77,11 +77,6 @@ def qwen3_processor(model_type: str, image_processor: Any) -> ProcessorSettings:
     return _settings(model_type, budget, "")
 
 
-def with_compression_prompt(settings: ProcessorSettings, system: str = SYSTEM_TURN) -> ProcessorSettings:
-    """Settings of the shipped evaluation script, which ends every text with a request to summarise."""
-    return replace(settings, prompt=replace(settings.prompt, template=template(system, compression=True)))
-
-
 def official(model: UmeSettings, settings: ProcessorSettings) -> tuple[UmeSettings, ProcessorSettings]:
     return replace(model, attention="bidirectional_if_padded"), settings
 
@@ -117,6 +112,27 @@ U_MARVEL = Preset(
         ),
     ),
     sources=_SOURCES,
+)
+
+_COMPRESSING = template(SYSTEM_TURN, compression=True)
+
+# What the papers train with. U-MARVEL's stages 2-3 and its demo.py have the prompt of the preset itself.
+U_MARVEL_COMPRESSION = U_MARVEL.variant(
+    "u-marvel-compression",
+    "U-MARVEL stage 1 (NLI, CC3M, M-BEIR as scripted) and its evaluation script: prompt1, 'Summarize above ...'",
+    template=_COMPRESSING,
+)
+U_MARVEL_UNMASKED = U_MARVEL.variant(
+    "u-marvel-unmasked",
+    "U-MARVEL table 2, ablation: the mean takes the instruction in",
+    pooling=PoolingRule("mean"),
+)
+LAMRA_IN_U_MARVEL = U_MARVEL.variant(
+    "lamra",
+    "LamRA-Ret, U-MARVEL table 1 first row: compression prompt, causal, the state before <emb>",
+    template=_COMPRESSING,
+    pooling=PoolingRule("token", token="<emb>", offset=-1),
+    attention="causal",
 )
 
 U_MARVEL_QWEN3VL = Preset(

@@ -164,7 +164,7 @@ def test_mask_leaves_the_instruction_out_and_the_other_arm_takes_it_in(processor
         prompted, own = put_on(model, processor, name)
         one = own.prepare(item, role="query")
         counts[name] = int((one.slots > 0).sum()), one.length
-        assert prompted.settings.attention == PROMPTS[name].attention
+        assert prompted.settings.attention == PROMPTS[name].model.attention
     span = len(processor.tokenizer("find the scene").input_ids) + 2
     assert counts["bidirectional-mean-unmasked"][0] == counts["bidirectional-mean-unmasked"][1]
     assert counts["bidirectional-mean"][0] == counts["bidirectional-mean"][1] - span

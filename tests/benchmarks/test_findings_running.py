@@ -10,7 +10,6 @@ import torch
 from findings_table import starts
 from findings_table.claims import chosen
 from findings_table.jobs import Job, Settings, Work
-from findings_table.prompts import PROMPTS
 from findings_table.records import Claim, Start
 from findings_table.report import table
 from findings_table.running import execute
@@ -18,6 +17,7 @@ from findings_table.store import read_json, unpack
 from findings_table.training import open_start
 
 import umekit
+from umekit.encoding.presets.u_marvel import U_MARVEL
 
 
 def shortened(name: str) -> Claim:
@@ -80,4 +80,4 @@ def test_every_start_is_made_and_opened(tmp_path: Path, monkeypatch: pytest.Monk
             assert processor.settings == open_start(read, 0)[1].settings
     miner = umekit.load(tmp_path / "paired", device="cpu")
     assert miner.model.settings.attention == "bidirectional"
-    assert miner.processor.settings.pooling == PROMPTS["bidirectional-mean"].pooling
+    assert miner.processor.settings.pooling == U_MARVEL.processor("qwen2_vl", None).pooling

@@ -21,7 +21,7 @@ import umekit
 import umekit.encoding.presets
 from umekit.encoding.golden.folder import Case, Golden, read_golden
 from umekit.encoding.presets import PRESETS, PresetError, differences_table, find_preset
-from umekit.encoding.presets.u_marvel import with_compression_prompt
+from umekit.encoding.presets.u_marvel import U_MARVEL_COMPRESSION
 from umekit.processing.items import ItemError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -196,9 +196,8 @@ def test_u_marvel_is_causal_without_padding_in_official_mode(
 
 def test_u_marvel_compression_prompt(load_system: Callable[..., umekit.Encoder]) -> None:
     encoder = load_system("umarvel_qwen2vl")
-    prompt = with_compression_prompt(encoder.processor.settings).prompt
-    processor = encoder.processor.with_settings(prompt=prompt)
-    other = umekit.Encoder(encoder.model, processor)
+    model, processor = U_MARVEL_COMPRESSION.put_on(encoder.model, encoder.processor)
+    other = umekit.Encoder(model, processor)
     golden = read_golden(GOLDEN / "umarvel_qwen2vl", "compression_prompt_alone_eager")
     records = json.loads((GOLDEN / "umarvel_qwen2vl" / "manifest.json").read_text())["items"]
     for case, record in zip(golden.cases, records, strict=False):

@@ -1,7 +1,7 @@
 """Recipes: YAML files that name a published training, and what runs them."""
 
 from .launch import launch_line
-from .prompts import PROMPTS, TrainingPrompt, get_prompt, with_prompt
+from .prompts import PROMPTS, get_prompt
 from .run import StepResult, dry_run_recipe, run_recipe
 from .schema import Recipe, RecipeError, read_recipe
 from .sources import FORMATS
@@ -13,7 +13,6 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "StepResult",
-    "TrainingPrompt",
     "YamlError",
     "dry_run_recipe",
     "get_prompt",
@@ -21,5 +20,4 @@ __all__ = [
     "load_yaml",
     "read_recipe",
     "run_recipe",
-    "with_prompt",
 ]

@@ -29,7 +29,7 @@ from ..mining import mine
 from ..registry import trainer_class
 from ..sampling import PlannedRows
 from .plan_file import check_plan, write_plan
-from .prompts import get_prompt, with_prompt
+from .prompts import get_prompt
 from .schema import START, MineStep, ModelSpec, PromptSpec, Recipe, RecipeError, SoupStep, TrainStep
 from .sources import Opener, eval_rows, open_sources, train_rows
 
@@ -240,7 +240,7 @@ def _prompted(model: Any, processor: Any, spec: PromptSpec) -> tuple[Any, Any]:
         if (value := getattr(spec, name)) is not None
     }
     if spec.name is not None:
-        return with_prompt(model, processor, get_prompt(spec.name), **changes)
+        return get_prompt(spec.name).put_on(model, processor, **changes)
     settings = dataclasses.replace(model.settings, **changes)
     return type(model)(model.config, model.backbone, settings), processor
 

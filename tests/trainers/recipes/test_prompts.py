@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import umekit
-from umekit.trainers.recipes import PROMPTS, get_prompt, with_prompt
+from umekit.trainers.recipes import PROMPTS, get_prompt
 
 ITEM = {"image": Image.new("RGB", (84, 84), (200, 30, 30)), "text": "hello", "instruction": "Find it"}
 
@@ -22,7 +22,7 @@ def tiny() -> Any:
 
 @pytest.mark.parametrize("name", sorted(PROMPTS))
 def test_saved_and_loaded_gives_the_same_vectors(tiny: Any, name: str, tmp_path: Path) -> None:
-    model, processor = with_prompt(tiny.model, tiny.processor, get_prompt(name))
+    model, processor = get_prompt(name).put_on(tiny.model, tiny.processor)
     before = model.encode([ITEM, "hello"], processor=processor).numpy()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -30,7 +30,7 @@ def test_saved_and_loaded_gives_the_same_vectors(tiny: Any, name: str, tmp_path:
 
 
 def rendered(tiny: Any, name: str, item: Any) -> str:
-    _, processor = with_prompt(tiny.model, tiny.processor, get_prompt(name))
+    _, processor = get_prompt(name).put_on(tiny.model, tiny.processor)
     text: str = processor.explain(item)["text"]
     return text
 
@@ -47,7 +47,7 @@ def test_rzenembed_words_follow_the_modality(tiny: Any) -> None:
 def test_u_marvel_leaves_the_instruction_out_of_the_mean(tiny: Any) -> None:
     counts = {}
     for name in ("u-marvel", "u-marvel-unmasked"):
-        _, processor = with_prompt(tiny.model, tiny.processor, get_prompt(name))
+        _, processor = get_prompt(name).put_on(tiny.model, tiny.processor)
         row = processor.prepare(ITEM)
         counts[name] = int((row.slots == 1).sum())
         assert row.length >= counts[name]
@@ -59,6 +59,6 @@ def test_u_marvel_leaves_the_instruction_out_of_the_mean(tiny: Any) -> None:
 def test_a_tokenizer_without_the_tokens_is_refused(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(tiny.processor.tokenizer), "get_added_vocab", lambda self: {"<emb>": 1})
     with pytest.raises(ValueError, match="instruction_start"):
-        with_prompt(tiny.model, tiny.processor, get_prompt("u-marvel"))
+        get_prompt("u-marvel").put_on(tiny.model, tiny.processor)
     with pytest.raises(ValueError, match="known are"):
         get_prompt("nothing")
