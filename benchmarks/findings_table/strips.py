@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from umekit.evaluation.digit_world import COLOURS, POSITIONS, Row, Task
+from umekit.evaluation.digit_world import COLOURS, POSITIONS
 from umekit.evaluation.digit_world.glyphs import CELL, Glyphs
-from umekit.evaluation.digit_world.rows import Draw, constant_strata, make_row
+from umekit.evaluation.digit_world.rows import Draw, Example, Task, answered, constant_strata
 from umekit.evaluation.digit_world.scenes import PALETTE, other
 from umekit.evaluation.digit_world.words import RED
 
@@ -143,41 +143,27 @@ def _draw(draw: Draw) -> Strip:
     return random_strip(draw.glyphs, draw.rng)
 
 
-def _row(like: str, query: Any, positive: Any, meaning: str, name: str) -> Row:
-    """A row with the instruction of DigitWorld's task ``like``."""
-    row = make_row(like, "strips", query, positive, positive_id=meaning, thought=meaning, answer=meaning)
-    return {**row, "task": name, "dataset": name}
+def _example(query: Any, positive: Any, meaning: str) -> Example:
+    return Example(query, positive, meaning, meaning, meaning)
 
 
-def _picture(strip: Strip, draw: Draw) -> Row:
-    return _row(
-        "retrieve_scene",
-        {"text": strip.caption},
-        {"image": strip.render(draw.glyphs)},
-        strip.caption,
-        "pictures",
-    )
+def _picture(strip: Strip, draw: Draw) -> Example:
+    return _example({"text": strip.caption}, {"image": strip.render(draw.glyphs)}, strip.caption)
 
 
-def _caption(strip: Strip, draw: Draw) -> Row:
-    return _row(
-        "retrieve_caption",
-        {"image": strip.render(draw.glyphs)},
-        {"text": strip.caption},
-        strip.caption,
-        "captions",
-    )
+def _caption(strip: Strip, draw: Draw) -> Example:
+    return _example({"image": strip.render(draw.glyphs)}, {"text": strip.caption}, strip.caption)
 
 
-def _reworded(strip: Strip, draw: Draw) -> Row:
+def _reworded(strip: Strip, draw: Draw) -> Example:
     texts = ({"text": strip.caption}, {"text": strip.paraphrase})
     query, positive = texts if draw.slot == 0 else texts[::-1]
-    return _row("paraphrase", query, positive, strip.caption, "paraphrases")
+    return _example(query, positive, strip.caption)
 
 
-def _edited(edit: StripEdit, draw: Draw) -> Row:
+def _edited(edit: StripEdit, draw: Draw) -> Example:
     query = {"image": edit.source.render(draw.glyphs), "text": edit.text}
-    return _row("edit_scene", query, {"image": edit.target.render(draw.glyphs)}, edit.target.caption, "edits")
+    return _example(query, {"image": edit.target.render(draw.glyphs)}, edit.target.caption)
 
 
 # Label sets, and the label of a strip; "1" is a digit and a count, as label sets do collide in practice.
@@ -199,42 +185,23 @@ def _draw_labelled(name: str, draw: Draw) -> Strip:
     return replace(strip, colours=tuple(colours))
 
 
-def _labelled(name: str, strip: Strip, draw: Draw) -> Row:
-    like, _, label_of = LABELS[name]
-    label = label_of(strip)
-    return _row(like, {"image": strip.render(draw.glyphs)}, {"text": label}, label, name)
+def _labelled(name: str, strip: Strip, draw: Draw) -> Example:
+    label = LABELS[name][2](strip)
+    return answered({"image": strip.render(draw.glyphs)}, label, label)
 
 
 STRIPS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("pictures", "strips", "text", "image", "one of the pool", _draw, _picture, near=_near),
-        Task("captions", "strips", "image", "text", "one of the pool", _draw, _caption, near=_near),
-        Task(
-            "paraphrases",
-            "strips",
-            "text",
-            "text",
-            "one of the pool",
-            _draw,
-            _reworded,
-            strata=constant_strata(2),
-            near=_near,
-        ),
-        Task("edits", "strips", "image+text", "image", "one of the pool", _edit, _edited, near=_near_edit),
+        Task("pictures", "strips", "text", "image", _draw, _picture, near=_near, asks_like="retrieve_scene"),
+        Task("captions", "strips", "image", "text", _draw, _caption, near=_near, asks_like="retrieve_caption"),
+        Task("paraphrases", "strips", "text", "text", _draw, _reworded, strata=constant_strata(2), near=_near,
+             asks_like="paraphrase"),
+        Task("edits", "strips", "image+text", "image", _edit, _edited, near=_near_edit, asks_like="edit_scene"),
         *(
-            Task(
-                name,
-                "strips",
-                "image",
-                "text",
-                f"one of {len(labels)} labels",
-                partial(_draw_labelled, name),
-                partial(_labelled, name),
-                labels=labels,
-                strata=constant_strata(4),
-            )
-            for name, (_, labels, _label_of) in LABELS.items()
+            Task(name, "strips", "image", "text", partial(_draw_labelled, name), partial(_labelled, name),
+                 labels=labels, strata=constant_strata(4), asks_like=like)
+            for name, (like, labels, _) in LABELS.items()
         ),
     )
-}
+}  # fmt: skip

@@ -35,7 +35,7 @@ class World:
         if task not in STRIPS:
             return self.digit_world.row(task, index)
         draw = self._draw(_ROWS, task, index)
-        return STRIPS[task].make(STRIPS[task].subject(draw), draw)
+        return STRIPS[task].row(STRIPS[task].subject(draw), draw)
 
     def rows(self, task: str, count: int, start: int = 0) -> list[Row]:
         """Rows ``start`` to ``start + count - 1``."""
@@ -56,7 +56,7 @@ class World:
         spec = STRIPS[task]
         if spec.labels:
             draws = [self._draw(_POOLS, task, index * queries + place) for place in range(queries)]
-            return label_pool(task, spec, [spec.make(spec.subject(draw), draw) for draw in draws])
+            return label_pool(task, spec, [spec.row(spec.subject(draw), draw) for draw in draws])
         first = (2 * index + (kind == "hard")) * _POOL_DRAWS
         return retrieval_pool(
             task, spec, kind, queries, size, lambda attempt: self._draw(_POOLS, task, first + attempt)

@@ -93,7 +93,7 @@ def _rows(task: Task, kind: PoolKind, size: int, draw: Callable[[int], Draw]) ->
     """`size` rows of distinct meaning and the family number of each."""
     if task.fill is not None:
         source = draw(0)
-        filled = [task.make(subject, source) for subject in task.fill(source)][:size]
+        filled = [task.row(subject, source) for subject in task.fill(source)][:size]
         return filled, list(range(len(filled)))
     subjects: list[Any] = []
     rows: list[Row] = []
@@ -107,7 +107,7 @@ def _rows(task: Task, kind: PoolKind, size: int, draw: Callable[[int], Draw]) ->
             raise RuntimeError(f"{task.name}: no {size} candidates of distinct meaning found")
         members = family(task, source) if kind == "hard" else task.group(task.subject(source))
         members = members[: size - len(rows)]
-        made = [task.make(member, source) for member in members]
+        made = [task.row(member, source) for member in members]
         meanings = {row["positive_id"] for row in made}
         if len(meanings) < len(made) or meanings & taken or _clash(task, subjects, members):
             continue
@@ -138,7 +138,7 @@ def family(task: Task, draw: Draw) -> list[Any]:
 
 
 def _meaning(task: Task, subject: Any, draw: Draw) -> str:
-    return str(task.make(subject, draw)["positive_id"])
+    return task.make(subject, draw).meaning
 
 
 def _clash(task: Task, subjects: list[Any], fresh: list[Any]) -> bool:

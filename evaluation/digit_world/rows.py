@@ -1,13 +1,13 @@
 """Rows, draws and the Task record: what a family of tasks must give so that rows and pools can be made of it.
 
 Notable: a task is drawn in two steps. `subject` draws the meaning (a scene, a walk, a clip), `make` renders
-it as a row; pools vary subjects with `near` to get near-duplicates without knowing what a subject is.
+it as an example; pools vary subjects with `near` to get near-duplicates without knowing what a subject is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,29 @@ class Draw:
     max_hops: int | None = None
 
 
+@dataclass(frozen=True)
+class Example:
+    """What a row says beside its task. `meaning` tells the positive from others; `thought` leads to `answer`."""
+
+    query: Item
+    positive: Item
+    meaning: str
+    thought: str
+    answer: str
+    negatives: list[Item] = field(default_factory=list)
+    steps: int = 0
+
+
+def answered(query: Item, answer: str, thought: str, steps: int = 0) -> Example:
+    """An example whose positive is the answer in words."""
+    return Example(query, {"text": answer}, answer, thought, answer, steps=steps)
+
+
+def retrieved(query: Item, positive: Item, meaning: str, answer: str, *negatives: Item) -> Example:
+    """An example whose positive is found by what it means; the meaning is the thought."""
+    return Example(query, positive, meaning, meaning, answer, list(negatives))
+
+
 def _alone(subject: Any) -> list[Any]:
     return [subject]
 
@@ -41,21 +64,19 @@ def _one(max_hops: int | None) -> int:
 class Task:
     """One dataset of DigitWorld.
 
-    `query`, `positive`: modalities joined by `+`. `baseline`: what a model that learned nothing scores, in
-    words. `parallel`: the answer needs no serial steps, so thinking need not pay. `labels`: the whole
-    candidate set where the positive is a short text; empty for retrieval. `near(subject, turn, draw)` gives
-    a near-duplicate; `group` the subjects that always enter a pool together; `fill` all subjects of one
-    pool; `clashes(a, b)` is true where b's positive would also answer a's query (equal meaning is always a
-    clash).
+    `query`, `positive`: modalities joined by `+`. `parallel`: the answer needs no serial steps, so thinking need not
+    pay. `labels`: the whole candidate set where the positive is a short text; empty for retrieval.
+    `near(subject, turn, draw)` gives a near-duplicate; `group` the subjects that always enter a pool together; `fill`
+    all subjects of one pool; `clashes(a, b)` is true where b's positive would also answer a's query (equal meaning is
+    always a clash). `asks_like` names the task whose instruction it has, where it has none of its own.
     """
 
     name: str
     family: str
     query: str
     positive: str
-    baseline: str
     subject: Callable[[Draw], Any]
-    make: Callable[[Any, Draw], Row]
+    make: Callable[[Any, Draw], Example]
     parallel: bool = False
     labels: tuple[str, ...] = ()
     strata: Callable[[int | None], int] = _one
@@ -63,39 +84,28 @@ class Task:
     group: Callable[[Any], list[Any]] = _alone
     fill: Callable[[Draw], list[Any]] | None = None
     clashes: Callable[[Any, Any], bool] | None = None
+    asks_like: str = ""
 
     @property
     def instruction(self) -> str:
-        return INSTRUCTIONS[self.name]
+        return INSTRUCTIONS[self.asks_like or self.name]
 
-
-def make_row(
-    task: str,
-    family: str,
-    query: Item,
-    positive: Item,
-    *,
-    positive_id: str,
-    thought: str,
-    answer: str,
-    positive_thought: str | None = None,
-    negatives: list[Item] | None = None,
-    steps: int = 0,
-) -> Row:
-    """A row with exactly the documented keys; the query gets the task's instruction."""
-    return {
-        "query": {**query, "instruction": INSTRUCTIONS[task]},
-        "positive": positive,
-        "negatives": negatives or [],
-        "task": task,
-        "family": family,
-        "dataset": task,
-        "steps": steps,
-        "answer": answer,
-        "query_thought": thought,
-        "positive_thought": positive_id if positive_thought is None else positive_thought,
-        "positive_id": positive_id,
-    }
+    def row(self, subject: Any, draw: Draw) -> Row:
+        """The row of a subject; its query has the task's instruction."""
+        made = self.make(subject, draw)
+        return {
+            "query": {**made.query, "instruction": self.instruction},
+            "positive": made.positive,
+            "negatives": list(made.negatives),
+            "task": self.name,
+            "family": self.family,
+            "dataset": self.name,
+            "steps": made.steps,
+            "answer": made.answer,
+            "query_thought": made.thought,
+            "positive_thought": made.meaning,
+            "positive_id": made.meaning,
+        }
 
 
 def constant_strata(count: int) -> Callable[[int | None], int]:

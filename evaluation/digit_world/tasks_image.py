@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from .rows import Draw, Row, Task, constant_strata, make_row
+from .rows import Draw, Example, Task, answered, constant_strata, retrieved
 from .scenes import CELLS, CHANGES, Scene, make_scene, near_scene, other, random_scene
 from .words import COLOURS, POSITIONS, RED
 
@@ -51,18 +51,10 @@ def _red_count(draw: Draw) -> tuple[Scene, str]:
     return make_scene(rng.integers(0, 10, CELLS).tolist(), colours, draw.glyphs, rng), str(draw.slot)
 
 
-def _classify(task: str, subject: tuple[Scene, str], draw: Draw) -> Row:
+def _classify(task: str, subject: tuple[Scene, str], draw: Draw) -> Example:
     scene, label = subject
     query = {"image": scene.render(draw.glyphs)}
-    return make_row(
-        task,
-        "image_classification",
-        query,
-        {"text": label},
-        positive_id=label,
-        thought=scene.caption,
-        answer=label,
-    )
+    return answered(query, label, scene.caption)
 
 
 def _spot(draw: Draw) -> Spot:
@@ -82,22 +74,18 @@ def _spot_at(draw: Draw) -> Spot:
     return scene.swap(cell, draw.slot), draw.slot
 
 
-def _ask_what(subject: Spot, draw: Draw) -> Row:
+def _ask_what(subject: Spot, draw: Draw) -> Example:
     scene, cell = subject
     query = {"image": scene.render(draw.glyphs), "text": f"what is at {POSITIONS[cell]}"}
     name = scene.name(cell)
-    return make_row(
-        "qa_what", "image_qa", query, {"text": name}, positive_id=name, thought=scene.caption, answer=name
-    )
+    return answered(query, name, scene.caption)
 
 
-def _ask_where(subject: Spot, draw: Draw) -> Row:
+def _ask_where(subject: Spot, draw: Draw) -> Example:
     scene, cell = subject
     query = {"image": scene.render(draw.glyphs), "text": f"where is the {scene.name(cell)}"}
     place = POSITIONS[cell]
-    return make_row(
-        "qa_where", "image_qa", query, {"text": place}, positive_id=place, thought=scene.caption, answer=place
-    )
+    return answered(query, place, scene.caption)
 
 
 def draw_scene(draw: Draw) -> Scene:
@@ -109,33 +97,24 @@ def near(scene: Scene, turn: int, draw: Draw) -> Scene:
     return near_scene(scene, CHANGES[turn % len(CHANGES)], draw.glyphs, draw.rng)
 
 
-def _find_scene(scene: Scene, draw: Draw) -> Row:
+def _find_scene(scene: Scene, draw: Draw) -> Example:
     query, positive = {"text": scene.caption}, {"image": scene.render(draw.glyphs)}
-    return make_row(
-        "retrieve_scene", "image_retrieval", query, positive,
-        positive_id=scene.caption, thought=scene.caption, answer="scene",
-    )  # fmt: skip
+    return retrieved(query, positive, scene.caption, "scene")
 
 
-def _find_caption(scene: Scene, draw: Draw) -> Row:
+def _find_caption(scene: Scene, draw: Draw) -> Example:
     query, positive = {"image": scene.render(draw.glyphs)}, {"text": scene.caption}
-    return make_row(
-        "retrieve_caption", "image_retrieval", query, positive,
-        positive_id=scene.caption, thought=scene.caption, answer="caption",
-    )  # fmt: skip
+    return retrieved(query, positive, scene.caption, "caption")
 
 
-def _ground(subject: Spot, draw: Draw) -> Row:
+def _ground(subject: Spot, draw: Draw) -> Example:
     """Negatives: two other cells of the same scene."""
     scene, cell = subject
     name = scene.name(cell)
     others = draw.rng.permutation([place for place in range(CELLS) if scene.name(place) != name])[:2].tolist()
-    return make_row(
-        "ground_cell", "visual_grounding",
-        {"image": scene.render(draw.glyphs), "text": f"the {name}"}, {"image": scene.crop(cell, draw.glyphs)},
-        positive_id=name, thought=f"{POSITIONS[cell]} {name}", answer=name,
-        negatives=[{"image": scene.crop(place, draw.glyphs)} for place in others],
-    )  # fmt: skip
+    query = {"image": scene.render(draw.glyphs), "text": f"the {name}"}
+    positive, *negatives = ({"image": scene.crop(place, draw.glyphs)} for place in (cell, *others))
+    return Example(query, positive, name, f"{POSITIONS[cell]} {name}", name, negatives)
 
 
 def _ground_pool(draw: Draw) -> list[Spot]:
@@ -149,7 +128,7 @@ def _labelled(
     name: str, subject: Callable[[Draw], tuple[Scene, str]], labels: tuple[str, ...], strata: int
 ) -> Task:
     return Task(
-        name, "image_classification", "image", "text", f"one of {len(labels)} labels", subject,
+        name, "image_classification", "image", "text", subject,
         partial(_classify, name), parallel=True, labels=labels, strata=constant_strata(strata),
     )  # fmt: skip
 
@@ -159,14 +138,12 @@ IMAGE_TASKS: tuple[Task, ...] = (
     _labelled("classify_colour", _most_frequent, COLOURS, 8),
     _labelled("classify_count", _red_count, COUNTS, len(COUNTS)),
     _labelled("classify_parity", _centre_parity, ("even", "odd"), 10),
-    Task("qa_what", "image_qa", "image+text", "text", "one of 80 answers", _spot, _ask_what,
-         labels=NAMES, strata=constant_strata(80)),
-    Task("qa_where", "image_qa", "image+text", "text", "one of 9 positions", _spot_at, _ask_where,
-         labels=POSITIONS, strata=constant_strata(9)),
-    Task("retrieve_scene", "image_retrieval", "text", "image", "one of the pool", draw_scene, _find_scene,
-         near=near),
-    Task("retrieve_caption", "image_retrieval", "image", "text", "one of the pool", draw_scene, _find_caption,
-         near=near),
-    Task("ground_cell", "visual_grounding", "image+text", "image", "one of the 72 cells of 8 scenes",
-         _spot, _ground, strata=constant_strata(80), fill=_ground_pool),
+    Task("qa_what", "image_qa", "image+text", "text", _spot, _ask_what, labels=NAMES,
+         strata=constant_strata(80)),
+    Task("qa_where", "image_qa", "image+text", "text", _spot_at, _ask_where, labels=POSITIONS,
+         strata=constant_strata(9)),
+    Task("retrieve_scene", "image_retrieval", "text", "image", draw_scene, _find_scene, near=near),
+    Task("retrieve_caption", "image_retrieval", "image", "text", draw_scene, _find_caption, near=near),
+    Task("ground_cell", "visual_grounding", "image+text", "image", _spot, _ground,
+         strata=constant_strata(80), fill=_ground_pool),
 )  # fmt: skip

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from .edits import Edit, near_edit, random_edit
 from .pages import Page, near_page, random_page
-from .rows import Draw, Row, Task, constant_strata, make_row
-from .scenes import Scene, random_scene
-from .tasks_image import near
+from .rows import Draw, Example, Task, answered, constant_strata, retrieved
+from .scenes import Scene
+from .tasks_image import draw_scene, near
 from .walks import (
     MAX_TERMS,
     Sum,
@@ -65,37 +65,23 @@ def _pages_clash(query: PageQuery, candidate: PageQuery) -> bool:
     return query.answered_by(candidate.page)
 
 
-def _find_page(subject: PageQuery, draw: Draw) -> Row:
-    meaning = subject.page.caption
-    return make_row(
-        "retrieve_page", "visdoc_retrieval",
-        {"text": subject.text}, {"image": subject.page.render(draw.glyphs)},
-        positive_id=meaning, thought=subject.text, answer="page",
-    )  # fmt: skip
+def _find_page(subject: PageQuery, draw: Draw) -> Example:
+    positive = {"image": subject.page.render(draw.glyphs)}
+    return Example({"text": subject.text}, positive, subject.page.caption, subject.text, "page")
 
 
-def _ask_page(subject: PageQuery, draw: Draw) -> Row:
+def _ask_page(subject: PageQuery, draw: Draw) -> Example:
     entry = subject.page.entries[subject.lines[0]]
     query = {"image": subject.page.render(draw.glyphs), "text": f"how much is {entry.label}"}
     amount = str(entry.amount)
-    return make_row(
-        "ask_page", "visdoc_retrieval", query, {"text": amount},
-        positive_id=amount, thought=subject.page.caption, answer=amount,
-    )  # fmt: skip
+    return answered(query, amount, subject.page.caption)
 
 
-def _scene(draw: Draw) -> Scene:
-    return random_scene(draw.glyphs, draw.rng)
-
-
-def _paraphrase(scene: Scene, draw: Draw) -> Row:
+def _paraphrase(scene: Scene, draw: Draw) -> Example:
     """Caption -> paraphrase or the other way round, by the stratum of the draw (0 or 1)."""
     texts = (scene.caption, scene.paraphrase)
     query, positive = texts if draw.slot == 0 else texts[::-1]
-    return make_row(
-        "paraphrase", "text_text", {"text": query}, {"text": positive},
-        positive_id=scene.caption, thought=scene.caption, answer="caption",
-    )  # fmt: skip
+    return retrieved({"text": query}, {"text": positive}, scene.caption, "caption")
 
 
 def _edit(draw: Draw) -> Edit:
@@ -106,14 +92,11 @@ def _near_edit(edit: Edit, turn: int, draw: Draw) -> Edit:
     return near_edit(edit, turn, draw.glyphs, draw.rng)
 
 
-def _edit_scene(edit: Edit, draw: Draw) -> Row:
+def _edit_scene(edit: Edit, draw: Draw) -> Example:
     """Negative: the scene before the edit."""
     source, meaning = edit.source.render(draw.glyphs), edit.target.caption
-    return make_row(
-        "edit_scene", "composed",
-        {"image": source, "text": edit.text}, {"image": edit.target.render(draw.glyphs)},
-        positive_id=meaning, thought=meaning, answer="scene", negatives=[{"image": source}],
-    )  # fmt: skip
+    query, positive = {"image": source, "text": edit.text}, {"image": edit.target.render(draw.glyphs)}
+    return retrieved(query, positive, meaning, "scene", {"image": source})
 
 
 def _walk(draw: Draw) -> Walk:
@@ -124,48 +107,38 @@ def _until_gold(draw: Draw) -> Walk:
     return make_until_gold(draw.glyphs, draw.rng, draw.slot, draw.max_hops)
 
 
-def _ask_walk(walk: Walk, draw: Draw) -> Row:
-    return _walk_row("walk", walk, walk.question, draw)
+def _ask_walk(walk: Walk, draw: Draw) -> Example:
+    return _ask(walk, walk.question, draw)
 
 
-def _ask_until_gold(walk: Walk, draw: Draw) -> Row:
-    return _walk_row("until_gold", walk, walk.gold_question, draw)
+def _ask_until_gold(walk: Walk, draw: Draw) -> Example:
+    return _ask(walk, walk.gold_question, draw)
 
 
-def _walk_row(task: str, walk: Walk, question: str, draw: Draw) -> Row:
+def _ask(walk: Walk, question: str, draw: Draw) -> Example:
     query = {"image": walk.scene.render(draw.glyphs), "text": question}
-    return make_row(
-        task, task, query, {"text": walk.answer},
-        positive_id=walk.answer, thought=walk.thought, answer=walk.answer, steps=walk.hops,
-    )  # fmt: skip
+    return answered(query, walk.answer, walk.thought, steps=walk.hops)
 
 
 def _sum(draw: Draw) -> Sum:
     return make_sum(draw.glyphs, draw.rng, draw.slot)
 
 
-def _ask_sum(subject: Sum, draw: Draw) -> Row:
+def _ask_sum(subject: Sum, draw: Draw) -> Example:
     query = {"image": subject.scene.render(draw.glyphs), "text": "sum of the red digits"}
-    return make_row(
-        "sum", "sum", query, {"text": subject.answer},
-        positive_id=subject.answer, thought=subject.thought, answer=subject.answer, steps=len(subject.cells),
-    )  # fmt: skip
+    return answered(query, subject.answer, subject.thought, steps=len(subject.cells))
 
 
 OTHER_TASKS: tuple[Task, ...] = (
-    Task("retrieve_page", "visdoc_retrieval", "text", "image", "one of the pool", draw_page_query, _find_page,
+    Task("retrieve_page", "visdoc_retrieval", "text", "image", draw_page_query, _find_page,
          near=near_page_query, clashes=_pages_clash),
-    Task("ask_page", "visdoc_retrieval", "image+text", "text", "the most frequent amount",
-         draw_page_query, _ask_page, labels=AMOUNTS),
-    Task("paraphrase", "text_text", "text", "text", "one of the pool", _scene, _paraphrase,
-         strata=constant_strata(2), near=near),
-    Task("edit_scene", "composed", "image+text", "image", "one of the pool", _edit, _edit_scene,
-         near=_near_edit),
-    Task("walk", "walk", "image+text", "text", "one of 72 answers at every hop", _walk, _ask_walk,
-         labels=answers(), strata=walk_strata),
-    Task("until_gold", "until_gold", "image+text", "text",
-         "one of 9 answers; a third by naming any gold cell",
-         _until_gold, _ask_until_gold, labels=GOLD_ANSWERS, strata=gold_strata),
-    Task("sum", "sum", "image+text", "text", "the most frequent sum", _sum, _ask_sum,
-         parallel=True, labels=SUMS, strata=constant_strata(MAX_TERMS)),
+    Task("ask_page", "visdoc_retrieval", "image+text", "text", draw_page_query, _ask_page, labels=AMOUNTS),
+    Task("paraphrase", "text_text", "text", "text", draw_scene, _paraphrase, strata=constant_strata(2),
+         near=near),
+    Task("edit_scene", "composed", "image+text", "image", _edit, _edit_scene, near=_near_edit),
+    Task("walk", "walk", "image+text", "text", _walk, _ask_walk, labels=answers(), strata=walk_strata),
+    Task("until_gold", "until_gold", "image+text", "text", _until_gold, _ask_until_gold,
+         labels=GOLD_ANSWERS, strata=gold_strata),
+    Task("sum", "sum", "image+text", "text", _sum, _ask_sum, parallel=True, labels=SUMS,
+         strata=constant_strata(MAX_TERMS)),
 )  # fmt: skip

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .clips import FRAMES, MOVES, Actor, Clip, make_clip, near_clip
-from .rows import Draw, Row, Task, constant_strata, make_row
+from .clips import MOVES, Actor, Clip, make_clip, near_clip
+from .rows import Draw, Example, Task, answered, constant_strata, retrieved
 from .scenes import CELLS, other
 from .tasks_image import NAMES
 from .words import MOTIONS, POSITIONS
@@ -54,45 +54,32 @@ def near_in_turns(clip: Clip, turn: int, draw: Draw) -> Clip:
     return near_clip(clip, CLIP_CHANGES[turn % len(CLIP_CHANGES)], draw.glyphs, draw.rng)
 
 
-def _name_motion(clip: Clip, draw: Draw) -> Row:
+def _name_motion(clip: Clip, draw: Draw) -> Example:
     label = clip.actors[0].motion
     query = {"video": clip.render(draw.glyphs)}
-    return make_row(
-        "clip_motion", "video_classification", query, {"text": label},
-        positive_id=label, thought=clip.caption, answer=label,
-    )  # fmt: skip
+    return answered(query, label, clip.caption)
 
 
-def _name_mover(clip: Clip, draw: Draw) -> Row:
+def _name_mover(clip: Clip, draw: Draw) -> Example:
     name = clip.actors[0].name
     query = {"video": clip.render(draw.glyphs), "text": "which digit moves"}
-    return make_row(
-        "clip_mover", "video_qa", query, {"text": name}, positive_id=name, thought=clip.caption, answer=name
-    )
+    return answered(query, name, clip.caption)
 
 
-def _name_end(clip: Clip, draw: Draw) -> Row:
+def _name_end(clip: Clip, draw: Draw) -> Example:
     place = POSITIONS[clip.actors[0].path[-1]]
     query = {"video": clip.render(draw.glyphs), "text": "where does it end"}
-    return make_row(
-        "clip_end", "video_qa", query, {"text": place}, positive_id=place, thought=clip.caption, answer=place
-    )
+    return answered(query, place, clip.caption)
 
 
-def _find_clip(clip: Clip, draw: Draw) -> Row:
+def _find_clip(clip: Clip, draw: Draw) -> Example:
     query, positive = {"text": clip.caption}, {"video": clip.render(draw.glyphs)}
-    return make_row(
-        "retrieve_clip", "video_retrieval", query, positive,
-        positive_id=clip.caption, thought=clip.caption, answer="clip",
-    )  # fmt: skip
+    return retrieved(query, positive, clip.caption, "clip")
 
 
-def _find_clip_caption(clip: Clip, draw: Draw) -> Row:
+def _find_clip_caption(clip: Clip, draw: Draw) -> Example:
     query, positive = {"video": clip.render(draw.glyphs)}, {"text": clip.caption}
-    return make_row(
-        "retrieve_clip_caption", "video_retrieval", query, positive,
-        positive_id=clip.caption, thought=clip.caption, answer="caption",
-    )  # fmt: skip
+    return retrieved(query, positive, clip.caption, "caption")
 
 
 def _moment(draw: Draw) -> Moment:
@@ -125,31 +112,25 @@ def _near_moment(moment: Moment, turn: int, draw: Draw) -> Moment:
     return Moment((Clip((changed, *rest)), Clip((second, *rest))), moment.asked)
 
 
-def _find_moment(moment: Moment, draw: Draw) -> Row:
+def _find_moment(moment: Moment, draw: Draw) -> Example:
     """Query: text and eight frames. Positive: four of them. Negative: the other four."""
     rendered = [segment.render(draw.glyphs) for segment in moment.segments]
     asked = moment.segments[moment.asked]
     query = {"video": rendered[0] + rendered[1], "text": _WHEN[asked.actors[0].motion]}
-    return make_row(
-        "retrieve_moment", "moment_retrieval", query, {"video": rendered[moment.asked]},
-        positive_id=asked.caption, thought=asked.caption, answer=("first", "second")[moment.asked],
-        negatives=[{"video": rendered[1 - moment.asked]}],
-    )  # fmt: skip
+    positive, negative = {"video": rendered[moment.asked]}, {"video": rendered[1 - moment.asked]}
+    return retrieved(query, positive, asked.caption, ("first", "second")[moment.asked], negative)
 
 
 VIDEO_TASKS: tuple[Task, ...] = (
-    Task("clip_motion", "video_classification", "video", "text", "one of 6 motions", _motion, _name_motion,
-         labels=MOTIONS, strata=constant_strata(len(MOTIONS))),
-    Task("clip_mover", "video_qa", "video+text", "text",
-         "one of 80 answers; half of them by naming either digit",
-         _mover, _name_mover, labels=NAMES, strata=constant_strata(80)),
-    Task("clip_end", "video_qa", "video+text", "text", "one of 9 positions", _ender, _name_end,
-         labels=POSITIONS, strata=constant_strata(9)),
-    Task("retrieve_clip", "video_retrieval", "text", "video", "one of the pool", draw_clip, _find_clip,
+    Task("clip_motion", "video_classification", "video", "text", _motion, _name_motion, labels=MOTIONS,
+         strata=constant_strata(len(MOTIONS))),
+    Task("clip_mover", "video_qa", "video+text", "text", _mover, _name_mover, labels=NAMES,
+         strata=constant_strata(80)),
+    Task("clip_end", "video_qa", "video+text", "text", _ender, _name_end, labels=POSITIONS,
+         strata=constant_strata(9)),
+    Task("retrieve_clip", "video_retrieval", "text", "video", draw_clip, _find_clip, near=near_in_turns),
+    Task("retrieve_clip_caption", "video_retrieval", "video", "text", draw_clip, _find_clip_caption,
          near=near_in_turns),
-    Task("retrieve_clip_caption", "video_retrieval", "video", "text", "one of the pool",
-         draw_clip, _find_clip_caption, near=near_in_turns),
-    Task("retrieve_moment", "moment_retrieval", "video+text", "video",
-         f"one of the pool; half by naming either segment of {FRAMES} frames", _moment, _find_moment,
+    Task("retrieve_moment", "moment_retrieval", "video+text", "video", _moment, _find_moment,
          strata=constant_strata(len(MOTIONS)), near=_near_moment, group=_both),
 )  # fmt: skip

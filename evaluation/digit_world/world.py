@@ -52,7 +52,7 @@ class DigitWorld:
         spec = _spec(task)
         draw = self._draw(_ROWS, spec, index, max_hops)
         subject = spec.subject(draw)
-        row = spec.make(subject, draw)
+        row = spec.row(subject, draw)
         if negatives:
             fresh = self._draw(_NEGATIVES, spec, index, max_hops)
             row["negatives"] += _hard_negatives(spec, subject, row, fresh, negatives)
@@ -98,7 +98,7 @@ class DigitWorld:
         if spec.labels:
             start = index * queries
             draws = [self._draw(_POOLS, spec, place, max_hops) for place in range(start, start + queries)]
-            rows = [spec.make(spec.subject(draw), draw) for draw in draws]
+            rows = [spec.row(spec.subject(draw), draw) for draw in draws]
             return label_pool(f"{task}/labels/{index}", spec, rows)
         offset = (2 * index + (kind == "hard")) * _POOL_DRAWS
         name = f"{task}/{kind}/{index}"
@@ -162,7 +162,7 @@ def _hard_negatives(task: Task, subject: Any, row: Row, draw: Draw, count: int) 
     found: list[Item] = []
     turn = int(draw.rng.integers(3))
     while len(found) < count:
-        near = task.make(task.near(subject, turn, draw), draw)
+        near = task.row(task.near(subject, turn, draw), draw)
         turn += 1
         if near["positive_id"] != row["positive_id"]:
             found.append(near["positive"])
