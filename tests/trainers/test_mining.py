@@ -21,7 +21,7 @@ from umekit.trainers.mining import MiningSettings, mine
 from umekit.trainers.mining import blocks as blocking
 from umekit.trainers.mining import run as running
 from umekit.trainers.mining.items import content_key, modality
-from umekit.trainers.mining.vectors import Asking, Vectors
+from umekit.trainers.mining.vectors import QueryBlock, Vectors
 
 DIM = 8
 
@@ -303,7 +303,7 @@ def test_the_pool_is_read_once_for_all_blocks_that_fit(
         return real(self)
 
     monkeypatch.setattr(Vectors, "blocks", counted)
-    block = 8 * Asking.row_bytes(DIM, 20) / 2**30
+    block = 8 * QueryBlock.row_bytes(DIM, 20) / 2**30
     files = []
     for name, memory, wanted in (("one", 1.0, 1), ("three", 3.5 * block, 3), ("each", block / 9, 8)):
         passes.clear()

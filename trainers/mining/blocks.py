@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ...encoding.storage.atomic import write_atomically
 from .entries import Scan
 from .selecting import FILTERS, Selector
 from .settings import MiningSettings
-from .vectors import Asking, Vectors, search
+from .vectors import QueryBlock, Vectors, search
 
 
 def block_dtype(k: int) -> np.dtype[Any]:
@@ -59,29 +60,33 @@ def mine_blocks(
     usable = queries.present & entries.present[found.positive]
     starts = {blocks / f"{number:05d}.npy": start for number, start in enumerate(range(0, count, size))}
     missing = [path for path in starts if not path.is_file()]
-    in_pass = max(1, memory // (size * Asking.row_bytes(queries.dim, settings.depth)))
+    in_pass = max(1, memory // (size * QueryBlock.row_bytes(queries.dim, settings.depth)))
     visible = sys.stderr.isatty() if show_progress is None else show_progress
     left = sum(min(size, count - starts[path]) for path in missing)
     with tqdm(total=count, initial=count - left, unit="row", desc="mine", disable=not visible) as bar:
         for first in range(0, len(missing), in_pass):
             paths = missing[first : first + in_pass]
-            askings = []
+            query_blocks = []
             for path in paths:
                 numbers = np.arange(starts[path], min(starts[path] + size, count), dtype=np.int64)
                 asked = numbers[usable[numbers]]
-                askings.append(Asking(asked, queries.take(asked), found.group[asked], settings.depth))
-            search(askings, entries, found.entry_group, show_progress=visible)
-            for path, asking in zip(paths, askings, strict=True):
+                query_blocks.append(
+                    QueryBlock(asked, queries.take(asked), found.group[asked], settings.depth)
+                )
+            search(query_blocks, entries, found.entry_group, show_progress=visible)
+            for path, block in zip(paths, query_blocks, strict=True):
                 here = min(size, count - starts[path])
-                _save(path, mine_block(starts[path], here, asking, selector))
+                data = io.BytesIO()
+                np.save(data, mine_block(starts[path], here, block, selector), allow_pickle=False)
+                write_atomically(path, data.getvalue())
                 bar.update(here)
 
 
-def mine_block(start: int, count: int, asking: Asking, selector: Selector) -> NDArray[Any]:
-    """Records [count] of the rows from ``start`` on; those that ``asking`` lacks are left out."""
+def mine_block(start: int, count: int, block: QueryBlock, selector: Selector) -> NDArray[Any]:
+    """Records [count] of the rows from ``start`` on; those that ``block`` lacks are left out."""
     records = np.zeros(count, block_dtype(selector.settings.k))
     records["entries"], records["scores"], records["positive"] = -1, np.nan, np.nan
-    for number, vector, candidates in zip(asking.numbers, asking.queries, asking.found, strict=True):
+    for number, vector, candidates in zip(block.numbers, block.queries, block.found, strict=True):
         row = int(number)
         chosen = selector.select(row, vector, candidates[candidates >= 0])
         record = records[row - start]
@@ -90,12 +95,3 @@ def mine_block(start: int, count: int, asking: Asking, selector: Selector) -> ND
         record["positive"], record["filled"] = chosen.positive_score, chosen.filled
         record["dropped"] = chosen.dropped
     return records
-
-
-def _save(path: Path, records: NDArray[Any]) -> None:
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    with scratch.open("wb") as handle:
-        np.save(handle, records, allow_pickle=False)
-        handle.flush()
-        os.fsync(handle.fileno())
-    scratch.replace(path)

@@ -20,8 +20,8 @@ from ...encoding.inputs.sample import Row, Unit
 from ..formats.media import MediaRoot
 from ..sampling.targets import join
 from .items import as_mapping, columns_key, content_key, id_key, modality, pool_item
+from .output_layout import OutputLayout
 from .settings import MiningSettings
-from .surveying import Survey
 
 NO_CANDIDATE = -1  # group of an entry that is never a candidate
 Ints = NDArray[np.int64]
@@ -106,8 +106,10 @@ class Items:
         return [Row(str(number), item)]
 
 
-def scan(rows: Sequence[Any], pool: Sequence[Any] | None, settings: MiningSettings, survey: Survey) -> Scan:
-    """Read rows and pool once, and show them to the survey.
+def scan(
+    rows: Sequence[Any], pool: Sequence[Any] | None, settings: MiningSettings, layout: OutputLayout
+) -> Scan:
+    """Read rows and pool once, and show them to the layout.
 
     Raises:
         ValueError: no rows; a row without query or positive; a pool with an id twice; for ``scope="local"``, a
@@ -129,14 +131,14 @@ def scan(rows: Sequence[Any], pool: Sequence[Any] | None, settings: MiningSettin
             group[number] = _group(row, row["positive"], settings, names)
             more_id.extend(id_key(name) for name in row.get("positive_ids") or ())
             more_row.extend([number] * (len(more_id) - len(more_row)))
-            survey.row(number, row)
+            layout.add_row(number, row)
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"row {number}: {error}") from error
     if pool is None:
         entry_id, entry_content, entry_group = positive_id, positive_content, group
         kept = _first(entry_group, entry_id)
     else:
-        entry_id, entry_content, entry_group = _scan_pool(pool, settings, names, survey)
+        entry_id, entry_content, entry_group = _scan_pool(pool, settings, names, layout)
         kept = np.arange(len(entry_id), dtype=np.int64)
     by_name = np.argsort(entry_id, kind="stable")
     named_id, named_content = entry_id[by_name], entry_content[by_name]
@@ -222,7 +224,7 @@ def _positive_keys(row: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _scan_pool(
-    pool: Sequence[Any], settings: MiningSettings, names: dict[str, int], survey: Survey
+    pool: Sequence[Any], settings: MiningSettings, names: dict[str, int], layout: OutputLayout
 ) -> tuple[Ints, Ints, Ints]:
     """Ids, contents and groups of a pool's records."""
     if len(pool) == 0:
@@ -237,7 +239,7 @@ def _scan_pool(
             ids[number] = id_key(content_name(int(contents[number])) if name is None else name)
             columns = record if isinstance(record, Mapping) else {}
             groups[number] = _group(columns, item, settings, names)
-            survey.item(item)
+            layout.add_item(item)
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"pool item {number}: {error}") from error
     order = np.argsort(ids, kind="stable")

@@ -34,9 +34,9 @@ from ...encoding.storage.provenance import library_versions
 from ..formats.media import MediaRoot
 from .blocks import mine_blocks
 from .entries import Items, Scan, entry_item, scan
+from .output_layout import OutputLayout
 from .selecting import FILTERS
 from .settings import MiningReport, MiningSettings
-from .surveying import Survey
 from .writing import is_of_run, write_rows
 
 MANIFEST, WORK = "mining.json", "work"
@@ -45,7 +45,7 @@ SCHEMA = 1
 # What a run puts into its work folder: shards of vectors, blocks of mined rows, the rows before they get their name.
 WORK_FILES = re.compile(
     rf"(queries|pool)/(|run\.json|manifest\.json|errors\.jsonl|{PART_FILE.pattern})"
-    r"|blocks-[0-9a-f]{16}/(|\d{5,}(\.npy|\.\d+\.tmp))"
+    r"|blocks-[0-9a-f]{16}/(|\d{5,}\.npy|\.\d{5,}\.npy\.[a-z0-9_]{8})"
     r"|mined\.(jsonl|parquet)\.\d+(\.chunks)?|mined\.json"
 )
 
@@ -132,8 +132,8 @@ def mine(
     if not memory_gib > 0 or math.isinf(memory_gib):
         raise ValueError(f"memory_gib is {memory_gib}; need a number above 0")
     folder = Path(out)
-    survey = Survey(format, media_root)
-    found = scan(rows, pool, settings, survey)
+    layout = OutputLayout(format, media_root)
+    found = scan(rows, pool, settings, layout)
     media = None if media_root is None else MediaRoot(media_root)
     queries = Items(lambda number: rows[number]["query"], [found.instructed, found.same], media)
     entries = Items(
@@ -157,11 +157,11 @@ def mine(
     done = _finished(folder, identity)
     if done is not None:
         return done
-    if survey.negatives_at is not None and not replace_negatives:
+    if layout.negatives_at is not None and not replace_negatives:
         raise ValueError(
-            f"row {survey.negatives_at} has negatives already: replace_negatives=True drops them"
+            f"row {layout.negatives_at} has negatives already: replace_negatives=True drops them"
         )
-    work = _open_work(folder, survey.format)
+    work = _open_work(folder, layout.format)
     shard_options: dict[str, Any] = {"mode": mode, "dim": dim, "shard_size": shard_size}
     shard_options["show_progress"] = show_progress
     encode_shards(encoder, queries, work / "queries", role="query", **shard_options)
@@ -177,7 +177,7 @@ def mine(
             found, settings, work, blocks,
             size=block_size, memory=int(memory_gib * 2**30), show_progress=show_progress,
         )  # fmt: skip
-    written = write_rows(folder, rows, pool, found, survey, blocks, k=settings.k)
+    written = write_rows(folder, rows, pool, found, layout, blocks, k=settings.k)
     manifest = {
         "kind": KIND,
         "schema": SCHEMA,

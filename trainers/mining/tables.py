@@ -12,7 +12,7 @@ from PIL import Image
 
 from ...encoding.inputs.columns import MEDIA
 from .items import as_mapping
-from .surveying import ITEMS, LISTS, each_item
+from .output_layout import ITEMS, LISTS, each_item
 
 CHUNK_ROWS = 64
 Orders = set[tuple[str, tuple[str, ...]]]  # name of a column, keys of an item in it

@@ -62,7 +62,7 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-class Asking:
+class QueryBlock:
     """A block of queries, and the candidates found for it so far.
 
     Attributes:
@@ -89,8 +89,8 @@ class Asking:
         """Memory of one query and what is found for it."""
         return 4 * dim + 12 * (depth + SLACK) + 16
 
-    def look(self, group: int, index: Any, names: NDArray[np.int64]) -> None:
-        """Take what a faiss index over the candidates ``names`` has for the queries of ``group``."""
+    def add_found(self, group: int, index: Any, names: NDArray[np.int64]) -> None:
+        """Add what a faiss index over the candidates ``names`` has for the queries of ``group``."""
         here = np.flatnonzero(self.groups == group)
         if len(here) == 0:
             return
@@ -104,7 +104,7 @@ class Asking:
 
 
 def search(
-    askings: Sequence[Asking],
+    query_blocks: Sequence[QueryBlock],
     vectors: Vectors,
     entry_groups: NDArray[np.int64],
     *,
@@ -115,14 +115,14 @@ def search(
     What a block finds depends on its own queries alone: each is searched by itself, whatever shares the pass.
 
     Args:
-        askings: blocks to fill in; some more than ``depth`` are found, see ``SLACK``, unordered among near-equal
+        query_blocks: blocks to fill in; some more than ``depth`` are found, see ``SLACK``, unordered among near-equal
             scores.
         vectors: of the entries.
         entry_groups: [e].
         show_progress: a bar of shards.
     """
     faiss = import_faiss()
-    wanted = np.unique(np.concatenate([asking.groups for asking in askings]))
+    wanted = np.unique(np.concatenate([block.groups for block in query_blocks]))
     bar = tqdm(vectors.blocks(), total=vectors.shards, unit="shard", desc="search", leave=False,
                disable=not show_progress)  # fmt: skip
     for positions, rows in bar:
@@ -131,5 +131,5 @@ def search(
             here = np.flatnonzero(of == group)
             index = faiss.IndexFlatIP(vectors.dim)
             index.add(np.ascontiguousarray(rows[here]))
-            for asking in askings:
-                asking.look(int(group), index, positions[here])
+            for block in query_blocks:
+                block.add_found(int(group), index, positions[here])

@@ -14,8 +14,8 @@ import numpy as np
 from ...encoding.storage.atomic import file_sha256
 from ...encoding.storage.ownership import naming_the_disk
 from .entries import Scan, named_entry
+from .output_layout import OutputLayout, each_item, json_line
 from .selecting import FILTERS
-from .surveying import Survey, each_item, json_line
 from .tables import write_parquet
 
 RECORD = "mined.json"  # in the work folder: what the file of rows is, noted before it gets its name
@@ -39,7 +39,7 @@ def write_rows(
     rows: Sequence[Any],
     pool: Sequence[Any] | None,
     found: Scan,
-    survey: Survey,
+    layout: OutputLayout,
     blocks: Path,
     *,
     k: int,
@@ -51,7 +51,7 @@ def write_rows(
     Args:
         folder: to write in; the rows are written beside ``blocks`` first.
         rows, pool, found: as scanned.
-        survey: has seen all of them.
+        layout: has seen all of them.
         blocks: folder of what was chosen.
         k: negatives that were asked for.
 
@@ -59,11 +59,11 @@ def write_rows(
         TypeError: ``format="jsonl"`` and a row that JSON cannot hold.
         ValueError: parquet, and rows whose items have their keys in contrary orders.
     """
-    written = Written(file=f"mined.{survey.format}", media_root=survey.media_root or survey.root)
+    written = Written(file=f"mined.{layout.format}", media_root=layout.media_root or layout.root)
 
     def finished() -> Iterator[dict[str, Any]]:
         for row, record in _mined(rows, pool, found, blocks):
-            yield each_item(row, survey.placed)
+            yield each_item(row, layout.relative)
             count = len(row["negatives"])
             written.rows += 1
             written.negatives += count
@@ -74,7 +74,7 @@ def write_rows(
     scratch = blocks.parent / f"{written.file}.{os.getpid()}"
     try:
         with naming_the_disk(folder):
-            (_write_jsonl if survey.format == "jsonl" else write_parquet)(scratch, finished())
+            (_write_jsonl if layout.format == "jsonl" else write_parquet)(scratch, finished())
         (blocks.parent / RECORD).write_text(json.dumps({"sha256": file_sha256(scratch)}), encoding="utf-8")
         os.replace(scratch, folder / written.file)
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .convergence import convergence_weights, loss_history
-from .duplicate_free_batches import deal
 from .planned_rows import PlannedRows
 from .planner import SourceReport
 from .planning import Plan, plan_epochs
@@ -17,7 +16,6 @@ __all__ = [
     "SourceReport",
     "Subset",
     "convergence_weights",
-    "deal",
     "loss_history",
     "plan_epochs",
     "split_sources",

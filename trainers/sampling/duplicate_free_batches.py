@@ -1,7 +1,7 @@
 """Rows -> batches of one size in which no key appears twice: as many as there can be, all rows equally likely.
 
-Sorted by key and dealt out like cards to m batches, equal keys lie side by side and never meet, if none has more than
-m rows. Random pairs of batches are then dealt anew in the same way, so that a key does not keep the same company.
+Sorted by key and handed out in turn to m batches, equal keys lie side by side and never meet, if none has more than
+m rows. Random pairs of batches are then mixed in the same way, so that a key does not keep the same company.
 Everything is a few NumPy calls; no Python object per row.
 """
 
@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 
-def deal(codes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+def duplicate_free_batches(codes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Batches of rows with different codes.
 
     Args:
@@ -66,7 +66,7 @@ def _rank(codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _mix(batches: np.ndarray, dense: np.ndarray, codes: int, rng: np.random.Generator) -> np.ndarray:
-    """Deal random pairs of batches anew, often enough for any two rows to have had the chance to meet."""
+    """Mix random pairs of batches, often enough for any two rows to have had the chance to meet."""
     count, size = batches.shape
     rounds = 0 if count < 2 else math.ceil(math.log2(count)) + 4
     for _ in range(rounds):
@@ -80,7 +80,7 @@ def _mix(batches: np.ndarray, dense: np.ndarray, codes: int, rng: np.random.Gene
     return batches
 
 
-def repeats(codes: np.ndarray) -> np.ndarray:
+def is_repeated(codes: np.ndarray) -> np.ndarray:
     """bool [m, size]: entries of ``codes`` int64 [m, size] that an earlier one of the same line equals."""
     order = np.argsort(codes, axis=1, kind="stable")
     ordered = np.take_along_axis(codes, order, axis=1)
@@ -89,7 +89,9 @@ def repeats(codes: np.ndarray) -> np.ndarray:
     return again
 
 
-def separate(codes: np.ndarray, owner: np.ndarray, rng: np.random.Generator, tries: int = 64) -> np.ndarray:
+def swap_repeats(
+    codes: np.ndarray, owner: np.ndarray, rng: np.random.Generator, tries: int = 64
+) -> np.ndarray:
     """Swap rows of one owner between batches until no batch holds a code twice.
 
     Batches put together from sub-batches need it: each sub-batch is free of duplicates, their union is not.
@@ -107,7 +109,7 @@ def separate(codes: np.ndarray, owner: np.ndarray, rng: np.random.Generator, tri
     size = codes.shape[1]
     flat, places, owners = codes.ravel().copy(), np.arange(codes.size), owner.ravel()
     of_owner: dict[int, np.ndarray] = {}
-    for place in np.flatnonzero(repeats(codes).ravel()):
+    for place in np.flatnonzero(is_repeated(codes).ravel()):
         own = int(owners[place])
         if own not in of_owner:
             of_owner[own] = np.flatnonzero(owners == own)

@@ -1,4 +1,4 @@
-"""How the batches of an epoch come about: units of sources, dealt into (sub-)batches, put in order."""
+"""How the batches of an epoch come about: units of sources, cut into (sub-)batches, put in order."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .drawing import draw_units
-from .duplicate_free_batches import deal, separate
+from .duplicate_free_batches import duplicate_free_batches, swap_repeats
 from .source import Source
 from .targets import UNKNOWN
 
-_CAP, _DEAL, _ORDER, _REPAIR = range(4)  # random streams
+_CAP, _BATCHES, _ORDER, _REPAIR = range(4)  # random streams
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Planner:
         if per_batch > 1:
             owners = np.repeat(owner, self.block).reshape(rows.shape)
             repair = np.random.default_rng([self.seed, epoch, _REPAIR])
-            rows = rows.ravel()[separate(self.codes[rows], owners, repair)]
+            rows = rows.ravel()[swap_repeats(self.codes[rows], owners, repair)]
         return rows
 
     def reports(self, rows: np.ndarray) -> list[SourceReport]:
@@ -140,7 +140,7 @@ class Planner:
 
     def _pass(self, unit: int, epoch: int, turn: int) -> np.ndarray:
         """(Sub-)batches of one pass over a unit, int64 [blocks, block]."""
-        rng = np.random.default_rng([self.seed, epoch, _DEAL, unit, turn])
+        rng = np.random.default_rng([self.seed, epoch, _BATCHES, unit, turn])
         rows = []
         name, members = list(self.units.items())[unit]
         for one in members:
@@ -148,7 +148,7 @@ class Planner:
             rows += [used] * int(weight)
             rows.append(rng.permutation(used)[: round((weight - int(weight)) * len(used))])
         every = np.concatenate(rows)
-        blocks = every[deal(self.codes[every], self.block, rng)]
+        blocks = every[duplicate_free_batches(self.codes[every], self.block, rng)]
         if len(blocks) == 0:
             different = len(np.unique(self.codes[every]))
             raise ValueError(

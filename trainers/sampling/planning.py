@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .duplicate_free_batches import repeats
+from .duplicate_free_batches import is_repeated
 from .planner import Planner, SourceReport
 from .source import Source
 from .targets import target_codes
@@ -139,7 +139,7 @@ def plan_epochs(
         epoch_starts=tuple(np.cumsum([0, *(len(part) for part in parts[:-1])]).tolist()),
         targets=tuple(known),
         reports=tuple(planner.reports(rows)),
-        repeated=int(repeats(planner.codes[rows]).sum()),
+        repeated=int(is_repeated(planner.codes[rows]).sum()),
     )
     for report in plan.reports:
         if report.unread:

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umekit.trainers.sampling.duplicate_free_batches import deal, repeats, separate
+from umekit.trainers.sampling.duplicate_free_batches import (
+    duplicate_free_batches,
+    is_repeated,
+    swap_repeats,
+)
 
 
 def most_batches(codes: list[int], size: int) -> int:
@@ -19,7 +23,7 @@ def most_batches(codes: list[int], size: int) -> int:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=80), st.integers(1, 9), st.integers(0, 99))
 def test_as_many_batches_without_duplicates_as_possible(codes: list[int], size: int, seed: int) -> None:
-    found = deal(np.array(codes), size, np.random.default_rng(seed))
+    found = duplicate_free_batches(np.array(codes), size, np.random.default_rng(seed))
     assert found.shape == (most_batches(codes, size), size)
     assert len(np.unique(found)) == found.size, "a row is dealt once"
     for batch in found:
@@ -28,8 +32,8 @@ def test_as_many_batches_without_duplicates_as_possible(codes: list[int], size: 
 
 def test_the_same_state_gives_the_same_batches() -> None:
     codes = np.arange(200) % 60
-    first, again = (deal(codes, 8, np.random.default_rng(5)) for _ in range(2))
-    other = deal(codes, 8, np.random.default_rng(6))
+    first, again = (duplicate_free_batches(codes, 8, np.random.default_rng(5)) for _ in range(2))
+    other = duplicate_free_batches(codes, 8, np.random.default_rng(6))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -37,7 +41,7 @@ def test_the_same_state_gives_the_same_batches() -> None:
 def test_classes_meet_all_other_classes() -> None:
     """Dealing alone would put the same classes together in batch after batch."""
     codes = np.repeat(np.arange(50), 40)
-    batches = np.sort(codes[deal(codes, 10, np.random.default_rng(0))], axis=1)
+    batches = np.sort(codes[duplicate_free_batches(codes, 10, np.random.default_rng(0))], axis=1)
     met = np.zeros((50, 50))
     for batch in batches:
         met[np.ix_(batch, batch)] += 1
@@ -50,7 +54,7 @@ def test_all_rows_of_a_crowded_code_are_equally_likely() -> None:
     codes = np.array([0] * 20 + list(range(1, 31)))
     seen = np.zeros(50)
     for seed in range(300):
-        seen[deal(codes, 5, np.random.default_rng(seed)).ravel()] += 1
+        seen[duplicate_free_batches(codes, 5, np.random.default_rng(seed)).ravel()] += 1
     crowded, rest = seen[:20], seen[20:]
     assert crowded.min() > 0.6 * crowded.mean()
     assert crowded.max() < 1.4 * crowded.mean()
@@ -59,27 +63,27 @@ def test_all_rows_of_a_crowded_code_are_equally_likely() -> None:
 
 def test_a_batch_needs_a_row() -> None:
     with pytest.raises(ValueError, match="at least one row"):
-        deal(np.arange(3), 0, np.random.default_rng(0))
+        duplicate_free_batches(np.arange(3), 0, np.random.default_rng(0))
 
 
-def test_repeats_marks_all_but_the_first() -> None:
+def test_is_repeated_marks_all_but_the_first() -> None:
     codes = np.array([[1, 2, 1, 1], [3, 4, 5, 6]])
-    assert repeats(codes).tolist() == [[False, False, True, True], [False] * 4]
+    assert is_repeated(codes).tolist() == [[False, False, True, True], [False] * 4]
 
 
-def test_separate_swaps_within_an_owner_until_no_batch_repeats() -> None:
+def test_swap_repeats_swaps_within_an_owner_until_no_batch_repeats() -> None:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 300, size=(40, 32))
     owner = np.broadcast_to((np.arange(32) // 8) % 2, codes.shape)
-    before = repeats(codes).sum()
-    places = separate(codes, owner, np.random.default_rng(1))
+    before = is_repeated(codes).sum()
+    places = swap_repeats(codes, owner, np.random.default_rng(1))
     assert before > 40
-    assert repeats(codes.ravel()[places]).sum() == 0
+    assert is_repeated(codes.ravel()[places]).sum() == 0
     assert np.array_equal(np.sort(places.ravel()), np.arange(codes.size))
     assert np.array_equal(owner.ravel()[places], owner)
 
 
-def test_separate_leaves_what_cannot_be_separated() -> None:
+def test_swap_repeats_leaves_what_cannot_be_separated() -> None:
     codes = np.zeros((3, 4), dtype=np.int64)
-    places = separate(codes, codes, np.random.default_rng(0))
-    assert repeats(codes.ravel()[places]).sum() == 9
+    places = swap_repeats(codes, codes, np.random.default_rng(0))
+    assert is_repeated(codes.ravel()[places]).sum() == 9

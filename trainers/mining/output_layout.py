@@ -20,7 +20,7 @@ ITEMS, LISTS = ("query", "positive"), ("negatives", "candidates")
 FORMATS = ("jsonl", "parquet")
 
 
-class Survey:
+class OutputLayout:
     """Shown every row and every item of the pool once, before anything is written.
 
     Attributes:
@@ -51,43 +51,43 @@ class Survey:
         """``jsonl`` or ``parquet``."""
         return self._format or ("jsonl" if self._is_json else "parquet")
 
-    def row(self, number: int, row: Mapping[str, Any]) -> None:
-        """Look at a row; its negatives are not looked at, since others take their place."""
+    def add_row(self, number: int, row: Mapping[str, Any]) -> None:
+        """See a row; its negatives are left out, since others take their place."""
         if self.negatives_at is None and row.get("negatives"):
             self.negatives_at = number
-        self._look({name: value for name, value in row.items() if name != "negatives"})
+        self._add({name: value for name, value in row.items() if name != "negatives"})
 
-    def item(self, item: Any) -> None:
-        """Look at an item of the pool."""
-        self._look({"query": item, "positive": None})
+    def add_item(self, item: Any) -> None:
+        """See an item of the pool."""
+        self._add({"query": item, "positive": None})
 
-    def placed(self, item: Any) -> Any:
+    def relative(self, item: Any) -> Any:
         """An item with its files and members of archives named as they are written."""
         if self.root is None or not isinstance(item, Mapping):
             return item
-        return {key: self._placed(value) if key in MEDIA else value for key, value in item.items()}
+        return {key: self._relative(value) if key in MEDIA else value for key, value in item.items()}
 
-    def _look(self, row: Mapping[str, Any]) -> None:
+    def _add(self, row: Mapping[str, Any]) -> None:
         if self.media_root is None:
             each_item(row, self._widen)
         if self._format is None and self._is_json:
-            self._is_json = _is_json(each_item(row, self.placed))
+            self._is_json = _is_json(each_item(row, self.relative))
 
     def _widen(self, item: Any) -> None:
         for path in _files_of(item):
             folder = os.path.dirname(os.path.abspath(path))
             self.root = folder if self.root is None else os.path.commonpath([self.root, folder])
 
-    def _placed(self, value: Any) -> Any:
+    def _relative(self, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
-            return [self._placed(one) for one in value]
+            return [self._relative(one) for one in value]
         if isinstance(value, Mapping) and value.get("bytes") is None and value.get("path") is not None:
-            return {**value, "path": self._placed(value["path"])}
+            return {**value, "path": self._relative(value["path"])}
         if isinstance(value, Member):
-            return f"{self._relative(value.archive)}{SEPARATOR}{value.member}"
-        return self._relative(value) if _is_path(value) else value
+            return f"{self._relative_path(value.archive)}{SEPARATOR}{value.member}"
+        return self._relative_path(value) if _is_path(value) else value
 
-    def _relative(self, path: str | os.PathLike[str]) -> str:
+    def _relative_path(self, path: str | os.PathLike[str]) -> str:
         return Path(os.path.relpath(os.path.abspath(path), self.root)).as_posix()
 
 
