@@ -53,15 +53,15 @@ class Filtered:
 
 
 @dataclass
-class Sight:
-    """What is seen of the media of a row: smallest side, sharpness of the least sharp medium, one hash a picture."""
+class MediaFacts:
+    """Of the media of a row: smallest side, sharpness of the least sharp medium, one hash a picture."""
 
     side: int | None = None
     sharpness: float | None = None
     hashes: list[int] = field(default_factory=list)
 
     def add(self, pictures: Sequence[PILImage.Image], hash_side: int) -> None:
-        """A still, or the frames of one video, which is as sharp as its sharpest frame."""
+        """An image, or the frames of one video, which is as sharp as its sharpest frame."""
         side = min(min(one.size) for one in pictures)
         sharp = max(sharpness(one) for one in pictures)
         self.side = side if self.side is None else min(side, self.side)
@@ -80,19 +80,19 @@ def filter_rows(
     frames: int = 4,
     limits: MediaLimits | None = None,
 ) -> Filtered:
-    """Look at the media of every row.
+    """Inspect the media of every row.
 
     Args:
         rows: map-style data set of rows; a list of pictures is ``[{"query": picture}, ...]`` with
             ``columns=("query",)``.
-        columns: items, or lists of items, to look at; a row may lack some.
+        columns: items, or lists of items, to inspect; a row may lack some.
         min_side: fewest pixels of the shorter side of any picture or frame.
         min_sharpness: least :func:`sharpness` of any picture, and of the sharpest frame of a video.
         duplicate_distance: bits by which the hashes of two pictures may differ; rows with the same texts and as many
             pictures, each within that distance, are duplicates, and the first stays. None does not compare. Rows
             without pictures are never compared.
         hash_side: side of the hash, see :func:`dhash`; pages of text need 16 or more.
-        frames: frames of a video that are looked at.
+        frames: frames of a video that are inspected.
         limits: what one file may cost; one that is over is corrupt.
 
     Returns:
@@ -107,18 +107,18 @@ def filter_rows(
     limits = limits or MediaLimits()
     for index in range(len(rows)):
         try:
-            texts, sight = _look(rows[index], columns, hash_side, frames, limits)
+            texts, facts = _inspect(rows[index], columns, hash_side, frames, limits)
         except _UNREADABLE as error:
             dropped.append(Dropped(index, "corrupt", " ".join(str(error).split()) or type(error).__name__))
             continue
-        if min_side is not None and sight.side is not None and sight.side < min_side:
-            dropped.append(Dropped(index, "small", f"{sight.side} pixels; at least {min_side} are wanted"))
-        elif min_sharpness is not None and sight.sharpness is not None and sight.sharpness < min_sharpness:
+        if min_side is not None and facts.side is not None and facts.side < min_side:
+            dropped.append(Dropped(index, "small", f"{facts.side} pixels; at least {min_side} are wanted"))
+        elif min_sharpness is not None and facts.sharpness is not None and facts.sharpness < min_sharpness:
             dropped.append(
-                Dropped(index, "blurred", f"sharpness {sight.sharpness:.1f}; {min_sharpness} is wanted")
+                Dropped(index, "blurred", f"sharpness {facts.sharpness:.1f}; {min_sharpness} is wanted")
             )
-        elif duplicates is not None and sight.hashes:
-            earlier = duplicates.add(index, sight.hashes, texts)
+        elif duplicates is not None and facts.hashes:
+            earlier = duplicates.add(index, facts.hashes, texts)
             if earlier is None:
                 kept.append(index)
             else:
@@ -194,11 +194,11 @@ class NearDuplicates:
         )
 
 
-def _look(
+def _inspect(
     row: Mapping[str, Any], columns: Sequence[str], hash_side: int, frames: int, limits: MediaLimits
-) -> tuple[tuple[str, ...], Sight]:
+) -> tuple[tuple[str, ...], MediaFacts]:
     """Texts and media of a row, in order."""
-    texts, sight = [], Sight()
+    texts, facts = [], MediaFacts()
     sampling = Sampling(min_frames=1, max_frames=frames, multiple=1)
     for column in columns:
         for item in _items(row.get(column)):
@@ -207,22 +207,24 @@ def _look(
                 if isinstance(part, TextPart):
                     texts.append(part.text)
                 elif isinstance(part, ImagePart):
-                    sight.add([load_image(part.source, limits)], hash_side)
+                    facts.add([load_image(part.source, limits)], hash_side)
                 elif isinstance(part, VideoPart):
-                    sight.add(load_video(part.source, sampling, limits).images, hash_side)
+                    facts.add(load_video(part.source, sampling, limits).images, hash_side)
                 elif isinstance(part, DocumentPart):
-                    _look_at_page(part.source, part.page, sight, hash_side, limits)
-    return tuple(texts), sight
+                    _inspect_page(part.source, part.page, facts, hash_side, limits)
+    return tuple(texts), facts
 
 
-def _look_at_page(source: Any, page: int | None, sight: Sight, hash_side: int, limits: MediaLimits) -> None:
+def _inspect_page(
+    source: Any, page: int | None, facts: MediaFacts, hash_side: int, limits: MediaLimits
+) -> None:
     """A page may be a picture; a PDF is opened only, because it has no pixels before it is rendered."""
     if not (isinstance(source, PILImage.Image) or is_array(source)):
         data = read_bytes(source, limits)
         if format_of(data[:HEAD_BYTES]) == "pdf":
             count_pages(data, limits)
             return
-    load_document(source, page, limits.image_pixels, limits, lambda one: sight.add([one], hash_side))
+    load_document(source, page, limits.image_pixels, limits, lambda one: facts.add([one], hash_side))
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -200,15 +200,15 @@ def save_tiny_reranker(folder: Path, backbone: Path, **settings: Any) -> Path:
 
 
 def _image_processor_config(folder: Path, patch: int) -> Path:
-    still = [0.5, 0.5, 0.5]
+    half = [0.5, 0.5, 0.5]
     config = {
         "image_processor_type": "Qwen2VLImageProcessor",
         "patch_size": patch,
         "merge_size": 2,
         "temporal_patch_size": 2,
         "size": {"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": 64 * (2 * patch) ** 2},
-        "image_mean": still,
-        "image_std": still,
+        "image_mean": half,
+        "image_std": half,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     return folder

@@ -14,13 +14,13 @@ from umekit.demo.queries import Result
 def test_a_row_a_query_and_the_right_one_is_green(tmp_path: Path) -> None:
     pytest.importorskip("av")
     pytest.importorskip("pypdfium2")
-    from umekit.demo.film import film_bytes
     from umekit.demo.gallery import pdf_bytes
+    from umekit.demo.mp4 import mp4_bytes
     from umekit.demo.queries import Query
 
     picture = Image.new("RGB", (84, 84), "navy")
     picture.save(tmp_path / "a.png")
-    (tmp_path / "b.mp4").write_bytes(film_bytes([picture] * 4))
+    (tmp_path / "b.mp4").write_bytes(mp4_bytes([picture] * 4))
     (tmp_path / "c.pdf").write_bytes(pdf_bytes([picture]))
     hits = (("a.png", 0.9), ("b.mp4", 0.5), ("c.pdf#page=1", 0.1))
     query = Query("text -> image", {}, "image", "b.mp4", text="a text", file=tmp_path / "a.png")

@@ -20,8 +20,8 @@ pytest.importorskip("faiss")
 import umekit
 from umekit.cli.main import main
 from umekit.demo.contact_sheet import contact_sheet
-from umekit.demo.film import film_bytes
 from umekit.demo.gallery import Gallery, write_gallery
+from umekit.demo.mp4 import mp4_bytes
 from umekit.demo.queries import Query, Result, make_queries
 from umekit.encoding.inputs.files import file_items
 from umekit.processing.documents import load_document
@@ -121,12 +121,12 @@ def test_queries_show_other_handwriting(gallery: Gallery, queries: list[Query]) 
 def test_film_falls_back_to_another_codec(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [Image.new("RGB", (84, 84), (n * 60, 20, 20)) for n in range(4)]
     monkeypatch.setattr(
-        "umekit.demo.film.CODECS", (("no_such_codec", {}), ("mpeg4", {"qmin": "1", "qmax": "2"}))
+        "umekit.demo.mp4.CODECS", (("no_such_codec", {}), ("mpeg4", {"qmin": "1", "qmax": "2"}))
     )
-    assert len(load_video(film_bytes(frames), Sampling(), MediaLimits()).images) == 4
-    monkeypatch.setattr("umekit.demo.film.CODECS", (("no_such_codec", {}),))
+    assert len(load_video(mp4_bytes(frames), Sampling(), MediaLimits()).images) == 4
+    monkeypatch.setattr("umekit.demo.mp4.CODECS", (("no_such_codec", {}),))
     with pytest.raises(RuntimeError, match="no_such_codec"):
-        film_bytes(frames)
+        mp4_bytes(frames)
 
 
 class Checker(HTMLParser):

@@ -12,18 +12,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden
 from ...encoding.loading import load
+from ...encoding.storage.atomic import file_sha256
 from ...encoding.storage.ownership import new_folder
-from ...modeling.weight_files import INDEX, INDEX_BYTES, WEIGHTS, read_json, shard_names
+from ...modeling.weight_files import INDEX, WEIGHTS, weight_files
 from .checkpoint_metadata import check_metadata, write_metadata
 from .folders import SoupError, has_settings
-from .souping import SoupReport, largest_difference, normalised, probe
+from .souping import SoupReport, normalised, probe
 
 GENERATION = "generation_config.json"
 SHARD_BYTES = 4 << 30
@@ -33,20 +36,21 @@ class _Weights:
     """The tensors of a checkpoint folder, mapped from its files."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder = folder
+        paths = weight_files(str(folder))
+        if paths is None:
+            raise FileNotFoundError(f"{folder} has no {WEIGHTS}; only safetensors are read")
+        self.folder, self.paths = folder, [Path(path) for path in paths]
         self._files: dict[str, Any] = {}
-        for path in _weight_files(folder):
+        for path in self.paths:
             file = stack.enter_context(safe_open(path, framework="pt"))
             self._files |= dict.fromkeys(file.keys(), file)
-
-    def keys(self) -> set[str]:
-        return set(self._files)
-
-    def shape(self, key: str) -> list[int]:
-        return list(self._files[key].get_slice(key).get_shape())
+        self.shapes = {key: file.get_slice(key).get_shape() for key, file in self._files.items()}
 
     def get(self, key: str) -> Tensor:
         return self._files[key].get_tensor(key)  # type: ignore[no-any-return]
+
+    def sha256(self) -> str:
+        return hashlib.sha256(b"".join(bytes.fromhex(file_sha256(path)) for path in self.paths)).hexdigest()
 
 
 def soup_checkpoints(
@@ -88,9 +92,9 @@ def soup_checkpoints(
         before = probe(load(folders[0], device="cpu", dtype="auto"))
         result = load(target, device="cpu", dtype="auto")
         make_golden(result, target / GOLDEN_FOLDER)
-        named = [{"path": str(folder), "sha256": _sha256(folder)} for folder in folders]
-        difference = largest_difference(before, probe(result))
-        report = SoupReport(str(out), "checkpoints", named, shares, len(sources[0].keys()), difference)
+        named = [{"path": str(source.folder), "sha256": source.sha256()} for source in sources]
+        difference = float(np.abs(before - probe(result)).max())
+        report = SoupReport(str(out), "checkpoints", named, shares, len(sources[0].shapes), difference)
         report.write(target)
     return report
 
@@ -99,17 +103,16 @@ def _check_tensors(sources: Sequence[_Weights]) -> None:
     """Raise SoupError unless all have the same keys and shapes."""
     first = sources[0]
     for other in sources[1:]:
-        mine, theirs = first.keys(), other.keys()
-        only = sorted(mine ^ theirs)
+        only = sorted(first.shapes.keys() ^ other.shapes.keys())
         if only:
-            has, lacks = (first, other) if only[0] in mine else (other, first)
+            has, lacks = (first, other) if only[0] in first.shapes else (other, first)
             raise SoupError(
                 f"{len(only)} tensors are not in both: {only[0]} is in {has.folder} and not in {lacks.folder}"
             )
-        for key in sorted(mine):
-            if first.shape(key) != other.shape(key):
+        for key, shape in sorted(first.shapes.items()):
+            if shape != other.shapes[key]:
                 raise SoupError(
-                    f"{key} is {first.shape(key)} in {first.folder} and {other.shape(key)} in {other.folder}"
+                    f"{key} is {shape} in {first.folder} and {other.shapes[key]} in {other.folder}"
                 )
 
 
@@ -132,49 +135,20 @@ def _write_weights(
     sources: Sequence[_Weights], shares: Sequence[float], target: Path, shard_bytes: int
 ) -> None:
     """Weight files of at most ``shard_bytes`` (or one tensor), and the index that transformers reads."""
-    shards = _plan(sources[0], shard_bytes)
-    names = [
-        WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        for number in range(1, len(shards) + 1)
-    ]
+    split = split_state_dict_into_shards_factory(
+        dict(sorted(sources[0].shapes.items())),
+        get_storage_size=lambda shape: 4 * math.prod(shape),  # numbers are summed in float32
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=shard_bytes,
+    )
     size = 0
-    for name, keys in zip(names, shards, strict=True):
+    for name, keys in split.filename_to_tensors.items():
         tensors = {key: _mean(key, sources, shares) for key in keys}
         size += sum(tensor.nbytes for tensor in tensors.values())
         save_file(tensors, target / name, metadata={"format": "pt"})
-    if len(shards) > 1:
-        places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+    if split.is_sharded:
+        index = {
+            "metadata": {"total_size": size},
+            "weight_map": dict(sorted(split.tensor_to_filename.items())),
+        }
         (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _plan(source: _Weights, shard_bytes: int) -> list[list[str]]:
-    """Keys of each weight file, in order of their names; a number is counted as float32, as it is summed."""
-    shards: list[list[str]] = [[]]
-    held = 0
-    for key in sorted(source.keys()):
-        size = 4 * math.prod(source.shape(key))
-        if shards[-1] and held + size > shard_bytes:
-            shards.append([])
-            held = 0
-        shards[-1].append(key)
-        held += size
-    return shards
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: one, or those that its index names (inside the folder)."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{folder} has no {WEIGHTS}; only safetensors are read")
-    path = folder / INDEX
-    return [folder / name for name in shard_names(read_json(path, INDEX_BYTES), str(path))]
-
-
-def _sha256(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in _weight_files(folder):
-        with path.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()

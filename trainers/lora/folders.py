@@ -6,7 +6,6 @@ breaks that (DoRA's norm, a base that was altered at the start, weights trained 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -83,11 +82,6 @@ class LoraFolder:
     def base(self) -> str:
         return str(self.config.get("base_model_name_or_path") or "")
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the folder has our settings and a processor beside the adapter."""
-        return has_settings(self.path) and (self.path / "processor_config.json").is_file()
-
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
         """A [r, ...] and B [out, r] of a module in float32, unscaled."""
         module = self.modules[name]
@@ -113,10 +107,6 @@ class LoraFolder:
                 f"{self.path}: {name} changes a weight of {tuple(product.shape)}, the base has {tuple(shape)}"
             )
         return product.reshape(tuple(shape))
-
-    def sha256(self) -> str:
-        with (self.path / WEIGHTS_FILE).open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def has_settings(folder: Path) -> bool:

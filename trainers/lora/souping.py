@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden, vector_of
 from ...encoding.golden.items import golden_items, golden_pairs
+from ...encoding.storage.atomic import file_sha256
 from ...encoding.storage.ownership import new_folder
+from ...modeling.adapters import WEIGHTS_FILE
 from .checkpoint_metadata import check_metadata
 from .folders import LoraFolder, SoupError, read_lora_folder
 from .merging import open_base, save_checkpoint
@@ -86,9 +88,21 @@ def soup(
     folders = [read_lora_folder(Path(path)) for path in adapters]
     check_together(folders, base)
     with new_folder(out) as target:
-        changed, difference = _merge(folders, shares, base, target)
-        sources = [{"path": str(folder.path), "sha256": folder.sha256()} for folder in folders]
-        report = SoupReport(str(out), "delta", sources, shares, changed, difference)
+        encoder = open_base(folders[0].path, base)
+        before = probe(encoder)
+        names = sorted({name for folder in folders for name in folder.modules})
+        for name in names:
+            add_delta(encoder.model.backbone, name, folders, shares)
+        difference = float(np.abs(before - probe(encoder)).max())
+        if difference == 0.0:
+            raise SoupError("the soup changes no vector of the base: the adapters are zero or cancel out")
+        save_checkpoint(encoder, target)
+        make_golden(encoder, target / GOLDEN_FOLDER)
+        sources = [
+            {"path": str(folder.path), "sha256": file_sha256(folder.path / WEIGHTS_FILE)}
+            for folder in folders
+        ]
+        report = SoupReport(str(out), "delta", sources, shares, len(names), difference)
         report.write(target)
     return report
 
@@ -129,30 +143,6 @@ def check_together(folders: Sequence[LoraFolder], base: str | os.PathLike[str] |
                 )
 
 
-def all_modules(folders: Iterable[LoraFolder]) -> list[str]:
-    return sorted({name for folder in folders for name in folder.modules})
-
-
-def _merge(
-    folders: Sequence[LoraFolder],
-    shares: Sequence[float],
-    base: str | os.PathLike[str] | None,
-    target: Path,
-) -> tuple[int, float]:
-    encoder = open_base(folders[0].path, base)
-    before = probe(encoder)
-    names = all_modules(folders)
-    for name in names:
-        add_delta(encoder.model.backbone, name, folders, shares)
-    after = probe(encoder)
-    difference = largest_difference(before, after)
-    if difference == 0.0:
-        raise SoupError("the soup changes no vector of the base: the adapters are zero or cancel out")
-    save_checkpoint(encoder, target)
-    make_golden(encoder, target / GOLDEN_FOLDER)
-    return len(names), difference
-
-
 def add_delta(backbone: Any, name: str, folders: Sequence[LoraFolder], shares: Sequence[float]) -> None:
     """Add the weighted mean of the adapters' changes to one weight: summed in float32, rounded once.
 
@@ -181,7 +171,3 @@ def probe(encoder: Any) -> NDArray[np.float32]:
     if encoder.model.settings.kind == "reranker":
         return np.stack([vector_of(encoder, q, None, c) for _, q, c in golden_pairs()[:PROBES]])
     return np.stack([vector_of(encoder, item, role) for _, role, item in golden_items()[:PROBES]])
-
-
-def largest_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(np.abs(a - b).max())

@@ -135,7 +135,7 @@ class _Thumbnails:
         else:
             images = [load_image(str(file), limits)]
         tags = "".join(f'<img alt="{escape(file.name)}" src="{_data(image)}">' for image in images)
-        return f'<div class="{"strip" if len(images) > 1 else "still"}">{tags}</div>'
+        return f'<div class="{"strip" if len(images) > 1 else "image"}">{tags}</div>'
 
 
 def _data(image: Image.Image) -> str:

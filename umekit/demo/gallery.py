@@ -21,7 +21,7 @@ from ..evaluation.digit_world.edits import Edit, random_edit
 from ..evaluation.digit_world.glyphs import Glyphs, load_glyphs
 from ..evaluation.digit_world.pages import Page, near_page, random_page
 from ..evaluation.digit_world.scenes import CHANGES, Scene, near_scene, random_scene
-from .film import film_bytes
+from .mp4 import mp4_bytes
 
 PDF_PIXELS = 4  # pixels of the embedded picture per point of the page: sharp at any zoom
 PAGES_PER_PDF = (1, 3, 1, 2, 1)
@@ -58,7 +58,7 @@ def write_gallery(root: Path, seed: int = 0) -> Gallery:
     _write_pictures(gallery, rng)
     for number, clip in enumerate(_clips(glyphs, rng, families=4, size=3), start=1):
         name = f"clips/clip-{number:02}.mp4"
-        write_if_missing(root / name, film_bytes(clip.render(glyphs)))
+        write_if_missing(root / name, mp4_bytes(clip.render(glyphs)))
         gallery.clips[name] = clip
     _write_papers(gallery, rng)
     _write_notes(gallery, rng)

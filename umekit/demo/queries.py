@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ..encoding.index.exact import Index
 from ..evaluation.digit_world.other_hand import rewritten, rewritten_clip, rewritten_page
 from ..evaluation.digit_world.words import INSTRUCTIONS
-from .film import film_bytes
 from .gallery import Gallery, pdf_bytes, png_bytes, write_if_missing
+from .mp4 import mp4_bytes
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class _Maker:
         queries = []
         for number, (name, clip) in enumerate(list(self.gallery.clip_notes.items())[::2], start=1):
             other = rewritten_clip(clip, self.gallery.glyphs, self.rng)
-            file = self._file(f"clip-{number}.mp4", film_bytes(other.render(self.gallery.glyphs)))
+            file = self._file(f"clip-{number}.mp4", mp4_bytes(other.render(self.gallery.glyphs)))
             queries.append(_media("video -> text", "retrieve_clip_caption", "video", "text", name, file))
         return queries
 

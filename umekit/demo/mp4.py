@@ -17,7 +17,7 @@ CODECS: tuple[tuple[str, dict[str, str]], ...] = (
 FRAMES_PER_SECOND = 2
 
 
-def film_bytes(frames: list[Image.Image]) -> bytes:
+def mp4_bytes(frames: list[Image.Image]) -> bytes:
     """Encode RGB frames of one even size.
 
     Raises:
@@ -40,8 +40,8 @@ def _encode(frames: list[Image.Image], codec: str, options: dict[str, str]) -> b
     import av
 
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as film:
-        stream: Any = film.add_stream(codec, rate=FRAMES_PER_SECOND, options=options)
+    with av.open(buffer, "w", format="mp4") as file:
+        stream: Any = file.add_stream(codec, rate=FRAMES_PER_SECOND, options=options)
         stream.width, stream.height = frames[0].size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
@@ -49,6 +49,6 @@ def _encode(frames: list[Image.Image], codec: str, options: dict[str, str]) -> b
         if codec == "mpeg4":
             stream.bit_rate = 8_000_000
         for frame in frames:
-            film.mux(stream.encode(av.VideoFrame.from_image(frame)))
-        film.mux(stream.encode())
+            file.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        file.mux(stream.encode())
     return buffer.getvalue()
