@@ -226,7 +226,7 @@ def _add(item: dict[str, Any], key: str, part: Any) -> None:
 
 def _members(path: Path, limits: MediaLimits) -> Iterator[_Found]:
     """Headers of a tar. A plain one can be read at its offsets later, a compressed one at once only."""
-    streamed = _is_compressed(path)
+    streamed = is_compressed(path)
     with tarfile.open(path, "r:*" if streamed else "r:") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
@@ -243,12 +243,13 @@ def _members(path: Path, limits: MediaLimits) -> Iterator[_Found]:
                     )
                 read = head = partial(_read_here, archive, member)
             else:
-                read = partial(_read_at, path, member.offset_data, member.size)
-                head = partial(_read_at, path, member.offset_data, min(member.size, HEAD_BYTES))
+                read = partial(read_at, path, member.offset_data, member.size)
+                head = partial(read_at, path, member.offset_data, min(member.size, HEAD_BYTES))
             yield _Found(member.name, member.size, plain, not streamed, read, head)
 
 
-def _is_compressed(path: Path) -> bool:
+def is_compressed(path: Path) -> bool:
+    """Whether an archive is compressed as a whole, so that no member can be read alone."""
     with path.open("rb") as handle:
         return handle.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"))
 
@@ -258,7 +259,8 @@ def _read_here(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return b"" if handle is None else handle.read()
 
 
-def _read_at(path: Path, offset: int, size: int) -> bytes:
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    """A member of a plain tar. Raises ValueError where the file ends before it does."""
     with path.open("rb") as handle:
         handle.seek(offset)
         data = handle.read(size)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ...encoding.inputs.columns import MEDIA, confined, inside, is_address
+from ...encoding.inputs.tars import is_compressed, read_at
 from ...processing.limits import MediaError, MediaLimits
 
 SEPARATOR = "::"
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
 
 class Member(bytes):
@@ -57,7 +57,7 @@ class MediaRoot:
         self.limits = limits or MediaLimits()
         if self.where is not None and not self.where.exists():
             raise FileNotFoundError(f"there is no {self.where} to find media in")
-        self._archives: dict[tuple[int, Path], _Archive] = {}
+        self._archives: dict[tuple[int, Path], _Zip | _Tar] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_archives": {}}
@@ -104,7 +104,20 @@ class MediaRoot:
         key = (os.getpid(), archive)
         if key not in self._archives:
             self._archives[key] = _open(archive)
-        return Member(self._archives[key].read(member, self.limits), archive, member)
+        opened, most = self._archives[key], self.limits.file_bytes
+        size = opened.size(member)
+        if size is None:
+            raise MediaError(f"{archive.name} has no member {member!r}")
+        name = f"{archive.name}{SEPARATOR}{member}"
+        if size <= most:
+            try:
+                data = opened.read(member, most + 1)  # a zip's header may lie about the size
+            except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+                raise MediaError(f"{name}: {error}") from None
+            size = len(data)
+        if size > most:
+            raise MediaError(f"{name} has {size} bytes; the limit is {most}")
+        return Member(data, archive, member)
 
 
 class MediaNames(MediaRoot):
@@ -122,46 +135,25 @@ def media_root(media: str | os.PathLike[str] | MediaRoot | None, folder: Path | 
     return media if isinstance(media, MediaRoot) else MediaRoot(folder if media is None else media)
 
 
-class _Archive:
+class _Zip:
     def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self, member: str, limits: MediaLimits) -> bytes:
-        raise NotImplementedError
-
-    def _check(self, member: str, size: int | None, limits: MediaLimits) -> None:
-        if size is None:
-            raise MediaError(f"{self.path.name} has no member {member!r}")
-        if size > limits.file_bytes:
-            raise MediaError(
-                f"{self.path.name}{SEPARATOR}{member} has {size} bytes; the limit is {limits.file_bytes}"
-            )
-
-
-class _Zip(_Archive):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
         self.file = zipfile.ZipFile(path)
 
-    def read(self, member: str, limits: MediaLimits) -> bytes:
+    def size(self, member: str) -> int | None:
         try:
             found = self.file.getinfo(member)
         except KeyError:
-            found = None
-        self._check(member, None if found is None or found.is_dir() else found.file_size, limits)
-        assert found is not None
-        try:
-            with self.file.open(found) as handle:
-                data = handle.read(limits.file_bytes + 1)  # the header may lie about the size
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-            raise MediaError(f"{self.path.name}{SEPARATOR}{member}: {error}") from None
-        self._check(member, len(data), limits)
-        return data
+            return None
+        return None if found.is_dir() else found.file_size
+
+    def read(self, member: str, most: int) -> bytes:
+        with self.file.open(member) as handle:
+            return handle.read(most)
 
 
-class _Tar(_Archive):
+class _Tar:
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        self.path = path
         self.members: dict[str, tuple[int, int]] = {}
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
@@ -169,18 +161,14 @@ class _Tar(_Archive):
                 if member.isreg() and not member.issparse():
                     self.members[member.name.removeprefix("./")] = (member.offset_data, member.size)
 
-    def read(self, member: str, limits: MediaLimits) -> bytes:
-        offset, size = self.members.get(member.removeprefix("./"), (0, None))
-        self._check(member, size, limits)
-        with self.path.open("rb") as handle:
-            handle.seek(offset)
-            data = handle.read(size)
-        if len(data) != size:
-            raise MediaError(f"{self.path.name} is truncated")
-        return data
+    def size(self, member: str) -> int | None:
+        return self.members.get(member.removeprefix("./"), (0, None))[1]
+
+    def read(self, member: str, most: int) -> bytes:
+        return read_at(self.path, *self.members[member.removeprefix("./")])
 
 
-def _open(path: Path) -> _Archive:
+def _open(path: Path) -> _Zip | _Tar:
     if not path.is_file():
         raise MediaError(f"there is no archive {path}")
     if zipfile.is_zipfile(path):
@@ -188,11 +176,10 @@ def _open(path: Path) -> _Archive:
             return _Zip(path)
         except zipfile.BadZipFile as error:
             raise MediaError(f"{path.name}: {error}") from None
-    with path.open("rb") as handle:
-        if handle.read(6).startswith(_COMPRESSED):
-            raise MediaError(
-                f"{path.name} is compressed as a whole, so a member cannot be read alone: unpack it once"
-            )
+    if is_compressed(path):
+        raise MediaError(
+            f"{path.name} is compressed as a whole, so a member cannot be read alone: unpack it once"
+        )
     try:
         return _Tar(path)
     except tarfile.TarError as error:
