@@ -231,6 +231,15 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
 
 
+def print_folder(folder: Path, as_json: bool) -> None:
+    """What was written into a folder."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    if as_json:
+        print_json({"out": str(folder), "files": files})
+    else:
+        print(f"{folder}: {len(files)} files")
+
+
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], indent: str = "") -> None:
     """Columns as wide as their widest cell; numbers to the right. Control characters are made visible."""
     cells = [[_cell(value) for value in row] for row in rows]

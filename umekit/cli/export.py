@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, opening, print_json
+from .common import UsageError, opening, print_folder
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,9 +41,5 @@ def run(args: argparse.Namespace) -> int:
         options["golden"] = False
     with opening(args.src):
         umekit.export(args.src, args.out, preset=args.preset, role=args.role, **options)
-    files = sorted(path.relative_to(args.out).as_posix() for path in args.out.rglob("*") if path.is_file())
-    if args.json:
-        print_json({"out": str(args.out), "files": files})
-    else:
-        print(f"{args.out}: {len(files)} files")
+    print_folder(args.out, args.json)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import UsageError, print_json
+from .common import UsageError, print_folder
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,9 +30,5 @@ def run(args: argparse.Namespace) -> int:
     from ..trainers.lora.merging import merge
 
     merge(args.adapter, args.out, base=args.base, dtype=args.dtype or "auto")
-    files = sorted(path.relative_to(args.out).as_posix() for path in args.out.rglob("*") if path.is_file())
-    if args.json:
-        print_json({"out": str(args.out), "files": files})
-    else:
-        print(f"{args.out}: {len(files)} files")
+    print_folder(args.out, args.json)
     return 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from ..processing.prompts import MODES
-from .common import UsageError, load_model, loading_options, print_json, report_failures
+from .common import UsageError, load_encoder, print_json, report_failures
+
+# Arguments of ``mine`` beside the settings, called as the options are.
+OTHERS = ("format", "max_failed", "mode", "dim", "block_size", "shard_size", "memory_gib", "keep_vectors")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -113,32 +116,22 @@ def run(args: argparse.Namespace) -> int:
     from ..trainers.formats.records import FormatError, open_records
     from ..trainers.mining import MiningSettings, mine
 
-    limits = {name: getattr(args, name) for name in LIMITS}
+    limits = {field.name: getattr(args, field.name) for field in fields(MiningSettings)}
     try:
         MiningSettings(**limits)  # before a model is loaded
         rows: Any = open_records(args.rows)
         pool: Any = None if args.pool is None else open_records(args.pool)
     except (FormatError, ValueError) as error:
         raise UsageError(str(error)) from None
-    encoder = load_model(args.model, loading_options(args))
-    if not hasattr(encoder, "encode"):
-        raise UsageError(f"{args.model} is a reranker: it scores pairs and has no vectors")
     report = mine(
-        encoder,
+        load_encoder(args),
         rows,
         pool,
         out=args.out,
         **limits,
-        format=args.format,
+        **{name: getattr(args, name) for name in OTHERS},
         media_root=args.media_root or args.rows.parent,
         replace_negatives=args.replace,
-        max_failed=args.max_failed,
-        mode=args.mode,
-        dim=args.dim,
-        block_size=args.block_size,
-        shard_size=args.shard_size,
-        memory_gib=args.memory_gib,
-        keep_vectors=args.keep_vectors,
         show_progress=False if args.quiet else None,
     )
     if args.json:
@@ -151,12 +144,6 @@ def run(args: argparse.Namespace) -> int:
         )
     report_failures([("", line) for line in report.failed])
     return 1 if report.failed else 0
-
-
-LIMITS = (
-    *("k", "max_similarity", "relative_margin", "max_positive_similarity", "depth"),
-    *("scope", "local_by", "seed"),
-)
 
 
 def _limit(text: str) -> float | None:
