@@ -55,29 +55,19 @@ class TaskRows:
             raise IndexError(index)
         if self.near_duplicates:
             return self._near_duplicate(self.start + index)
-        row = self.world.row(self.task, self.start + index, self.max_hops, self.negatives)
-        return {key: row[key] for key in KEPT if key in row}
+        return _kept(self.world.row(self.task, self.start + index, self.max_hops, self.negatives))
 
     def _near_duplicate(self, index: int) -> Row:
         """Hard pools of eight, one after the other: each row's positive has seven near-duplicates beside it."""
         number, place = divmod(index, 8)
         if number != self._pool[0]:
             pool = self.world.pool(self.task, queries=8, size=8, kind="hard", index=number)
-            self._pool = (
-                number,
-                [
-                    {
-                        "query": query,
-                        "positive": pool.candidates[spot],
-                        "negatives": [],
-                        "task": self.task,
-                        "dataset": self.task,
-                        "positive_id": pool.candidate_ids[spot],
-                    }
-                    for query, spot in zip(pool.queries, pool.positives, strict=True)
-                ],
-            )
-        return self._pool[1][place]
+            self._pool = number, pool.rows
+        return {**_kept(self._pool[1][place]), "negatives": []}
+
+
+def _kept(row: Row) -> Row:
+    return {key: row[key] for key in KEPT if key in row}
 
 
 def open_digit_world(path: str | None, options: Mapping[str, Any]) -> TaskRows:

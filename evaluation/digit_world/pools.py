@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .rows import Draw, Item, Row, Task
@@ -23,48 +23,43 @@ TRIES = 200  # draws per family before a pool is called impossible
 class Pool:
     """One candidate set. `positives[i]` is the index of query i's only right candidate.
 
-    `baseline` is the recall@1 of the best blind guess: the most frequent answer's share, or 1 / candidates.
-    `steps`, `thoughts` and `answers` go with the queries, for results per hop and for the gold-thought
-    control. `families[j]` numbers candidate j's family of near-duplicates (every candidate its own in a
-    random pool).
+    `rows` are those whose queries are asked; `steps`, `thoughts` and `answers` go with them, for results per hop and
+    for the gold-thought control. `families[j]` numbers candidate j's family of near-duplicates (every candidate its
+    own in a random pool).
     """
 
     name: str
     task: str
     kind: str
-    queries: list[Item]
+    rows: list[Row]
     candidates: list[Item]
-    positives: list[int]
-    baseline: float
     candidate_ids: list[str]
-    steps: list[int]
-    thoughts: list[str]
-    answers: list[str]
-    families: list[int] = field(default_factory=list)
+    positives: list[int]
+    families: list[int]
+
+    def __post_init__(self) -> None:
+        self.queries: list[Item] = [row["query"] for row in self.rows]
+        self.steps: list[int] = [row["steps"] for row in self.rows]
+        self.thoughts: list[str] = [row["query_thought"] for row in self.rows]
+        self.answers: list[str] = [row["answer"] for row in self.rows]
 
     def __len__(self) -> int:
-        return len(self.queries)
+        return len(self.rows)
+
+    @property
+    def baseline(self) -> float:
+        """Recall@1 of the best blind guess: the most frequent answer's share, or 1 / candidates."""
+        if self.kind == "labels":
+            return max(Counter(self.positives).values()) / len(self.positives)
+        return 1 / len(self.candidates)
 
 
 def label_pool(name: str, task: Task, rows: list[Row]) -> Pool:
     """All labels of the task as candidates; there is one kind of it."""
-    places = {label: place for place, label in enumerate(task.labels)}
-    positives = [places[row["positive_id"]] for row in rows]
-    baseline = max(Counter(positives).values()) / len(positives)
-    return Pool(
-        name=name,
-        task=task.name,
-        kind="labels",
-        queries=[row["query"] for row in rows],
-        candidates=[{"text": label} for label in task.labels],
-        positives=positives,
-        baseline=baseline,
-        candidate_ids=list(task.labels),
-        steps=[row["steps"] for row in rows],
-        thoughts=[row["query_thought"] for row in rows],
-        answers=[row["answer"] for row in rows],
-        families=list(range(len(task.labels))),
-    )
+    labels = list(task.labels)
+    positives = [labels.index(row["positive_id"]) for row in rows]
+    candidates: list[Item] = [{"text": label} for label in labels]
+    return Pool(name, task.name, "labels", rows, candidates, labels, positives, list(range(len(labels))))
 
 
 def retrieval_pool(
@@ -73,20 +68,8 @@ def retrieval_pool(
     """`size` candidates (or as many as `task.fill` has), the first `queries` of which are asked for."""
     rows, families = _rows(task, kind, size, draw)
     asked = rows[:queries]
-    return Pool(
-        name=name,
-        task=task.name,
-        kind=kind,
-        queries=[row["query"] for row in asked],
-        candidates=[row["positive"] for row in rows],
-        positives=list(range(len(asked))),
-        baseline=1 / len(rows),
-        candidate_ids=[row["positive_id"] for row in rows],
-        steps=[row["steps"] for row in asked],
-        thoughts=[row["query_thought"] for row in asked],
-        answers=[row["answer"] for row in asked],
-        families=families,
-    )
+    candidates, ids = [row["positive"] for row in rows], [row["positive_id"] for row in rows]
+    return Pool(name, task.name, kind, asked, candidates, ids, list(range(len(asked))), families)
 
 
 def _rows(task: Task, kind: PoolKind, size: int, draw: Callable[[int], Draw]) -> tuple[list[Row], list[int]]:

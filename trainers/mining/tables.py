@@ -30,25 +30,25 @@ def write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    waiting = path.with_name(f"{path.name}.chunks")
+    chunks = path.with_name(f"{path.name}.chunks")
     try:
-        schema, orders = _set_down(waiting, rows)
-        _check_orders(orders, schema)
+        schema, orders = _write_chunks(chunks, rows)
+        _check_key_orders(orders, schema)
         with pq.ParquetWriter(path, schema) as writer:
-            for table in _tables(waiting):
+            for table in _tables(chunks):
                 writer.write_table(pa.Table.from_pylist(table.to_pylist(), schema=schema))
     finally:
-        waiting.unlink(missing_ok=True)
+        chunks.unlink(missing_ok=True)
 
 
-def _set_down(path: Path, rows: Iterator[dict[str, Any]]) -> tuple[Any, Orders]:
+def _write_chunks(path: Path, rows: Iterator[dict[str, Any]]) -> tuple[Any, Orders]:
     """Write chunks of rows one after the other, each under its own schema; the schema of all, and what was seen."""
     import pyarrow as pa
 
     schema, orders = pa.schema([]), set()
     with pa.OSFile(str(path), "wb") as file:
         for chunk in _chunks(rows):
-            orders.update(_orders(chunk))
+            orders.update(_key_orders(chunk))
             # Not from_pylist: it takes the columns of the first row alone, and another may have more.
             names = dict.fromkeys(name for row in chunk for name in row)
             table = pa.table({name: [row.get(name) for row in chunk] for name in names})
@@ -102,7 +102,7 @@ def _medium(value: Any) -> Any:
     )
 
 
-def _orders(rows: list[dict[str, Any]]) -> Orders:
+def _key_orders(rows: list[dict[str, Any]]) -> Orders:
     """Orders of content keys; there are few different ones, however many rows there are."""
     return {
         (name, tuple(key for key in item if key not in ("page", "instruction")))
@@ -112,7 +112,7 @@ def _orders(rows: list[dict[str, Any]]) -> Orders:
     }
 
 
-def _check_orders(orders: Orders, schema: Any) -> None:
+def _check_key_orders(orders: Orders, schema: Any) -> None:
     """Key order is content order, and a column of parquet has one order for all rows."""
     for name, keys in sorted(orders):
         kind = schema.field(name).type

@@ -140,20 +140,15 @@ def _arrow_positives(rows: Any) -> Iterator[tuple[Any, Any]]:
         if "positive" not in wanted:
             positives: list[Any] = none
         elif pa.types.is_struct(table.schema.field("positive").type):
-            column = table["positive"]
-            fields = {field.name for field in table.schema.field("positive").type}
-            texts = {
-                name: pc.struct_field(column, name).to_pylist()
-                for name in ("text", "instruction")
-                if name in fields
-            }
+            names = [field.name for field in table.schema.field("positive").type]
+            fields = {name: pc.struct_field(table["positive"], name) for name in names}
+            texts = {name: fields.pop(name).to_pylist() for name in ("text", "instruction") if name in fields}
             media = np.zeros(table.num_rows, dtype=bool)
-            for name in fields - {"text", "instruction"}:
-                part = pc.struct_field(column, name)
+            for part in fields.values():
                 media |= np.asarray(pc.is_valid(part).to_pylist(), dtype=bool)
             positives = [
-                None if media[i] else {name: values[i] for name, values in texts.items()}
-                for i in range(table.num_rows)
+                None if has_media else {name: values[i] for name, values in texts.items()}
+                for i, has_media in enumerate(media)
             ]
         elif pa.types.is_string(table.schema.field("positive").type) or pa.types.is_large_string(
             table.schema.field("positive").type
