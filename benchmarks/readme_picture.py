@@ -19,7 +19,7 @@ import umekit
 from umekit.demo.gallery import write_gallery
 from umekit.demo.queries import Result, make_queries, rank
 from umekit.encoding.index.folder_index import index_folder
-from umekit.encoding.index.model_names import stored_model
+from umekit.encoding.storage.contents import stored_model
 from umekit.processing.documents import load_document
 from umekit.processing.limits import MediaLimits
 from umekit.processing.media import load_image

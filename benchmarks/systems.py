@@ -19,7 +19,8 @@ from typing import Any
 from measuring import machine
 
 import umekit
-from umekit.encoding.golden.folder import Golden, read_golden
+from umekit.encoding.golden.folder import read_golden
+from umekit.encoding.golden.items import Golden
 from umekit.encoding.presets import PRESETS, Preset
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "golden"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 
@@ -36,3 +39,15 @@ def device_of(name: str | torch.device | None) -> torch.device:
         said = " ".join(str(error).split())[:200]
         raise DeviceError(f"the device {device} can't be used here: {said}") from None
     return device
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """So many threads of torch within; None leaves them. Sums over another number of threads differ."""
+    former = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(former)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..modeling.adapters import merge_adapter
 from .golden.folder import GOLDEN_FOLDER, make_golden
 from .loading import load
-from .storage.ownership import new_folder
+from .storage.atomic import new_folder
 
 
 def export(

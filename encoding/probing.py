@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .calls import as_items
+from .devices import torch_threads
 
 if TYPE_CHECKING:
     from .encoder import Encoder
@@ -144,22 +145,16 @@ def _time(
 
 def _encode(encoder: Encoder, items: Sequence[Any], setting: Setting, options: dict[str, Any]) -> Any:
     threads, tokens = setting
-    former = torch.get_num_threads()
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that memory did not hold a batch: it is looked at
-            return encoder.encode(
-                items,
-                batch_tokens=tokens,
-                on_error="skip",
-                show_progress=False,
-                return_details=True,
-                **options,
-            )
-    finally:
-        torch.set_num_threads(former)
+    with torch_threads(threads), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that memory did not hold a batch: it is looked at
+        return encoder.encode(
+            items,
+            batch_tokens=tokens,
+            on_error="skip",
+            show_progress=False,
+            return_details=True,
+            **options,
+        )
 
 
 def thread_counts() -> list[int]:

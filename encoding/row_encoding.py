@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..processing.cut_texts import cuts_untold
-from .inputs.sample import Row, bytes_of, reason_of
-
-CHUNK_ROWS = 1024  # items that the encoder is given at a time
-CHUNK_BYTES = 1 << 28  # and bytes of those that are in memory
-
-_Row = TypeVar("_Row", bound=Row)
+from .inputs.sample import Row, reason_of
 
 
 class VectorMaker(Protocol):
@@ -89,17 +84,3 @@ class RowEncoder:
         for place in np.flatnonzero(~np.isfinite(found.vectors).all(axis=1)):
             found.reasons.setdefault(int(place), "its vector is not finite")
         return found
-
-
-def chunks(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
-    """Rows for one call of the encoder, bounded in number and in bytes, by nothing but the rows themselves."""
-    chunk: list[_Row] = []
-    held = 0
-    for row in rows:
-        chunk.append(row)
-        held += bytes_of(row.item)
-        if len(chunk) == CHUNK_ROWS or held >= CHUNK_BYTES:
-            yield chunk
-            chunk, held = [], 0
-    if chunk:
-        yield chunk

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ..encoding.storage.provenance import library_versions, now
+from ..encoding.storage.contents import library_versions, now
 
 
 @dataclass(frozen=True)

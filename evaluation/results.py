@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..encoding.storage.atomic import write_atomically
-from ..encoding.storage.checked_files import read_object
+from ..encoding.storage.contents import read_object
 from .digit_world.report import BENCHMARK, DigitWorldReport
 from .report import KIND, SCHEMA, Report
 from .score import ResultFormatError

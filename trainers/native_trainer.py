@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from ..encoding.storage.ownership import naming_the_disk
+from ..encoding.storage.atomic import naming_the_disk
 from .callbacks import ClampObjective
 from .checkpoints import check_checkpoint, last_complete_checkpoint, mark_incomplete
 from .distributed import max_over_ranks

@@ -2,91 +2,29 @@
 
 Ours has ``golden.json`` (settings, versions, and per item of ``golden_items`` the hashes of token ids and pooled
 positions, the grids and the pixels' mean) and ``vectors.npz``. Folders in the layout of published fixtures
-(``manifest.json``, ``inputs/``) are read by ``golden_published.py``.
+(``manifest.json``, ``inputs/``) are read by ``published.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import platform
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import tokenizers
-import torch
-import transformers
 from numpy.typing import NDArray
 
-from ..._version import __version__
 from ...processing.collating import Prepared
-from .items import golden_items, golden_pairs
+from ..storage.contents import library_versions
+from .items import Case, Golden, GoldenError, digest, golden_items, golden_pairs
+from .published import read_published
 
 SCHEMA = 1
 GOLDEN_FOLDER = "golden"  # inside a checkpoint
 NUMBERS = 2048  # of every vector that are kept: any change shows in them, and a folder stays under 200 kB
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 3e-3}
-
-
-class GoldenError(ValueError):
-    """A folder is no golden folder, or one of another kind than the checkpoint."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One item and what must come of it.
-
-    Attributes:
-        name, role, item: the item.
-        length, ids, slots: number of tokens, hash of the ids, hash of the pooled positions ("" where not known).
-        grids: ``[t, h, w]`` of pictures, then of videos.
-        pixels: mean of all pixels (uint8), None where it is not known.
-        vector: float32 ``[d]``, perhaps only its beginning; of a pair its score.
-        candidate: for rerankers, the item that ``item`` as a query is paired with.
-        mode: of ``encode``; None for the checkpoint's direct embedding.
-        input_ids: the ids themselves, where the folder has them.
-    """
-
-    name: str
-    role: str | None
-    item: Any
-    length: int
-    ids: str
-    slots: str
-    grids: list[list[int]]
-    vector: NDArray[np.float32]
-    pixels: float | None = None
-    candidate: Any = None
-    mode: str | None = None
-    input_ids: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Golden:
-    """A folder's cases and what they were made with.
-
-    Attributes:
-        cases: items and what must come of them.
-        tolerance: largest difference of a number of a vector; ``loose`` for cases that need more, by name.
-        dtype: of the weights.
-        settings: both halves' settings, flat; empty where the folder does not say.
-        preset: published system, "" for none.
-    """
-
-    cases: list[Case]
-    tolerance: float
-    dtype: str = "float32"
-    settings: dict[str, Any] = field(default_factory=dict)
-    preset: str = ""
-    loose: dict[str, float] = field(default_factory=dict)
-
-
-def digest(values: Any) -> str:
-    """Hash of integers."""
-    return hashlib.sha256(np.asarray(values, dtype=np.int64).tobytes()).hexdigest()[:16]
 
 
 def measured(row: Prepared) -> dict[str, Any]:
@@ -147,7 +85,7 @@ def make_golden(encoder: Any, folder: str | Path) -> Path:
         "schema": SCHEMA,
         "dtype": dtype,
         "tolerance": TOLERANCE.get(dtype, 3e-2),
-        "versions": versions(),
+        "versions": library_versions() | {"tokenizers": tokenizers.__version__},
         "settings": flat_settings(encoder.model, encoder.processor),
         "cases": cases,
     }
@@ -168,8 +106,6 @@ def read_golden(folder: str | Path, array: str | None = None) -> Golden:
     """
     source = Path(folder)
     if (source / "manifest.json").is_file():
-        from .published import read_published
-
         return read_published(source, array)
     if not (source / "golden.json").is_file():
         raise GoldenError(f"{source} is no golden folder: it has neither golden.json nor manifest.json")
@@ -186,19 +122,6 @@ def read_golden(folder: str | Path, array: str | None = None) -> Golden:
         item, _, candidate = inputs[record["name"]]
         cases.append(Case(item=item, candidate=candidate, vector=vector, **record))
     return Golden(cases, content["tolerance"], content["dtype"], content["settings"])
-
-
-def versions() -> dict[str, str]:
-    """What made a folder."""
-    return {
-        "umekit": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "tokenizers": tokenizers.__version__,
-        "pillow": PIL.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _inputs(pairs: bool) -> dict[str, tuple[Any, str | None, Any]]:

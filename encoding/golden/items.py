@@ -1,4 +1,4 @@
-"""Twenty items of every modality, the same on every machine: what a golden folder's vectors are of.
+"""Items of golden folders, and what must come of them: of ours, twenty of every modality, the same on every machine.
 
 Made from a seed by integer arithmetic (the legacy generator's stream is frozen), so that only their results need
 storing.
@@ -6,9 +6,12 @@ storing.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 SEED = 20250
@@ -16,6 +19,64 @@ WORDS = (
     *("bright", "window", "carries", "old", "engine", "garden", "kettle", "lantern", "map", "museum"),
     *("quiet", "river", "rocket", "teapot", "valley", "violin"),
 )
+
+
+class GoldenError(ValueError):
+    """A folder is no golden folder, or one of another kind than the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One item and what must come of it.
+
+    Attributes:
+        name, role, item: the item.
+        length, ids, slots: number of tokens, hash of the ids, hash of the pooled positions ("" where not known).
+        grids: ``[t, h, w]`` of pictures, then of videos.
+        pixels: mean of all pixels (uint8), None where it is not known.
+        vector: float32 ``[d]``, perhaps only its beginning; of a pair its score.
+        candidate: for rerankers, the item that ``item`` as a query is paired with.
+        mode: of ``encode``; None for the checkpoint's direct embedding.
+        input_ids: the ids themselves, where the folder has them.
+    """
+
+    name: str
+    role: str | None
+    item: Any
+    length: int
+    ids: str
+    slots: str
+    grids: list[list[int]]
+    vector: NDArray[np.float32]
+    pixels: float | None = None
+    candidate: Any = None
+    mode: str | None = None
+    input_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A folder's cases and what they were made with.
+
+    Attributes:
+        cases: items and what must come of them.
+        tolerance: largest difference of a number of a vector; ``loose`` for cases that need more, by name.
+        dtype: of the weights.
+        settings: both halves' settings, flat; empty where the folder does not say.
+        preset: published system, "" for none.
+    """
+
+    cases: list[Case]
+    tolerance: float
+    dtype: str = "float32"
+    settings: dict[str, Any] = field(default_factory=dict)
+    preset: str = ""
+    loose: dict[str, float] = field(default_factory=dict)
+
+
+def digest(values: Any) -> str:
+    """Hash of integers."""
+    return hashlib.sha256(np.asarray(values, dtype=np.int64).tobytes()).hexdigest()[:16]
 
 
 def picture(width: int, height: int, seed: int, block: int = 7) -> Image.Image:

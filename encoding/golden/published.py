@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..presets import PRESETS
-from .folder import Case, Golden, GoldenError, digest
+from .items import Case, Golden, GoldenError, digest
 
 # Rows of added tokens that the official code draws around the mean (and we do not), with Qwen3-VL's spread.
 DRAWN_ROWS = 1e-4

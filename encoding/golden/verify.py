@@ -17,8 +17,6 @@ from ..loading import load
 from ..presets import PRESETS, Preset
 from .folder import (
     GOLDEN_FOLDER,
-    Case,
-    Golden,
     flat_settings,
     measured,
     options_of,
@@ -26,6 +24,7 @@ from .folder import (
     read_golden,
     vector_of,
 )
+from .items import Case, Golden
 
 
 @dataclass(frozen=True)

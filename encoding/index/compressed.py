@@ -24,12 +24,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...modeling.pooling import whole_number
 from ..fingerprint import check_fingerprint
-from ..storage.atomic import file_sha256
-from ..storage.checked_files import read_npy
-from ..storage.checks import check_rows
-from .compressed_build import build_compressed
-from .compressed_files import FAISS, VECTORS, read_compressed_manifest, read_faiss, read_names
-from .manifest import IndexFormatError
+from ..storage.contents import check_rows, read_npy
+from .compressed_files import (
+    FAISS,
+    VECTORS,
+    build_compressed,
+    read_compressed_manifest,
+    read_faiss,
+    read_names,
+)
+from .manifest import IndexFormatError, check_files
 
 
 class CompressedIndex:
@@ -156,15 +160,8 @@ class CompressedIndex:
         manifest = read_compressed_manifest(root)
         if fingerprint is not None:
             check_fingerprint(str(root), manifest["fingerprint"], fingerprint)
-        data = root / manifest["generation"]
         count, dim, files = manifest["count"], manifest["dim"], manifest["files"]
-        if data.is_symlink():
-            raise IndexFormatError(f"{data} is a link; an index holds its own data")
-        for name, digest in files.items():
-            if (data / name).is_symlink() or not (data / name).is_file():
-                raise IndexFormatError(f"{data / name} is missing or not a plain file")
-            if hashes and file_sha256(data / name) != digest:
-                raise IndexFormatError(f"{data / name} is damaged: its sha256 differs from the manifest's")
+        data = check_files(root / manifest["generation"], files, hashes=hashes)
         index = read_faiss(data / FAISS, dim, count)
         names, starts = read_names(data, count)
         vectors = None

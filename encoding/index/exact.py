@@ -18,12 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...modeling.pooling import whole_number
 from ..fingerprint import IndexMismatchError, check_fingerprint
-from ..storage.atomic import file_sha256, write_atomically, written_atomically
-from ..storage.checked_files import parse_json, read_npy
-from ..storage.checks import check_ids, check_rows
+from ..shards.files import ShardFormatError
+from ..shards.parts import ShardSet
+from ..storage.atomic import write_atomically, written_atomically
+from ..storage.contents import check_ids, check_rows, file_sha256, library_versions, now, parse_json, read_npy
 from ..storage.ownership import check_own, json_of, make_marked, remove_marked
-from ..storage.provenance import library_versions, now
-from .compressed_files import import_faiss
 from .manifest import (
     COMPRESSED_KIND,
     IDS,
@@ -35,6 +34,7 @@ from .manifest import (
     Manifest,
     check_files,
     generation_in_force,
+    import_faiss,
     read_manifest,
     remove_stale,
 )
@@ -46,7 +46,7 @@ class Index:
     """Unit vectors with ids and metadata, searched exactly.
 
     Example:
-        >>> index = Index.create(dim=2, fingerprint={"model": "m", "processor": "p", "dim": 2})
+        >>> index = Index(2, fingerprint={"model": "m", "processor": "p", "dim": 2})
         >>> index.add(["right", "up"], [[1.0, 0.0], [0.0, 1.0]])
         >>> ids, scores = index.search([[0.6, 0.8]], k=3)
         >>> ids
@@ -80,35 +80,11 @@ class Index:
         self.vectors: NDArray[np.float32] = np.zeros((0, dim), dtype=np.float32)  # [n, d]
         self._faiss: Any = None
 
-    @classmethod
-    def create(
-        cls,
-        folder: str | os.PathLike[str] | None = None,
-        *,
-        dim: int,
-        fingerprint: Mapping[str, Any] | None = None,
-        settings: Mapping[str, Any] | None = None,
-    ) -> Index:
-        """An empty index; with ``folder`` it is saved there at once.
-
-        Raises:
-            FileExistsError: the folder already holds an index.
-        """
-        index = cls(dim, fingerprint, settings)
-        if folder is not None:
-            if (Path(folder) / MANIFEST).exists():
-                raise FileExistsError(f"{folder} already holds an index; load it, or remove it first")
-            index.save(folder)
-        return index
-
     def __len__(self) -> int:
         return len(self.ids)
 
     def __contains__(self, item: object) -> bool:
-        return item in self._known()
-
-    def _known(self) -> set[str]:
-        return set(self.ids)
+        return item in set(self.ids)
 
     def add(
         self, ids: Sequence[str], vectors: ArrayLike, metadata: Sequence[Mapping[str, Any]] | None = None
@@ -133,7 +109,7 @@ class Index:
         if rows.shape != (len(names), self.dim) or len(objects) != len(names):
             counts = f"{len(names)} ids, vectors {np.shape(vectors)}, {len(objects)} metadata"
             raise ValueError(f"{counts}; need [n, {self.dim}] and n of each")
-        check_ids(names, self._known(), ValueError)
+        check_ids(names, set(self.ids), ValueError)
         check_rows(names, rows, ValueError)
         json.dumps(objects, allow_nan=False)
         self.vectors = np.concatenate([self.vectors, rows])
@@ -241,10 +217,24 @@ class Index:
 
     @classmethod
     def from_shards(cls, folder: str | os.PathLike[str]) -> Index:
-        """All rows of a finished folder of shards. Raises ShardFormatError (an IndexFormatError)."""
-        from ..shards.reading import exact_index
+        """All rows of a finished folder of shards.
 
-        return exact_index(folder)
+        Raises:
+            ShardFormatError: (an IndexFormatError) not finished or damaged, or an id stands in two parts.
+        """
+        shards = ShardSet(folder)
+        if shards.doubles:
+            raise ShardFormatError(f"{shards.folder}: {shards.doubles}")
+        fingerprint = shards.run.fingerprint | {"dim": shards.run.dim}
+        index = cls(shards.run.dim, fingerprint, shards.index_settings())
+        blocks = [index.vectors]
+        for ids, rows in shards.unit_rows():
+            index.ids.extend(ids)
+            blocks.append(rows)
+        check_ids(index.ids, set(), ShardFormatError)
+        index.vectors = np.concatenate(blocks)
+        index.metadata = [{} for _ in index.ids]
+        return index
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], fingerprint: Mapping[str, Any] | None = None) -> Index:
@@ -271,7 +261,7 @@ class Index:
 
     @classmethod
     def _read(cls, root: Path, manifest: Manifest) -> Index:
-        data = check_files(root, manifest)
+        data = check_files(root / manifest.generation, manifest.files)
         if manifest.fingerprint.get("dim", manifest.dim) != manifest.dim:
             told = f"{manifest.fingerprint['dim']!r:.80}"
             raise IndexFormatError(f"{root / MANIFEST}: fingerprint.dim is {told}, and dim {manifest.dim}")

@@ -21,10 +21,10 @@ from ...processing.cut_texts import tell_cuts
 from ...processing.limits import MediaLimits
 from ..fingerprint import IndexMismatchError
 from ..inputs.files import UnreadableFileError, check_regular, file_items
-from ..inputs.sample import Row, bytes_of, reason_of
-from ..inputs.walking import Found, list_files
-from ..row_encoding import CHUNK_BYTES, CHUNK_ROWS, RowEncoder, VectorMaker
-from ..storage.atomic import file_sha256
+from ..inputs.folder import Found, list_files
+from ..inputs.sample import CHUNK_BYTES, CHUNK_ROWS, Row, bytes_of, reason_of
+from ..row_encoding import RowEncoder, VectorMaker
+from ..storage.contents import file_sha256
 from .exact import Index
 from .manifest import MANIFEST, METADATA, IndexFormatError
 
@@ -102,14 +102,14 @@ def index_folder(
     target = Path(index_folder) if index_folder is not None else root / DEFAULT_FOLDER
     index = _open(target, encoder, settings or {}, rebuild)
     report = IndexReport()
-    run = _Run(index, encoder, target, report, encode_options or {}, on_error, limits or MediaLimits())
+    update = _Update(index, encoder, target, report, encode_options or {}, on_error, limits or MediaLimits())
     listing = list_files(root, recursive=recursive, skip=target.resolve())
     report.left_out = dict(listing.left_out.most_common())
     hidden = None if show_progress is None else not show_progress
-    run.drop_missing({found.name for found in listing.files})
+    update.drop_missing({found.name for found in listing.files})
     for found in tqdm(listing.files, desc="index", unit="file", disable=hidden):
-        run.visit(found)
-    run.flush()
+        update.visit(found)
+    update.flush()
     if on_error == "raise" and report.failed:
         raise UnreadableFileError("{}: {}".format(*report.failed[0]))
     index.save(target)
@@ -140,7 +140,7 @@ def _open(target: Path, encoder: VectorMaker, settings: dict[str, Any], rebuild:
     return index
 
 
-class _Run:
+class _Update:
     """One pass over a folder: which files changed, rows to be encoded, vectors to be added."""
 
     def __init__(

@@ -20,20 +20,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..storage.atomic import file_sha256
-from ..storage.checked_files import read_object
+from ..storage.contents import MOST_DIM, IndexFormatError, check_plain, check_types, read_object
 from ..storage.ownership import is_left_over, remove_marked
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 KIND, COMPRESSED_KIND = "umekit-index", "umekit-compressed-index"
 VECTORS, IDS, METADATA = "vectors.npy", "ids.json", "metadata.jsonl"
-MOST_DIM, MOST_ROWS = 1 << 20, 1 << 40
+MOST_ROWS = 1 << 40
 GENERATION = re.compile(r"data-[0-9a-f]{8,64}")
-
-
-class IndexFormatError(ValueError):
-    """The folder is not an index, or it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +71,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _check_types(path: Path, raw: Mapping[str, Any]) -> None:
-    wanted: dict[str, type] = {
-        "generation": str,
-        "dim": int,
-        "count": int,
-        "fingerprint": dict,
-        "files": dict,
-    }
-    optional: dict[str, type] = {"settings": dict, "versions": dict, "created": str}
-    for name, kind in (wanted | optional).items():
-        if name in optional and name not in raw:
-            continue
-        if not isinstance(raw.get(name), kind) or isinstance(raw.get(name), bool):
-            raise IndexFormatError(f"{path}: {name!r} is missing or not of type {kind.__name__}")
+    wanted = {"generation": str, "dim": int, "count": int, "fingerprint": dict, "files": dict}
+    optional = {"settings": dict, "versions": dict, "created": str}
+    wanted |= {name: kind for name, kind in optional.items() if name in raw}
+    check_types(path, raw, wanted, IndexFormatError)
     if not 1 <= raw["dim"] <= MOST_DIM or not 0 <= raw["count"] <= MOST_ROWS:
         raise IndexFormatError(f"{path}: dim {raw['dim']} and count {raw['count']} are impossible")
     if raw.get("dtype") != "float32":
@@ -99,21 +85,16 @@ def _check_types(path: Path, raw: Mapping[str, Any]) -> None:
         raise IndexFormatError(f"{path}: lists the files {sorted(raw['files'])}")
 
 
-def check_files(folder: Path, manifest: Manifest) -> Path:
+def check_files(data: Path, files: Mapping[str, str], *, hashes: bool = True) -> Path:
     """The data folder, once each file in it is a plain file with the recorded sha256.
 
     Raises:
         IndexFormatError: a file is missing, a link, or differs from what was written.
     """
-    data = folder / manifest.generation
     if data.is_symlink():
         raise IndexFormatError(f"{data} is a link; an index holds its own data")
-    for name, digest in manifest.files.items():
-        path = data / name
-        if path.is_symlink() or not path.is_file():
-            raise IndexFormatError(f"{path} is missing or not a plain file")
-        if file_sha256(path) != digest:
-            raise IndexFormatError(f"{path} is damaged: its sha256 differs from the manifest's")
+    for name, sha256 in files.items():
+        check_plain(data / name, sha256 if hashes else None, IndexFormatError)
     return data
 
 
@@ -137,3 +118,11 @@ def remove_stale(root: Path, former: str | None, current: str) -> None:
             continue
         if path.name == former or is_left_over(path):
             remove_marked(path)
+
+
+def import_faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(f"searching an index needs faiss ({error}): pip install umekit[search]") from None
+    return faiss

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...processing.limits import MediaLimits
-from ..inputs.columns import inside
+from ..inputs.columns import resolve_within
 from ..inputs.files import UnreadableFileError, file_items
+from ..inputs.sample import reason_of
 
 DEPTH = 50  # candidates of a query that are scored again
 FUSION = 0.5  # share of the index's score
@@ -93,13 +94,13 @@ def rescore(
         try:
             items.append(item_of(name))
         except (OSError, ValueError, ImportError, KeyError) as error:
-            failed.append((name, _reason(error)))
+            failed.append((name, reason_of(error)))
         else:
             opened.append((name, score))
     if failed and on_error == "raise":
         raise CandidateError("{}: {}".format(*failed[0]))
     result = reranker.rerank(query, items, instruction=instruction, on_error="skip", return_details=True)
-    reasons = [(opened[number][0], _reason(error)) for number, error in result.errors]
+    reasons = [(opened[number][0], reason_of(error)) for number, error in result.errors]
     if reasons and on_error == "raise":
         raise CandidateError("{}: {}".format(*reasons[0])) from result.errors[0][1]
     recall = [score for _, score in opened]
@@ -139,7 +140,7 @@ def file_row(
         suffix = f"#page={facts['page']}" if "page" in facts else ""
     elif paged is not None:
         path, suffix = paged[1], paged[2]
-    file = inside(path, Path(root))
+    file = resolve_within(path, Path(root))
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {path} in {os.fspath(root)}")
     for own, item, _ in file_items(file, limits):
@@ -148,7 +149,3 @@ def file_row(
     raise UnreadableFileError(
         f"{path} has no {suffix.removeprefix('#').replace('=', ' ') or 'row of its own'}"
     )
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

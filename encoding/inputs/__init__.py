@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from .columns import OutsideRootError
 from .opening import FORMATS, open_source
-from .sample import InputError, Row, Source, Unit
+from .sample import InputError, Row, Sample, Source
 
-__all__ = ["FORMATS", "InputError", "OutsideRootError", "Row", "Source", "Unit", "open_source"]
+__all__ = ["FORMATS", "InputError", "OutsideRootError", "Row", "Sample", "Source", "open_source"]

@@ -9,10 +9,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ...processing.items import KEYS
-from .sample import Row
+from .sample import MEDIA, Row, is_address
 
-ADDRESSES = ("http://", "https://", "data:")  # nothing behind them is a file of this machine
-MEDIA = ("image", "images", "video", "document")
 ID_CHARACTERS = 4096
 LISTS = 2  # of lists of a medium within each other: clips of frames
 
@@ -84,7 +82,7 @@ class Columns:
         else:
             found = {key: value for key, value in record.items() if key in KEYS}
         item = {
-            key: confined(value, root) if key in MEDIA else _one(key, value)
+            key: media_within(value, root) if key in MEDIA else _one(key, value)
             for key, value in found.items()
             if value is not None
         }
@@ -94,12 +92,10 @@ class Columns:
         return item
 
 
-def is_address(text: str) -> bool:
-    """Whether a medium's text names a place on the net or holds the content itself."""
-    return text[:8].lower().startswith(ADDRESSES)
+ALL_COLUMNS = Columns()  # keys of an item under their own names
 
 
-def confined(value: Any, root: Path | None, lists: int = LISTS) -> Any:
+def media_within(value: Any, root: Path | None, lists: int = LISTS) -> Any:
     """A media value with its paths made absolute and kept below ``root``; URLs and contents stay what they are.
 
     Args:
@@ -115,11 +111,11 @@ def confined(value: Any, root: Path | None, lists: int = LISTS) -> Any:
     if isinstance(value, (list, tuple)):
         if not lists:
             raise TypeError("a medium is no list of lists of lists")
-        return [confined(one, root, lists - 1) for one in value]
+        return [media_within(one, root, lists - 1) for one in value]
     if isinstance(value, Mapping) and "array" in value:
         if isinstance(value["array"], Mapping):
             raise TypeError("'array' takes a list of frames")
-        return {**value, "array": confined(value["array"], root, min(lists, 1))}
+        return {**value, "array": media_within(value["array"], root, min(lists, 1))}
     if isinstance(value, Mapping):
         if {"fps", "video_metadata"} & set(value):
             raise TypeError("times are given with frames: {'array': frames, 'fps': ...}")
@@ -128,7 +124,7 @@ def confined(value: Any, root: Path | None, lists: int = LISTS) -> Any:
             return bytes(data)
         if data is not None or not isinstance(value.get("path"), str):
             raise TypeError("a medium is a path, a URL, bytes, or an object with 'bytes' or 'path'")
-        return confined(value["path"], root, lists)
+        return media_within(value["path"], root, lists)
     if not isinstance(value, (str, os.PathLike)):
         return value
     text = os.fspath(value)
@@ -136,7 +132,7 @@ def confined(value: Any, root: Path | None, lists: int = LISTS) -> Any:
         return text
     if root is None:
         raise OutsideRootError(f"{text}: this source cannot name files")
-    return str(inside(text, root))
+    return str(resolve_within(text, root))
 
 
 def _one(key: Any, value: Any) -> Any:
@@ -147,7 +143,7 @@ def _one(key: Any, value: Any) -> Any:
     return value
 
 
-def inside(text: str, root: Path) -> Path:
+def resolve_within(text: str, root: Path) -> Path:
     """The file ``text`` below ``root``, links followed. Raises OutsideRootError."""
     if "\0" in text or "://" in text:
         raise OutsideRootError(f"{text!r} is neither a path nor an http(s) address")

@@ -15,13 +15,13 @@ from ...processing.animation import has_frames
 from ...processing.documents import count_pages
 from ...processing.kinds import (
     CHECKED,
+    ENDINGS,
     HEAD_BYTES,
     OTHERS,
     PAGED,
     ending_of,
     format_of,
     kind_of_format,
-    media_kind,
 )
 from ...processing.limits import MediaLimits, reason
 
@@ -37,7 +37,7 @@ class UnreadableFileError(ValueError):
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:
     """``image``, ``video``, ``document`` or ``text`` by the name's ending; None for anything else."""
-    return "text" if ending_of(path) in TEXTS else media_kind(path)
+    return _kind_of_ending(ending_of(path))
 
 
 def kind_by_content(file: Path) -> str | None:
@@ -46,13 +46,21 @@ def kind_by_content(file: Path) -> str | None:
     Raises:
         OSError: the file can't be read.
     """
-    return kind_of_head(file) if looks_inside(file) else kind_of(file)
+    ending = ending_of(file)
+    return kind_of_head(file) if _says_little(ending) else _kind_of_ending(ending)
 
 
 def looks_inside(path: str | os.PathLike[str]) -> bool:
     """Whether a name's ending says nothing, or lies often, so that its first bytes have the say."""
-    ending = ending_of(path)
-    return ending not in OTHERS and (ending in CHECKED or kind_of(path) is None)
+    return _says_little(ending_of(path))
+
+
+def _kind_of_ending(ending: str) -> str | None:
+    return "text" if ending in TEXTS else ENDINGS.get(ending)
+
+
+def _says_little(ending: str) -> bool:
+    return ending not in OTHERS and (ending in CHECKED or _kind_of_ending(ending) is None)
 
 
 def kind_of_head(source: Path | bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""jsonl: a unit is a line, which is an item, a text, or an object with columns."""
+"""jsonl: a sample is a line, which is an item, a text, or an object with columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from .columns import Columns
-from .sample import Row, Unit, failed_unit, hash_of_files
+from .sample import Row, Sample, failed_sample, hash_of_files
 
 LINE_BYTES = 1 << 26  # a longer line is refused
 
@@ -34,20 +34,20 @@ class JsonlSource:
 
     def count(self) -> int | None:
         if self._count is None and not any(path.suffix == ".gz" for _, path in self.files):
-            self._count = sum(1 for _ in self.units())
+            self._count = sum(1 for _ in self.samples())
         return self._count
 
-    def units(self) -> Iterator[Unit]:
+    def samples(self) -> Iterator[Sample]:
         for name, path in self.files:
             try:
                 for number, line in _lines(path):
                     place = f"{name}:{number}"
                     if line is None:
-                        yield failed_unit(place, f"a line of more than {LINE_BYTES} bytes")
+                        yield failed_sample(place, f"a line of more than {LINE_BYTES} bytes")
                     else:
-                        yield Unit(place, partial(self._rows, line, place, path.parent))
+                        yield Sample(place, partial(self._rows, line, place, path.parent))
             except (OSError, EOFError, zlib.error) as error:
-                yield failed_unit(name, error)
+                yield failed_sample(name, error)
 
     def fingerprint(self) -> str:
         return hash_of_files(self.files)

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ...processing.limits import MediaLimits
-from .columns import Columns
+from .columns import ALL_COLUMNS, Columns
 from .files import kind_of
-from .folder import FolderSource
+from .folder import FolderSource, scan
 from .lines import JsonlSource
 from .sample import InputError, Source
 from .tables import DatasetSource, ParquetSource
 from .tars import TarSource
-from .walking import scan
 
 FORMATS = ("folder", "jsonl", "parquet", "tar", "dataset")
 ENDINGS = {
@@ -61,7 +60,7 @@ def open_source(
     given = [where] if isinstance(where, (str, os.PathLike)) else list(where)
     if not given:
         raise InputError("nothing to read")
-    chosen = Columns(dict(columns or {}))
+    chosen = Columns(dict(columns)) if columns else ALL_COLUMNS
     if len(given) == 1 and str(given[0]).startswith(HUB):
         return _from_hub(str(given[0]).removeprefix(HUB), split, chosen)
     paths = [Path(one) for one in given]
@@ -74,7 +73,7 @@ def open_source(
             return FolderSource(paths[0], limits)
         if kind == "dataset":
             return _from_disk(paths[0], split, chosen)
-        files = _files_of(paths[0], kind)
+        files = tables_in(paths[0]).get(kind, [])
         if not files:
             raise InputError(f"{paths[0]} holds no {kind} file")
     else:
@@ -99,7 +98,7 @@ def kind_of_folder(folder: Path) -> str:
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
     ):
         return "dataset"
-    tables = {kind for kind in ("jsonl", "parquet", "tar") if _files_of(folder, kind)}
+    tables = set(tables_in(folder))
     if not tables:
         return "folder"
     if any(kind_of(entry.name) not in (None, "text") for entry in scan(folder)):
@@ -115,11 +114,14 @@ def format_of_name(name: str) -> str | None:
     return next((kind for ending, kind in ENDINGS.items() if lower.endswith(ending)), None)
 
 
-def _files_of(folder: Path, kind: str) -> list[tuple[str, Path]]:
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return [
-        (name, folder / name) for name in names if format_of_name(name) == kind and (folder / name).is_file()
-    ]
+def tables_in(folder: Path) -> dict[str, list[tuple[str, Path]]]:
+    """Names and paths of a folder's jsonl, parquet and tar files, by kind; those of its subfolders are others."""
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for entry in sorted(scan(folder, recursive=False), key=lambda entry: entry.name):
+        kind = format_of_name(entry.name)
+        if kind is not None and entry.is_file():
+            found.setdefault(kind, []).append((entry.name, folder / entry.name))
+    return found
 
 
 def _kind_of_files(paths: Sequence[Path]) -> str:

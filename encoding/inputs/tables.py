@@ -1,4 +1,4 @@
-"""parquet files and ``datasets``: a unit is a row, read in small batches and never decoded here."""
+"""parquet files and ``datasets``: a sample is a row, read in small batches and never decoded here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .columns import Columns
-from .sample import InputError, Row, Unit, failed_unit, hash_of_files
+from .sample import InputError, Row, Sample, failed_sample, hash_of_files
 
 BATCH_ROWS = 64
 
@@ -22,7 +22,7 @@ class ParquetSource:
     """
 
     def __init__(self, files: Sequence[tuple[str, Path]], columns: Columns | None = None) -> None:
-        _pyarrow()
+        import_parquet()
         self.files = list(files)
         self.columns = columns or Columns()
 
@@ -31,22 +31,22 @@ class ParquetSource:
         for _, path in self.files:
             try:
                 total += sum(_Groups(path, self.columns).sizes)
-            except Exception:  # pyarrow raises what it likes, as in units()
-                total += 1  # a file that cannot be opened is one failed unit
+            except Exception:  # pyarrow raises what it likes, as in samples()
+                total += 1  # a file that cannot be opened is one failed sample
         return total
 
-    def units(self) -> Iterator[Unit]:
+    def samples(self) -> Iterator[Sample]:
         for name, path in self.files:
             try:
                 table = _Groups(path, self.columns)
             except Exception as error:
-                yield failed_unit(name, error)
+                yield failed_sample(name, error)
                 continue
             row = 0
             for group, rows in enumerate(table.sizes):
                 for offset in range(rows):
                     place = f"{name}#{row}"
-                    yield Unit(place, partial(self._rows, table, group, offset, place, path.parent))
+                    yield Sample(place, partial(self._rows, table, group, offset, place, path.parent))
                     row += 1
 
     def fingerprint(self) -> str:
@@ -60,7 +60,7 @@ class _Groups:
     """Row groups of one file; reading forward is cheap, a step back starts the group again."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
-        self.file = _pyarrow().ParquetFile(path)
+        self.file = import_parquet().ParquetFile(path)
         self.wanted = columns.wanted(self.file.schema_arrow.names)
         if not self.wanted:
             found = ", ".join(self.file.schema_arrow.names[:12])
@@ -111,10 +111,10 @@ class DatasetSource:
     def count(self) -> int:
         return len(self.dataset)
 
-    def units(self) -> Iterator[Unit]:
+    def samples(self) -> Iterator[Sample]:
         for row in range(len(self.dataset)):
             place = f"{self.name}#{row}"
-            yield Unit(place, partial(self._rows, row, place))
+            yield Sample(place, partial(self._rows, row, place))
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"dataset\0{self.identity}\0{len(self.dataset)}".encode()).hexdigest()
@@ -123,7 +123,8 @@ class DatasetSource:
         return [self.columns.row(self.dataset[row : row + 1].to_pylist()[0], place, self.root)]
 
 
-def _pyarrow() -> Any:
+def import_parquet() -> Any:
+    """pyarrow's module of parquet. Raises ImportError with what to install."""
     try:
         import pyarrow.parquet
     except ImportError:

@@ -1,4 +1,4 @@
-"""webdataset tars: a unit is a sample, the members with one key. Nothing is extracted, nothing is unpickled."""
+"""webdataset tars: a sample is the members with one key. Nothing is extracted, nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ...processing.kinds import HEAD_BYTES
 from ...processing.limits import MediaLimits
 from .columns import Columns
 from .files import TEXT_BYTES, kind_of, kind_of_head, looks_inside, medium_kind, page_count, text_of
-from .sample import Row, Unit, failed_unit, hash_of_files
-from .walking import counted_as
+from .folder import counted_as
+from .sample import Row, Sample, failed_sample, hash_of_files
 
 JSON_BYTES = 1 << 24
 DAMAGES = (
@@ -65,12 +65,12 @@ class TarSource:
     def count(self) -> None:
         return None
 
-    def units(self) -> Iterator[Unit]:
+    def samples(self) -> Iterator[Sample]:
         for name, path in self.files:
             try:
-                yield from self._units(name, path)
+                yield from self._samples(name, path)
             except DAMAGES as error:
-                yield failed_unit(name, error)
+                yield failed_sample(name, error)
 
     def fingerprint(self) -> str:
         return hash_of_files(self.files)
@@ -80,22 +80,22 @@ class TarSource:
         """How many members are of no kind that is read, by ending. All headers are read for it."""
         found: Counter[str] = Counter()
         for _, path in self.files:
-            with suppress(*DAMAGES):  # told by the units
+            with suppress(*DAMAGES):  # told by the samples
                 for member in _members(path, self.limits):
                     if member.plain and not member.hidden and not _taken(member)[0]:
                         found[counted_as(member.inner)] += 1
         return dict(found.most_common())
 
-    def _units(self, name: str, path: Path) -> Iterator[Unit]:
+    def _samples(self, name: str, path: Path) -> Iterator[Sample]:
         seen: set[str] = set()
-        for key, members in _samples(path, self.limits):
+        for key, members in _members_by_key(path, self.limits):
             place = f"{name}/{key}"
             if key in seen:
-                yield failed_unit(place, "the archive has this key in two places")
+                yield failed_sample(place, "the archive has this key in two places")
             elif isinstance(members, str):
-                yield failed_unit(place, members)
+                yield failed_sample(place, members)
             else:
-                yield Unit(place, partial(self._rows, place, members))
+                yield Sample(place, partial(self._rows, place, members))
             seen.add(key)
 
     def _rows(self, place: str, members: list[_Member]) -> list[Row]:
@@ -150,7 +150,7 @@ class TarSource:
         return [Row(f"{place}#page={page}", {"document": data, "page": page}) for page in range(1, count + 1)]
 
 
-def _samples(path: Path, limits: MediaLimits) -> Iterator[tuple[str, list[_Member] | str]]:
+def _members_by_key(path: Path, limits: MediaLimits) -> Iterator[tuple[str, list[_Member] | str]]:
     """Neighbouring members with one key; a reason instead of members that cannot be taken."""
     key, found = None, []  # type: str | None, list[_Member]
     wrong: str | None = None

@@ -6,7 +6,6 @@ from .lamra_ret import LAMRA_RET
 from .preset import AddedToken, Difference, Preset, PresetError, fill_rows, repo_of
 from .qwen3_vl_embedding import QWEN3_VL_EMBEDDING
 from .qwen3_vl_reranker import QWEN3_VL_RERANKER
-from .recognising import Recognised, recognise
 from .rzenembed import RZENEMBED
 from .u_marvel import U_MARVEL, U_MARVEL_QWEN3VL
 from .u_marvel_reranker import U_MARVEL_RERANKER
@@ -64,10 +63,8 @@ __all__ = [
     "Difference",
     "Preset",
     "PresetError",
-    "Recognised",
     "differences_table",
     "fill_rows",
     "find_preset",
     "get_preset",
-    "recognise",
 ]

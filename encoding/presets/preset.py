@@ -58,7 +58,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Traces:
-    """What a system leaves in the files of its checkpoints and others do not; see ``recognising``.
+    """What a system leaves in the files of its checkpoints and others do not; see ``choosing``.
 
     Attributes:
         tokens: special tokens of its tokenizers: of those that any system leaves, a checkpoint has exactly these.

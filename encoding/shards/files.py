@@ -8,7 +8,7 @@
     part-00000-of-00012.done.json     sizes, hashes, failed items of this part; written after its data
     errors.jsonl  manifest.json       written last, when every part is there
 
-Without a known number of units, parts are called ``part-00000``. Nothing in these files depends on the time, on the
+Without a known number of samples, parts are called ``part-00000``. Nothing in these files depends on the time, on the
 number of processes or on how often the run was stopped, so two runs of the same source with the same settings are
 equal byte for byte. Threads and tokens of a batch are settings, whether they were given or probed; they stand in
 ``run.json``.
@@ -18,20 +18,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..fingerprint import IndexMismatchError
-from ..index.manifest import MOST_DIM, IndexFormatError
-from ..storage.atomic import AtomicFolder, file_sha256
-from ..storage.checked_files import parse_json
-from ..storage.ownership import ForeignFileError, check_own, json_of, naming_the_disk
+from ..fingerprint import IndexMismatchError, is_former
+from ..storage.contents import MOST_DIM, IndexFormatError, check_types, file_sha256, parse_json
+from ..storage.ownership import AtomicFolder, ForeignFileError, check_own, json_of
 
 SCHEMA = 1
 RUN, MANIFEST, ERRORS = "run.json", "manifest.json", "errors.jsonl"
@@ -40,7 +37,8 @@ DTYPES = ("float32", "float16")
 PART = re.compile(r"part-\d{5,}(-of-\d{5,})?")
 PART_FILE = re.compile(PART.pattern + r"\.(npy|ids\.json|done\.json|parquet)")
 KIND = "umekit-shards"  # of the manifest
-SURROUNDINGS = ("threads", "arithmetic")  # options of a run that ``encode`` is not called with
+ADOPTED = ("batch_tokens", "threads")  # options that a run which goes on takes from its beginning
+RUN_ONLY = ("threads", "arithmetic")  # options of a run that ``encode`` is not called with
 
 
 class ShardFormatError(IndexFormatError):
@@ -57,10 +55,10 @@ class Run:
 
     Attributes:
         fingerprint: ``Encoder.fingerprint()``.
-        source: hash of what is read. units: how many it has; None if only its end tells.
-        shard_size: units of a shard.
+        source: hash of what is read. units: how many samples it has; None if only its end tells.
+        shard_size: samples of a shard.
         dim, format, dtype: of the vectors.
-        options: role, instruction, mode, batch_tokens, and ``SURROUNDINGS``: whatever has a say in a vector.
+        options: role, instruction, mode, batch_tokens, and ``RUN_ONLY``: whatever has a say in a vector.
         model: path or name that the model was loaded by; not compared.
         versions: of libraries; not compared.
     """
@@ -81,7 +79,7 @@ class Run:
         return None if self.units is None else -(-self.units // self.shard_size)
 
     def to_json(self) -> bytes:
-        return _json({"kind": "umekit-shard-run", "schema": SCHEMA, **asdict(self)})
+        return to_json({"kind": "umekit-shard-run", "schema": SCHEMA, **asdict(self)})
 
     def differences(self, other: Run) -> list[str]:
         """``name here, name there`` for everything that has a say in the output."""
@@ -113,9 +111,7 @@ def open_folder(folder: Path) -> tuple[Run, str] | None:
         ForeignFileError: a file that was not written by a run of ours has the name of one that a run writes.
         ShardFormatError: ``run.json`` is damaged, or not ours.
     """
-    names = sorted(
-        path.name for path in folder.iterdir()
-    )  # first: what another process adds comes after run.json
+    names = sorted(os.listdir(folder))  # first: what another process adds comes after run.json
     found = read_run(folder)
     if found is None:
         for name in names:
@@ -127,6 +123,46 @@ def open_folder(folder: Path) -> tuple[Run, str] | None:
     check_own(folder / MANIFEST, json_of(KIND), "name another folder for the shards")
     check_own(folder / ERRORS, _lists_errors, "name another folder for the shards")
     return found
+
+
+def begin_or_resume(
+    folder: Path, scratch: AtomicFolder, wanted: Run, in_force: Mapping[str, Any], resume: bool
+) -> tuple[Run, str]:
+    """The run that is in the folder, or that now is, and the sha256 of its ``run.json``.
+
+    Args:
+        folder, scratch: of the shards, and where files are written first.
+        wanted, resume: the run that is asked for, and whether to go on with one that is there.
+        in_force: what ``ADOPTED`` options are in a run that begins, where nothing else is asked for.
+
+    Raises:
+        FileExistsError: there is one, and ``resume`` is False. ShardMismatchError: it would give other vectors.
+    """
+    found = open_folder(folder)
+    if found is None:
+        chosen = {
+            name: in_force[name] if wanted.options[name] is None else wanted.options[name] for name in ADOPTED
+        }
+        scratch.write(RUN, replace(wanted, options=wanted.options | chosen).to_json())
+        found = read_run(folder)
+        assert found is not None
+    elif not resume:
+        raise FileExistsError(f"{folder} holds a run already: resume it, or give another folder")
+    run, digest = found
+    if is_former(run.fingerprint, wanted.fingerprint):
+        raise ShardMismatchError(
+            f"{folder} was begun by an earlier umekit, which did not note what its parts were made of: begin anew in "
+            "another folder"
+        )
+    adopted = {name: run.options.get(name) for name in ADOPTED if wanted.options[name] is None}
+    if different := run.differences(replace(wanted, options=wanted.options | adopted)):
+        raise ShardMismatchError(
+            f"{folder} was begun with {'; '.join(different)}: repeat those settings, or use another folder"
+        )
+    changed = [name for name in wanted.versions if run.versions.get(name) != wanted.versions[name]]
+    if changed:
+        warnings.warn(f"{folder} was begun with other versions of {', '.join(changed)}", stacklevel=4)
+    return run, digest
 
 
 def _lists_errors(path: Path) -> bool:
@@ -152,9 +188,7 @@ def run_of(raw: Mapping[str, Any], path: Path) -> Run:
         "model": (str, type(None)),
         "versions": dict,
     }
-    for name, kind in kinds.items():
-        if name not in raw or not isinstance(raw[name], kind) or isinstance(raw[name], bool):
-            raise ShardFormatError(f"{path}: {name!r} is missing or of a wrong type")
+    check_types(path, raw, kinds, ShardFormatError)
     run = Run(**{name: raw[name] for name in kinds})
     if run.shard_size < 1 or not 1 <= run.dim <= MOST_DIM or (run.units or 0) < 0:
         raise ShardFormatError(f"{path}: shard size {run.shard_size}, dim {run.dim}, units {run.units}")
@@ -172,7 +206,7 @@ class Done:
 
     Attributes:
         run: sha256 of the ``run.json`` that it belongs to.
-        units, rows: how many were read, and how many vectors came of it.
+        units, rows: how many samples were read, and how many vectors came of it.
         content: hash of all that its items hold, files that they name included: with another, the part is made anew.
         files: name -> ``{"bytes", "sha256"}``.
         errors: ``{"id", "reason"}`` of every item that has no vector.
@@ -191,7 +225,7 @@ class Done:
     truncated: int = 0
 
     def to_json(self) -> bytes:
-        return _json({"kind": "umekit-shard", "schema": SCHEMA, **asdict(self)})
+        return to_json({"kind": "umekit-shard", "schema": SCHEMA, **asdict(self)})
 
 
 def part_name(number: int, parts: int | None) -> str:
@@ -206,8 +240,7 @@ def read_done(folder: Path, part: str, run: Run, digest: str, *, hashes: bool) -
     """The record of a part whose files are all there and whole; None otherwise: then it is to be made.
 
     Args:
-        folder: of the shards.
-        part: name.
+        folder, part: of the shards, and the part's name.
         run, digest: what is being made, and the sha256 of its ``run.json``.
         hashes: compare contents too, and not only sizes.
 
@@ -239,35 +272,12 @@ def _check_record(path: Path, done: Done) -> None:
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ShardFormatError(f"{path}: {name} is {count!r:.80}")
     if not isinstance(done.errors, list) or not all(
-        isinstance(error, dict) and set(error) == {"id", "reason"} and all(map(_is_text, error.values()))
+        isinstance(error, dict)
+        and set(error) == {"id", "reason"}
+        and all(isinstance(one, str) for one in error.values())
         for error in done.errors
     ):
         raise ShardFormatError(f"{path}: errors is not a list of ids and reasons")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def write_part(
-    scratch: AtomicFolder, part: str, run: Run, ids: list[str], vectors: NDArray[Any]
-) -> dict[str, dict[str, Any]]:
-    """Write the data of a part, vectors [rows, d]; returns size and sha256 by file name."""
-    names = data_names(part, run.format)
-    path = scratch.path(names[0])
-    if run.format == "npy":
-        with naming_the_disk(scratch.target):
-            np.save(path, vectors, allow_pickle=False)
-        listed = json.dumps(ids, ensure_ascii=False, indent=0).encode()
-        return {names[0]: scratch.move(path, names[0]), names[1]: scratch.write(names[1], listed)}
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    column = pa.FixedSizeListArray.from_arrays(flat, run.dim)
-    with naming_the_disk(scratch.target):
-        pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "embedding": column}), path)
-    return {names[0]: scratch.move(path, names[0])}
 
 
 def parse(path: Path, data: bytes, kind: str) -> dict[str, Any]:
@@ -280,7 +290,8 @@ def parse(path: Path, data: bytes, kind: str) -> dict[str, Any]:
     return raw
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """The one spelling of an object: sorted, a field on a line."""
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

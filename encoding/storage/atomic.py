@@ -2,105 +2,117 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import re
-import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from .ownership import announce, is_left_over, make_marked, naming_the_disk, remove_marked, umask_in_force
-from .ownership import place as _place
-
-_NAME = re.compile(r"\.tmp-[0-9a-f]{12}-[0-9a-f]{8}-\d+")
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file in hex, read in pieces."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+_LITTLE = 1 << 20  # bytes free on a disk where a write that failed without a reason failed for this one
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``path`` through a temporary file beside it; a reader sees the old or the new bytes."""
+    """Write ``path`` in one step; a reader sees the old or the new bytes."""
     with written_atomically(path) as handle:
         handle.write(data)
 
 
 @contextmanager
-def written_atomically(path: Path) -> Iterator[BinaryIO]:
-    """The temporary file that becomes ``path`` at the end; nothing does after an error."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with naming_the_disk(path), os.fdopen(descriptor, "wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
+def written_atomically(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """A file that becomes ``path`` at the end, once it is on the disk; nothing does after an error.
+
+    Args:
+        path: of the file; one that is there is replaced.
+        temporary: what it is called until then, on the same disk; None takes a new name beside ``path``.
+    """
+    if temporary is None:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
         os.chmod(name, 0o666 & ~umask_in_force())
-        os.replace(name, path)
+        temporary = Path(name)
+    try:
+        with naming_the_disk(path):
+            with temporary.open("wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        _sync_folder(path.parent)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-class AtomicFolder:
-    """Where files are written before they are moved to their names; remains of killed processes are removed.
-
-    Only a folder with a mark of ours is ever removed, and of it only the files that the mark names.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.target = folder
-        self.folder = folder / f".tmp-{_place()}-{secrets.token_hex(4)}-{os.getpid()}"
-
-    def __enter__(self) -> AtomicFolder:
-        self.remove_stale()
-        make_marked(self.folder)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        remove_marked(self.folder)
-        self.remove_stale()
-
-    def remove_stale(self) -> None:
-        """Remove what killed processes have left."""
-        for path in self.target.glob(".tmp-*"):
-            if _NAME.fullmatch(path.name) and is_left_over(path):
-                remove_marked(path)
-
-    def write(self, name: str, data: bytes) -> dict[str, Any]:
-        """Write a file of the target folder in one step; returns its size and sha256."""
-        path = self.path(name)
-        with naming_the_disk(self.target):
-            path.write_bytes(data)
-        return self.move(path, name)
-
-    def path(self, name: str) -> Path:
-        """Where a file is written before :meth:`move`."""
-        return announce(self.folder, name)
-
-    def move(self, path: Path, name: str) -> dict[str, Any]:
-        """Give a finished file its name, once it is on the disk."""
-        facts = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        with naming_the_disk(self.target):
-            _sync(path)
-        os.replace(path, self.target / name)
-        _sync(self.target)
-        return facts
-
-
-def _sync(path: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
     except OSError:  # a folder can't be opened on every system
         return
     try:
         os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():
-            raise
+    except OSError:  # nor synced
+        return
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder beside ``out`` that gets its name if the block ends well, and is removed otherwise.
+
+    Raises:
+        FileExistsError: ``out`` exists and is not an empty folder.
+    """
+    target = Path(os.path.abspath(out))
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise FileExistsError(f"{target} exists and is not an empty folder; name another")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
+    try:
+        scratch.chmod(0o777 & ~umask_in_force())
+        with naming_the_disk(target):
+            yield scratch
+        scratch.replace(target)  # over an empty folder; one that was filled meanwhile makes this fail
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)  # made above under a name that nobody else has
+        raise
+
+
+@contextmanager
+def naming_the_disk(path: Path) -> Iterator[None]:
+    """A full disk's error says which disk, and how much is free there; libraries say less, or nothing."""
+    try:
+        yield
+    except Exception as error:
+        near = next((one for one in (path, *path.absolute().parents) if one.exists()), Path("/"))
+        usage = shutil.disk_usage(near)
+        if not _is_full(error, usage.free):
+            raise
+        free, size = (f"{count / 2**20:.0f} MiB" for count in (usage.free, usage.total))
+        what = (
+            "the disk quota is used up"
+            if getattr(error, "errno", None) == errno.EDQUOT
+            else "the disk is full"
+        )
+        raise OSError(
+            errno.ENOSPC, f"{what}: {free} of {size} are free there; make room, then run it again", str(path)
+        ) from error
+
+
+def _is_full(error: Exception, free: int) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    text = str(error)  # safetensors and Arrow wrap it, NumPy counts what it could write, torch says neither
+    if "No space left on device" in text or re.search(r"\d+ requested and \d+ written", text):
+        return True
+    return free < _LITTLE and ("failed writing" in text or "file write failed" in text)
+
+
+def umask_in_force() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

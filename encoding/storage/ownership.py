@@ -8,29 +8,29 @@ earlier versions left without a mark stays.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
+import secrets
 import socket
 import stat
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from .checked_files import read_object
+from .atomic import naming_the_disk, written_atomically
+from .contents import read_object
 
 MARK = ".umekit-mark"
 KIND = "umekit-mark"
 MARK_BYTES = 1 << 24
 ABANDONED_SECONDS = 86_400.0  # after which a marked folder of elsewhere is taken for a killed process's
-_LITTLE = 1 << 20  # bytes free on a disk where a write that failed without a reason failed for this one
+_ASIDE = re.compile(r"\.tmp-[0-9a-f]{12}-[0-9a-f]{8}-\d+")  # a folder of AtomicFolder
 # How written_atomically calls a file before it is whole.
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 
@@ -41,7 +41,7 @@ class ForeignFileError(FileExistsError):
 
 @dataclass(frozen=True)
 class Mark:
-    """Who made a folder, and which files were announced for it."""
+    """Who made a folder, and which files were registered for it."""
 
     place: str
     pid: int
@@ -53,7 +53,7 @@ class Mark:
         return self.place == place() and not _alive(self.pid)
 
     def holds(self, name: str) -> bool:
-        """Whether a file of the folder is one of those announced, or was to become one."""
+        """Whether a file of the folder is one of those registered, or was to become one."""
         temporary = _TEMPORARY.fullmatch(name)
         return name in self.names or (temporary is not None and temporary["name"] in self.names)
 
@@ -75,7 +75,7 @@ def make_marked(folder: Path, *names: str) -> Path:
     return folder
 
 
-def announce(folder: Path, name: str) -> Path:
+def register(folder: Path, name: str) -> Path:
     """The path of a file that is about to be written into a marked folder; the mark knows it from now on."""
     with naming_the_disk(folder), (folder / MARK).open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(name) + "\n")
@@ -161,26 +161,39 @@ def is_left_over(folder: Path) -> bool:
         return False
 
 
-@contextmanager
-def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder beside ``out`` that gets its name if the block ends well, and is removed otherwise.
+class AtomicFolder:
+    """Where files are written before they get their names in ``folder``; remains of killed processes are removed.
 
-    Raises:
-        FileExistsError: ``out`` exists and is not an empty folder.
+    Only a folder with a mark of ours is ever removed, and of it only the files that the mark names.
     """
-    target = Path(os.path.abspath(out))
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise FileExistsError(f"{target} exists and is not an empty folder; name another")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
-    try:
-        scratch.chmod(0o777 & ~umask_in_force())
-        with naming_the_disk(target):
-            yield scratch
-        scratch.replace(target)  # over an empty folder; one that was filled meanwhile makes this fail
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)  # made above under a name that nobody else has
-        raise
+
+    def __init__(self, folder: Path) -> None:
+        self.target = folder
+        self.folder = folder / f".tmp-{place()}-{secrets.token_hex(4)}-{os.getpid()}"
+
+    def __enter__(self) -> AtomicFolder:
+        self.remove_stale()
+        make_marked(self.folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        remove_marked(self.folder)
+        self.remove_stale()
+
+    def remove_stale(self) -> None:
+        """Remove what killed processes have left."""
+        for path in self.target.glob(".tmp-*"):
+            if _ASIDE.fullmatch(path.name) and is_left_over(path):
+                remove_marked(path)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the target folder in one step."""
+        with self.open(name) as handle:
+            handle.write(data)
+
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A file that becomes the target folder's ``name`` at the end; see :func:`written_atomically`."""
+        return written_atomically(self.target / name, register(self.folder, name))
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
@@ -218,42 +231,6 @@ def json_of(*kinds: str) -> Callable[[Path], bool]:
         return isinstance(raw, dict) and raw.get("kind") in kinds
 
     return ours
-
-
-@contextmanager
-def naming_the_disk(path: Path) -> Iterator[None]:
-    """A full disk's error says which disk, and how much is free there; libraries say less, or nothing."""
-    try:
-        yield
-    except Exception as error:
-        near = next((one for one in (path, *path.absolute().parents) if one.exists()), Path("/"))
-        usage = shutil.disk_usage(near)
-        if not _is_full(error, usage.free):
-            raise
-        free, size = (f"{count / 2**20:.0f} MiB" for count in (usage.free, usage.total))
-        what = (
-            "the disk quota is used up"
-            if getattr(error, "errno", None) == errno.EDQUOT
-            else "the disk is full"
-        )
-        raise OSError(
-            errno.ENOSPC, f"{what}: {free} of {size} are free there; make room, then run it again", str(path)
-        ) from error
-
-
-def _is_full(error: Exception, free: int) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    text = str(error)  # safetensors and Arrow wrap it, NumPy counts what it could write, torch says neither
-    if "No space left on device" in text or re.search(r"\d+ requested and \d+ written", text):
-        return True
-    return free < _LITTLE and ("failed writing" in text or "file write failed" in text)
-
-
-def umask_in_force() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 # ---- processes ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from umekit.encoding.index.compressed import CompressedIndex
 from umekit.encoding.index.exact import Index
 from umekit.encoding.index.manifest import IndexFormatError
 from umekit.encoding.index.opening import index_settings, open_index
-from umekit.encoding.inputs import Row, Unit
+from umekit.encoding.inputs import Row, Sample
 from umekit.encoding.shards.run import encode_shards
 
 pytest.importorskip("faiss")
@@ -46,9 +46,9 @@ class Given:
     def count(self) -> int:
         return len(self.vectors)
 
-    def units(self) -> Any:
+    def samples(self) -> Any:
         for row in range(len(self.vectors)):
-            yield Unit(f"é{row}", lambda row=row: [Row(f"é{row}", str(row))])
+            yield Sample(f"é{row}", lambda row=row: [Row(f"é{row}", str(row))])
 
     def fingerprint(self) -> Any:
         return dict(FINGERPRINT)

@@ -153,7 +153,7 @@ def test_search_finds_itself_and_refuses_another_models_index(
     encoder: umekit.Encoder, tiny_checkpoint: Callable[..., Path]
 ) -> None:
     texts = ["one", "two and more", "three"]
-    index = Index.create(dim=encoder.dim, fingerprint=encoder.fingerprint())
+    index = Index(dim=encoder.dim, fingerprint=encoder.fingerprint())
     index.add(texts, encoder.encode(texts), [{} for _ in texts])
     ids, scores = encoder.search(["two and more"], index, k=5)
     assert ids[0][0] == "two and more"

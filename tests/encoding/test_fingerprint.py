@@ -83,7 +83,7 @@ def test_a_model_that_is_trained_further_is_another_one() -> None:
     encoder = umekit.load(device="cpu")
     before = encoder.fingerprint()
     assert encoder.fingerprint() == before
-    index = Index.create(dim=encoder.dim, fingerprint=before)
+    index = Index(dim=encoder.dim, fingerprint=before)
     index.add(["a"], encoder.encode(["a"]))
     encoder.search(["a"], index, k=1)
     matrix = encoder.model.get_input_embeddings().weight
@@ -103,7 +103,7 @@ def test_an_index_of_an_earlier_version_is_taken_with_a_word() -> None:
     encoder = umekit.load(device="cpu")
     now = encoder.fingerprint()
     former = {"model": former_model_hash(encoder.model), "processor": now["processor"], "dim": now["dim"]}
-    index = Index.create(dim=encoder.dim, fingerprint=former)
+    index = Index(dim=encoder.dim, fingerprint=former)
     index.add(["a"], np.eye(1, encoder.dim))
     with pytest.warns(UserWarning, match="made by an earlier umekit.*index anew"):
         encoder.search(["a"], index, k=1)

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from umekit.encoding.index import exact as index_module
-from umekit.encoding.index import folder_index as crawl
+from umekit.encoding.index import folder_index
 from umekit.encoding.index.exact import Index, IndexFormatError, IndexMismatchError
 from umekit.encoding.index.folder_index import index_folder
 from umekit.encoding.inputs.files import UnreadableFileError, file_items
@@ -35,7 +35,7 @@ def unit(count: int, dim: int = 8, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def filled() -> Index:
-    index = Index.create(dim=8, fingerprint=PRINT)
+    index = Index(dim=8, fingerprint=PRINT)
     index.add([f"row{n:02}" for n in range(30)], unit(30), [{"n": n} for n in range(30)])
     return index
 
@@ -63,13 +63,13 @@ def test_short_lists_are_padded(filled: Index) -> None:
 
 
 def test_an_empty_index_gives_only_padding() -> None:
-    ids, scores = Index.create(dim=8).search(unit(1), k=2)
+    ids, scores = Index(dim=8).search(unit(1), k=2)
     assert ids == [[None, None]]
     assert np.isneginf(scores).all()
 
 
 def test_ties_come_in_order_of_ids_even_beyond_the_net() -> None:
-    index = Index.create(dim=8)
+    index = Index(dim=8)
     same = unit(1)[0]
     names = [f"t{n:03}" for n in np.random.default_rng(0).permutation(200)]
     index.add(names, np.repeat(same[None], 200, axis=0))
@@ -151,7 +151,7 @@ def test_save_and_load(filled: Index, tmp_path: Path) -> None:
 
 
 def test_odd_characters_survive(tmp_path: Path) -> None:
-    index = Index.create(dim=8)
+    index = Index(dim=8)
     index.add(["grün/日本\u2028.png"], unit(1), [{"snippet": "a\u2028b\u0085c\nd"}])
     index.save(tmp_path)
     again = Index.load(tmp_path)
@@ -205,7 +205,7 @@ def test_a_kill_while_vectors_are_written_leaves_the_old_index(
 
 def test_a_large_index_is_not_copied_to_be_checked_or_written(tmp_path: Path) -> None:
     """Fourteen gigabytes of vectors should need fourteen, and not five times as many."""
-    index = Index.create(dim=256, fingerprint={**PRINT, "dim": 256})
+    index = Index(dim=256, fingerprint={**PRINT, "dim": 256})
     vectors = unit(4000, 256)
     index.add([str(n) for n in range(4000)], vectors, [{}] * 4000)
     index.save(tmp_path / "warm")
@@ -224,16 +224,10 @@ def test_a_large_index_is_not_copied_to_be_checked_or_written(tmp_path: Path) ->
     np.testing.assert_array_equal(loaded.vectors, vectors)
 
 
-def test_create_does_not_overwrite(filled: Index, tmp_path: Path) -> None:
-    filled.save(tmp_path)
-    with pytest.raises(FileExistsError):
-        Index.create(tmp_path, dim=8)
-
-
 @pytest.mark.parametrize("name", ["model", "processor", "prompts"])
 def test_another_encoder_is_refused_and_both_are_named(tmp_path: Path, name: str) -> None:
     mine = {**PRINT, "prompts": "q" * 64}
-    Index.create(tmp_path, dim=8, fingerprint=mine)
+    Index(8, mine).save(tmp_path)
     with pytest.raises(IndexMismatchError, match=f"{name} {mine[name][:12]}.*{name} zzzzzzzzzzzz"):
         Index.load(tmp_path, {**mine, name: "z" * 64})
 
@@ -503,7 +497,7 @@ def test_memory_that_ran_out_is_asked_for_once(tmp_path: Path, monkeypatch: pyte
 
     for number in range(6):
         (tmp_path / f"{number}.txt").write_text(f"text {number}")
-    monkeypatch.setattr(crawl, "CHUNK_BYTES", 10)  # two texts
+    monkeypatch.setattr(folder_index, "CHUNK_BYTES", 10)  # two texts
     index, report = index_folder(Small(), tmp_path)
     assert asked == [None, 128, 128]
     assert len(index) == report.rows == 6

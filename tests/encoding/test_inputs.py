@@ -16,15 +16,15 @@ from PIL import Image
 
 from umekit.encoding.inputs import InputError, OutsideRootError, Row, Source, open_source
 from umekit.encoding.inputs import lines as lines_module
-from umekit.encoding.inputs.columns import Columns, confined
+from umekit.encoding.inputs.columns import Columns, media_within
 from umekit.processing.limits import MediaLimits
 
 
 def rows_of(source: Source) -> list[Row]:
     """All rows, through a pickle as another process would have them; twice, to see that nothing is used up."""
-    found = [row for unit in source.units() for row in unit.rows()]
+    found = [row for sample in source.samples() for row in sample.rows()]
     copy = pickle.loads(pickle.dumps(source))
-    assert [row.id for unit in copy.units() for row in unit.rows()] == [row.id for row in found]
+    assert [row.id for sample in copy.samples() for row in sample.rows()] == [row.id for row in found]
     assert copy.fingerprint() == source.fingerprint()
     assert len({row.id for row in found}) == len(found)
     return found
@@ -178,13 +178,13 @@ def test_no_row_names_a_file_outside(tmp_path: Path, path: Any) -> None:
     (root / "link").symlink_to(tmp_path)
     (tmp_path / "secret.png").write_bytes(png())
     with pytest.raises(OutsideRootError):
-        confined(path, root)
+        media_within(path, root)
     for key in ("image", "video", "document", "images"):
         value = [path] if key == "images" and not isinstance(path, list) else path
         for row in ({key: value}, {"item": {key: value}}):
             assert Columns().row(row, "x", root).error is not None
     with pytest.raises(OutsideRootError, match="cannot name files"):
-        confined("ok.png", None)
+        media_within("ok.png", None)
 
 
 def test_a_row_holds_what_an_item_holds(tmp_path: Path) -> None:
@@ -249,9 +249,9 @@ def test_parquet(tmp_path: Path) -> None:
     assert found[70].item == {"text": "text 70", "image": png(70)}
     assert "below its own folder" in str(found[count - 1].error)
     assert found[-1].error is not None
-    units = list(source.units())
-    assert units[80].rows()[0].id == "p80"
-    assert units[3].rows()[0].id == "p3"  # a step back
+    samples = list(source.samples())
+    assert samples[80].rows()[0].id == "p80"
+    assert samples[3].rows()[0].id == "p3"  # a step back
 
 
 def test_a_saved_data_set(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_samples_of_a_tar(tmp_path: Path, mode: str) -> None:
     source = open_source(path)
     found = {
         row.id.removeprefix(path.name + "/"): row
-        for row in [r for u in source.units() for r in u.rows()][:10]
+        for row in [r for u in source.samples() for r in u.rows()][:10]
     }
     assert source.count() is None
     assert found["dir/0001"].item == {"image": png(1), "text": "from json"}
@@ -324,7 +324,7 @@ def test_samples_of_a_tar(tmp_path: Path, mode: str) -> None:
         assert "link" in str(found[name].error)
     assert found["../../0009"].item == {"text": "up"}
     assert sorted(tmp_path.iterdir()) == [path]  # nothing was extracted
-    every = [row for unit in source.units() for row in unit.rows()]
+    every = [row for sample in source.samples() for row in sample.rows()]
     assert every[-3].error == "the archive has this key in two places"
     assert every[-2].error is not None
     assert every[-1].item == {"text": "last"}

@@ -15,16 +15,15 @@ import pytest
 
 from tests.encoding.fake_encoder import FakeEncoder
 from tests.encoding.shard_probe import ProbeEncoder
-from umekit.encoding.index import folder_index as crawl
+from umekit.encoding.index import folder_index
 from umekit.encoding.index.compressed import CompressedIndex
 from umekit.encoding.index.exact import Index, IndexFormatError
 from umekit.encoding.index.folder_index import index_folder
 from umekit.encoding.index.opening import open_index
 from umekit.encoding.inputs import open_source
-from umekit.encoding.shards.reading import ShardSet
+from umekit.encoding.shards.parts import ShardSet
 from umekit.encoding.shards.run import encode_shards
-from umekit.encoding.storage.atomic import file_sha256
-from umekit.encoding.storage.checked_files import read_npy
+from umekit.encoding.storage.contents import file_sha256, read_npy
 from umekit.processing.limits import MediaLimits
 
 DEEP = b"[" * 200_000
@@ -66,7 +65,7 @@ def test_heads_of_npy_that_lie(tmp_path: Path, name: str, mapped: bool) -> None:
 
 
 def saved(folder: Path) -> Path:
-    index = Index.create(dim=4)
+    index = Index(dim=4)
     index.add(["a", "b", "c"], np.eye(3, 4))
     index.save(folder)
     return next(folder.glob("data-*"))
@@ -159,7 +158,7 @@ def test_a_sparse_file_is_not_read_to_be_refused(tmp_path: Path, monkeypatch: py
         with (tmp_path / name).open("wb") as handle:
             handle.truncate(2**40)
     hashed: list[Path] = []
-    monkeypatch.setattr(crawl, "file_sha256", lambda path: hashed.append(path) or "0" * 64)
+    monkeypatch.setattr(folder_index, "file_sha256", lambda path: hashed.append(path) or "0" * 64)
     (tmp_path / "a.txt").write_text("a")
     _, report = index_folder(FakeEncoder(), tmp_path, show_progress=False)
     assert [path.name for path in hashed] == ["a.txt"]

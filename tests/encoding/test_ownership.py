@@ -25,16 +25,15 @@ from umekit.encoding.index.compressed import CompressedIndex
 from umekit.encoding.index.exact import Index
 from umekit.encoding.inputs import open_source
 from umekit.encoding.shards.run import encode_shards
-from umekit.encoding.storage.atomic import AtomicFolder
+from umekit.encoding.storage.atomic import naming_the_disk, new_folder
 from umekit.encoding.storage.ownership import (
     MARK,
+    AtomicFolder,
     ForeignFileError,
-    announce,
     make_marked,
-    naming_the_disk,
-    new_folder,
     place,
     read_mark,
+    register,
     remove_marked,
 )
 from umekit.modeling.saving import write_sentence_transformers_files
@@ -65,7 +64,7 @@ def of_dead_process(folder: Path) -> None:
 
 
 def filled(rows: int = 3) -> Index:
-    index = Index.create(dim=4)
+    index = Index(dim=4)
     vectors = np.random.default_rng(0).normal(size=(rows, 4))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index.add([f"row{number}" for number in range(rows)], vectors)
@@ -84,7 +83,7 @@ def shards(tmp_path: Path, out: Path, rows: int = 3) -> Path:
 
 def test_only_announced_files_are_removed(tmp_path: Path) -> None:
     folder = make_marked(tmp_path / "a", "one")
-    announce(folder, "two").write_text("2")
+    register(folder, "two").write_text("2")
     (folder / "one").write_text("1")
     (folder / ".one.abcd_123").write_text("half")  # what written_atomically leaves when it is killed
     kept = user_folder(folder / "below", "one")
@@ -180,7 +179,7 @@ def test_data_of_killed_processes_leave_and_those_of_living_stay(tmp_path: Path)
         "from umekit.encoding.index import exact as module\n"
         "def dies(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
         "module.write_atomically = dies\n"
-        "module.Index.create(dim=4).save(sys.argv[1])\n"
+        "module.Index(dim=4).save(sys.argv[1])\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2], check=False)
     (dead,) = tmp_path.glob("data-*")

@@ -19,7 +19,8 @@ from transformers import AutoModel, AutoProcessor
 
 import umekit
 import umekit.encoding.presets
-from umekit.encoding.golden.folder import Case, Golden, read_golden
+from umekit.encoding.golden.folder import read_golden
+from umekit.encoding.golden.items import Case, Golden
 from umekit.encoding.presets import PRESETS, PresetError, differences_table, find_preset
 from umekit.encoding.presets.u_marvel import U_MARVEL_COMPRESSION
 from umekit.processing.items import ItemError

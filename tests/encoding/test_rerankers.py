@@ -16,7 +16,8 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 import umekit
-from umekit.encoding.golden.folder import Case, Golden, read_golden
+from umekit.encoding.golden.folder import read_golden
+from umekit.encoding.golden.items import Case, Golden
 from umekit.encoding.loading import ProcessorMismatchError
 from umekit.encoding.presets import find_preset
 from umekit.modeling.settings import UmeSettingsError

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.encoding.fake_encoder import FakeEncoder
 from umekit.encoding.index.exact import Index
 from umekit.encoding.inputs import Row, open_source
-from umekit.encoding.inputs.content import ContentHash
+from umekit.encoding.inputs.sample import ContentHash
 from umekit.encoding.shards.run import encode_shards
 
 SIDE = 16

@@ -26,9 +26,9 @@ from umekit.encoding import row_encoding
 from umekit.encoding.index.exact import Index
 from umekit.encoding.inputs import InputError, open_source
 from umekit.encoding.shards.files import ShardFormatError, ShardMismatchError
-from umekit.encoding.shards.reading import ShardSet
+from umekit.encoding.shards.parts import ShardSet
 from umekit.encoding.shards.run import encode_shards
-from umekit.encoding.storage.atomic import AtomicFolder, _place
+from umekit.encoding.storage.ownership import AtomicFolder, place
 
 HERE = Path(__file__).parent
 PROBE = HERE / "shard_probe.py"
@@ -349,7 +349,7 @@ def test_scratch_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     """A number of a process says nothing in another container, and two runs of one process are two."""
     elsewhere = tmp_path / f".tmp-{'0' * 12}-{'0' * 8}-{2**22 + 1}"
     elsewhere.mkdir()
-    dead = tmp_path / f".tmp-{_place()}-{'0' * 8}-{2**22 + 1}"
+    dead = tmp_path / f".tmp-{place()}-{'0' * 8}-{2**22 + 1}"
     dead.mkdir()
     old = tmp_path / ".tmp-host-1"  # as earlier versions called them
     old.mkdir()

@@ -18,7 +18,7 @@ import pytest
 
 from umekit.encoding.inputs import open_source
 from umekit.encoding.inputs import tables as tables_module
-from umekit.encoding.inputs.sample import Unit
+from umekit.encoding.inputs.sample import Sample
 from umekit.encoding.shards.run import encode_shards
 
 HERE = Path(__file__).parent
@@ -59,7 +59,7 @@ def test_whatever_reading_a_unit_raises_is_its_row(error: Exception) -> None:
     def load() -> Any:
         raise error
 
-    (row,) = Unit("u", load).rows()
+    (row,) = Sample("u", load).rows()
     assert row.id == "u"
     assert row.error
 
@@ -86,7 +86,7 @@ def test_damaged_archives_lose_no_good_file(tmp_path: Path, ending: str) -> None
             broken[: place + 1] if trial % 3 == 0 else broken
         )
     (tmp_path / f"99-good.{ending}").write_bytes(whole)
-    found = [row for unit in open_source(tmp_path).units() for row in unit.rows()]
+    found = [row for sample in open_source(tmp_path).samples() for row in sample.rows()]
     good = [row for row in found if row.id.startswith("99-good")]
     assert len(good) == 60
     assert all(row.error is None for row in good)
@@ -114,7 +114,7 @@ def test_a_damaged_parquet_file_gives_no_row_of_another(
         broken[place : place + 4] = chance.randbytes(4)
         (tmp_path / "broken.parquet").write_bytes(broken)
         source = open_source(tmp_path / "broken.parquet")
-        rows = [row for unit in source.units() for row in unit.rows()]
+        rows = [row for sample in source.samples() for row in sample.rows()]
         assert source.count() == len(rows)
         failed += sum(row.error is not None for row in rows)
         for number, row in enumerate(rows):
@@ -130,7 +130,7 @@ def test_a_file_of_another_kind_among_tables_is_one_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": [1, 2, 3]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": ["x", "y"]}), tmp_path / "b.parquet")
     source = open_source(tmp_path)
-    rows = [row for unit in source.units() for row in unit.rows()]
+    rows = [row for sample in source.samples() for row in sample.rows()]
     assert [row.error is None for row in rows] == [False, True, True]
     assert source.count() == 3
 

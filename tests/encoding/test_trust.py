@@ -14,7 +14,7 @@ import pytest
 from umekit.encoding.golden.folder import read_golden
 from umekit.encoding.index.exact import Index
 from umekit.encoding.index.manifest import IndexFormatError
-from umekit.encoding.storage.atomic import file_sha256
+from umekit.encoding.storage.contents import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("umekit", "hub_cards", "trainers", "evaluation", "encoding", "processing", "modeling")
@@ -82,7 +82,7 @@ class Bomb:
 def test_pickles_in_an_index_stay_closed(tmp_path: Path) -> None:
     """Also where every hash is right."""
     mark = tmp_path / "ran"
-    index = Index.create(dim=2, fingerprint={"model": "m"})
+    index = Index(dim=2, fingerprint={"model": "m"})
     index.add(["a"], np.array([[1.0, 0.0]], dtype=np.float32), [{}])
     index.save(tmp_path / "index")
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 import umekit
 from umekit.cli.main import main
-from umekit.encoding.golden.folder import GoldenError, make_golden, read_golden
+from umekit.encoding.golden.folder import make_golden, read_golden
+from umekit.encoding.golden.items import GoldenError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from umekit.encoding.inputs import files, open_source
 from umekit.encoding.inputs.files import UnreadableFileError, file_items
-from umekit.encoding.inputs.walking import counted, list_files
+from umekit.encoding.inputs.folder import counted, list_files
 from umekit.processing.limits import MediaLimits
 
 
@@ -80,7 +80,7 @@ def test_pages_of_a_tiff_are_rows_and_animations_are_videos(root: Path) -> None:
     frames = [Image.new("RGB", (8, 8), (n * 60, 0, 0)) for n in range(3)]
     frames[0].save(root / "scan.tif", save_all=True, append_images=frames[1:])
     frames[0].save(root / "moving.png", save_all=True, append_images=frames[1:])
-    assert [row.id for unit in open_source(root).units() for row in unit.rows()] == [
+    assert [row.id for sample in open_source(root).samples() for row in sample.rows()] == [
         "a.png",
         "moving.png",
         *(f"scan.tif#page={page}" for page in (1, 2, 3)),

@@ -17,8 +17,7 @@ from PIL import Image
 
 import umekit
 from umekit.encoding.deduplication import first_occurrences
-from umekit.encoding.inputs.content import ContentHash
-from umekit.encoding.inputs.sample import Row
+from umekit.encoding.inputs.sample import ContentHash, Row
 from umekit.processing import items
 from umekit.processing.items import ItemError, parse_item
 from umekit.processing.limits import MediaError, MediaLimits

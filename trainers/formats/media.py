@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...encoding.inputs.columns import MEDIA, confined, inside, is_address
+from ...encoding.inputs.columns import media_within, resolve_within
+from ...encoding.inputs.sample import MEDIA, is_address
 from ...encoding.inputs.tars import is_compressed, read_at
 from ...processing.limits import MediaError, MediaLimits
 
@@ -88,7 +89,7 @@ class MediaRoot:
         if isinstance(value, Mapping) and value.get("bytes") is None and isinstance(value.get("path"), str):
             value = value["path"]
         if not isinstance(value, (str, os.PathLike)):
-            return confined(value, None)
+            return media_within(value, None)
         text = os.fspath(value)
         if is_address(text):
             return text
@@ -96,8 +97,8 @@ class MediaRoot:
             return self._read(self.where, text)
         if SEPARATOR in text and self.where is not None:
             archive, _, member = text.partition(SEPARATOR)
-            return self._read(inside(archive, self.where), member)
-        return confined(text, self.where)
+            return self._read(resolve_within(archive, self.where), member)
+        return media_within(text, self.where)
 
     def _read(self, archive: Path, member: str) -> Member:
         # A handle must not be shared with a forked worker: both would move its position.

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden
 from ...encoding.loading import load
-from ...encoding.storage.atomic import file_sha256
-from ...encoding.storage.ownership import new_folder
+from ...encoding.storage.atomic import new_folder
+from ...encoding.storage.contents import file_sha256
 from ...modeling.weight_files import INDEX, WEIGHTS, weight_files
 from .checkpoint_metadata import check_metadata, write_metadata
 from .folders import SoupError, has_settings

@@ -14,7 +14,7 @@ from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden
 from ...encoding.golden.verify import verify
 from ...encoding.loading import CLASSES, check_pair, load
 from ...encoding.reranker import Reranker
-from ...encoding.storage.ownership import new_folder
+from ...encoding.storage.atomic import new_folder
 from ...modeling.adapters import CONFIG_FILE, add_adapter, base_named, lacking_rows, merge_adapter
 from ...modeling.settings import UmeSettings
 from ...modeling.weight_files import read_json

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden, vector_of
 from ...encoding.golden.items import golden_items, golden_pairs
-from ...encoding.storage.atomic import file_sha256
-from ...encoding.storage.ownership import new_folder
+from ...encoding.storage.atomic import new_folder
+from ...encoding.storage.contents import file_sha256
 from ...modeling.adapters import WEIGHTS_FILE
 from .checkpoint_metadata import check_metadata
 from .folders import LoraFolder, SoupError, read_lora_folder

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...encoding.inputs.sample import Row, Unit
+from ...encoding.inputs.sample import Row, Sample
 from ..formats.media import MediaRoot
 from ..sampling.targets import join
 from .items import as_mapping, columns_key, content_key, id_key, modality, pool_item
@@ -75,7 +75,7 @@ class Scan:
 
 
 class Items:
-    """Queries or entries as a source for ``encode_shards``: one unit each, called by its number."""
+    """Queries or entries as a source for ``encode_shards``: one sample each, called by its number."""
 
     def __init__(self, get: Any, keys: Sequence[Ints], media: MediaRoot | None) -> None:
         """
@@ -89,9 +89,9 @@ class Items:
     def count(self) -> int:
         return len(self.keys[0])
 
-    def units(self) -> Iterator[Unit]:
+    def samples(self) -> Iterator[Sample]:
         for number in range(self.count()):
-            yield Unit(str(number), partial(self._rows, number))
+            yield Sample(str(number), partial(self._rows, number))
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()

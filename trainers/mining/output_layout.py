@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...encoding.inputs.columns import MEDIA
+from ...encoding.inputs.sample import MEDIA
 from ..formats.media import SEPARATOR, Member
 
 ITEMS, LISTS = ("query", "positive"), ("negatives", "candidates")

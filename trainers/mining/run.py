@@ -19,18 +19,16 @@ from ...encoding.row_encoding import VectorMaker
 from ...encoding.shards.files import ERRORS, PART_FILE
 from ...encoding.shards.files import MANIFEST as SHARDS
 from ...encoding.shards.run import encode_shards
-from ...encoding.storage.atomic import file_sha256, write_atomically
-from ...encoding.storage.checked_files import read_object
+from ...encoding.storage.atomic import naming_the_disk, write_atomically
+from ...encoding.storage.contents import file_sha256, library_versions, read_object
 from ...encoding.storage.ownership import (
     ForeignFileError,
     check_own,
     json_of,
     make_marked,
-    naming_the_disk,
     read_mark,
     remove_marked,
 )
-from ...encoding.storage.provenance import library_versions
 from ..formats.media import MediaRoot
 from .blocks import mine_blocks
 from .entries import Items, Scan, entry_item, scan

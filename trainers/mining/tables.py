@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...encoding.inputs.columns import MEDIA
+from ...encoding.inputs.sample import MEDIA
 from .items import as_mapping
 from .output_layout import ITEMS, LISTS, each_item
 

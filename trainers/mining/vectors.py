@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ...encoding.index.compressed_files import import_faiss
-from ...encoding.shards.reading import ShardSet
+from ...encoding.index.manifest import import_faiss
+from ...encoding.shards.parts import ShardSet
 
 SLACK = 16  # more than asked for, so that equal scores at the edge are ordered by us and not by faiss
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...encoding.storage.atomic import file_sha256
-from ...encoding.storage.ownership import naming_the_disk
+from ...encoding.storage.atomic import naming_the_disk
+from ...encoding.storage.contents import file_sha256
 from .entries import Scan, named_entry
 from .output_layout import OutputLayout, each_item, json_line
 from .selecting import FILTERS

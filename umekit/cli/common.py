@@ -121,25 +121,37 @@ def load_encoder(args: argparse.Namespace, model: str | None = None) -> Any:
     Raises:
         UsageError: the checkpoint is a reranker, which has no vectors.
     """
-    encoder = _load(args, args.model or model)
+    encoder = _load(args, args.model or model, loading_options(args))
     if not hasattr(encoder, "encode"):
         raise UsageError(f"{args.model or model} is a reranker: it scores pairs and has no vectors")
     return encoder
 
 
-def load_reranker(args: argparse.Namespace) -> Any:
-    """The reranker of the model arguments.
+def load_reranker(args: argparse.Namespace, model: str, preset: str | None) -> Any:
+    """A reranker, where and how the model arguments say.
 
     Raises:
         UsageError: the checkpoint is an embedder, which cannot score pairs.
     """
-    reranker = _load(args, args.model)
+    options = {**loading_options(args), "preset": preset, "compile": None}  # the last is for embedders
+    reranker = _load(args, model, {name: value for name, value in options.items() if value is not None})
     if not hasattr(reranker, "rerank"):
         raise UsageError(
-            reranker.why_no_scores
-            or f"{args.model} is an embedder: it has vectors and scores no pairs (umekit search)"
+            reranker.why_no_scores or f"{model} is an embedder: it has vectors and scores no pairs"
         )
     return reranker
+
+
+def _load(args: argparse.Namespace, model: str | None, options: Mapping[str, Any]) -> Any:
+    """``umekit.load``, for which :func:`opening` answers; its processor opens PDFs with the password that was given."""
+    import umekit
+
+    with opening(model):
+        loaded = umekit.load(model, **options)
+    password = getattr(args, "password", None)
+    if password is not None:
+        loaded.processor.limits = replace(loaded.processor.limits, document_password=password)
+    return loaded
 
 
 def loading_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -156,27 +168,6 @@ def limits_of(args: argparse.Namespace) -> Any:
     from ..processing.limits import MediaLimits
 
     return MediaLimits(document_password=getattr(args, "password", None))
-
-
-def _load(args: argparse.Namespace, model: str | None) -> Any:
-    loaded = load_model(model, loading_options(args))
-    return with_password(loaded, getattr(args, "password", None))
-
-
-def load_model(model: str | None, options: Mapping[str, Any]) -> Any:
-    """``umekit.load``, for which :func:`opening` answers."""
-    import umekit
-
-    with opening(model):
-        return umekit.load(model, **options)
-
-
-def with_password(loaded: Any, password: str | None) -> Any:
-    """An encoder or reranker whose processor opens PDFs with a password."""
-    if password is not None:
-        processor = loaded.processor
-        processor.limits = replace(processor.limits, document_password=password)
-    return loaded
 
 
 @contextmanager
@@ -208,6 +199,7 @@ def _offline() -> str:
     return " (HF_HUB_OFFLINE is set, so only what is in the cache was looked at)" if offline else ""
 
 
+DEMO_SHEET = "contact-sheet.html"  # what umekit demo writes
 TINY = (
     "ume-tiny knows only DigitWorld (coloured handwritten digits), so its results here mean nothing; for your own "
     "files give --model Qwen/Qwen3-VL-Embedding-2B (a download of 4.3 GB), or any other"
@@ -216,10 +208,19 @@ TINY = (
 
 def tell_tiny(model: str | None, paths: Sequence[Path]) -> None:
     """One line on stderr where no model was named, unless all that is looked at is the demo's."""
-    from .demo import is_of_demo
-
-    if model is None and not (paths and all(is_of_demo(path) for path in paths)):
+    if model is None and not (paths and all(_is_of_demo(path) for path in paths)):
         print(TINY, file=sys.stderr)
+
+
+def _is_of_demo(path: Path) -> bool:
+    """Whether a file or folder lies in what a demo wrote: its sheet is beside it, or further up."""
+    place = path.resolve()
+    for folder in (place, *place.parents):
+        if (folder / DEMO_SHEET).is_file():
+            from ..demo.contact_sheet import is_contact_sheet
+
+            return is_contact_sheet(folder / DEMO_SHEET)
+    return False
 
 
 def mode_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -273,7 +274,7 @@ def told_cuts(count: int) -> str:
 
 def report_left_out(left_out: Mapping[str, int]) -> None:
     """One line on stderr for the files that are of no kind that is read."""
-    from ..encoding.inputs.walking import counted
+    from ..encoding.inputs.folder import counted
 
     if left_out:
         print(f"left out: {_cell(counted(left_out))}", file=sys.stderr)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .common import (
+    DEMO_SHEET,
     UsageError,
     add_model_arguments,
     load_encoder,
@@ -23,7 +24,6 @@ from .common import (
 if TYPE_CHECKING:
     from ..demo.queries import Result
 
-SHEET = "contact-sheet.html"
 SHOWN = 3  # results of a query in a printed table
 ON_SHEET = 5
 
@@ -54,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
     from ..demo.gallery import write_gallery
     from ..demo.queries import make_queries, rank
     from ..encoding.index.folder_index import index_folder
-    from ..encoding.index.model_names import stored_model
     from ..encoding.storage.atomic import write_atomically
+    from ..encoding.storage.contents import stored_model
     from ..encoding.storage.ownership import check_own
 
-    check_own(args.out / SHEET, is_contact_sheet, "give another --out")
+    check_own(args.out / DEMO_SHEET, is_contact_sheet, "give another --out")
     encoder = load_encoder(args)
     gallery = write_gallery(args.out / "gallery", args.seed)
     queries = make_queries(gallery, args.out / "queries", args.seed)
@@ -81,26 +81,15 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     summary = f"right in first place: {first} of {len(results)} queries; {len(index)} rows; {seconds:.1f} s"
     page = contact_sheet(results, gallery.root, "umekit demo", summary, top=ON_SHEET)
-    write_atomically(args.out / SHEET, page.encode())
+    write_atomically(args.out / DEMO_SHEET, page.encode())
     if args.json:
-        print_json(_as_json(results, args.out / SHEET, time.monotonic() - started))
+        print_json(_as_json(results, args.out / DEMO_SHEET, time.monotonic() - started))
     else:
         _print(results)
-        print(f"\n{summary}\nlook: {args.out / SHEET}")
+        print(f"\n{summary}\nlook: {args.out / DEMO_SHEET}")
         print(f'next: umekit search "{queries[0].text}" --index {args.out / "gallery"} -k 3')
     report_failures(report.failed)
     return 1 if report.failed else 0
-
-
-def is_of_demo(path: Path) -> bool:
-    """Whether a file or folder lies in what a demo wrote: its sheet is beside it, or further up."""
-    place = path.resolve()
-    for folder in (place, *place.parents):
-        if (folder / SHEET).is_file():
-            from ..demo.contact_sheet import is_contact_sheet
-
-            return is_contact_sheet(folder / SHEET)
-    return False
 
 
 def _needs_rebuild(root: Path, encoder: Any, mode: str | None) -> bool:

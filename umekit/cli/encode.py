@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ..encoding.inputs.sample import reason_of
     from ..encoding.storage.atomic import write_atomically
+    from ..encoding.storage.contents import library_versions
     from ..encoding.storage.ownership import check_own
-    from ..encoding.storage.provenance import library_versions
     from ..processing.cut_texts import cuts_untold
 
     if not args.files and not args.text:
@@ -130,8 +130,7 @@ def _rows(
     args: argparse.Namespace,
 ) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, str]], dict[str, int]]:
     """Ids and items of all that was named; ``(file, reason)`` of what can't be read; what folders hold beside it."""
-    from ..encoding.inputs.files import file_items
-    from ..encoding.inputs.walking import Found, list_files, printable
+    from ..encoding.inputs.folder import Found, list_files, printable, sample_of
 
     rows: list[tuple[str, dict[str, Any]]] = []
     failed: list[tuple[str, str]] = []
@@ -143,15 +142,11 @@ def _rows(
             files = listing.files
             left_out += listing.left_out
         for found in files:
-            name = printable((given / found.name).as_posix())
-            try:
-                if found.error is not None:
-                    raise ValueError(found.error)
-                rows.extend(
-                    (name + suffix, item) for suffix, item, _ in file_items(found.path, limits_of(args))
-                )
-            except (ValueError, ImportError) as error:
-                failed.append((name, str(error)))
+            for row in sample_of(found, printable((given / found.name).as_posix()), limits_of(args)).rows():
+                if row.error is None:
+                    rows.append((row.id, row.item))
+                else:
+                    failed.append((row.id, row.error))
     rows.extend((f"text:{number}", {"text": text}) for number, text in enumerate(args.text))
     return rows, failed, dict(left_out.most_common())
 

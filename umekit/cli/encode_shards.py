@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .common import (
     UsageError,
     limits_of,
-    load_model,
-    loading_options,
+    load_encoder,
     opening,
     print_json,
     report_failures,
     report_left_out,
     tell_tiny,
     told_cuts,
-    with_password,
 )
 
 SHOWN = 20  # failed items that are printed
@@ -37,18 +38,9 @@ NEEDS_SHARDS = (
 )
 
 
-class LoadOn:
-    """``umekit.load`` with the options of the command line, for whatever device a process is given."""
-
-    def __init__(self, model: str | None, options: dict[str, Any], password: str | None = None) -> None:
-        self.model, self.options, self.password = model, options, password
-
-    def __call__(self, device: str | None) -> Any:
-        options = {**self.options, "device": device} if device else self.options
-        encoder = with_password(load_model(self.model, options), self.password)
-        if not hasattr(encoder, "encode"):
-            raise UsageError(f"{self.model} is a reranker: it scores pairs and has no vectors")
-        return encoder
+def load_on(args: argparse.Namespace, device: str | None) -> Any:
+    """The encoder of the command line on whatever device a process is given."""
+    return load_encoder(argparse.Namespace(**{**vars(args), "device": device}))
 
 
 def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,11 +124,11 @@ def run_shards(args: argparse.Namespace) -> int:
         raise UsageError(f"--out is a folder with --shard-size, not {args.out}")
     columns = _columns(args.column)
     from ..encoding.devices import device_of
-    from ..encoding.index.model_names import stored_model
     from ..encoding.inputs import open_source
     from ..encoding.shards.files import open_folder
     from ..encoding.shards.processes import encode_shards_in_processes
     from ..encoding.shards.run import encode_shards
+    from ..encoding.storage.contents import stored_model
     from ..processing.cut_texts import cuts_untold
 
     where = [_hub_or_path(file) for file in args.files]
@@ -149,11 +141,10 @@ def run_shards(args: argparse.Namespace) -> int:
     begun = open_folder(args.out) if args.out.is_dir() else None  # refuses files that are not ours
     if not args.resume and world == 1 and begun is not None:
         raise UsageError(f"{args.out} holds a run already; give --resume to go on, or another --out")
-    loading = {name: value for name, value in loading_options(args).items() if name != "device"}
     with opening(args.model):
         for device in devices:
             device_of(device)
-    load = LoadOn(args.model, loading, args.password)
+    load = partial(load_on, args)
     tell_tiny(args.model, args.files)
     options: dict[str, Any] = {
         "shard_size": args.shard_size,
@@ -180,11 +171,9 @@ def run_shards(args: argparse.Namespace) -> int:
 
 def _probed(encoder: Any, source: Any, args: argparse.Namespace) -> dict[str, int | None]:
     """Threads and tokens that are fastest for the first items; what is given is not tried otherwise."""
-    from itertools import islice
-
     from ..encoding.probing import probe, thread_counts
 
-    rows = (row for unit in source.units() for row in unit.rows() if row.error is None)
+    rows = (row for sample in source.samples() for row in sample.rows() if row.error is None)
     items = [row.item for row in islice(rows, args.probe)]
     try:
         found = probe(
@@ -227,22 +216,15 @@ def _tell(args: argparse.Namespace, report: Any, rank: int, world: int, source: 
         )
     report_left_out(left_out)
     if manifest["failed"]:
-        report_failures(_first_errors(args.out), SHOWN)
+        with (args.out / "errors.jsonl").open(encoding="utf-8") as lines:
+            first = [json.loads(line) for line in islice(lines, SHOWN)]
+        report_failures([(error["id"], error["reason"]) for error in first])
         print(f"all {manifest['failed']} are in {args.out / 'errors.jsonl'}", file=sys.stderr)
     if manifest["double_ids"]:
         named = ", ".join(manifest["double_ids_named"][:5])
         print(f"{manifest['double_ids']} ids stand in two parts: {named}", file=sys.stderr)
     # To torchrun a code other than 0 is a crash, and it would end the other ranks.
     return 1 if failed and world == 1 else 0
-
-
-def _first_errors(out: Path) -> list[tuple[str, str]]:
-    import json
-    from itertools import islice
-
-    with (out / "errors.jsonl").open(encoding="utf-8") as lines:
-        found = [json.loads(line) for line in islice(lines, SHOWN)]
-    return [(error["id"], error["reason"]) for error in found]
 
 
 def _rank() -> tuple[int, int]:

@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--compressed needs --from-shards DIR (see umekit index --help)")
     from ..encoding.index.folder_index import DEFAULT_FOLDER, index_folder
     from ..encoding.index.manifest import MANIFEST
-    from ..encoding.index.model_names import named_model, stored_model
-    from ..encoding.index.opening import index_settings
+    from ..encoding.index.opening import index_settings, named_model
+    from ..encoding.storage.contents import stored_model
     from ..processing.cut_texts import cuts_untold
 
     if not args.path.is_dir():

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if not candidates:
         report_failures(failed)
         raise UsageError("no candidate that can be read: give files or --candidate")
-    reranker = load_reranker(args)
+    reranker = load_reranker(args, args.model, args.preset)
     items = [item for _, _, item in candidates]
     found = reranker.rerank(query, items, on_error="skip", return_details=True)
     rows = [

@@ -13,14 +13,12 @@ from .common import (
     item_from,
     limits_of,
     load_encoder,
-    load_model,
-    loading_options,
+    load_reranker,
     mode_options,
     print_json,
     print_table,
     report_failures,
     tell_tiny,
-    with_password,
 )
 
 
@@ -74,8 +72,7 @@ def find_index(folder: Path) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..encoding.index.model_names import named_model
-    from ..encoding.index.opening import index_settings, open_index
+    from ..encoding.index.opening import index_settings, named_model, open_index
 
     if args.query is not None and args.text is not None:
         raise UsageError("give the text once: as TEXT or as --text")
@@ -97,12 +94,27 @@ def run(args: argparse.Namespace) -> int:
     query = encoder.encode([item], role="query", **mode_options(args))
     found, scores = index.search(query, min(depth, len(index)))
     best = [(name, float(score)) for name, score in zip(found[0], scores[0], strict=True) if name is not None]
-    if root is None:
-        return show(args, folder, index, [(name, {"score": score}) for name, score in best])
-    del encoder  # two models need not be in memory at once
-    rows, failed = rerank(args, item, index, best, root)
-    report_failures(failed)
-    return show(args, folder, index, rows, failed)
+    ranked = [(name, {"score": score}) for name, score in best]
+    told = {}
+    if root is not None:
+        del encoder  # two models need not be in memory at once
+        ranked, told["failed"] = rerank(args, item, index, best, root)
+        report_failures(told["failed"])
+    if args.json:
+        rows = [
+            {"rank": rank, **scores, "id": name, "metadata": index.get(name)}
+            for rank, (name, scores) in enumerate(ranked, start=1)
+        ]
+        print_json({"index": str(folder), "results": rows, **told})
+    else:
+        print_table(
+            ("rank", *ranked[0][1], "id", "what"),
+            [
+                (rank, *scores.values(), name, described(index.get(name)))
+                for rank, (name, scores) in enumerate(ranked, start=1)
+            ],
+        )
+    return 1 if told.get("failed") else 0
 
 
 def check_reranking(args: argparse.Namespace) -> int:
@@ -145,18 +157,7 @@ def rerank(
     """
     from ..encoding.index.two_stage import FUSION, file_row, rescore
 
-    given = {
-        **loading_options(args),
-        "preset": args.rerank_preset,
-        "compile": None,
-    }  # the last is for embedders
-    options = {name: value for name, value in given.items() if value is not None}
-    reranker = with_password(load_model(args.rerank, options), args.password)
-    if not hasattr(reranker, "rerank"):
-        raise UsageError(
-            reranker.why_no_scores
-            or f"{args.rerank} is an embedder: it scores no pairs, and can't be given as --rerank"
-        )
+    reranker = load_reranker(args, args.rerank, args.rerank_preset)
     fused, failed = rescore(
         reranker,
         item,
@@ -173,34 +174,6 @@ def rerank(
     ], failed
 
 
-def show(
-    args: argparse.Namespace,
-    folder: Path,
-    index: Any,
-    ranked: list[tuple[str, dict[str, float]]],
-    failed: list[tuple[str, str]] | None = None,
-) -> int:
-    """Print the results; the exit code. ``failed`` is None where nothing had to be opened."""
-    metadata = {name: index.get(name) for name, _ in ranked}
-    if args.json:
-        rows = [
-            {"rank": rank, **scores, "id": name, "metadata": metadata[name]}
-            for rank, (name, scores) in enumerate(ranked, start=1)
-        ]
-        more = {} if failed is None else {"failed": failed}
-        print_json({"index": str(folder), "results": rows, **more})
-    else:
-        names = list(ranked[0][1])
-        print_table(
-            ("rank", *names, "id", "what"),
-            [
-                (
-                    rank,
-                    *scores.values(),
-                    name,
-                    metadata[name].get("snippet") or metadata[name].get("kind", ""),
-                )
-                for rank, (name, scores) in enumerate(ranked, start=1)
-            ],
-        )
-    return 1 if failed else 0
+def described(metadata: dict[str, Any]) -> str:
+    """A row in a word or a line."""
+    return str(metadata.get("snippet") or metadata.get("kind", ""))

@@ -1,27 +1,155 @@
-"""Read a finished folder of shards: checked, one part at a time, vectors mapped and not loaded."""
+"""The parts of a folder of shards: data written and read, and the manifest over all of them.
+
+The end of a run, ``errors.jsonl`` and ``manifest.json``, is written by whoever finds all parts there. Any process may
+do it, several may do it at once, and it may be done again: the bytes are the same. A finished folder is read one part
+at a time, checked, its vectors mapped and not loaded.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..storage.atomic import file_sha256
-from ..storage.checked_files import parse_json, read_npy
-from ..storage.checks import check_ids, check_rows
-from .files import KIND, MANIFEST, PART, Run, ShardFormatError, data_names, parse, run_of
+from ..inputs import InputError
+from ..inputs.tables import import_parquet
+from ..storage.contents import check_ids, check_plain, check_rows, file_facts, parse_json, read_npy
+from ..storage.ownership import AtomicFolder
+from .files import (
+    ERRORS,
+    KIND,
+    MANIFEST,
+    PART,
+    SCHEMA,
+    Done,
+    Run,
+    ShardFormatError,
+    data_names,
+    parse,
+    part_name,
+    read_done,
+    run_of,
+    to_json,
+)
 
-if TYPE_CHECKING:
-    from ..index.exact import Index
-
+NAMED_DOUBLES = 20
 # What reading a table may raise, where it is damaged or none.
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, MemoryError)
+
+
+def write_part(
+    scratch: AtomicFolder, part: str, run: Run, ids: list[str], vectors: NDArray[Any]
+) -> dict[str, dict[str, Any]]:
+    """Write the data of a part, vectors [rows, d]; returns size and sha256 by file name."""
+    names = data_names(part, run.format)
+    if run.format == "npy":
+        with scratch.open(names[0]) as handle:
+            np.save(handle, vectors, allow_pickle=False)
+        scratch.write(names[1], json.dumps(ids, ensure_ascii=False, indent=0).encode())
+    else:
+        import pyarrow as pa
+
+        flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(flat, run.dim)
+        with scratch.open(names[0]) as handle:
+            import_parquet().write_table(
+                pa.table({"id": pa.array(ids, pa.string()), "embedding": column}), handle
+            )
+    return {name: file_facts(scratch.target / name) for name in names}
+
+
+def finish(folder: Path, scratch: AtomicFolder, run: Run, digest: str, parts: int) -> dict[str, Any] | None:
+    """Write the manifest if all parts are finished.
+
+    Args:
+        folder: of the shards.
+        scratch: where files are written first.
+        run, digest: what is being made, and the sha256 of its ``run.json``.
+        parts: how many there are in all.
+
+    Returns:
+        The manifest; None while a part is missing.
+
+    Raises:
+        InputError: the parts do not have the source's number of samples.
+    """
+    found: list[tuple[str, Done]] = []
+    for number in range(parts):
+        part = part_name(number, run.parts)
+        done = read_done(folder, part, run, digest, hashes=False)
+        if done is None:
+            return None
+        found.append((part, done))
+    units = sum(done.units for _, done in found)
+    if run.units is not None and units != run.units:
+        raise InputError(f"{folder} has parts of {units} samples, and the source has {run.units}")
+    lines = (
+        json.dumps(error, ensure_ascii=False, sort_keys=True) for _, done in found for error in done.errors
+    )
+    scratch.write(ERRORS, "".join(line + "\n" for line in lines).encode())
+    doubles = _doubles(folder, found, run)
+    manifest = {
+        "kind": KIND,
+        "schema": SCHEMA,
+        **asdict(run),
+        "run": digest,
+        "units": units,
+        "rows": sum(done.rows for _, done in found),
+        "failed": sum(len(done.errors) for _, done in found),
+        "truncated": sum(done.truncated for _, done in found),
+        "double_ids": len(doubles),
+        "double_ids_named": doubles[:NAMED_DOUBLES],
+        "parts": [
+            {
+                "name": part,
+                "units": done.units,
+                "rows": done.rows,
+                "failed": len(done.errors),
+                "files": done.files,
+            }
+            for part, done in found
+        ],
+    }
+    scratch.write(MANIFEST, to_json(manifest))
+    return manifest
+
+
+def _doubles(folder: Path, found: list[tuple[str, Done]], run: Run) -> list[str]:
+    """Ids that stand in two parts; within a part they are told apart when it is made.
+
+    Eight bytes a row are held; names are compared only where these are equal.
+    """
+
+    def every_ids() -> Iterator[list[str]]:
+        for part, done in found:
+            yield ids_of(folder, part, run.format, done.rows)
+
+    hashes = [np.fromiter(map(_hash, ids), np.uint64, count=len(ids)) for ids in every_ids()]
+    every: NDArray[np.uint64] = np.sort(np.concatenate([*hashes, np.zeros(0, np.uint64)]))
+    suspects = set(every[1:][every[1:] == every[:-1]].tolist())
+    if not suspects:
+        return []
+    seen: set[str] = set()
+    doubles: dict[str, None] = {}
+    for ids in every_ids():
+        for name in ids:
+            if _hash(name) in suspects:
+                if name in seen:
+                    doubles[name] = None
+                seen.add(name)
+    return list(doubles)
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)
@@ -82,11 +210,7 @@ class ShardSet:
         """
         for part in self.parts:
             for name, facts in part.files.items():
-                file = self.folder / name
-                if file.is_symlink() or not file.is_file():
-                    raise ShardFormatError(f"{file} is missing or not a plain file")
-                if file.stat().st_size != facts["bytes"] or file_sha256(file) != facts["sha256"]:
-                    raise ShardFormatError(f"{file} is damaged: its sha256 differs from the manifest's")
+                check_plain(self.folder / name, facts["sha256"], ShardFormatError)
             ids = ids_of(self.folder, part.name, self.run.format, part.rows)
             vectors = vectors_of(self.folder, part, self.run)
             check_ids(ids, set(), ShardFormatError)
@@ -102,28 +226,6 @@ class ShardSet:
             yield ids, rows
 
 
-def exact_index(folder: str | os.PathLike[str]) -> Index:
-    """The exact :class:`Index` of all rows of a folder of shards.
-
-    Raises:
-        ShardFormatError: not finished or damaged, or an id stands in two parts.
-    """
-    from ..index.exact import Index
-
-    shards = ShardSet(folder)
-    if shards.doubles:
-        raise ShardFormatError(f"{shards.folder}: {shards.doubles}")
-    index = Index(shards.run.dim, shards.run.fingerprint | {"dim": shards.run.dim}, shards.index_settings())
-    blocks = [index.vectors]
-    for ids, rows in shards.unit_rows():
-        index.ids.extend(ids)
-        blocks.append(rows)
-    check_ids(index.ids, set(), ShardFormatError)
-    index.vectors = np.concatenate(blocks)
-    index.metadata = [{} for _ in index.ids]
-    return index
-
-
 def ids_of(folder: Path, part: str, format: str, rows: int) -> list[str]:
     """The ids of a part. Raises ShardFormatError."""
     name = data_names(part, format)[-1]
@@ -131,9 +233,7 @@ def ids_of(folder: Path, part: str, format: str, rows: int) -> list[str]:
         if format == "npy":
             found = parse_json(folder / name, (folder / name).read_bytes(), ShardFormatError)
         else:
-            import pyarrow.parquet as pq
-
-            found = pq.read_table(folder / name, columns=["id"]).column("id").to_pylist()
+            found = import_parquet().read_table(folder / name, columns=["id"]).column("id").to_pylist()
     except ShardFormatError:
         raise
     except UNREADABLE as error:
@@ -149,9 +249,7 @@ def vectors_of(folder: Path, part: Part, run: Run) -> NDArray[Any]:
     if run.format == "npy":
         return read_npy(path, run.dtype, shape, ShardFormatError, mapped=True)
     try:
-        import pyarrow.parquet as pq
-
-        column = pq.read_table(path, columns=["embedding"]).column("embedding").combine_chunks()
+        column = import_parquet().read_table(path, columns=["embedding"]).column("embedding").combine_chunks()
         flat = column.flatten().to_numpy(zero_copy_only=False)
         vectors = flat.reshape(len(column), column.type.list_size)
     except UNREADABLE as error:
