@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from .world import TASKS, DigitWorld
 MEDIA = ("image", "video")
 KINDS: tuple[PoolKind, ...] = ("random", "hard")
 Vectors = NDArray[np.float32]
+Embed = Callable[[Sequence[Item], str], Vectors]
 
 
 class Encoder(Protocol):
@@ -86,14 +88,14 @@ def score_digit_world(
     jobs = [(name, kind) for name in chosen for kind in kinds_of(TASKS[name]) if kind in (*kinds, "labels")]
     if not jobs:
         raise ValueError("nothing to score: these tasks have no pools of these kinds")
-    vectors = _Vectors(encoder, {"mode": mode} if mode else {})
+    embed = partial(_embed, encoder, mode)
     scores: list[DigitWorldScore] = []
     notes: list[str] = []
     bar = tqdm(jobs, desc="DigitWorld", unit="task", disable=not progress)
     for name, kind in bar:
         bar.set_postfix_str(f"{name} {kind}")
         pools = world.pools(name, queries, size, "hard" if kind == "hard" else "random")
-        score, lines = _score(TASKS[name], kind, pools, vectors, blind)
+        score, lines = _score(TASKS[name], kind, pools, embed, blind)
         scores.append(score)
         notes += lines
     return DigitWorldReport(
@@ -130,38 +132,33 @@ def definitions_sha256() -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-class _Vectors:
-    """Queries and candidates through the encoder, with a check of what comes back."""
-
-    def __init__(self, encoder: Encoder, options: dict[str, Any]) -> None:
-        self._encoder = encoder
-        self._options = options
-
-    def of(self, items: Sequence[Item], role: str) -> Vectors:
-        """Items -> float32 [n, d]."""
-        made = self._encoder.encode(list(items), role=role, show_progress=False, **self._options)
-        vectors = np.asarray(made, dtype=np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(items):
-            raise ValueError(f"{len(items)} items gave vectors of shape {vectors.shape}")
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        if not (np.abs(lengths - 1) < 1e-3).all():  # NaN fails the comparison too
-            raise ValueError("the encoder gave rows that are not finite and of length 1")
-        return vectors
+def _embed(encoder: Encoder, mode: str | None, items: Sequence[Item], role: str) -> Vectors:
+    """Items -> float32 [n, d], and a check that they are unit rows."""
+    options = {"mode": mode} if mode else {}
+    vectors = np.asarray(
+        encoder.encode(list(items), role=role, show_progress=False, **options), dtype=np.float32
+    )
+    if vectors.ndim != 2 or len(vectors) != len(items):
+        raise ValueError(f"{len(items)} items gave vectors of shape {vectors.shape}")
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    if not (np.abs(lengths - 1) < 1e-3).all():  # NaN fails the comparison too
+        raise ValueError("the encoder gave rows that are not finite and of length 1")
+    return vectors
 
 
 def _score(
-    task: Task, kind: str, pools: Sequence[Pool], vectors: _Vectors, blind: bool
+    task: Task, kind: str, pools: Sequence[Pool], embed: Embed, blind: bool
 ) -> tuple[DigitWorldScore, list[str]]:
     """One task in its pools; and a line about ties where they matter."""
-    documents = [vectors.of(pool.candidates, "document") for pool in pools]
-    asked = [vectors.of(pool.queries, "query") for pool in pools]
+    documents = [embed(pool.candidates, "document") for pool in pools]
+    asked = [embed(pool.queries, "query") for pool in pools]
     low, high = _ranks(pools, asked, documents), _ranks(pools, asked, documents, "optimistic")
     hits = low == 1
     controls: dict[str, Share] = {}
     if blind and all("text" in pool.queries[0] and _has_media(pool.queries[0]) for pool in pools):
-        bare = [_encode_distinct([_without_media(item) for item in pool.queries], vectors) for pool in pools]
+        bare = [_encode_distinct([_without_media(item) for item in pool.queries], embed) for pool in pools]
         controls["question_only"] = _share(_ranks(pools, bare, documents) == 1)
-        shown = [vectors.of([_without_text(item) for item in pool.queries], "query") for pool in pools]
+        shown = [embed([_without_text(item) for item in pool.queries], "query") for pool in pools]
         controls["media_only"] = _share(_ranks(pools, shown, documents) == 1)
     score = DigitWorldScore(
         task.name,
@@ -212,11 +209,11 @@ def _share(hits: NDArray[np.bool_]) -> Share:
     return Share(int(hits.sum()), len(hits))
 
 
-def _encode_distinct(items: Sequence[Item], vectors: _Vectors) -> Vectors:
+def _encode_distinct(items: Sequence[Item], embed: Embed) -> Vectors:
     """Texts without media repeat themselves ("sum of the red digits"): each is encoded once."""
     keys = [json.dumps(item, sort_keys=True) for item in items]
     places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    return vectors.of([json.loads(key) for key in places], "query")[[places[key] for key in keys]]
+    return embed([json.loads(key) for key in places], "query")[[places[key] for key in keys]]
 
 
 def _has_media(item: Item) -> bool:
