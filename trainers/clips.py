@@ -154,7 +154,7 @@ def read_clip(
 ) -> list[Image.Image]:
     """The frames that a viewer sees at the middles of ``frames`` equal shares of ``start`` to ``end``.
 
-    Only the stretch from the key frame before ``start`` is decoded.
+    Only the stretch from the key frame before ``start`` is decoded, where the container can go there.
 
     Args:
         source: path or bytes of a video file.
@@ -204,7 +204,9 @@ class _LongVideo:
             raise MediaError(f"{self.name} has more than {self.limits.video_frames} frames in a clip")
         self.file.deadline.restart()
         with reading(self.name, "cannot read the video"):
-            images = list(self.file.pictures(numbers.tolist()))
+            images = list(self.file.pictures(numbers.tolist(), seek=True))
+            if len(images) < len(numbers):  # some containers have no index by which a key frame is found
+                images = list(self.file.pictures(numbers.tolist()))
         if len(images) < len(numbers):
             raise MediaError(f"{self.name} is damaged between {start} and {end} s")
         return [images[place] for place in places]

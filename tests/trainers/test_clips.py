@@ -20,21 +20,24 @@ av = pytest.importorskip("av")
 RATE, SECONDS = 10, 12
 
 
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_film(path: Path, codec: str = "mpeg4", rate: int = RATE) -> Path:
     """Second s is grey of 20 s; a key frame every 25 frames, so that clips do not begin at one."""
-    path = tmp_path_factory.mktemp("films") / "long.mp4"
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("mpeg4", rate=RATE)
+        stream = out.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = 48, 32, "yuv420p", 25
         stream.bit_rate = 2_000_000
-        for number in range(RATE * SECONDS):
-            grey = np.full((32, 48, 3), 20 * (number // RATE), dtype=np.uint8)
+        for number in range(rate * SECONDS):
+            grey = np.full((32, 48, 3), 20 * (number // rate), dtype=np.uint8)
             for packet in stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")):
                 out.mux(packet)
         for packet in stream.encode():
             out.mux(packet)
     return path
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_film(tmp_path_factory.mktemp("films") / "long.mp4")
 
 
 def shades(frames: list[Image.Image]) -> list[float]:
@@ -54,6 +57,16 @@ def test_a_clip_has_the_frames_of_its_middles(film: Path) -> None:
     assert shades(read_clip(film, 5.0, 5.5, 3)) == pytest.approx([5, 5, 5], abs=0.11)
     assert shades(read_clip(film, 0.0, 1.0, 1)) == pytest.approx([0], abs=0.11)
     assert video_seconds(film) == pytest.approx(SECONDS, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.ts", "mpeg2video"), ("a.mpg", "mpeg2video"), ("a.mkv", "mpeg4"), ("a.avi", "mpeg4")],
+)
+def test_a_clip_is_right_where_a_container_has_no_index(tmp_path: Path, name: str, codec: str) -> None:
+    path = write_film(tmp_path / name, codec, rate=25)
+    assert shades(read_clip(path, 3.0, 7.0, 4)) == pytest.approx([3, 4, 5, 6], abs=0.11)
+    assert shades(read_clip(path, 9.0, 14.0, 5)) == pytest.approx([9, 10, 11, 11, 11], abs=0.11)
 
 
 def test_a_clip_that_outlasts_the_video_ends_with_its_last_frame(film: Path) -> None:
