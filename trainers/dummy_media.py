@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,3 +57,31 @@ def sharded_dummies(
 def may_hold_video(item: Any) -> bool:
     """Whether a batch with this item can have videos; an item without its media does not tell, so it may."""
     return isinstance(item, LazyMedia) or bool(getattr(item, "videos", None))
+
+
+class BatchDummies:
+    """The dummies of a run's batches; an item is made when it is first needed.
+
+    picture, video: make a prepared item with such a medium. needed: whether a forward without media has to run the
+        tower. sharded: whether parameters are.
+    """
+
+    def __init__(
+        self,
+        picture: Callable[[], Any],
+        video: Callable[[], Any],
+        *,
+        needed: bool,
+        sharded: bool,
+        device: torch.device,
+    ) -> None:
+        self.picture, self.video = functools.cache(picture), functools.cache(video)
+        self.needed, self.sharded, self.device = needed, sharded, device
+
+    def of(self, items: Sequence[Any]) -> list[DummyMedia]:
+        """Of a batch of these items; where parameters are sharded, a collective."""
+        if not self.needed:
+            return []
+        if not self.sharded:
+            return unsharded_dummies(self.picture())
+        return sharded_dummies(items, self.picture(), self.video, self.device)

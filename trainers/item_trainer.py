@@ -19,7 +19,7 @@ from .batches import ItemBatch
 from .collating import ItemCollator
 from .cut_texts import CutTexts
 from .distributed import max_over_ranks, needs_vision_in_every_forward, no_sync, sum_over_ranks, world_size
-from .dummy_media import DummyMedia, grey_picture, lacking, sharded_dummies, unsharded_dummies
+from .dummy_media import BatchDummies, DummyMedia, grey_picture, lacking
 from .gradient_cache import Chunks, Loss, cached_backward, one_forward
 from .indexed_rows import IndexedRows
 from .lazy_media import loaded
@@ -206,7 +206,7 @@ class ItemTrainer(NativeTrainer):
         """The forwards of a batch, as many on every rank. A collective."""
         count = max_over_ranks(len(indices), self.args.device)
         local = None if type(self).local_loss is ItemTrainer.local_loss else self.local_loss
-        collate = functools.partial(self.collate, batch, dummies=self._dummies(batch))
+        collate = functools.partial(self.collate, batch, dummies=self._dummies.of(batch.items))
         return Chunks(model, indices, collate, self.read, local, count, self.run)
 
     def collate(
@@ -217,9 +217,9 @@ class ItemTrainer(NativeTrainer):
         inputs = self.processing_class.collate(items)  # type: ignore[union-attr]
         if more := lacking(dummies, inputs):
             inputs = self.processing_class.collate([*items, *more])  # type: ignore[union-attr]
-        local = self.local_inputs(batch, indices, inputs)
-        named = {**inputs, **{f"{LOCAL}{name}": value for name, value in local.items()}}
-        return {key: self._prepare_input(value) for key, value in named.items()}
+        own = self.local_inputs(batch, indices, inputs)
+        inputs = {**inputs, **{f"{LOCAL}{name}": value for name, value in own.items()}}
+        return {key: self._prepare_input(value) for key, value in inputs.items()}
 
     def training_chunks(self, batch: ItemBatch) -> list[list[int]]:
         """Indices of a batch's items by chunk, within ``chunk_tokens``."""
@@ -248,45 +248,22 @@ class ItemTrainer(NativeTrainer):
         trained = any(part_of(name) == "vision" and p.requires_grad for name, p in named)
         return patch_cost(self.native_model.config) if trained else 0.0
 
-    def _dummies(self, batch: ItemBatch) -> list[DummyMedia]:
-        if not self._vision_in_every_forward:
-            return []
-        if not self._sharded:
-            return unsharded_dummies(self._picture)
-        return sharded_dummies(batch.items, self._picture, lambda: self._video, self.args.device)
-
     @functools.cached_property
-    def _vision_in_every_forward(self) -> bool:
-        return needs_vision_in_every_forward(self.native_model, self._sharded)
-
-    @functools.cached_property
-    def _picture(self) -> Any:
-        return self.dummy_picture()
-
-    @functools.cached_property
-    def _video(self) -> Any:
-        return self.dummy_video()
-
-    @property
-    def _sharded(self) -> bool:
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+    def _dummies(self) -> BatchDummies:
+        sharded = bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        needed = needs_vision_in_every_forward(self.native_model, sharded)
+        media = (self.dummy_picture, self.dummy_video)
+        return BatchDummies(*media, needed=needed, sharded=sharded, device=self.args.device)
 
     # ---- rows, logs, evaluation ------------------------------------------------------------------
 
-    def _get_dataloader(
-        self,
-        dataset: Any,
-        description: str,
-        batch_size: int,
-        sampler_fn: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def _get_dataloader(self, dataset: Any, *args: Any, sampler_fn: Any = None, **kwargs: Any) -> Any:
         rows = dataset
         if not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__"):
             rows = IndexedRows(dataset, getattr(self.data_collator, "skip_bad_rows", False))
         sampler = None if sampler_fn is None else lambda _rows: sampler_fn(dataset)  # it may read a column
-        return super()._get_dataloader(rows, description, batch_size, sampler, *args, **kwargs)
+        kwargs["sampler_fn"] = sampler
+        return super()._get_dataloader(rows, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the training metrics, the number of bad rows so far where some are let pass, and of items
