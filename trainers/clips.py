@@ -20,6 +20,7 @@ from ..processing.clip_decoding import Film, av
 from ..processing.limits import Deadline, MediaError, MediaLimits, describe, reading
 from ..processing.sources import read_bytes
 from .formats.media import MediaRoot, media_root
+from .formats.records import given
 
 
 def cut(
@@ -94,8 +95,7 @@ class ClipRows(Dataset):  # type: ignore[type-arg]
         self.videos, self.frames, self.count, self.seed = videos, frames, negatives, seed
         self.media, self.limits = media_root(media, None), limits or MediaLimits()
         self.instruction = instruction
-        extra = {"task": task, "dataset": dataset}
-        self.extra = {key: value for key, value in extra.items() if value is not None}
+        self.extra = given(task=task, dataset=dataset)
         self.places = [(v, c) for v, video in enumerate(videos) for c in range(len(video["clips"]))]
 
     def __len__(self) -> int:

@@ -121,10 +121,6 @@ class DigitWorld:
             found.append(self.pool(task, wanted, size, kind, index=len(found), max_hops=max_hops))
         return found
 
-    def baseline(self, task: str, queries: int = 2000, size: int = 400) -> float:
-        """Recall@1 of the best constant answer in the task's pool."""
-        return self.pool(task, queries, size).baseline
-
     def _draw(self, stream: int, task: Task, index: int, max_hops: int | None) -> Draw:
         strata = task.strata(max_hops)
         slot = 0

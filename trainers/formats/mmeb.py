@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .media import MediaRoot, media_root
-from .records import FormatRows, Records, TableRecords, open_records
+from .records import FormatRows, Records, TableRecords, given, open_records
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +57,13 @@ def read_mmeb(
         raise ValueError(f"{records.place(0)} and all others have an empty query or positive")
     if len(kept) < len(records):
         logger.warning(
-            "%d of %d rows have an empty query or positive and are left out", *_lost(kept, records)
+            "%d of %d rows have an empty query or positive and are left out",
+            len(records) - len(kept),
+            len(records),
         )
     root = media_root(media, records.root)
-    extra = {key: value for key, value in (("dataset", dataset), ("task", task)) if value is not None}
+    extra = given(dataset=dataset, task=task)
     return FormatRows(records, root, partial(_row, extra, query_instruction, positive_instruction), kept)
-
-
-def _lost(kept: np.ndarray, records: Records) -> tuple[int, int]:
-    return len(records) - len(kept), len(records)
 
 
 def _filled(records: Records) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .json_records import FormatError
 from .media import MediaRoot, media_root
-from .records import FormatRows, open_records
+from .records import FormatRows, given, open_records
 
 QUERIES = ("anchor", "query", "question", "sentence1", "sentence_A", "sent0")
 POSITIVES = ("positive", "answer", "pos", "passage", "document", "sentence2", "sentence_B", "sent1")
@@ -60,7 +60,7 @@ def read_pairs(
     positive = _column(named.get("positive"), names, POSITIVES, "positive")
     negatives = [(int(found[1] or 0), name) for name in names if (found := _NEGATIVE.fullmatch(name))]
     root = media_root(media, records.root)
-    extra = {key: value for key, value in (("task", task), ("dataset", dataset)) if value is not None}
+    extra = given(task=task, dataset=dataset)
     chosen = (query, positive, [name for _, name in sorted(negatives)])
     return FormatRows(records, root, partial(_row, chosen, instruction, extra))
 

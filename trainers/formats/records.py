@@ -14,6 +14,11 @@ from .json_records import FormatError, JsonRecords, as_object, element_offsets, 
 from .media import MediaNames, MediaRoot
 
 
+def given(**columns: Any) -> dict[str, Any]:
+    """Columns of every row, without those that are None."""
+    return {name: value for name, value in columns.items() if value is not None}
+
+
 class Records(Protocol):
     """Records in order; ``root`` is the folder that relative media paths start from, where there is one."""
 

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .media import MediaRoot, media_root
-from .records import FormatRows, open_records
+from .records import FormatRows, given, open_records
 
 BLANK = "blank.jpg"
 DISC = "<disc_emb>"
@@ -59,8 +59,7 @@ def _row(task: str | None, media: MediaRoot, record: Mapping[str, Any], _number:
         "positive_thought": positive_thought,
         "positive_answer": positive_answer,
     }
-    extra = {"positive_id": name, "dataset": record.get("dataset_name"), "task": task}
-    return row | {key: value for key, value in extra.items() if value is not None}
+    return row | given(positive_id=name, dataset=record.get("dataset_name"), task=task)
 
 
 def _side(record: Mapping[str, Any], key: str, media: MediaRoot) -> tuple[Any, str, str, str | None]:

@@ -11,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -57,27 +56,12 @@ class Plan:
         """Number of batches."""
         return len(self.source)
 
-    def sources_of(self, batch: int) -> list[str]:
-        """Names of the sources in a batch."""
-        return [self.names[number] for number in np.unique(self.source[batch])]
-
     def fingerprint(self) -> str:
         """sha256 of the batches: a resumed run can make sure that it goes on with the same plan."""
         digest = hashlib.sha256(repr((self.names, self.source.shape)).encode())
         digest.update(np.ascontiguousarray(self.source, dtype="<i2").tobytes())
         digest.update(np.ascontiguousarray(self.row, dtype="<i8").tobytes())
         return digest.hexdigest()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Sizes and reports, for a log or JSON."""
-        return {
-            "batches": len(self),
-            "batch_size": self.batch_size,
-            "epochs": len(self.epoch_starts),
-            "repeated": self.repeated,
-            "sources": [dict(vars(report)) for report in self.reports],
-            "fingerprint": self.fingerprint(),
-        }
 
 
 def plan_epochs(
