@@ -143,7 +143,8 @@ def load(
             "give more or larger devices, or a quantization_config"
         )
     model.unexpected_keys = _unexpected(info, record, source)
-    fill_rows(model, processor.tokenizer, added)
+    if added:
+        fill_rows(model, processor.tokenizer, added)
     if not placed:
         model.to(device)
     check_pair(model, processor)
