@@ -726,21 +726,6 @@ class UmeSettings:
         return {"schema": SCHEMA, **{_stored(name): value for name, value in asdict(self).items()}}
 
 
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """An argument that must be a whole number from ``least`` on, as an int.
-
-    Raises:
-        ValueError: it is another; a bool and a float are none.
-    """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
-    return number
-
-
 def _stored(name: str) -> str:
     """Entry of the block that holds a setting: what a checkpoint is has always been called its role there."""
     return "role" if name == "kind" else name
@@ -1023,7 +1008,7 @@ def cache_of(output: Any) -> Any:
 
 
 # ---- batching ----------------------------------------------------------------------------------------------
-# Which rows go through a model together: planned by tokens, and fewer of them where memory runs out.
+# Which rows go through a model together: planned by tokens, fewer where memory runs out, and collated.
 
 
 T = TypeVar("T")
@@ -1127,6 +1112,29 @@ class TokenBudget:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+
+class Collator:
+    """Collates batches when they are asked for.
+
+    Args:
+        processor: the checkpoint's.
+        device: where batches go.
+    """
+
+    def __init__(self, processor: Any, device: torch.device) -> None:
+        self.processor, self.device = processor, device
+
+    def prefetch(self, rows: Sequence[Any], padding_side: str) -> None:
+        """A batch that will be asked for soon."""
+
+    def collate(self, rows: Sequence[Any], padding_side: str) -> Any:
+        """A padded batch on the model's device."""
+        return self.processor.collate(rows, padding_side).to(self.device)
+
+    def release(self) -> bool:
+        """Let go of what is held for later batches; whether that was anything."""
+        return False
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -1998,13 +2006,29 @@ def check_dim(dim: Any, most: int) -> int:
     Raises:
         ValueError: it is no whole number (a bool is none), or not in 1..``most``.
     """
-    try:
-        number = -1 if isinstance(dim, bool) else operator.index(dim)
-    except TypeError:
-        number = -1
-    if not 1 <= number <= most:
+    number = _as_int(dim)
+    if number is None or not 1 <= number <= most:
         raise ValueError(f"dim is {dim!r}; use a whole number from 1 to {most}, or None for all")
     return number
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """An argument that must be a whole number from ``least`` on, as an int.
+
+    Raises:
+        ValueError: it is another; a bool and a float are none.
+    """
+    number = _as_int(value)
+    if number is None or number < least:
+        raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
+    return number
+
+
+def _as_int(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def degenerate_rows(vectors: Tensor) -> Tensor:
@@ -2235,7 +2259,7 @@ class Encoded:
 
 @torch.inference_mode()
 def encode_batches(
-    model: Any, rows: Sequence[Row], options: EncodeOptions, budget: TokenBudget, collator: Any
+    model: Any, rows: Sequence[Row], options: EncodeOptions, budget: TokenBudget, collator: Collator
 ) -> Iterator[EncodedBatch]:
     """Embed prepared rows in batches of the budget; what memory does not hold is planned again with half of it.
 
@@ -2246,7 +2270,7 @@ def encode_batches(
         rows: prepared for the options' mode.
         options: what the caller wants.
         budget: tokens of a batch; what is learned about memory stays in it.
-        collator: :class:`Collator`, or one that works ahead.
+        collator: makes the batches; may work ahead.
 
     Yields:
         Each batch after it was run; or an item that memory does not hold even alone, with a MemoryError that says so.
@@ -2274,7 +2298,7 @@ def encode_batches(
                 yield EncodedBatch([index], errors=[(index, MemoryError(_too_large(row, budget)))])
 
 
-def encode_batch(model: Any, rows: Sequence[Row], options: EncodeOptions, collator: Any) -> EncodedBatch:
+def encode_batch(model: Any, rows: Sequence[Row], options: EncodeOptions, collator: Collator) -> EncodedBatch:
     """Embed rows in one forward, or one prefill and its thoughts."""
     indices = [index for index, _ in rows]
     batch = collator.collate([row for _, row in rows], options.padding_side)
@@ -2290,29 +2314,6 @@ def encode_batch(model: Any, rows: Sequence[Row], options: EncodeOptions, collat
         for part, vectors in done.vectors.items():
             vectors[bad[part]] = torch.nan
     return done
-
-
-class Collator:
-    """Collates batches when they are asked for.
-
-    Args:
-        processor: the checkpoint's.
-        device: where batches go.
-    """
-
-    def __init__(self, processor: Any, device: torch.device) -> None:
-        self.processor, self.device = processor, device
-
-    def prefetch(self, rows: Sequence[Any], padding_side: str) -> None:
-        """A batch that will be asked for soon."""
-
-    def collate(self, rows: Sequence[Any], padding_side: str) -> Any:
-        """A padded batch on the model's device."""
-        return self.processor.collate(rows, padding_side).to(self.device)
-
-    def release(self) -> bool:
-        """Let go of what is held for later batches; whether that was anything."""
-        return False
 
 
 def _too_large(row: Any, budget: TokenBudget) -> str:

@@ -2451,17 +2451,19 @@ class Film:
         self._times = None
         return self._decoded_timeline()
 
-    def pictures(self, keep: Sequence[int]) -> Iterator[Image.Image]:
+    def pictures(self, keep: Sequence[int], seek: bool = False) -> Iterator[Image.Image]:
         """The frames of those numbers, which rise, as RGB: upright, with square pixels, transparency on white.
 
-        Fewer where the frames are not those that the packets promised.
+        Fewer where the frames are not those that the packets promised. ``seek`` begins at the key frame before the
+        first of them; where the container cannot go there, there are fewer, too.
         """
         wanted = set(keep)
         before = None
         numbers = None if self._times is None else {time: number for number, time in enumerate(self._times)}
         with self._opened() as film:
             stream = self._stream(film)
-            if self._times is not None and keep[0] > 0:
+            seek = seek and self._times is not None and keep[0] > 0
+            if seek and self._times is not None:
                 film.seek(self._times[keep[0]], stream=stream, backward=True)
             for count, frame in enumerate(self._frames(film, stream)):
                 number = count
@@ -2469,6 +2471,8 @@ class Film:
                     if frame.pts not in numbers or (before is not None and numbers[frame.pts] <= before):
                         return
                     number = before = numbers[frame.pts]
+                if seek and count == 0 and not (frame.key_frame and number <= keep[0]):
+                    return
                 if number in wanted:
                     yield _as_shown(frame, stream, self.deadline, self.limits)
                 if number >= keep[-1]:
