@@ -1,1 +1,1 @@
-"""Items to model inputs. These files are copied flat into every checkpoint."""
+"""Items to model inputs. These files are joined into every checkpoint."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
 
 from .formats.mmeb_tasks import group_names
 
-# The name that transformers gives it from 5.23 on; gradient_checkpointing before, which stays an alias until 6.
-HAS_ACTIVATION_CHECKPOINTING = any(
-    one.name == "activation_checkpointing" for one in fields(TrainingArguments)
-)
 # Fields of ContrastiveTrainingArguments that its objective and its collator are made of, by the same names.
 OBJECTIVE_SETTINGS = (
     "temperature",
@@ -88,11 +84,6 @@ class ItemTrainingArguments(TrainingArguments):
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: rows are items."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Batches are NumPy until chunked."})
-    if not HAS_ACTIVATION_CHECKPOINTING:
-        activation_checkpointing: bool = field(default=False, metadata={"help": "As gradient_checkpointing."})
-        activation_checkpointing_kwargs: dict[str, Any] | str | None = field(
-            default=None, metadata={"help": "As gradient_checkpointing_kwargs."}
-        )
 
     def __post_init__(self) -> None:
         if self.remove_unused_columns:
@@ -108,15 +99,7 @@ class ItemTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.accelerator_config is None:
             self.accelerator_config = {"dispatch_batches": False}
-        if not HAS_ACTIVATION_CHECKPOINTING:
-            self.gradient_checkpointing = self.gradient_checkpointing or self.activation_checkpointing
-            self.gradient_checkpointing_kwargs = (
-                self.activation_checkpointing_kwargs or self.gradient_checkpointing_kwargs
-            )
         super().__post_init__()
-        if not HAS_ACTIVATION_CHECKPOINTING:  # read by super from text
-            self.activation_checkpointing = bool(self.gradient_checkpointing)
-            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
         checkpointing = self.activation_checkpointing_kwargs
         if isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
             raise ValueError(

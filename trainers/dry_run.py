@@ -130,11 +130,9 @@ def _as_trained(trainer: Any) -> Iterator[None]:
 def _checkpoint_activations(model: Any, options: dict[str, Any]) -> None:
     """As ``transformers.Trainer.train`` does it, which has no method of its own for it."""
     layers, offload = options.pop("every_n_layers", 1), options.pop("offload", False)
-    more: dict[str, Any] = {"every_n_layers": layers, "offload": offload}
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **more)
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options or None, **more)
+    model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs=options or None, every_n_layers=layers, offload=offload
+    )
 
 
 @contextlib.contextmanager

@@ -16,11 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
-from umekit.trainers.arguments import HAS_ACTIVATION_CHECKPOINTING
 
 torch.set_num_threads(1)
-# Of a model's methods and properties: CHECKPOINTING_enable, is_CHECKPOINTING.
-CHECKPOINTING = "activation_checkpointing" if HAS_ACTIVATION_CHECKPOINTING else "gradient_checkpointing"
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stub_model import CHECKPOINTING, StubModel, stub_rows, stub_trainer
+from stub_model import StubModel, stub_rows, stub_trainer
 
 import umekit
 from umekit.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
@@ -99,7 +99,7 @@ def test_it_tries_what_is_trained(
         self.backbone.gradient_checkpointing = True  # type: ignore[assignment]
 
     monkeypatch.setattr(StubModel, "forward", watched)
-    monkeypatch.setattr(StubModel, f"{CHECKPOINTING}_enable", enable, raising=False)
+    monkeypatch.setattr(StubModel, "activation_checkpointing_enable", enable, raising=False)
     settings: dict[str, Any] = {
         "bf16": True,
         "activation_checkpointing": True,
@@ -126,12 +126,10 @@ def test_real_checkpointing_is_on_and_off_again(tmp_path: Path) -> None:
     rows = [{"query": f"query {n}", "positive": f"positive {n}"} for n in range(2)]
     trainer = ContrastiveTrainer(loaded.model, args, processing_class=loaded.processor, train_dataset=rows)
     on: list[bool] = []
-    loaded.model.register_forward_pre_hook(
-        lambda module, _: on.append(getattr(module, f"is_{CHECKPOINTING}"))
-    )
+    loaded.model.register_forward_pre_hook(lambda module, _: on.append(module.is_activation_checkpointing))
     dry_run(trainer)
     assert set(on) == {True}
-    assert not getattr(loaded.model, f"is_{CHECKPOINTING}")
+    assert not loaded.model.is_activation_checkpointing
 
 
 @pytest.mark.parametrize("name", ["is_fsdp_enabled", "is_deepspeed_enabled"])

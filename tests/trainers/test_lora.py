@@ -12,7 +12,6 @@ import torch
 from adapter_folders import save_adapter
 from peft import PeftModel
 from PIL import Image
-from stub_model import CHECKPOINTING
 from transformers import BitsAndBytesConfig
 
 import umekit
@@ -107,8 +106,8 @@ def test_the_cache_is_exact_under_dropout(
     add_lora(model, rank=4, alpha=8, dropout=0.3, parts=("language", "vision"), init_lora_weights=False)
     trainer = trainer_of(model, tiny_checkpoint("qwen3_vl"), tmp_path, rows, chunk_tokens=BUDGET, **settings)
     if trainer.args.activation_checkpointing:
-        getattr(model, f"{CHECKPOINTING}_enable")()
-        assert getattr(model, f"is_{CHECKPOINTING}")
+        model.activation_checkpointing_enable()
+        assert model.is_activation_checkpointing
     module: Any = trainer.model
     inputs = trainer.data_collator(rows)
     batch = inputs["batch"]

@@ -15,7 +15,6 @@ import torch
 from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from stub_model import CHECKPOINTING
 from transformers import AutoModelForImageTextToText, TrainerCallback
 
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
@@ -133,8 +132,8 @@ def test_a_frozen_tower_keeps_nothing_under_checkpointing(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]], family: str
 ) -> None:
     trainer = make_trainer(tiny_checkpoint(family), tmp_path, rows, adapter=True)
-    getattr(trainer.model, f"{CHECKPOINTING}_enable")()  # as the Trainer does
-    assert getattr(trainer.native_model.backbone, f"is_{CHECKPOINTING}")
+    trainer.model.activation_checkpointing_enable()  # as the Trainer does
+    assert trainer.native_model.backbone.is_activation_checkpointing
     base = trainer.native_model.backbone.base_model
     batch = trainer.collate(trainer.data_collator(rows)["batch"], range(16))
     base.train()

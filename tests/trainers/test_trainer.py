@@ -289,7 +289,7 @@ def test_arguments_that_make_no_sense_raise(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
-def test_checkpointing_has_both_names_in_every_version(tmp_path: Path, name: str) -> None:
+def test_checkpointing_has_both_names(tmp_path: Path, name: str) -> None:
     given: dict[str, Any] = {name: True, f"{name}_kwargs": {"use_reentrant": False}}
     args = ContrastiveTrainingArguments(output_dir=str(tmp_path), **given)
     assert args.activation_checkpointing
