@@ -1,1 +1,1 @@
-"""Model inputs to vectors, thoughts and scores. These files are copied flat into every checkpoint."""
+"""Model inputs to vectors, thoughts and scores. These files are joined into the code of every checkpoint."""

@@ -1,1 +1,1 @@
-"""Items to model inputs. These files are joined into every checkpoint."""
+"""Items to model inputs. These files are joined into the code of every checkpoint."""
