@@ -1,8 +1,8 @@
 # Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
 # Sources, in this order: families prompts first_resize vision tokenizing kinds limits arrays odd_images
 #   profiles pixels downloads sources media sampling animation clip_decoding video settings checkpoint
-#   collating cut_texts items pdfium_process documents templates preparing pairs item_processor native
-#   processor
+#   collating cut_texts items pdfium_process documents template_sizes templates preparing pairs
+#   item_processor native processor
 
 from __future__ import annotations
 
@@ -4058,6 +4058,115 @@ def _picture_pages(
     return list(pages if keep is None else map(keep, pages))
 
 
+# ---- template_sizes ----------------------------------------------------------------------------------------
+# How much a step of a chat template makes, known before it is made: characters or entries, at most.
+#
+# Each function takes the ``most`` that may be made, and gives a number over it where that is all there is to know.
+
+
+INTEGER_BITS = 2**14
+# Filters that write out whatever they are given.
+_TEXT_FILTERS = {
+    *("capitalize", "e", "escape", "forceescape", "lower", "safe", "striptags", "title", "trim", "upper"),
+    *("urlencode", "wordcount"),
+}
+
+
+def made_by_operator(operator: str, left: Any, right: Any, most: int) -> int:
+    """Characters or entries that an operator makes."""
+    if operator == "+":
+        return sum(len(side) for side in (left, right) if isinstance(side, (str, list, tuple, bytes)))
+    if operator == "%" and isinstance(left, (str, bytes)):
+        return _formatted(str(left), right, most)
+    if operator in ("*", "**"):
+        for one, times in ((left, right), (right, left)):
+            if isinstance(one, (str, list, tuple, bytes)) and isinstance(times, int):
+                return len(one) * max(times, 0)
+        if isinstance(left, int) and isinstance(right, int):
+            bits = left.bit_length() + right.bit_length()
+            if operator == "**":
+                bits = left.bit_length() * abs(right)
+            return 0 if bits <= INTEGER_BITS else most + 1
+    return 0
+
+
+def _formatted(form: str, values: Any, most: int) -> int:
+    """Characters of ``form % values``, at most."""
+    if re.search(r"%[^a-zA-Z%]*?(\d{4,}|\*)", form):
+        return most + 1
+    return len(form) + form.count("%") * (1024 + written_size(values, most))
+
+
+def made_by_method(name: str, owner: Any, args: Sequence[Any], kwargs: Mapping[str, Any], most: int) -> int:
+    """Characters that a method of a string (or number) makes, at most."""
+    if isinstance(owner, int):
+        return most + 1 if name == "to_bytes" else 0
+    given = [*args, *kwargs.values()]
+    numbers = [max(one, 0) for one in given if isinstance(one, int)]
+    if name in ("ljust", "rjust", "center", "zfill"):
+        return len(owner) + sum(numbers)
+    if name == "expandtabs":
+        return len(owner) * (1 + sum(numbers or [8]))
+    if name == "replace" and len(given) > 1 and isinstance(given[0], (str, bytes)):
+        old, new = given[0], given[1]
+        times = owner.count(old) if old else len(owner) + 1
+        return len(owner) + times * written_size(new, most)
+    if name == "join" and given:
+        return _joined(owner, given[0], most)
+    if name in ("format", "format_map"):
+        if re.search(r"\d{4,}|\{[^{}]*\{", str(owner)):
+            return most + 1
+        return len(owner) + str(owner).count("{") * (1024 + written_size(given, most))
+    return most + 1 if name == "translate" else len(owner)
+
+
+def made_by_filter(name: str, value: Any, given: Sequence[Any], most: int) -> int:
+    """Characters or entries that a filter makes, at most, where that can be far more than it is given."""
+    numbers = [max(one, 0) for one in given if isinstance(one, int)]
+    if name in ("center", "wordwrap", "batch", "slice", "truncate"):
+        return sum(numbers) + written_size(value, most) * (2 if name == "wordwrap" else 1)
+    if name == "indent":
+        lines = str(value).count("\n") + 1
+        return written_size(value, most) + lines * (
+            sum(numbers) + sum(len(x) for x in given if isinstance(x, str))
+        )
+    if name == "replace" and len(given) > 1:
+        return made_by_method("replace", str(value), [str(given[0]), str(given[1])], {}, most)
+    if name == "join":
+        return _joined(given[0] if given else "", value, most)
+    if name == "format":
+        return _formatted(str(value), list(given), most)
+    if name in ("tojson", "pprint", "xmlattr", "string", "urlize"):
+        indents = sum(numbers) if name == "tojson" else 0
+        return written_size(value, most) * (1 + indents)
+    return written_size(value, most) if name in _TEXT_FILTERS else 0
+
+
+def _joined(separator: Any, values: Any, most: int) -> int:
+    count = len(values) if isinstance(values, (str, list, tuple, dict)) else 0
+    return written_size(values, most) + count * written_size(separator, most)
+
+
+def written_size(value: Any, most: int) -> int:
+    """Characters of a value written out, or a number over ``most``."""
+    total, todo = 0, [value]
+    while todo and total <= most:
+        one = todo.pop()
+        if isinstance(one, (str, bytes)):
+            total += len(one)
+        elif isinstance(one, Mapping):
+            total += 4
+            todo += [*one.keys(), *one.values()]
+        elif isinstance(one, (list, tuple)):
+            total += 2 + len(one)
+            todo += one
+        elif isinstance(one, int):
+            total += 1 + one.bit_length() // 3
+        else:
+            total += 32
+    return total
+
+
 # ---- templates ---------------------------------------------------------------------------------------------
 # Chat templates of checkpoints, rendered within bounds: a template is a program, and may be a hostile one.
 #
@@ -4077,11 +4186,11 @@ try:
 except ImportError as missing:
     raise ImportError("chat templates need jinja2>=3.1.6: pip install -U jinja2") from missing
 
+
 TEMPLATE_CHARS = 2**18  # of a template; published ones have up to 30,000
 MADE_CHARS = 2**20  # that one prompt may have, beside four times its texts
 MADE_IN_ALL = 16  # as many times may be made on the way
 SECONDS = 1.0  # of the thread's own work for a prompt, and for each 10 MB of its texts
-INTEGER_BITS = 2**14
 
 
 class TemplateLimitError(ValueError):
@@ -4158,7 +4267,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
     def written(self, value: Any) -> Any:
         """A value that is about to be written out; a list that holds one large list many times is small until then."""
         if isinstance(value, (Mapping, list, tuple)):
-            self.tick(_size(value, self.run.most))
+            self.tick(written_size(value, self.run.most))
         return value
 
     def joined(self, parts: Sequence[Any]) -> str:
@@ -4168,7 +4277,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
         return "".join(texts)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        self.tick(_made_by(operator, left, right, self.run.most))
+        self.tick(made_by_operator(operator, left, right, self.run.most))
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -4178,7 +4287,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
             name = getattr(method, "__name__", "")
             if name == "join" and args and not isinstance(args[0], (str, list, tuple, dict)):
                 args = (list(args[0]), *args[1:])
-            self.tick(_made_by_method(name, owner, args, kwargs, self.run.most))
+            self.tick(made_by_method(name, owner, args, kwargs, self.run.most))
         else:
             self.tick()
         return super().call(context, obj, *args, **kwargs)
@@ -4193,7 +4302,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
             if name == "join" and not isinstance(value, (str, list, tuple, dict)):
                 value = list(value)
                 args = (*args[:first], value, *args[first + 1 :])
-            self.tick(_made_by_filter(name, value, given, self.run.most))
+            self.tick(made_by_filter(name, value, given, self.run.most))
             result = one(*args, **kwargs)
             self.tick(len(result) if isinstance(result, (str, list, tuple)) else 0)
             return result
@@ -4262,7 +4371,7 @@ def render_template(template: str, messages: Sequence[Any], variables: Mapping[s
         jinja2.TemplateError: the template is wrong, or refuses the messages.
     """
     plain = _plain(messages)
-    given = _size(plain, 2**62)
+    given = written_size(plain, 2**62)
     compiled = _compiled(template)
     run = _ENVIRONMENT.run
     run.begin(given)
@@ -4293,106 +4402,6 @@ def _compiled(template: str) -> Any:
         return _ENVIRONMENT.from_string(template)
     except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:
         raise TemplateLimitError(f"the checkpoint's chat template cannot be compiled: {error}") from None
-
-
-# Filters that write out whatever they are given.
-_TEXT_FILTERS = {
-    *("capitalize", "e", "escape", "forceescape", "lower", "safe", "striptags", "title", "trim", "upper"),
-    *("urlencode", "wordcount"),
-}
-
-
-def _made_by(operator: str, left: Any, right: Any, most: int) -> int:
-    """Characters or entries that an operator makes."""
-    if operator == "+":
-        return sum(len(side) for side in (left, right) if isinstance(side, (str, list, tuple, bytes)))
-    if operator == "%" and isinstance(left, (str, bytes)):
-        return _formatted(str(left), right, most)
-    if operator in ("*", "**"):
-        for one, times in ((left, right), (right, left)):
-            if isinstance(one, (str, list, tuple, bytes)) and isinstance(times, int):
-                return len(one) * max(times, 0)
-        if isinstance(left, int) and isinstance(right, int):
-            bits = left.bit_length() + right.bit_length()
-            if operator == "**":
-                bits = left.bit_length() * abs(right)
-            return 0 if bits <= INTEGER_BITS else most + 1
-    return 0
-
-
-def _formatted(form: str, values: Any, most: int) -> int:
-    """Characters of ``form % values``, at most."""
-    if re.search(r"%[^a-zA-Z%]*?(\d{4,}|\*)", form):
-        return most + 1
-    return len(form) + form.count("%") * (1024 + _size(values, most))
-
-
-def _made_by_method(name: str, owner: Any, args: Sequence[Any], kwargs: Mapping[str, Any], most: int) -> int:
-    """Characters that a method of a string (or number) makes, at most."""
-    if isinstance(owner, int):
-        return most + 1 if name == "to_bytes" else 0
-    given = [*args, *kwargs.values()]
-    numbers = [max(one, 0) for one in given if isinstance(one, int)]
-    if name in ("ljust", "rjust", "center", "zfill"):
-        return len(owner) + sum(numbers)
-    if name == "expandtabs":
-        return len(owner) * (1 + sum(numbers or [8]))
-    if name == "replace" and len(given) > 1 and isinstance(given[0], (str, bytes)):
-        old, new = given[0], given[1]
-        times = owner.count(old) if old else len(owner) + 1
-        return len(owner) + times * _size(new, most)
-    if name == "join" and given:
-        return _joined(owner, given[0], most)
-    if name in ("format", "format_map"):
-        if re.search(r"\d{4,}|\{[^{}]*\{", str(owner)):
-            return most + 1
-        return len(owner) + str(owner).count("{") * (1024 + _size(given, most))
-    return most + 1 if name == "translate" else len(owner)
-
-
-def _made_by_filter(name: str, value: Any, given: Sequence[Any], most: int) -> int:
-    """Characters or entries that a filter makes, at most, where that can be far more than it is given."""
-    numbers = [max(one, 0) for one in given if isinstance(one, int)]
-    if name in ("center", "wordwrap", "batch", "slice", "truncate"):
-        return sum(numbers) + _size(value, most) * (2 if name == "wordwrap" else 1)
-    if name == "indent":
-        lines = str(value).count("\n") + 1
-        return _size(value, most) + lines * (sum(numbers) + sum(len(x) for x in given if isinstance(x, str)))
-    if name == "replace" and len(given) > 1:
-        return _made_by_method("replace", str(value), [str(given[0]), str(given[1])], {}, most)
-    if name == "join":
-        return _joined(given[0] if given else "", value, most)
-    if name == "format":
-        return _formatted(str(value), list(given), most)
-    if name in ("tojson", "pprint", "xmlattr", "string", "urlize"):
-        indents = sum(numbers) if name == "tojson" else 0
-        return _size(value, most) * (1 + indents)
-    return _size(value, most) if name in _TEXT_FILTERS else 0
-
-
-def _joined(separator: Any, values: Any, most: int) -> int:
-    count = len(values) if isinstance(values, (str, list, tuple, dict)) else 0
-    return _size(values, most) + count * _size(separator, most)
-
-
-def _size(value: Any, most: int) -> int:
-    """Characters of a value written out, or a number over ``most``."""
-    total, todo = 0, [value]
-    while todo and total <= most:
-        one = todo.pop()
-        if isinstance(one, (str, bytes)):
-            total += len(one)
-        elif isinstance(one, Mapping):
-            total += 4
-            todo += [*one.keys(), *one.values()]
-        elif isinstance(one, (list, tuple)):
-            total += 2 + len(one)
-            todo += one
-        elif isinstance(one, int):
-            total += 1 + one.bit_length() // 3
-        else:
-            total += 32
-    return total
 
 
 def _plain(value: Any) -> Any:
