@@ -9,18 +9,24 @@ if TYPE_CHECKING:
     from .arguments import ContrastiveTrainingArguments
     from .collating import ContrastiveCollator
     from .contrastive import ContrastiveTrainer
+    from .distillation import DistillationTrainer, DistillationTrainingArguments
     from .lora import add_lora
     from .lora.merging import merge
     from .lora.souping import soup
     from .memory import estimate_memory
     from .mining import mine
     from .objectives.module import ContrastiveObjective
+    from .reranker import RerankerTrainer, RerankerTrainingArguments
 
 _PUBLIC = {
     "ContrastiveCollator": ".collating",
     "ContrastiveObjective": ".objectives.module",
     "ContrastiveTrainer": ".contrastive",
     "ContrastiveTrainingArguments": ".arguments",
+    "DistillationTrainer": ".distillation",
+    "DistillationTrainingArguments": ".distillation",
+    "RerankerTrainer": ".reranker",
+    "RerankerTrainingArguments": ".reranker",
     "add_lora": ".lora",
     "estimate_memory": ".memory",
     "merge": ".lora.merging",
@@ -33,6 +39,10 @@ __all__ = [
     "ContrastiveObjective",
     "ContrastiveTrainer",
     "ContrastiveTrainingArguments",
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "RerankerTrainer",
+    "RerankerTrainingArguments",
     "add_lora",
     "estimate_memory",
     "merge",

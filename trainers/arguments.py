@@ -24,7 +24,13 @@ OBJECTIVE_SETTINGS = (
     "matryoshka_dims",
     "matryoshka_weights",
 )
-COLLATOR_SETTINGS = ("max_negatives", "mask_duplicate_positives", "task_column", "task_groups")
+COLLATOR_SETTINGS = (
+    "max_negatives",
+    "mask_duplicate_positives",
+    "generation_prompt",
+    "task_column",
+    "task_groups",
+)
 
 
 @dataclass
@@ -176,6 +182,13 @@ class ContrastiveTrainingArguments(ItemTrainingArguments):
         metadata={
             "help": "Rows with the same positive (by `positive_id` or by content) are no negatives of "
             "each other."
+        },
+    )
+    generation_prompt: bool = field(
+        default=True,
+        metadata={
+            "help": "False trains without the header of an assistant's turn at the end of prompts, as U-MARVEL's "
+            "stages do; vectors are made with it all the same."
         },
     )
 

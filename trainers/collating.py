@@ -12,6 +12,7 @@ from torch import Tensor
 from .bad_rows import BadRow
 from .batches import ItemBatch, PreparedRow
 from .formats.mmeb_tasks import group_of
+from .generation_prompt import generation_prompt, without_end
 from .hashing import content_hash, text_hash
 from .indexed_rows import READ_ERROR, ROW_INDEX, row_name
 from .lazy_media import lazy_media
@@ -96,18 +97,17 @@ class ContrastiveCollator(ItemCollator):
     in ``negative_ids`` where its row has a ``positive_id``, since only then do both come from one set of ids (that of
     :func:`umekit.trainers.mining.mine`). So ids are compared with ids and content with content, whatever else an item
     has. Without ``mask_duplicate_positives`` no item has a key.
+
+    generation_prompt: False leaves the header of an assistant's turn at the end of a prompt out.
     """
 
     max_negatives: int | None = None
     mask_duplicate_positives: bool = True
+    generation_prompt: bool = True
 
     def prepare_row(self, row: Mapping[str, Any]) -> PreparedRow:
         """The roles ``query``, ``positive`` and ``negatives``."""
-        negatives = row.get("negatives")
-        if negatives is None:
-            negatives = []
-        if isinstance(negatives, (str, bytes, Mapping)) or not isinstance(negatives, Sequence):
-            raise TypeError(f"negatives must be a list of items, got {type(negatives).__name__}")
+        negatives = items_of(row, "negatives")
         names = _negative_names(row, len(negatives))[: self.max_negatives]
         query = self.prepare_item(column(row, "query"), "query")
         positive, keys = self._target(column(row, "positive"), [row.get("positive_id"), row.get(OWN_ID)])
@@ -122,6 +122,13 @@ class ContrastiveCollator(ItemCollator):
                 "negative_keys": torch.stack([keys for _, keys in others]) if others else keys[None][:0],
             },
         )
+
+    def _prepared(self, item: Any, role: str) -> tuple[Any, Any]:
+        kept, prepared = super()._prepared(item, role)
+        if self.generation_prompt or not (ending := generation_prompt(prepared, self.processor.tokenizer)):
+            return kept, prepared
+        short = without_end(prepared, ending)
+        return short if kept is prepared else kept.without_end(ending), short
 
     def _target(self, item: Any, names: Sequence[Any]) -> tuple[Any, Tensor]:
         """A document prepared, and up to ``KEYS`` numbers that are not ``NO_KEY``: of its names and its content."""
@@ -138,6 +145,16 @@ def column(row: Mapping[str, Any], name: str) -> Any:
     if row.get(name) is None:
         raise ValueError(f"no {name!r} (the row has {sorted(k for k in row if not k.startswith('__'))})")
     return row[name]
+
+
+def items_of(row: Mapping[str, Any], name: str) -> list[Any]:
+    """The items of a column that a row may lack."""
+    items = row.get(name)
+    if items is None:
+        return []
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Sequence):
+        raise TypeError(f"{name} must be a list of items, got {type(items).__name__}")
+    return list(items)
 
 
 def _negative_names(row: Mapping[str, Any], count: int) -> list[Any]:

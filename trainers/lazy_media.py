@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .generation_prompt import without_end
 from .hashing import content_hash
 
 
@@ -26,6 +27,7 @@ class LazyMedia:
         cut_tokens: left out to stay within the limit.
         content: hash of what was prepared.
         pieces: what was appended to the prompt, one after the other: ids, and the slot of the last.
+        ending: tokens of the prompt that were left out at its end.
     """
 
     item: Any
@@ -36,6 +38,7 @@ class LazyMedia:
     cut_tokens: int
     content: int
     pieces: tuple[tuple[tuple[int, ...], int], ...] = ()
+    ending: int = 0
 
     @property
     def completion(self) -> int:
@@ -46,6 +49,10 @@ class LazyMedia:
         """As ``Prepared.continued``."""
         more = (tuple(int(one) for one in ids), slot)
         return replace(self, length=self.length + len(ids), pieces=(*self.pieces, more))
+
+    def without_end(self, count: int) -> LazyMedia:
+        """The prompt without its last tokens, before anything is appended to it."""
+        return replace(self, length=self.length - count, ending=count)
 
     def prepared(self, processor: Any) -> Any:
         """The item, prepared again.
@@ -61,6 +68,8 @@ class LazyMedia:
             raise ValueError(
                 f"{self} is not what it was when its batch was planned: a file of it has changed"
             )
+        if self.ending:
+            found = without_end(found, self.ending)
         for ids, slot in self.pieces:
             found = found.continued(ids, slot)
         return found

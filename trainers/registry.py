@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .item_trainer import ItemTrainer
 
-TRAINERS = {"contrastive": (".contrastive", "ContrastiveTrainer")}
+TRAINERS = {
+    "contrastive": (".contrastive", "ContrastiveTrainer"),
+    "distillation": (".distillation", "DistillationTrainer"),
+    "reranker": (".reranker", "RerankerTrainer"),
+}
 
 
 def trainer_class(name: str) -> type[ItemTrainer]:

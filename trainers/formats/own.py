@@ -24,6 +24,7 @@ OTHERS = (
     "answer",
     "positive_answer",
     "teacher_scores",
+    "positive_teacher_score",
 )
 
 
@@ -36,7 +37,8 @@ def read_rows(
 ) -> FormatRows:
     """Rows with ``query``, ``positive`` and, where they have them, ``negatives``, ``candidates``, ``task``,
     ``dataset``, ``positive_id``, ``positive_ids``, ``negative_ids`` (one per negative, as mining writes them),
-    ``query_id``, ``query_thought``, ``positive_thought``, ``answer`` and ``teacher_scores``.
+    ``query_id``, ``query_thought``, ``positive_thought``, ``answer``, ``teacher_scores`` (one per candidate) and
+    ``positive_teacher_score``.
 
     An item is a text, or an object with any of ``text, image, images, video, document, page, instruction``.
 

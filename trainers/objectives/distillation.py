@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+def candidate_cosines(query: Tensor, candidates: Tensor) -> Tensor:
+    """Cosines of each query ``[n, d]`` to its candidates ``[n, c, d]``: ``[n, c]``, float32 also under autocast."""
+    with torch.autocast(query.device.type, enabled=False):
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        q, c = F.normalize(query.to(dtype), dim=-1), F.normalize(candidates.to(dtype), dim=-1)
+        return torch.einsum("nd,ncd->nc", q, c)
 
 
 def listwise_kl(

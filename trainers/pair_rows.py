@@ -1,0 +1,110 @@
+"""Rows of a mined list to pairs of a query and a candidate, for rerankers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..encoding.presets.templates import END
+from .batches import PreparedRow
+from .collating import ItemCollator, column, items_of
+from .generation_prompt import header_ids
+from .hashing import content_hash, text_hash
+from .indexed_rows import row_name
+
+SPANS = ("answer", "turn")
+
+
+@dataclass
+class PairBatch:
+    """What was read of pairs, by row.
+
+    Attributes:
+        pairs: ``[n, most]``, with gradient; 0 where there is none.
+        pair_mask: bool ``[n, most]``, True where there is one.
+        relevant: bool ``[n, most]``.
+    """
+
+    pairs: Tensor
+    pair_mask: Tensor
+    relevant: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+@dataclass
+class PairCollator(ItemCollator):
+    """Rows with ``query``, ``positive`` and ``negatives``, the hardest first, as mining writes them.
+
+    The role ``pairs`` holds the positive's pair and those of up to ``max_negatives`` negatives; the bool column
+    ``relevant`` tells which are to be answered with yes. A negative that is the positive, by its id or by content, is
+    left out.
+
+    Attributes:
+        answers: token ids of yes and no.
+        loss_span: ``"turn"`` appends the answer and the end of its turn, and counts the header before it to the
+            completion, as U-MARVEL's reranker is trained; ``"answer"`` appends nothing.
+        negative_depth: the negatives are drawn from so many of the first; None takes the first ones. A row has the
+            same ones in every epoch.
+        seed: of what is drawn.
+    """
+
+    answers: Sequence[int] = ()
+    loss_span: str = "answer"
+    max_negatives: int | None = None
+    negative_depth: int | None = None
+    seed: int = 0
+
+    def prepare_row(self, row: Mapping[str, Any]) -> PreparedRow:
+        """The role ``pairs`` and the column ``relevant``."""
+        header, end = self._turn
+        processor = self.processor
+        if end:
+            processor = processor.with_max_length(processor.settings.max_length - 1 - len(end))
+        query = processor.pairs_with(column(row, "query"))
+        pairs = [query.prepare(column(row, "positive"))]
+        same = content_hash(pairs[0])
+        others = (query.prepare(item, index) for index, item in enumerate(self._negatives(row)))
+        pairs += [pair for pair in others if content_hash(pair) != same]
+        if end:
+            pairs = [
+                _answered(pair, [self.answers[number > 0], *end], header) for number, pair in enumerate(pairs)
+            ]
+        return PreparedRow({"pairs": pairs}, {"relevant": torch.arange(len(pairs)) == 0})
+
+    def _negatives(self, row: Mapping[str, Any]) -> list[Any]:
+        items = items_of(row, "negatives")
+        if (names := row.get("negative_ids")) is not None:
+            if len(names) != len(items):
+                raise ValueError(f"{len(names)} negative_ids for {len(items)} negatives")
+            own = {row.get("positive_id"), *(row.get("positive_ids") or ())} - {None}
+            items = [item for item, name in zip(items, names, strict=True) if name not in own]
+        items = items[: self.negative_depth]
+        if self.max_negatives is None or self.max_negatives >= len(items):
+            return items
+        if self.negative_depth is None:
+            return items[: self.max_negatives]
+        draw = np.random.default_rng(abs(text_hash(f"{self.seed} {row_name(row, 0)}")))
+        return [items[place] for place in sorted(draw.permutation(len(items))[: self.max_negatives])]
+
+    @property
+    def _turn(self) -> tuple[list[int], list[int]]:
+        """Token ids of the header before the answer, and of what follows it; none where only the answer counts."""
+        if self.loss_span == "answer":
+            return [], []
+        tokenizer = self.processor.tokenizer
+        return header_ids(tokenizer), tokenizer.encode(END.replace("\\n", "\n"), add_special_tokens=False)
+
+
+def _answered(pair: Any, ids: Sequence[int], header: Sequence[int]) -> Any:
+    if pair.input_ids[-len(header) :].tolist() != list(header):
+        raise ValueError(
+            "loss_span='turn' needs a prompt that ends with the header of the assistant's turn; use 'answer'"
+        )
+    return replace(pair.continued(ids), completion=len(header) + len(ids))

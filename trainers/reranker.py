@@ -1,0 +1,216 @@
+"""RerankerTrainer: a model learns to answer whether a candidate is what a query asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..modeling.pooling import DIRECT_SLOT
+from .arguments import ItemTrainingArguments
+from .batches import ItemBatch, gather_batch, without_padding
+from .calibration import calibration
+from .distributed import sum_over_ranks
+from .dummy_media import grey_picture
+from .item_trainer import ItemTrainer
+from .model_with_objective import Metrics, run_model
+from .objectives.reranking import listwise_cross_entropy
+from .pair_rows import SPANS, PairBatch, PairCollator
+from .tokens import IGNORED, completion_labels, log_probabilities
+
+COLLATOR_SETTINGS = ("loss_span", "max_negatives", "negative_depth", "seed")
+
+
+@dataclass
+class RerankerTrainingArguments(ItemTrainingArguments):
+    """Arguments of :class:`RerankerTrainer`. load_best_model_at_end goes by the loss of evaluation."""
+
+    loss_span: str = field(
+        default="answer",
+        metadata={
+            "help": "Tokens of the pointwise loss: `answer` alone, or the whole `turn` (header, answer, end) with "
+            "equal weight, as U-MARVEL's code has it."
+        },
+    )
+    pointwise_weight: float = field(default=1.0, metadata={"help": "Of the mean over all pairs' tokens."})
+    listwise_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Of the cross-entropy, over a row's candidates, of the logit of yes less that of no."
+        },
+    )
+    max_negatives: int | None = field(
+        default=None, metadata={"help": "Negatives of a row; None: all of its list. U-MARVEL: 1."}
+    )
+    negative_depth: int | None = field(
+        default=None,
+        metadata={
+            "help": "Draw them from so many of the list's first; None: they are the first. U-MARVEL: 100."
+        },
+    )
+    positions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train with other positions (`1d`, `mrope`) than the checkpoint scores with; U-MARVEL was, `1d`."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.loss_span not in SPANS:
+            raise ValueError(f"loss_span is one of {SPANS}, not {self.loss_span!r}")
+        if self.positions not in (None, "1d", "mrope"):
+            raise ValueError(f"positions is '1d' or 'mrope', not {self.positions!r}")
+        if min(self.pointwise_weight, self.listwise_weight) < 0 or not (
+            self.pointwise_weight + self.listwise_weight
+        ):
+            raise ValueError("pointwise_weight and listwise_weight must not be negative, and not both 0")
+        for name in ("max_negatives", "negative_depth"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be positive, got {value}: pairs of both kinds are needed")
+        if self.media_per_chunk:
+            raise ValueError("media_per_chunk is not there for pairs: the query's pixels are shared by them")
+        super().__post_init__()
+
+    def collator_settings(self) -> dict[str, Any]:
+        """Keyword arguments of the :class:`PairCollator` that these arguments describe, but for the answers."""
+        return {**super().collator_settings(), **{name: getattr(self, name) for name in COLLATOR_SETTINGS}}
+
+
+class RerankerTrainer(ItemTrainer):
+    """Train a reranker on rows of mined lists, which :class:`PairCollator` describes.
+
+    Pointwise: the mean, over the pairs of all ranks, of the cross-entropy of the answer's token (or of its turn's).
+    Listwise: each row's candidates compete by the logit of yes less that of no. Both are added with their weights.
+
+    model: a reranking model, of any backbone, with an adapter or without. Evaluation reports how well scores order
+    pairs (``auc``, ``recall@1``: the positive is the best of its row) and how far they are probabilities
+    (``loss``: of the two answers, ``brier``, ``calibration_error``).
+    """
+
+    args: RerankerTrainingArguments
+    arguments_class = RerankerTrainingArguments
+    collator_class = PairCollator
+    _labelled: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: RerankerTrainingArguments,
+        *,
+        processing_class: Any,
+        data_collator: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        answers = getattr(model, "answer_ids", None)
+        if answers is None:
+            raise TypeError(
+                f"{type(model).__name__} scores no pairs: load the checkpoint with a reranker's preset"
+            )
+        if data_collator is None and isinstance(args, self.arguments_class):
+            data_collator = self.collator_class(processing_class, answers=answers, **args.collator_settings())
+        super().__init__(
+            model, args, processing_class=processing_class, data_collator=data_collator, **kwargs
+        )
+
+    def batch_backward(self, model: nn.Module, batch: ItemBatch) -> tuple[Tensor, Metrics]:
+        """Of the pointwise loss, and of the listwise one where it has a weight."""
+        labelled = sum(max(1, item.completion) for item in batch.items) if len(batch) else 0
+        self._labelled = sum_over_ranks(torch.tensor(labelled, device=self.args.device)).clamp(min=1)
+        if not self.args.listwise_weight:
+            return self.backpropagate(model, batch)
+        return self.backpropagate(model, batch, lambda values: self.listwise(values, batch))
+
+    # ---- what a forward gives --------------------------------------------------------------------
+
+    def run(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """A forward; in training with its own positions, where the arguments name them."""
+        if self.args.positions is None or not model.training:
+            return run_model(model, inputs)
+        kept = model.settings
+        model.settings = replace(kept, positions=self.args.positions)
+        try:
+            return run_model(model, inputs)
+        finally:
+            model.settings = kept
+
+    def read(self, output: Any) -> Tensor:
+        """The logit of yes less that of no, float32 [B]."""
+        logits: Tensor = output.logits
+        return logits[:, 0] - logits[:, 1]
+
+    def local_inputs(
+        self, batch: ItemBatch, indices: Sequence[int], inputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """int64 ``labels`` [items, L]: where the next token counts, that token."""
+        ids, items = inputs["input_ids"], [batch.items[index] for index in indices]
+        if self.args.loss_span == "turn" and len(batch):
+            return {"labels": completion_labels(items, ids, inputs["attention_mask"])}
+        labels = torch.full((len(items), ids.shape[1]), IGNORED, dtype=torch.int64)
+        if len(batch):
+            yes, no = self.native_model.answer_ids
+            relevant = self._relevant(batch)
+            answers = torch.tensor([yes if relevant[index] else no for index in indices])
+            labels[inputs["pooling_slots"][: len(items)] == DIRECT_SLOT] = answers
+        return {"labels": labels}
+
+    def local_loss(self, model: Any, output: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """The pointwise loss of a forward's pairs."""
+        found = log_probabilities(model, output.last_hidden_state, inputs["local_labels"])
+        return found.sum() * (-self.args.pointwise_weight / self._labelled)
+
+    def listwise(self, values: Tensor, batch: ItemBatch) -> tuple[Tensor, Metrics]:
+        """The weighted listwise loss over all ranks' rows, and the share of rows whose positive is the best."""
+        rows = gather_batch(batch.split(values, PairBatch))
+        if len(rows) == 0:
+            return values.sum() * 0.0, {}
+        loss = listwise_cross_entropy(rows.pairs, rows.relevant, mask=rows.pair_mask)
+        return loss * self.args.listwise_weight, {"accuracy": positive_is_best(rows).float().mean()}
+
+    def dummy_picture(self) -> Any:
+        """A pair with a small picture."""
+        return self.processing_class.prepare_pair("a", {"image": grey_picture()})  # type: ignore[union-attr]
+
+    def dummy_video(self) -> Any:
+        """A pair with a small video."""
+        return self.processing_class.prepare_pair("a", {"video": [grey_picture()] * 4})  # type: ignore[union-attr]
+
+    @staticmethod
+    def _relevant(batch: ItemBatch) -> list[bool]:
+        """Of each item, whether its pair is to be answered with yes."""
+        counts = batch.counts["pairs"] or []
+        rows = zip(batch.columns["relevant"].tolist(), counts, strict=True)
+        return list(chain.from_iterable(row[:count] for row, count in rows))
+
+    # ---- evaluation ------------------------------------------------------------------------------
+
+    def evaluate_batches(
+        self, model: nn.Module, batches: Iterable[ItemBatch]
+    ) -> tuple[dict[str, float], int]:
+        """The metrics of the class's docstring, over the pairs of the whole set; see :func:`calibration`."""
+        logits, relevant, best = [], [], []
+        for batch in batches:
+            rows = gather_batch(batch.split(self.encode(model, batch), PairBatch))
+            rows = without_padding(rows, self.accelerator.gradient_state)
+            logits.append(rows.pairs[rows.pair_mask].double().cpu())
+            relevant.append(rows.relevant[rows.pair_mask].cpu())
+            best += positive_is_best(rows).tolist()
+        if not best:
+            raise ValueError("the eval dataset is empty")
+        scores, truth = torch.cat(logits), torch.cat(relevant)
+        report = calibration(scores.sigmoid().numpy(), truth.numpy())
+        loss = F.binary_cross_entropy_with_logits(scores, truth.double()).item()
+        metrics = {"loss": loss, "auc": report.auc, "brier": report.brier, "calibration_error": report.error}
+        return {**metrics, "recall@1": float(np.mean(best))}, len(best)
+
+
+def positive_is_best(rows: PairBatch) -> Tensor:
+    """bool [n]: whether a row's relevant pair is above all its others; a tie is not."""
+    own = rows.pairs.masked_fill(~rows.relevant, float("-inf")).amax(dim=1)
+    others = rows.pairs.masked_fill(rows.relevant | ~rows.pair_mask, float("-inf")).amax(dim=1)
+    return own > others
