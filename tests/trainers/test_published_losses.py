@@ -68,7 +68,9 @@ def test_distillation_of_the_vectors_that_their_model_gave(tmp_path: Path, chunk
         case = {key.removeprefix("distill/"): stored[key] for key in stored}
     n, c = case["teacher_fused"].shape
     case["query"] = case["vectors"][:n]
-    case["candidates"] = case["vectors"][n:].reshape(c, n, -1).swapaxes(0, 1)  # candidate 0 of every query first
+    case["candidates"] = (
+        case["vectors"][n:].reshape(c, n, -1).swapaxes(0, 1)
+    )  # candidate 0 of every query first
     cosines = candidate_cosines(torch.tensor(case["query"]), torch.tensor(case["candidates"]))
     assert_near(cosines, case["student_scores"])
     loss, _, temperature = distilled(
@@ -171,6 +173,8 @@ def test_infonce_of_their_stages(tmp_path: Path, name: str, chunk_tokens: int | 
     )
     assert_near(loss, case["loss"])
     expected = [case[f"grad_{role}"] for role in roles]
-    for found, one in zip(gradients.split([one.size // one.shape[-1] for one in expected]), expected, strict=True):
+    for found, one in zip(
+        gradients.split([one.size // one.shape[-1] for one in expected]), expected, strict=True
+    ):
         assert_near(found, one)
     assert_near(temperature, case["grad_temperature"])

@@ -18,6 +18,7 @@ from transformers import Qwen2VLForConditionalGeneration
 import umekit
 from umekit.modeling.reranker import UmeForReranking
 from umekit.processing.processor import UmeProcessor
+from umekit.testing import save_tiny_reranker
 from umekit.trainers import RerankerTrainer, RerankerTrainingArguments, add_lora
 from umekit.trainers.pair_rows import PairCollator
 from umekit.trainers.tokens import completion_labels
@@ -61,7 +62,9 @@ def rows(published: dict[str, Any]) -> list[dict[str, Any]]:
 def test_labels_and_both_means_are_theirs(stored: dict[str, np.ndarray]) -> None:
     """On their ids and the losses that their model had of each token."""
     ids, mask = torch.tensor(stored["input_ids"]), torch.tensor(stored["attention_mask"])
-    items = [SimpleNamespace(completion=8)] * len(ids)  # 5 tokens of header here, the answer, its end, a line break
+    items = [SimpleNamespace(completion=8)] * len(
+        ids
+    )  # 5 tokens of header here, the answer, its end, a line break
     labels = completion_labels(items, ids, mask)
     assert torch.equal(labels[:, :-1], torch.tensor(stored["labels"])[:, 1:])
     losses = torch.tensor(stored["loss_per_token"])
@@ -140,7 +143,9 @@ def test_losses_and_gradients_are_those_of_the_stock_class(
     expected, (stock, answers) = reference(rows, span, positions or "mrope", listwise)
     wanted = {name: one.grad for name, one in stock.named_parameters() if one.grad is not None}
     last = stock.config.get_text_config().num_hidden_layers - 1
-    for chunk_tokens in (None, 1, 400):
+    for chunk_tokens, share in ((None, False), (None, True), (1, True), (400, False), (400, True)):
+        if share and span == "turn" and chunk_tokens is None:
+            continue
         reranker = umekit.load(CHECKPOINT, preset="u-marvel-reranker")
         trainer = trainer_of(
             tmp_path,
@@ -151,7 +156,9 @@ def test_losses_and_gradients_are_those_of_the_stock_class(
             positions=positions,
             listwise_weight=listwise,
             chunk_tokens=chunk_tokens,
+            share_beginnings=share,
         )
+        assert trainer._shares(trainer.data_collator(rows)["batch"]) == (share and span == "answer")
         loss, found = gradients(trainer, rows)
         assert loss == pytest.approx(expected, rel=1e-5)
         assert found.keys() == wanted.keys()
@@ -249,34 +256,32 @@ def test_a_lora_learns_saves_and_scores_as_it_was_evaluated(
 
 
 def test_any_backbone(tmp_path: Path, family: str, tiny_backbone: Callable[[str], Path]) -> None:
-    reranker = reranker_of(tiny_backbone(family), family, tmp_path)
+    folder = save_tiny_reranker(tmp_path, tiny_backbone(family))
+    reranker = UmeForReranking.from_pretrained(folder), UmeProcessor.from_pretrained(folder)
     rows = [
         {"query": f"which is {i}", "positive": f"the {i}", "negatives": [f"a {i + 1}", {"image": grey()}]}
         for i in range(2)
     ]
     found = []
-    for chunk_tokens in (None, 60):
+    for chunk_tokens, share in ((None, False), (60, False), (None, True), (60, True)):
         trainer = trainer_of(
             tmp_path,
             rows,
             *reranker,
             listwise_weight=1.0,
             chunk_tokens=chunk_tokens,
+            share_beginnings=share,
         )
         reranker[0].zero_grad()
         loss, gradient = gradients(trainer, rows)
         found.append((loss, {name: value.clone() for name, value in gradient.items()}))
-    (whole, expected), (cached, gradient) = found
-    assert cached == pytest.approx(whole, rel=1e-5)
-    for name, value in expected.items():
-        assert (gradient[name] - value).abs().max() <= 1e-4 * value.abs().max() + 1e-7, name
+    whole, expected = found[0]
+    for loss, gradient in found[1:]:
+        assert loss == pytest.approx(whole, rel=1e-5)
+        assert gradient.keys() == expected.keys()
+        for name, value in expected.items():
+            assert (gradient[name] - value).abs().max() <= 1e-4 * value.abs().max() + 1e-7, name
 
 
 def grey() -> Image.Image:
     return Image.new("RGB", (60, 60), "grey")
-
-
-def reranker_of(backbone: Path, family: str, folder: Path) -> tuple[UmeForReranking, UmeProcessor]:
-    preset = "u-marvel-reranker" if family.startswith("qwen2") else "qwen3-vl-reranker"
-    found = umekit.load(backbone, preset=preset)
-    return found.model, found.processor
