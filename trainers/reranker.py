@@ -166,12 +166,8 @@ class RerankerTrainer(ItemTrainer):
 
     def _shares(self, batch: ItemBatch) -> bool:
         """Whether the beginnings of a batch's pairs are read once."""
-        if (
-            not self.args.share_beginnings
-            or self.args.loss_span != "answer"
-            or self._sharded
-            or not len(batch)
-        ):
+        wanted = self.args.share_beginnings and self.args.loss_span == "answer"
+        if not wanted or self._dummies.sharded or not len(batch):  # sharded ranks must run as many forwards
             return False
         return is_worth_it(batch.items, batch.counts["pairs"] or [])
 
