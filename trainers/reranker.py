@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..modeling.pooling import DIRECT_SLOT
+from ..modeling.settings import LINEAR_ATTENTION_FAMILIES
 from .arguments import ItemTrainingArguments
 from .batches import ItemBatch, gather_batch, without_padding
 from .calibration import calibration
@@ -68,7 +70,7 @@ class RerankerTrainingArguments(ItemTrainingArguments):
         default=True,
         metadata={
             "help": "Read what a row's pairs begin with (request, query) once, where that saves a fifth of a batch's "
-            "tokens; for loss_span `answer`, without FSDP and DeepSpeed."
+            "tokens; for loss_span `answer`, without FSDP, DeepSpeed, activation checkpointing and linear attention."
         },
     )
 
@@ -166,10 +168,19 @@ class RerankerTrainer(ItemTrainer):
 
     def _shares(self, batch: ItemBatch) -> bool:
         """Whether the beginnings of a batch's pairs are read once."""
-        wanted = self.args.share_beginnings and self.args.loss_span == "answer"
-        if not wanted or self._dummies.sharded or not len(batch):  # sharded ranks must run as many forwards
+        if not len(batch) or not self._can_share:
             return False
         return is_worth_it(batch.items, batch.counts["pairs"] or [])
+
+    @functools.cached_property
+    def _can_share(self) -> bool:
+        wanted = self.args.share_beginnings and self.args.loss_span == "answer"
+        if not wanted or self._dummies.sharded:  # sharded ranks must run as many forwards as each other
+            return False
+        linear = self.native_model.config.model_type in LINEAR_ATTENTION_FAMILIES
+        return (
+            not linear and not self.args.activation_checkpointing
+        )  # neither goes on from a cache with a gradient
 
     # ---- what a forward gives --------------------------------------------------------------------
 

@@ -135,7 +135,7 @@ def gradients(trainer: RerankerTrainer, rows: Any) -> tuple[float, dict[str, tor
 
 @pytest.mark.parametrize(
     ("span", "positions", "listwise"),
-    [("turn", "1d", 0.0), ("turn", None, 0.0), ("answer", None, 0.0), ("answer", None, 0.7)],
+    [("turn", "1d", 0.0), ("turn", None, 0.0), ("answer", "1d", 0.0), ("answer", None, 0.7)],
 )
 def test_losses_and_gradients_are_those_of_the_stock_class(
     tmp_path: Path, rows: list[dict[str, Any]], span: str, positions: str | None, listwise: float
