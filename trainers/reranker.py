@@ -79,9 +79,8 @@ class RerankerTrainingArguments(ItemTrainingArguments):
             raise ValueError(f"loss_span is one of {SPANS}, not {self.loss_span!r}")
         if self.positions not in (None, "1d", "mrope"):
             raise ValueError(f"positions is '1d' or 'mrope', not {self.positions!r}")
-        if min(self.pointwise_weight, self.listwise_weight) < 0 or not (
-            self.pointwise_weight + self.listwise_weight
-        ):
+        weights = (self.pointwise_weight, self.listwise_weight)
+        if min(weights) < 0 or max(weights) == 0:
             raise ValueError("pointwise_weight and listwise_weight must not be negative, and not both 0")
         for name in ("max_negatives", "negative_depth"):
             if (value := getattr(self, name)) is not None and value < 1:
@@ -174,13 +173,13 @@ class RerankerTrainer(ItemTrainer):
 
     @functools.cached_property
     def _can_share(self) -> bool:
-        wanted = self.args.share_beginnings and self.args.loss_span == "answer"
-        if not wanted or self._dummies.sharded:  # sharded ranks must run as many forwards as each other
+        if not self.args.share_beginnings or self.args.loss_span != "answer":
             return False
+        if self._dummies.sharded:  # ranks must run as many forwards as each other
+            return False
+        # Neither of these goes on from a cache with a gradient.
         linear = self.native_model.config.model_type in LINEAR_ATTENTION_FAMILIES
-        return (
-            not linear and not self.args.activation_checkpointing
-        )  # neither goes on from a cache with a gradient
+        return not linear and not self.args.activation_checkpointing
 
     # ---- what a forward gives --------------------------------------------------------------------
 
