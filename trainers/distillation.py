@@ -95,7 +95,7 @@ class DistillationCollator(ContrastiveCollator):
             raise ValueError(f"{len(items)} candidates and {len(scores)} teacher_scores")
         pairs = [self._prepared(item, "document") for item in items[: self.max_candidates]]
         scores = scores[: self.max_candidates]
-        if self.force_positive and "positive" in row:
+        if self.force_positive:
             kept, prepared = self._prepared(column(row, "positive"), "document")
             if content_hash(prepared) not in {content_hash(one) for _, one in pairs}:
                 pairs.append((kept, prepared))

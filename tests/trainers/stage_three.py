@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor
 
 import umekit
@@ -17,15 +18,13 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 def pair_rows() -> list[dict[str, Any]]:
-    """Lists of different lengths."""
-    return [
-        {
-            "query": f"which {i}",
-            "positive": f"it is {i}",
-            "negatives": [f"no {i} {j}" for j in range(1 + i % 3)],
-        }
-        for i in range(8)
-    ]
+    """Lists of different lengths; one has a picture, and the other rank's forwards then need one, too."""
+    rows: list[dict[str, Any]] = []
+    for i in range(8):
+        negatives: list[Any] = [f"no {i} {j}" for j in range(1 + i % 3)]
+        rows.append({"query": f"which {i}", "positive": f"it is {i}", "negatives": negatives})
+    rows[1]["negatives"][0] = {"image": Image.new("RGB", (56, 84), "red")}
+    return rows
 
 
 def scored_rows() -> list[dict[str, Any]]:
@@ -63,11 +62,10 @@ def trained(name: str, folder: Path, world: int, chunk_tokens: int | None) -> di
         report_to="none",
         disable_tqdm=True,
         use_cpu=True,
+        train_lm_head=kind is RerankerTrainer,
         ddp_find_unused_parameters=False,
         **settings,
     )
-    for parameter_name, parameter in loaded.model.named_parameters():
-        parameter.requires_grad_("language_model" in parameter_name or "lm_head" in parameter_name)
     trainer = kind(
         loaded.model, args, processing_class=loaded.processor, train_dataset=rows(), eval_dataset=rows()[:7]
     )
