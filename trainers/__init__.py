@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .memory import estimate_memory
     from .mining import mine
     from .objectives.module import ContrastiveObjective
+    from .reasoning import ReasoningTrainer, ReasoningTrainingArguments
     from .reranker import RerankerTrainer, RerankerTrainingArguments
 
 _PUBLIC = {
@@ -27,6 +28,8 @@ _PUBLIC = {
     "DistillationTrainingArguments": ".distillation",
     "RerankerTrainer": ".reranker",
     "RerankerTrainingArguments": ".reranker",
+    "ReasoningTrainer": ".reasoning",
+    "ReasoningTrainingArguments": ".reasoning",
     "add_lora": ".lora",
     "estimate_memory": ".memory",
     "merge": ".lora.merging",
@@ -41,6 +44,8 @@ __all__ = [
     "ContrastiveTrainingArguments",
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "ReasoningTrainer",
+    "ReasoningTrainingArguments",
     "RerankerTrainer",
     "RerankerTrainingArguments",
     "add_lora",

@@ -100,6 +100,14 @@ class ItemBatch:
         cut = [item for item in self.items if getattr(item, "cut_tokens", 0)]
         return [(item.length + item.cut_tokens, item.length) for item in cut]
 
+    def spans(self) -> dict[str, slice]:
+        """Where the items of each role are."""
+        found, start = {}, 0
+        for role, counts in self.counts.items():
+            end = start + (len(self) if counts is None else sum(counts))
+            found[role], start = slice(start, end), end
+        return found
+
     def split(self, values: Tensor, kind: type[B], **more: Tensor) -> B:
         """A batch by role, with gradient.
 
@@ -111,14 +119,12 @@ class ItemBatch:
         found: dict[str, Tensor] = {
             name: column.to(values.device) for name, column in {**self.columns, **more}.items()
         }
-        start = 0
-        for role, counts in self.counts.items():
-            end = start + (len(self) if counts is None else sum(counts))
+        for role, span in self.spans().items():
+            counts = self.counts[role]
             if counts is None:
-                found[role] = values[start:end]
+                found[role] = values[span]
             else:
-                found[role], found[f"{role.removesuffix('s')}_mask"] = _by_row(values[start:end], counts)
-            start = end
+                found[role], found[f"{role.removesuffix('s')}_mask"] = _by_row(values[span], counts)
         fields: Any = kind
         return kind(**{one.name: found[one.name] for one in dataclasses.fields(fields)})
 

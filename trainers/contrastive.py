@@ -118,9 +118,11 @@ class ContrastiveTrainer(ItemTrainer):
         self, model: nn.Module, batches: Iterable[ItemBatch]
     ) -> tuple[dict[str, float], int]:
         """The loss per batch, and recall@1 over the whole set."""
+        return validate(
+            ((batch.names, self.gathered(model, batch)) for batch in batches), self.objective_module
+        )
 
-        def encode(batch: ItemBatch) -> ContrastiveBatch:
-            rows = gather_batch(self.by_role(self.encode(model, batch), batch))
-            return without_padding(rows, self.accelerator.gradient_state)
-
-        return validate(batches, encode, self.objective_module)
+    def gathered(self, model: nn.Module, batch: ItemBatch) -> ContrastiveBatch:
+        """What is read of the rows of all ranks, without a graph."""
+        rows = gather_batch(self.by_role(self.encode(model, batch), batch))
+        return without_padding(rows, self.accelerator.gradient_state)

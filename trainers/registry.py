@@ -12,6 +12,7 @@ TRAINERS = {
     "contrastive": (".contrastive", "ContrastiveTrainer"),
     "distillation": (".distillation", "DistillationTrainer"),
     "reranker": (".reranker", "RerankerTrainer"),
+    "reasoning": (".reasoning", "ReasoningTrainer"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batches import ContrastiveBatch, ItemBatch
+from .batches import ContrastiveBatch
 from .finite import named
 from .objectives.cross_entropies import number_targets
 
@@ -42,23 +42,24 @@ def recall_at_1(query: Tensor, positive: Tensor, best_negative: Tensor, positive
 
 @torch.no_grad()
 def validate(
-    batches: Iterable[ItemBatch], encode: Callable[[ItemBatch], ContrastiveBatch], objective: Any
+    batches: Iterable[tuple[Sequence[str], ContrastiveBatch]], objective: Any
 ) -> tuple[dict[str, float], int]:
     """Metrics ``loss`` (mean over rows of the batch losses) and ``recall@1``, and the number of rows.
 
-    encode: gives the rows of all ranks. A loss that is not finite makes the mean so, and the first is logged with its
-    rows. Raises ValueError for an empty set.
+    batches: names of rows, and the rows of all ranks; without any, a batch does not count. A loss that is not finite
+    makes the mean so, and the first is logged with its rows. Raises ValueError for an empty set.
     """
     losses: list[float] = []
     sizes: list[int] = []
     queries, positives, best, keys = [], [], [], []
-    for batch in batches:
-        rows = encode(batch)
+    for names, rows in batches:
+        if len(rows) == 0:
+            continue
         masks = rows.masks()
         loss, _ = objective(rows.query, rows.positive, rows.negatives, rows.tasks, **masks)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]) and all(map(math.isfinite, losses[:-1])):
-            logger.warning("the loss of eval batch %d is %s; %s", len(losses), losses[-1], named(batch.names))
+            logger.warning("the loss of eval batch %d is %s; %s", len(losses), losses[-1], named(names))
         sizes.append(len(rows))
         queries.append(rows.query.cpu())
         positives.append(rows.positive.cpu())

@@ -230,7 +230,7 @@ def test_a_shared_negative_that_is_a_rows_positive_costs_nothing(tmp_path: Path)
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert metrics["false_negatives_dropped"].item() == 8
     sides = batch.split(vectors[order], ContrastiveBatch, tasks=torch.zeros(4, dtype=torch.int64))
-    scores, _ = validate([batch], lambda _: sides, trainer.objective_module)
+    scores, _ = validate([(batch.names, sides)], trainer.objective_module)
     assert scores == {"loss": pytest.approx(0, abs=1e-6), "recall@1": 1.0}
 
 
@@ -238,7 +238,7 @@ def test_in_validation_too_a_negative_that_is_the_target_is_none() -> None:
     row = {"query": "a", "positive": "red", "negatives": ["red"]}
     batch = ContrastiveCollator(StubProcessor())([row])["batch"]
     sides = batch.split(torch.ones(3, 2), ContrastiveBatch, tasks=torch.zeros(1, dtype=torch.int64))
-    scores, _ = validate([batch], lambda _: sides, ContrastiveObjective())
+    scores, _ = validate([(batch.names, sides)], ContrastiveObjective())
     assert scores["recall@1"] == 1
 
 
