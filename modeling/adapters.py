@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .settings import filled_rows
+from .settings import FilledRows, filled_rows
 from .versions import need_peft
 from .weight_files import INDEX, WEIGHTS, hub_arguments, read_json
 
@@ -126,7 +126,7 @@ def _adapter_config(path: str) -> dict[str, Any]:
     return content
 
 
-def lacking_rows(config: Any, base: str, kwargs: Mapping[str, Any]) -> dict[str, int]:
+def lacking_rows(config: Any, base: str, kwargs: Mapping[str, Any]) -> FilledRows:
     """Tokens and rows that were filled when an adapter was trained and that the base's files lack.
 
     Args:

@@ -9,7 +9,6 @@ checkpoint key conversion and load a random language model with no more than a w
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +20,7 @@ from .adapters import BackboneAdapters, adapter_of, add_adapter, lacking_rows, n
 from .backbone import audit_loading, flag_attention, load_backbone, load_stock
 from .patches import multiply_patches
 from .saving import auto_map, stock_modules_read, write_code, write_sentence_transformers_files
-from .settings import FILLED_ROWS, UmeSettings, UmeSettingsError
+from .settings import FILLED_ROWS, FilledRows, UmeSettings, UmeSettingsError
 from .versions import need_transformers
 
 PREFIX = "backbone."
@@ -53,7 +52,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
             backbone if backbone is not None else AutoModelForImageTextToText.from_config(config)
         )
         multiply_patches(self.backbone)
-        self.filled_rows: dict[str, int] = {}
+        self.filled_rows: FilledRows = {}
         flag_attention(config, self.settings)
 
     # ---- loading -------------------------------------------------------------------------------------------
@@ -106,21 +105,36 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         return (model, info) if output_loading_info else model
 
     @torch.no_grad()
-    def fill_rows(self, rows: Mapping[str, int]) -> None:
-        """Set rows of the embedding matrix, in the order of their numbers, to the mean of all rows before them.
+    def fill_rows(self, rows: FilledRows) -> None:
+        """Set rows of the embedding matrix: copies of other rows first, then means of all rows before them, in order.
 
         For tokens that the files of the base do not have. ``filled_rows`` remembers them, and the folder of an
         adapter that is trained on them records them, as its base on disk stays as it is.
 
         Args:
-            rows: token to row; the matrix grows where it is too short.
+            rows: token to row, for a mean; the matrix grows where it is too short. Or to row and source, for a copy,
+                in an output matrix of its own, too.
+
+        Raises:
+            UmeSettingsError: the matrix has no such spare row for a copy.
         """
         if not rows:
             return
-        if max(rows.values()) >= self.backbone.get_input_embeddings().weight.shape[0]:
-            self.backbone.resize_token_embeddings(max(rows.values()) + 1, mean_resizing=False)
+        copies = {token: row for token, row in rows.items() if not isinstance(row, int)}
+        means = sorted(row for row in rows.values() if isinstance(row, int))
+        length = self.backbone.get_input_embeddings().weight.shape[0]
+        for token, (number, source) in copies.items():
+            if max(number, source) >= length:
+                raise UmeSettingsError(
+                    f"{token} would be row {number} of a matrix of {length}, which must not grow"
+                )
+            for module in (self.backbone.get_input_embeddings(), self.backbone.get_output_embeddings()):
+                if module is not None:
+                    module.weight[number] = module.weight[source]
+        if means and means[-1] >= length:
+            self.backbone.resize_token_embeddings(means[-1] + 1, mean_resizing=False)
         matrix = self.backbone.get_input_embeddings().weight
-        for number in sorted(rows.values()):
+        for number in means:
             parts = matrix[:number].split(8192)  # no float32 copy of the matrix
             total = sum(part.float().sum(dim=0) for part in parts)
             matrix[number] = (total / number).to(matrix.dtype)

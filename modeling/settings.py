@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 SCHEMA = 1
 BLOCK = "config.json: ume"
+FilledRows = dict[
+    str, int | list[int]
+]  # token to row, or to row and source; see `UmePreTrainedModel.fill_rows`
 FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
 
 Kind = Literal["discriminative", "generative", "adaptive", "reranker"]
@@ -140,8 +143,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def filled_rows(config: Any) -> dict[str, int]:
-    """Tokens and rows that an adapter folder's config says were filled in memory when the adapter was trained.
+def filled_rows(config: Any) -> FilledRows:
+    """Tokens and rows (with sources, of copies) that an adapter folder's config says were filled when it was trained.
 
     The files of the base have other numbers there, so whoever puts the adapter on them fills these rows again.
 
@@ -150,9 +153,15 @@ def filled_rows(config: Any) -> dict[str, int]:
     """
     block = getattr(config, "ume", None)
     found = block.get(FILLED_ROWS, {}) if isinstance(block, dict) else {}
-    if not isinstance(found, dict) or any(type(row) is not int or row < 1 for row in found.values()):
+    if not isinstance(found, dict) or not all(_is_row(row) for row in found.values()):
         raise UmeSettingsError(f"{BLOCK}.{FILLED_ROWS} is {_shown(found)}; it names tokens and their rows")
     return dict(found)
+
+
+def _is_row(row: Any) -> bool:
+    """A row behind the first, or one and the row that it is a copy of."""
+    numbers = row if isinstance(row, list) and len(row) == 2 else [row]
+    return all(type(number) is int and number >= 0 for number in numbers) and numbers[0] >= 1
 
 
 def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tuple[bool, str]:

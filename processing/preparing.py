@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from PIL import Image as PILImage
 
 from .collating import Prepared
 from .documents import load_document
@@ -133,6 +134,10 @@ def patches_of(
 
 def prepare_item(context: PromptContext, item: Item, instruction: str, role: str | None) -> Prepared:
     """An item as token ids, patches and slots; see ``UmeProcessor.prepare``."""
+    if context.settings.blank_image and all(isinstance(part, TextPart) for part in item.parts):
+        side = context.settings.blank_image
+        blank = ImagePart(PILImage.new("RGB", (side, side), "white"))
+        item = replace(item, parts=(blank, *item.parts))
     turn = read_turn(context, item)
     if context.settings.strip_marks:
         turn.content = _without_marks(turn.content)

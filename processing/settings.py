@@ -16,6 +16,7 @@ from .vision import PixelBudget
 
 SCHEMA = 1
 MOST_TOKENS = 2**31 - 1
+MOST_BLANK = 4096
 MOST = 2**53  # beyond it JSON's numbers are not whole
 NAME = "processor_config.json: ume"
 # Arguments of stock processors' ``from_pretrained`` that change settings of ours.
@@ -45,6 +46,7 @@ class ProcessorSettings:
         empty_items: whether an item without any content is rendered (the template says as what).
         pairs: whether prompts are of pairs, a query and a document (rerankers).
         strip_marks: whether placeholders at the beginning of a text are taken for its media's (VLM2Vec's data).
+        blank_image: side in pixels of a white picture that an item without media begins with; 0 for none (UME-R1).
     """
 
     family: str = "qwen2_vl"
@@ -63,6 +65,7 @@ class ProcessorSettings:
     empty_items: bool = False
     strip_marks: bool = False
     pairs: bool = False
+    blank_image: int = 0
 
     def __post_init__(self) -> None:
         if self.truncation not in ("text", "right"):
@@ -73,6 +76,8 @@ class ProcessorSettings:
         }.items():
             if not 1 <= limit <= MOST_TOKENS:
                 raise ValueError(f"{name} is {limit}; use 1 to {MOST_TOKENS:,} tokens")
+        if not 0 <= self.blank_image <= MOST_BLANK:
+            raise ValueError(f"blank_image is {self.blank_image}; use 0 to {MOST_BLANK} pixels")
         unknown = set(self.limits) - {"query", "document", "text", "plain"}
         if unknown:
             raise ValueError(
@@ -93,6 +98,8 @@ class ProcessorSettings:
         block = {"schema": SCHEMA, **asdict(self)}
         if self.budget.frame_filter == "pillow":
             del block["budget"]["frame_filter"]  # earlier versions and fingerprints do not know it
+        if not self.blank_image:
+            del block["blank_image"]  # likewise
         return block
 
     @classmethod

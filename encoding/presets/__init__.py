@@ -9,7 +9,7 @@ from .qwen3_vl_reranker import QWEN3_VL_RERANKER
 from .rzenembed import RZENEMBED
 from .u_marvel import U_MARVEL, U_MARVEL_QWEN3VL
 from .u_marvel_reranker import U_MARVEL_RERANKER
-from .ume_r1 import UME_R1
+from .ume_r1 import UME_R1, UME_R1_WORDINGS
 from .vlm2vec_v2 import VLM2VEC_V2
 
 # Registered here; each file defines its records as module constants.
@@ -26,17 +26,19 @@ _RECORDS: tuple[Preset, ...] = (
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _RECORDS}
+VARIANTS: dict[str, Preset] = {preset.name: preset for preset in UME_R1_WORDINGS}  # by name alone
 
 
 def get_preset(name: str) -> Preset:
-    """The preset of a name.
+    """The preset of a name, or a variant.
 
     Raises:
         PresetError: no such preset; names those that are.
     """
-    if name not in PRESETS:
-        raise PresetError(f"no preset {name!r}; known are {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]
+    known = PRESETS | VARIANTS
+    if name not in known:
+        raise PresetError(f"no preset {name!r}; known are {', '.join(sorted(known))}")
+    return known[name]
 
 
 def find_preset(source: str) -> Preset | None:
@@ -59,6 +61,7 @@ def differences_table() -> str:
 
 __all__ = [
     "PRESETS",
+    "VARIANTS",
     "AddedToken",
     "Difference",
     "Preset",

@@ -34,11 +34,14 @@ class AddedToken:
     Attributes:
         text: the token.
         row: its row of the embedding matrix: ``"spare"``: the published one at that id, trained or not;
-            ``"mean"``: the mean of all rows before it (what growing a matrix gives since transformers 4.46).
+            ``"mean"``: the mean of all rows before it (what growing a matrix gives since transformers 4.46);
+            ``"copy"``: a copy of the row of another token, ``of``, in a matrix that does not grow.
+        of: that token.
     """
 
     text: str
-    row: Literal["spare", "mean"] = "spare"
+    row: Literal["spare", "mean", "copy"] = "spare"
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Preset:
         fixture: name of the system in published fixtures, and their array of vectors to compare with.
         spare_keys: weights of the published files that embedding does not need; they give the system away.
         traces: what else gives it away.
+        base: name of the preset that it is a variant of.
     """
 
     name: str
@@ -104,6 +108,7 @@ class Preset:
     fixture: tuple[str, str] = ("", "")
     spare_keys: tuple[str, ...] = ()
     traces: Traces = field(default_factory=Traces)
+    base: str = ""
 
     def open(
         self, source: str, model_type: str, hub: Mapping[str, Any], compat: str | None = None
@@ -138,6 +143,7 @@ class Preset:
         *,
         template: str | None = None,
         pooling: PoolingRule | None = None,
+        change: Callable[[ProcessorSettings], ProcessorSettings] = lambda settings: settings,
         **model: Any,
     ) -> Preset:
         """The same system under another prompt, such as one that it was trained with.
@@ -147,19 +153,21 @@ class Preset:
             source: where the prompt is from.
             template: the chat template (Jinja); None keeps the system's.
             pooling: which tokens carry the embedding; None keeps the system's.
+            change: of the processor's settings, beside that.
             model: entries of the model's settings that differ.
         """
 
         def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
             own = self.processor(model_type, image_processor)
             prompt = own.prompt if template is None else PromptSettings(template=template)
-            return replace(own, prompt=prompt, pooling=pooling or own.pooling)
+            return change(replace(own, prompt=prompt, pooling=pooling or own.pooling))
 
         if pooling is not None:
             model["pooling"] = pooling.kind
         return replace(
             self,
             name=name,
+            base=self.base or self.name,
             repos=(),
             model=replace(self.model, **model),
             processor=processor,
@@ -186,25 +194,28 @@ class Preset:
         if lost:
             raise ValueError(
                 f"the prompt {self.name!r} needs the tokens {lost}, which this tokenizer lacks: load the backbone "
-                "with a preset that adds them (preset: u-marvel)"
+                f"with a preset that adds them (preset: {self.base or self.name})"
             )
         wanted = self.processor(model.config.model_type, processor.image_processor)
         own = {name: getattr(self.model, name) for name in ("attention", "positions", "pooling")}
         settings = replace(model.settings, **(own | changes))
         settings.check_backbone(model.config.model_type)
         changed = type(model)(model.config, model.backbone, settings)
-        return changed, processor.with_settings(prompt=wanted.prompt, pooling=wanted.pooling)
+        prompt = {name: getattr(wanted, name) for name in ("prompt", "pooling", "blank_image")}
+        return changed, processor.with_settings(**prompt)
 
 
 def fill_rows(model: Any, tokenizer: Any, tokens: tuple[AddedToken, ...]) -> None:
-    """Set the rows of tokens that a preset has added; the matrix grows where it has no spare rows.
+    """Set the rows of tokens that a preset has added; where it has no spare rows the matrix grows, but not for copies.
 
     The model remembers the rows that its files lack, and the folder of an adapter that is trained on it records them.
     """
     published = model.get_input_embeddings().weight.shape[0]
     ids = {token.text: int(tokenizer.convert_tokens_to_ids(token.text)) for token in tokens}
-    means = [token.text for token in tokens if token.row == "mean" or ids[token.text] >= published]
-    model.fill_rows({text: ids[text] for text in means})  # never a random row
+    means = [token for token in tokens if token.row == "mean" or ids[token.text] >= published]
+    rows: dict[str, Any] = {token.text: ids[token.text] for token in means}  # never a random row
+    rows |= {t.text: [ids[t.text], _single(tokenizer, t.of)] for t in tokens if t.row == "copy"}
+    model.fill_rows(rows)
 
 
 def repo_of(source: str) -> str:

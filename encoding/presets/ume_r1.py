@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ...modeling.settings import UmeSettings
@@ -12,7 +13,7 @@ from ...processing.settings import ProcessorSettings
 from ...processing.tokenizing import PoolingRule
 from ...processing.video import Sampling
 from ...processing.vision import PixelBudget
-from .preset import Difference, Preset, Traces
+from .preset import AddedToken, Difference, Preset, Traces
 from .templates import ASSISTANT, END, SYSTEM_TURN, USER, gather
 
 TOKEN = 28**2
@@ -23,13 +24,30 @@ THINK = (
     "sentence. \\n"
     "Finally, use the <gen_emb> tag to represent the entire input."
 )
-TEMPLATE = gather() + (
-    "{%- set end = ns.instruction[-1:] -%}\n"
-    "{%- set gap = ' ' if end and ns.text and end == end.strip() else '' -%}\n"
-    f"{{{{- '{SYSTEM_TURN}{USER}' ~ ns.media ~ ns.instruction ~ gap ~ ns.text ~ '\\n<disc_emb>\\n' -}}}}\n"
-    f"{{%- if thinking is defined and thinking -%}}{{{{- '{THINK}' -}}}}{{%- endif -%}}\n"
-    f"{{{{- '{END}{ASSISTANT}' -}}}}"
-)
+# One instruction in three wordings. "training" has README's, with the picture that text alone is then led by.
+WORDINGS = {
+    "readme": "README, inference",
+    "training": "data_qwen.py: README's words; a text alone is led by blank.jpg; min_pixels 768, no resize before it",
+    "evaluation": "eval_twomode.py and mteb: in one line; the collator puts blank.jpg before a text alone",
+    "rl": "grpo_embed.py: in one line, a space before that of <disc_emb>; blank.jpg before a text alone",
+}
+BLANK = 28
+LEAST = 768  # pixels of a picture in the cold start, which has no resize before the processor's
+
+
+def template(wording: str = "readme") -> str:
+    """The chat template: evaluation and RL join the sentences by spaces, RL has one before ``<disc_emb>``'s line."""
+    think = THINK if wording in ("readme", "training") else THINK.replace(" \\n", " ")
+    space = " " if wording == "rl" else ""
+    return gather() + (
+        "{%- set end = ns.instruction[-1:] -%}\n"
+        "{%- set gap = ' ' if end and ns.text and end == end.strip() else '' -%}\n"
+        f"{{{{- '{SYSTEM_TURN}{USER}' ~ ns.media ~ ns.instruction ~ gap ~ ns.text ~ '{space}\\n<disc_emb>\\n' -}}}}\n"
+        f"{{%- if thinking is defined and thinking -%}}{{{{- '{think}' -}}}}{{%- endif -%}}\n"
+        f"{{{{- '{END}{ASSISTANT}' -}}}}"
+    )
+
+
 FIRST = FirstResize(factor=28, least=4 * TOKEN, most=16384 * TOKEN)
 ENLARGED = FirstResize(factor=56, least=4 * 56**2, most=16384 * 56**2)
 
@@ -38,7 +56,7 @@ def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
     pixels = (TOKEN, 1536**2)
     return ProcessorSettings(
         family=model_type,
-        prompt=PromptSettings(template=TEMPLATE),
+        prompt=PromptSettings(template=template()),
         pooling=PoolingRule("token", token="<disc_emb>"),
         budget=PixelBudget(
             image=pixels,
@@ -50,6 +68,31 @@ def processor(model_type: str, image_processor: Any) -> ProcessorSettings:
         ),
         sampling=Sampling(fps=2.0, min_frames=4, max_frames=768, list_frames=768),
     )
+
+
+def with_wording(
+    settings: ProcessorSettings, wording: str, blank_image: int | None = None
+) -> ProcessorSettings:
+    """Settings with one of :data:`WORDINGS`.
+
+    The README's has no blank picture, the others have one of 28 x 28 pixels before a text alone, with which the
+    published numbers were made; ``"training"`` leaves it at that size (1 token), the others enlarge it (4 tokens).
+
+    Args:
+        blank_image: side in pixels; 0 for none, None for the wording's own.
+
+    Raises:
+        ValueError: another wording.
+    """
+    if wording not in WORDINGS:
+        raise ValueError(f"no wording {wording!r}; known are {', '.join(WORDINGS)}")
+    if blank_image is None:
+        blank_image = 0 if wording == "readme" else BLANK
+    budget = settings.budget
+    if wording == "training":
+        budget = replace(budget, image=(LEAST, budget.image[1]), first_image=None)
+    prompt = replace(settings.prompt, template=template(wording))
+    return replace(settings, prompt=prompt, blank_image=blank_image, budget=budget)
 
 
 def with_enlarged_frames(settings: ProcessorSettings) -> ProcessorSettings:
@@ -79,6 +122,10 @@ UME_R1 = Preset(
         kind="generative", attention="causal", positions="mrope", pooling="token", max_new_tokens=8192
     ),
     processor=processor,
+    tokens=(
+        AddedToken("<gen_emb>", "copy", of="<|object_ref_end|>"),
+        AddedToken("<disc_emb>", "copy", of="<|object_ref_start|>"),
+    ),
     model_tokens={"disc_emb": "<disc_emb>", "gen_emb": "<gen_emb>", "im_end": "<|im_end|>"},
     official=official,
     differences=(
@@ -111,5 +158,13 @@ UME_R1 = Preset(
         "with_enlarged_frames",
         "sampling": "qwen_vl_utils 0.0.11: FPS = 2, FPS_MIN_FRAMES = 4, FPS_MAX_FRAMES = 768",
         "max_new_tokens": "README: 8192",
+        "tokens": "train_qwen.py: of a backbone without them, in this order; the matrix is not resized",
     },
+)
+
+# The README's wording is the preset itself.
+UME_R1_WORDINGS = tuple(
+    UME_R1.variant(f"ume-r1-{wording}", source, change=partial(with_wording, wording=wording))
+    for wording, source in WORDINGS.items()
+    if wording != "readme"
 )

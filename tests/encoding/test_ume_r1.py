@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import umekit
 from umekit.encoding.presets import PRESETS, find_preset
-from umekit.encoding.presets.ume_r1 import with_enlarged_frames
+from umekit.encoding.presets.ume_r1 import WORDINGS, with_enlarged_frames, with_wording
+from umekit.modeling.settings import UmeSettingsError
 from umekit.processing.vision import frame_size
+from umekit.trainers.lora import add_lora
 
 FIXTURE = Path(__file__).parent.parent / "golden" / "ume_r1"
 RECORDS: list[dict[str, Any]] = json.loads((FIXTURE / "manifest.json").read_text(encoding="utf-8"))["items"]
@@ -239,3 +242,110 @@ def test_verify_sees_a_changed_model(change: dict[str, str], monkeypatch: pytest
         flipped = replace(preset, model=replace(model, positions="1d"))
     monkeypatch.setitem(PRESETS, "ume-r1", flipped)
     assert not umekit.verify(FIXTURE / "checkpoint", FIXTURE, preset="ume-r1").ok
+
+
+# ---- wordings and new tokens ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_wordings(wording: str) -> None:
+    name = "ume-r1" if wording == "readme" else f"ume-r1-{wording}"
+    processor = umekit.load(FIXTURE / "checkpoint", preset=name, device="cpu").processor
+    text = processor.prepare("a cat", mode="generative").rendered
+    space = " \n" if wording in ("readme", "training") else " "
+    assert f"as embeddings.{space}First output" in text
+    assert f"or sentence.{space}Finally, use" in text
+    assert ("a cat \n<disc_emb>\nRepresent" if wording == "rl" else "a cat\n<disc_emb>\nRepresent") in text
+    assert ("<|im_start|>user\na cat" in text) == (wording == "readme")
+
+
+def test_the_blank_picture(encoder: umekit.Encoder, tmp_path: Path) -> None:
+    """White, 28 x 28, before a text alone: one token in the cold start, four in evaluation and RL, none by default."""
+    picture = Image.new("RGB", (28, 28), "white")
+    for wording, grid in {
+        "readme": None,
+        "training": (1, 2, 2),
+        "evaluation": (1, 4, 4),
+        "rl": (1, 4, 4),
+    }.items():
+        settings = with_wording(encoder.processor.settings, wording)
+        changes = {name: getattr(settings, name) for name in ("prompt", "blank_image", "budget")}
+        processor = encoder.processor.with_settings(**changes)
+        row = processor.prepare("a cat")
+        assert [one.grid for one in row.images] == ([] if grid is None else [grid])
+        with_media = processor.prepare({"image": picture, "text": "a cat"})
+        assert len(with_media.images) == 1
+        if grid is not None:
+            assert row.input_ids.tolist() == with_media.input_ids.tolist()
+            np.testing.assert_array_equal(row.images[0].values, with_media.images[0].values)
+            assert processor.prepare({"instruction": "find", "text": "a cat"}).images
+        processor.save_pretrained(tmp_path / wording)
+        saved = json.loads((tmp_path / wording / "processor_config.json").read_text())["ume"]
+        assert saved.get("blank_image") == (None if wording == "readme" else 28)
+        again = AutoProcessor.from_pretrained(tmp_path / wording, trust_remote_code=True)
+        assert again.prepare("a cat").input_ids.tolist() == row.input_ids.tolist()
+    assert with_wording(encoder.processor.settings, "rl", blank_image=0).blank_image == 0
+    with pytest.raises(ValueError, match="known are readme, training, evaluation, rl"):
+        with_wording(encoder.processor.settings, "mteb")
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as it was before the cold start: its tokenizer without the two tokens."""
+    folder = tmp_path_factory.mktemp("ume_r1") / "backbone"
+    shutil.copytree(FIXTURE / "checkpoint", folder, copy_function=shutil.copyfile)
+    for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(_without(content, ("<gen_emb>", "<disc_emb>"))))
+    return folder
+
+
+def _without(content: Any, tokens: tuple[str, ...]) -> Any:
+    def named(one: Any) -> bool:
+        return (
+            one in tokens if isinstance(one, str) else isinstance(one, dict) and one.get("content") in tokens
+        )
+
+    if isinstance(content, dict):
+        return {k: _without(one, tokens) for k, one in content.items() if k not in tokens and not named(one)}
+    return (
+        [_without(one, tokens) for one in content if not named(one)] if isinstance(content, list) else content
+    )
+
+
+def test_a_backbone_without_the_tokens_gets_copies_of_rows(backbone: Path, tmp_path: Path) -> None:
+    plain = AutoModelForImageTextToText.from_pretrained(backbone)
+    opened = umekit.load(backbone, preset="ume-r1", device="cpu")
+    tokenizer, model = opened.processor.tokenizer, opened.model.backbone
+    assert tokenizer.convert_tokens_to_ids(["<gen_emb>", "<disc_emb>"]) == [656, 657]  # in this order
+    assert "<gen_emb>" not in tokenizer.all_special_tokens
+    assert opened.model.settings.tokens["gen_emb"] == 656
+    for found, published in (
+        (model.get_input_embeddings().weight, plain.get_input_embeddings().weight),
+        (model.get_output_embeddings().weight, plain.get_output_embeddings().weight),
+    ):
+        expected = published.detach().clone()
+        for new, old in ((656, "<|object_ref_end|>"), (657, "<|object_ref_start|>")):
+            expected[new] = expected[tokenizer.convert_tokens_to_ids(old)]
+        assert torch.equal(found, expected)  # as long as it was, too
+    opened.model.save_pretrained(tmp_path)
+    opened.processor.save_pretrained(tmp_path)
+    _close(umekit.load(tmp_path, device="cpu").encode("a cat"), opened.encode("a cat"))
+
+
+def test_an_adapter_over_copied_rows_records_them(backbone: Path, tmp_path: Path) -> None:
+    opened = umekit.load(backbone, preset="ume-r1", device="cpu")
+    add_lora(opened.model, rank=2, alpha=4, init_lora_weights=False)
+    opened.model.eval()
+    opened.model.save_pretrained(tmp_path)
+    opened.processor.save_pretrained(tmp_path)
+    rows = json.loads((tmp_path / "config.json").read_text())["ume"]["filled_rows"]
+    assert {token: row[0] for token, row in rows.items()} == {"<gen_emb>": 656, "<disc_emb>": 657}
+    _close(umekit.load(tmp_path, device="cpu").encode("a cat"), opened.encode("a cat"))
+
+
+def test_a_matrix_without_spare_rows_is_not_resized(backbone: Path) -> None:
+    model = umekit.load(backbone, preset="ume-r1", device="cpu").model
+    length = model.get_input_embeddings().weight.shape[0]
+    with pytest.raises(UmeSettingsError, match="must not grow"):
+        model.fill_rows({"<new>": [length, 3]})

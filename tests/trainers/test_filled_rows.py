@@ -139,7 +139,18 @@ def test_a_base_that_has_the_tokens_keeps_its_rows(
     )
 
 
-@pytest.mark.parametrize("entry", [["<emb>"], {"<emb>": 0}, {"<emb>": "3"}, {"<emb>": True}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["<emb>"],
+        {"<emb>": 0},
+        {"<emb>": "3"},
+        {"<emb>": True},
+        {"<emb>": [5]},
+        {"<emb>": [0, 5]},
+        {"<emb>": [[5, 1], 2]},
+    ],
+)
 def test_a_record_that_cannot_be_is_refused(entry: Any) -> None:
     config = SimpleNamespace(ume={"schema": 1, "filled_rows": entry})
     with pytest.raises(UmeSettingsError, match="names tokens and their rows"):

@@ -10,6 +10,7 @@ from ...encoding.presets.u_marvel import (
     U_MARVEL_COMPRESSION,
     U_MARVEL_UNMASKED,
 )
+from ...encoding.presets.ume_r1 import UME_R1, UME_R1_WORDINGS
 
 PROMPTS: dict[str, Preset] = {
     prompt.name: prompt
@@ -20,6 +21,8 @@ PROMPTS: dict[str, Preset] = {
         U_MARVEL_COMPRESSION,
         U_MARVEL_UNMASKED,
         LAMRA_IN_U_MARVEL,
+        UME_R1,
+        *UME_R1_WORDINGS,
     )
 }
 
