@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from .formats.mmeb_tasks import group_names
+from .lora import PARTS
 
 # Fields of ContrastiveTrainingArguments that its objective and its collator are made of, by the same names.
 OBJECTIVE_SETTINGS = (
@@ -88,6 +89,13 @@ class ItemTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Leave an untied lm_head trainable (a local loss needs its logits)."},
     )
+    trained_parts: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Parts of the backbone that are trained, of language, vision and merger, where there is no adapter."
+            " None: all."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: rows are items."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Batches are NumPy until chunked."})
 
@@ -100,6 +108,8 @@ class ItemTrainingArguments(TrainingArguments):
             raise ValueError(f"chunk_tokens must be positive, got {self.chunk_tokens}")
         if self.media_per_chunk and self.chunk_tokens is None:
             raise ValueError("media_per_chunk needs chunk_tokens: one forward holds all media at once")
+        if unknown := sorted(set(self.trained_parts or ()) - set(PARTS)):
+            raise ValueError(f"trained_parts: {unknown[0]!r} is none of {', '.join(PARTS)}")
         for name in ("max_bad_rows", "max_skipped_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -25,7 +25,14 @@ from .indexed_rows import IndexedRows
 from .lazy_media import loaded
 from .lora import part_of
 from .memory import patch_cost
-from .model_with_objective import LOCAL, Metrics, freeze_lm_head, read_embeddings, run_model
+from .model_with_objective import (
+    LOCAL,
+    Metrics,
+    freeze_lm_head,
+    freeze_other_parts,
+    read_embeddings,
+    run_model,
+)
 from .native_trainer import NativeTrainer
 from .objectives.saving import SavedObjective
 from .sharding import average_unsharded
@@ -70,6 +77,8 @@ class ItemTrainer(NativeTrainer):
             args._n_gpu = 1
         if not args.train_lm_head:
             freeze_lm_head(model)
+        if args.trained_parts is not None:
+            freeze_other_parts(model, args.trained_parts)
         if data_collator is None:
             data_collator = self.collator_class(processing_class, **args.collator_settings())
         elif args.max_bad_rows and not getattr(data_collator, "skip_bad_rows", False):

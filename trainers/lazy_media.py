@@ -28,6 +28,7 @@ class LazyMedia:
         content: hash of what was prepared.
         pieces: what was appended to the prompt, one after the other: ids, and the slot of the last.
         ending: tokens of the prompt that were left out at its end.
+        limit: most tokens that it may have; 0 where nothing says so.
     """
 
     item: Any
@@ -39,6 +40,7 @@ class LazyMedia:
     content: int
     pieces: tuple[tuple[tuple[int, ...], int], ...] = ()
     ending: int = 0
+    limit: int = 0
 
     @property
     def completion(self) -> int:
@@ -47,8 +49,11 @@ class LazyMedia:
 
     def continued(self, ids: Sequence[int], slot: int = 0) -> LazyMedia:
         """As ``Prepared.continued``."""
+        length = self.length + len(ids)
+        if not len(ids) or (self.limit and length > self.limit):
+            raise ValueError(f"a completion of {len(ids)} tokens makes {length}, the limit is {self.limit}")
         more = (tuple(int(one) for one in ids), slot)
-        return replace(self, length=self.length + len(ids), pieces=(*self.pieces, more))
+        return replace(self, length=length, pieces=(*self.pieces, more))
 
     def without_end(self, count: int) -> LazyMedia:
         """The prompt without its last tokens, before anything is appended to it."""
@@ -89,7 +94,10 @@ def lazy_media(prepared: Any, item: Any, role: str, options: Mapping[str, Any]) 
     if not prepared.patches:
         return prepared
     content = content_hash(prepared)
-    return LazyMedia(item, role, options, prepared.length, prepared.patches, prepared.cut_tokens, content)
+    limit = getattr(prepared, "limit", 0)
+    return LazyMedia(
+        item, role, options, prepared.length, prepared.patches, prepared.cut_tokens, content, limit=limit
+    )
 
 
 def loaded(items: Sequence[Any], processor: Any) -> list[Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .lora import part_of
+
 Metrics = dict[str, Tensor]
 Run = Callable[[Any, Mapping[str, Any]], Any]
 Read = Callable[[Any], Tensor]
@@ -158,6 +160,15 @@ def freeze_lm_head(model: Any) -> None:
     """Freeze an output head that is not tied to the input embeddings: DDP would wait for it."""
     for parameter in untied_head_parameters(model):
         parameter.requires_grad_(False)
+
+
+def freeze_other_parts(model: Any, parts: Sequence[str]) -> None:
+    """Freeze what is in no part of a backbone that is named; an adapter, and the output matrix, stay as they are."""
+    if getattr(model, "_hf_peft_config_loaded", False):
+        return
+    for name, parameter in model.backbone.named_parameters():
+        if (part := part_of(name)) is not None and part not in parts:
+            parameter.requires_grad_(False)
 
 
 @contextlib.contextmanager

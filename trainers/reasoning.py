@@ -20,7 +20,6 @@ from .batches import ContrastiveBatch, ItemBatch
 from .contrastive import ContrastiveTrainer
 from .distributed import sum_over_ranks, world_size
 from .gradient_cache import Chunks
-from .lora import PARTS, part_of
 from .model_with_objective import LOCAL_WEIGHT, Metrics, read_slots
 from .thoughts import ThoughtCollator
 from .tokens import completion_labels, log_probabilities
@@ -67,8 +66,6 @@ class ReasoningTrainingArguments(ContrastiveTrainingArguments):
         for name in WEIGHTS:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if unknown := sorted(set(self.trained_parts or ()) - set(PARTS)):
-            raise ValueError(f"trained_parts: {unknown[0]!r} is none of {', '.join(PARTS)}")
         super().__post_init__()
 
     def collator_settings(self) -> dict[str, Any]:
@@ -90,8 +87,6 @@ class ReasoningTrainer(ContrastiveTrainer):
     def __init__(self, model: nn.Module, args: ReasoningTrainingArguments, **kwargs: Any) -> None:
         if "generative" not in getattr(model, "modes", ()):
             raise TypeError(f"{type(model).__name__} does not think: load it with kind 'generative'")
-        if isinstance(args, ReasoningTrainingArguments) and args.trained_parts is not None:
-            freeze_other_parts(model, args.trained_parts)
         super().__init__(model, args, **kwargs)
 
     def read(self, output: Any) -> Tensor:
@@ -160,12 +155,3 @@ class ReasoningTrainer(ContrastiveTrainer):
             found |= {f"{name}_{key}": value for key, value in metrics.items()}
         loss = self.args.disc_weight * found["disc_loss"] + self.args.gen_weight * found["gen_loss"]
         return {**found, "loss": loss, "recall@1": found["gen_recall@1"]}, sum(len(one) for _, one in rows)
-
-
-def freeze_other_parts(model: Any, parts: Sequence[str]) -> None:
-    """Freeze what is in no part of a backbone that is named; an adapter, and the output matrix, stay as they are."""
-    if getattr(model, "_hf_peft_config_loaded", False):
-        return
-    for name, parameter in model.backbone.named_parameters():
-        if (part := part_of(name)) is not None and part not in parts:
-            parameter.requires_grad_(False)

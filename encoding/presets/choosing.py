@@ -128,7 +128,7 @@ def _over_own_settings(
 
 def _check_kind(source: str, preset: Preset, found: Preset | None, by: str, stacklevel: int) -> None:
     """Compare a preset that was named with what the files say."""
-    if found is None or found is preset:
+    if found is None or found.name in (preset.name, preset.base):
         return
     text = f"{source} looks like {found.name} ({by}), and preset={preset.name!r} was named"
     if (found.model.kind == "reranker") != (preset.model.kind == "reranker"):

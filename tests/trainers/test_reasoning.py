@@ -208,6 +208,14 @@ def test_what_cannot_be_trained_so(tmp_path: Path) -> None:
         ReasoningTrainer(model, args)
 
 
+def test_media_that_are_read_again_for_each_chunk(tmp_path: Path, plain: Any) -> None:
+    found = reasoning_run.stepped(tmp_path, media_per_chunk=True, chunk_tokens=400)
+    for name, value in found["parts"].items():
+        close(value, plain[0][name], name)
+    for name, gradient in found["gradients"].items():
+        close(gradient, plain[1][name], name)
+
+
 def test_every_part_of_the_vision_tower_on_demand(tmp_path: Path, plain: Any) -> None:
     gradients: dict[str, Tensor] = reasoning_run.stepped(tmp_path, trained_parts=None, chunk_tokens=400)[
         "gradients"
