@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from umekit.processing.processor import UmeProcessor
 from umekit.trainers.thoughts import ThoughtCollator, completion, thought_and_answer
@@ -60,6 +61,19 @@ def test_the_slot_is_before_the_turns_end(processor: UmeProcessor) -> None:
         assert prompt.endswith("<|im_start|>assistant\n")
     with pytest.raises(ValueError, match="without its answer"):
         collator([row])
+
+
+@pytest.mark.parametrize("per_chunk", [False, True])
+def test_a_thought_over_the_limit_is_a_bad_row(processor: UmeProcessor, per_chunk: bool) -> None:
+    side = {"image": Image.new("RGB", (56, 56))}
+    thoughts = {
+        f"{role}_{part}": "so " * 30 for role in ("query", "positive") for part in ("thought", "answer")
+    }
+    row = {"query": side, "positive": side, **thoughts, "answer": "a"}
+    short = processor.with_max_length(80)
+    collator = ThoughtCollator(short, mode="generative", media_per_chunk=per_chunk, skip_bad_rows=True)
+    (bad,) = collator([row])["batch"].bad_rows
+    assert "the limit is 80" in bad.reason
 
 
 def test_a_tokenizer_without_the_token(tiny_checkpoint: Callable[..., Path]) -> None:
