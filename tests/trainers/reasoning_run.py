@@ -36,9 +36,17 @@ def give_lora(model: Any) -> None:
     add_lora(model, rank=4, alpha=8, dropout=0.0, parts=("language", "merger"), init_lora_weights=False)
 
 
-def reasoning_trainer(folder: Path, world: int = 1, lora: bool = False, **settings: Any) -> ReasoningTrainer:
+def reasoning_trainer(
+    folder: Path,
+    world: int = 1,
+    lora: bool = False,
+    checkpoint: Path = CHECKPOINT,
+    preset: str | None = "ume-r1",
+    train_dataset: Any = None,
+    **settings: Any,
+) -> ReasoningTrainer:
     """One step over the four pairs."""
-    encoder = umekit.load(CHECKPOINT, preset="ume-r1", device="cpu", attn_implementation="eager")
+    encoder = umekit.load(checkpoint, preset=preset, device="cpu", attn_implementation="eager")
     if lora:
         give_lora(encoder.model)
     defaults: dict[str, Any] = {
@@ -56,13 +64,21 @@ def reasoning_trainer(folder: Path, world: int = 1, lora: bool = False, **settin
     }
     args = ReasoningTrainingArguments(output_dir=str(folder), **{**defaults, **settings})
     return ReasoningTrainer(
-        encoder.model, args, processing_class=encoder.processor, train_dataset=rows(), callbacks=[Gradients()]
+        encoder.model,
+        args,
+        processing_class=encoder.processor,
+        train_dataset=rows() if train_dataset is None else train_dataset,
+        callbacks=[Gradients()],
     )
 
 
 def stepped(folder: Path, world: int = 1, lora: bool = False, **settings: Any) -> dict[str, Any]:
     """Parts of the loss as they are logged, and gradients."""
-    trainer = reasoning_trainer(folder, world, lora, **settings)
+    return taken(reasoning_trainer(folder, world, lora, **settings))
+
+
+def taken(trainer: ReasoningTrainer) -> dict[str, Any]:
+    """The same of a trainer."""
     trainer.train()
     seen = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Gradients))
     logged = trainer.state.log_history[0]

@@ -6,6 +6,7 @@ import fnmatch
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,30 @@ def test_weights_of_the_parts(tmp_path: Path, plain: Any) -> None:
         close(parts[name], losses[name], name)
     names = ("disc_loss", "gen_loss", "query_ce", "positive_ce")
     close(parts["loss"], sum(w * losses[n] for w, n in zip(weights.values(), names, strict=True)))
+
+
+def test_every_family_in_chunks_as_whole(
+    family: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Texts alone, pictures and a video in one batch."""
+    checkpoint = tiny_checkpoint(family, role="generative")
+    rows = reference.rows()
+    rows[0]["positive"] = "a text alone"
+    rows[1]["query"] = {"video": rows[2]["query"]["images"] * 2, "text": "what happens"}
+    found = []
+    for budget in (None, 300):
+        torch.manual_seed(0)
+        trainer = reasoning_run.reasoning_trainer(
+            tmp_path, checkpoint=checkpoint, preset=None, train_dataset=rows, chunk_tokens=budget
+        )
+        found.append(reasoning_run.taken(trainer))
+    whole, chunks = found
+    for name, value in whole["parts"].items():
+        close(chunks["parts"][name], value, name)
+    for name, gradient in whole["gradients"].items():
+        assert (chunks["gradients"][name] - gradient).abs().max() <= TOLERANCE * max(
+            1.0, gradient.abs().max()
+        )
 
 
 # ---- around it ---------------------------------------------------------------------------------------

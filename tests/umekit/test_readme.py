@@ -23,6 +23,9 @@ PAGES = {
 }
 README = PAGES["README.md"].read_text(encoding="utf-8")
 FIXTURE = ROOT / "tests" / "golden" / "qwen3vl_embedding" / "checkpoint"
+SIDES = {
+    f"{role}_{part}": "red, and so it is" for role in ("query", "positive") for part in ("thought", "answer")
+}
 ROWS = [{"query": f"p{i} red", "positive": f"red at p{i}"} for i in range(1, 9)]
 
 
@@ -101,6 +104,8 @@ def test_the_python_of_the_pages_runs(
     pytest.importorskip("sentence_transformers")
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {"folder": str(tiny_checkpoint("qwen2_vl")), "rows": ROWS}
+    scope["thinker"] = str(tiny_checkpoint("qwen2_vl", role="generative"))
+    scope["thoughts"] = [{**row, **SIDES, "answer": "red"} for row in ROWS]
     found = blocks(page, "python")
     assert found
     for number, (code, _) in enumerate(found):
