@@ -612,6 +612,9 @@ def packed_states(
 
 SCHEMA = 1
 BLOCK = "config.json: ume"
+FilledRows = dict[
+    str, int | list[int]
+]  # token to row, or to row and source; see `UmePreTrainedModel.fill_rows`
 FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
 
 Kind = Literal["discriminative", "generative", "adaptive", "reranker"]
@@ -740,8 +743,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def filled_rows(config: Any) -> dict[str, int]:
-    """Tokens and rows that an adapter folder's config says were filled in memory when the adapter was trained.
+def filled_rows(config: Any) -> FilledRows:
+    """Tokens and rows (with sources, of copies) that an adapter folder's config says were filled when it was trained.
 
     The files of the base have other numbers there, so whoever puts the adapter on them fills these rows again.
 
@@ -750,9 +753,15 @@ def filled_rows(config: Any) -> dict[str, int]:
     """
     block = getattr(config, "ume", None)
     found = block.get(FILLED_ROWS, {}) if isinstance(block, dict) else {}
-    if not isinstance(found, dict) or any(type(row) is not int or row < 1 for row in found.values()):
+    if not isinstance(found, dict) or not all(_is_row(row) for row in found.values()):
         raise UmeSettingsError(f"{BLOCK}.{FILLED_ROWS} is {_shown(found)}; it names tokens and their rows")
     return dict(found)
+
+
+def _is_row(row: Any) -> bool:
+    """A row behind the first, or one and the row that it is a copy of."""
+    numbers = row if isinstance(row, list) and len(row) == 2 else [row]
+    return all(type(number) is int and number >= 0 for number in numbers) and numbers[0] >= 1
 
 
 def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tuple[bool, str]:
@@ -1323,7 +1332,7 @@ def _adapter_config(path: str) -> dict[str, Any]:
     return content
 
 
-def lacking_rows(config: Any, base: str, kwargs: Mapping[str, Any]) -> dict[str, int]:
+def lacking_rows(config: Any, base: str, kwargs: Mapping[str, Any]) -> FilledRows:
     """Tokens and rows that were filled when an adapter was trained and that the base's files lack.
 
     Args:
@@ -1756,7 +1765,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
             backbone if backbone is not None else AutoModelForImageTextToText.from_config(config)
         )
         multiply_patches(self.backbone)
-        self.filled_rows: dict[str, int] = {}
+        self.filled_rows: FilledRows = {}
         flag_attention(config, self.settings)
 
     # ---- loading -------------------------------------------------------------------------------------------
@@ -1809,21 +1818,36 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         return (model, info) if output_loading_info else model
 
     @torch.no_grad()
-    def fill_rows(self, rows: Mapping[str, int]) -> None:
-        """Set rows of the embedding matrix, in the order of their numbers, to the mean of all rows before them.
+    def fill_rows(self, rows: FilledRows) -> None:
+        """Set rows of the embedding matrix: copies of other rows first, then means of all rows before them, in order.
 
         For tokens that the files of the base do not have. ``filled_rows`` remembers them, and the folder of an
         adapter that is trained on them records them, as its base on disk stays as it is.
 
         Args:
-            rows: token to row; the matrix grows where it is too short.
+            rows: token to row, for a mean; the matrix grows where it is too short. Or to row and source, for a copy,
+                in an output matrix of its own, too.
+
+        Raises:
+            UmeSettingsError: the matrix has no such spare row for a copy.
         """
         if not rows:
             return
-        if max(rows.values()) >= self.backbone.get_input_embeddings().weight.shape[0]:
-            self.backbone.resize_token_embeddings(max(rows.values()) + 1, mean_resizing=False)
+        copies = {token: row for token, row in rows.items() if not isinstance(row, int)}
+        means = sorted(row for row in rows.values() if isinstance(row, int))
+        length = self.backbone.get_input_embeddings().weight.shape[0]
+        for token, (number, source) in copies.items():
+            if max(number, source) >= length:
+                raise UmeSettingsError(
+                    f"{token} would be row {number} of a matrix of {length}, which must not grow"
+                )
+            for module in (self.backbone.get_input_embeddings(), self.backbone.get_output_embeddings()):
+                if module is not None:
+                    module.weight[number] = module.weight[source]
+        if means and means[-1] >= length:
+            self.backbone.resize_token_embeddings(means[-1] + 1, mean_resizing=False)
         matrix = self.backbone.get_input_embeddings().weight
-        for number in sorted(rows.values()):
+        for number in means:
             parts = matrix[:number].split(8192)  # no float32 copy of the matrix
             total = sum(part.float().sum(dim=0) for part in parts)
             matrix[number] = (total / number).to(matrix.dtype)

@@ -34,6 +34,7 @@ import urllib.parse
 import urllib.request
 import warnings
 from PIL import Image
+from PIL import Image as PILImage
 from PIL import ImageOps
 from PIL import ImageSequence
 from PIL import UnidentifiedImageError
@@ -2839,6 +2840,7 @@ def _read_frames(film: Film | Animation, keep: list[int], keeper: FrameKeeper) -
 
 SCHEMA = 1
 MOST_TOKENS = 2**31 - 1
+MOST_BLANK = 4096
 MOST = 2**53  # beyond it JSON's numbers are not whole
 NAME = "processor_config.json: ume"
 # Arguments of stock processors' ``from_pretrained`` that change settings of ours.
@@ -2868,6 +2870,7 @@ class ProcessorSettings:
         empty_items: whether an item without any content is rendered (the template says as what).
         pairs: whether prompts are of pairs, a query and a document (rerankers).
         strip_marks: whether placeholders at the beginning of a text are taken for its media's (VLM2Vec's data).
+        blank_image: side in pixels of a white picture that an item without media begins with; 0 for none (UME-R1).
     """
 
     family: str = "qwen2_vl"
@@ -2886,6 +2889,7 @@ class ProcessorSettings:
     empty_items: bool = False
     strip_marks: bool = False
     pairs: bool = False
+    blank_image: int = 0
 
     def __post_init__(self) -> None:
         if self.truncation not in ("text", "right"):
@@ -2896,6 +2900,8 @@ class ProcessorSettings:
         }.items():
             if not 1 <= limit <= MOST_TOKENS:
                 raise ValueError(f"{name} is {limit}; use 1 to {MOST_TOKENS:,} tokens")
+        if not 0 <= self.blank_image <= MOST_BLANK:
+            raise ValueError(f"blank_image is {self.blank_image}; use 0 to {MOST_BLANK} pixels")
         unknown = set(self.limits) - {"query", "document", "text", "plain"}
         if unknown:
             raise ValueError(
@@ -2916,6 +2922,8 @@ class ProcessorSettings:
         block = {"schema": SCHEMA, **asdict(self)}
         if self.budget.frame_filter == "pillow":
             del block["budget"]["frame_filter"]  # earlier versions and fingerprints do not know it
+        if not self.blank_image:
+            del block["blank_image"]  # likewise
         return block
 
     @classmethod
@@ -4563,6 +4571,10 @@ def patches_of(
 
 def prepare_item(context: PromptContext, item: Item, instruction: str, role: str | None) -> Prepared:
     """An item as token ids, patches and slots; see ``UmeProcessor.prepare``."""
+    if context.settings.blank_image and all(isinstance(part, TextPart) for part in item.parts):
+        side = context.settings.blank_image
+        blank = ImagePart(PILImage.new("RGB", (side, side), "white"))
+        item = replace(item, parts=(blank, *item.parts))
     turn = read_turn(context, item)
     if context.settings.strip_marks:
         turn.content = _without_marks(turn.content)

@@ -22,9 +22,9 @@ from PIL import Image
 
 import umekit
 from umekit.cli.main import main
-from umekit.encoding import row_encoding
 from umekit.encoding.index.exact import Index
 from umekit.encoding.inputs import InputError, open_source
+from umekit.encoding.inputs import sample as sample_module
 from umekit.encoding.shards.files import ShardFormatError, ShardMismatchError
 from umekit.encoding.shards.parts import ShardSet
 from umekit.encoding.shards.run import encode_shards
@@ -206,7 +206,7 @@ def test_a_part_made_with_less_memory_says_so_and_asks_for_no_more(
             found.batch_tokens, found.halved = 128, len(asked) % 2 == 1
             return found
 
-    monkeypatch.setattr(row_encoding, "CHUNK_ROWS", 5)  # two calls a part
+    monkeypatch.setattr(sample_module, "CHUNK_ROWS", 5)  # two calls a part
     asked: list[int | None] = []
 
     run(rows, tmp_path / "whole")
