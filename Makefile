@@ -8,8 +8,9 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-# Two workers with one thread each: more threads than cores make small models slower.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Two workers with one thread each: more threads than cores make small models slower. A file stays with one of them, so
+# that what its tests share, two ranks for example, is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # All of them but torch, whose build TORCH names.
 TESTED := $(VENV)/constraints.txt
