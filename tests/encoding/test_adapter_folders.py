@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
@@ -40,12 +41,13 @@ class Trained:
         self.base, self.folder = base, folder
         self.plain = run(model)
         config = peft.LoraConfig(r=4, target_modules=LAYERS, init_lora_weights=False)
+        torch.manual_seed(0)  # whatever ran before
         model.model.backbone.add_adapter(config)
         model.model.save_pretrained(folder)
         model.processor.save_pretrained(folder)
         self.run, self.model = run, model
         self.wanted = run(model)
-        assert np.abs(self.wanted - self.plain).max() > 1e-2
+        assert np.abs(self.wanted - self.plain).max() > 1e-3  # a hundred times what is allowed below
 
     def check(self, found: Any) -> None:
         np.testing.assert_allclose(np.asarray(found), self.wanted, atol=1e-5)
