@@ -160,11 +160,18 @@ def find_file(source: str, name: str, hub: Mapping[str, Any]) -> Path | None:
     return None if found is None else Path(found)
 
 
+def has_settings(source: str) -> bool:
+    """Whether ``config.json`` of a checkpoint has our ``ume`` block."""
+    path = find_file(source, "config.json", {})
+    return path is not None and read_json(path, name=f"{source}/config.json").get("ume") is not None
+
+
 __all__ = [
     "CheckpointFilesError",
     "RemoteCodeError",
     "check_files",
     "find_file",
+    "has_settings",
     "installed_classes",
     "read_config",
     "read_json",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...processing.processor import UmeProcessor
-from ..checkpoint_files import find_file, read_json
+from ..checkpoint_files import has_settings
 from ..loading import load
 from ..presets import PRESETS, Preset
 from .folder import (
@@ -107,7 +107,7 @@ def verify(
         if "dtype" not in load_options:
             load_options["dtype"] = wanted.dtype
     try:
-        if wanted is not None and preset is None and wanted.preset and not _has_settings(source):
+        if wanted is not None and preset is None and wanted.preset and not has_settings(source):
             preset = wanted.preset
         encoder = load(source, preset=preset, **load_options)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
@@ -285,8 +285,3 @@ def _compare_vector(
         result.problems.append(
             Problem(case.name, prop, f"differs by {difference:.2g}, allowed is {tolerance:.2g}")
         )
-
-
-def _has_settings(source: str) -> bool:
-    path = find_file(source, "config.json", {})
-    return path is not None and read_json(path, name=f"{source}/config.json").get("ume") is not None

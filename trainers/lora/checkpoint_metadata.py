@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...encoding.checkpoint_files import read_config
+from ...encoding.checkpoint_files import has_settings, read_config
 from ...encoding.loading import CLASSES
 from ...modeling.saving import auto_map, write_code, write_sentence_transformers_files
 from ...modeling.settings import UmeSettings
 from ...processing.processor import UmeProcessor
-from .folders import SoupError, has_settings
+from .folders import SoupError
 
 # Files that decide what a model is given; they must be equal wherever two folders both have them.
 DECISIVE = ("processor_config.json", "chat_template.jinja", "tokenizer.json")
@@ -38,7 +38,7 @@ def check_metadata(first: Path, other: Path) -> None:
 
 def write_metadata(source: Path, target: Path) -> None:
     """Write config, code and sentence-transformers files, and the processor, as far as ``source`` has them."""
-    if has_settings(source):
+    if has_settings(str(source)):
         config = read_config(str(source))
         settings = UmeSettings.from_config(config)
         config.auto_map = auto_map(CLASSES[settings.kind])

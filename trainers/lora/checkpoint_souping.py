@@ -19,13 +19,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...encoding.checkpoint_files import has_settings
 from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden
 from ...encoding.loading import load
 from ...encoding.storage.atomic import new_folder
 from ...encoding.storage.contents import file_sha256
 from ...modeling.weight_files import INDEX, WEIGHTS, weight_files
 from .checkpoint_metadata import check_metadata, write_metadata
-from .folders import SoupError, has_settings
+from .folders import SoupError
 from .souping import SoupReport, normalised, probe
 
 GENERATION = "generation_config.json"
@@ -79,7 +80,7 @@ def soup_checkpoints(
     shares = normalised(weights, len(checkpoints))
     folders = [Path(path) for path in checkpoints]
     for folder in folders:
-        if not has_settings(folder):
+        if not has_settings(str(folder)):
             raise SoupError(f"{folder} has no settings of ours: umekit export it first")
         check_metadata(folders[0], folder)
     with new_folder(out) as target, ExitStack() as stack:

@@ -109,12 +109,6 @@ class LoraFolder:
         return product.reshape(tuple(shape))
 
 
-def has_settings(folder: Path) -> bool:
-    """Whether ``config.json`` of a folder has our ``ume`` block."""
-    path = folder / "config.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("ume") is not None
-
-
 def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
 

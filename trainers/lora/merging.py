@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...encoding.checkpoint_files import installed_classes, read_config
+from ...encoding.checkpoint_files import has_settings, installed_classes, read_config
 from ...encoding.encoder import Encoder
 from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden
 from ...encoding.golden.verify import verify
@@ -19,7 +19,6 @@ from ...modeling.adapters import CONFIG_FILE, add_adapter, base_named, lacking_r
 from ...modeling.settings import UmeSettings
 from ...modeling.weight_files import read_json
 from ...processing.processor import UmeProcessor
-from .folders import has_settings
 
 
 class MergeError(RuntimeError):
@@ -77,7 +76,7 @@ def open_base(
     """
     folder = Path(adapter)
     source = base_of(folder) if base is None else os.fspath(base)
-    if not has_settings(folder):
+    if not has_settings(str(folder)):
         return load(source, device="cpu", dtype=dtype)
     config = read_config(str(folder))
     settings = UmeSettings.from_config(config)
