@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..encoding.inputs.media_root import MediaRoot, media_root
 from ..processing.clip_decoding import Film, av
 from ..processing.limits import Deadline, MediaError, MediaLimits, describe, reading
 from ..processing.sources import read_bytes
-from .formats.media import MediaRoot, media_root
 from .formats.records import given
 
 

@@ -7,9 +7,10 @@ error names file and row.
 
 from __future__ import annotations
 
-from .json_records import FormatError
-from .mbeir import format_string, read_mbeir
-from .media import MediaRoot
+from ...encoding.inputs.json_records import FormatError
+from ...encoding.inputs.mbeir import format_string
+from ...encoding.inputs.media_root import MediaRoot
+from .mbeir import read_mbeir
 from .mmeb import read_mmeb
 from .own import read_rows
 from .pairs import read_pairs

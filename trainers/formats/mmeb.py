@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .media import MediaRoot, media_root
+from ...encoding.inputs.media_root import MediaRoot, media_root
 from .records import FormatRows, Records, TableRecords, given, open_records
 
 logger = logging.getLogger(__name__)

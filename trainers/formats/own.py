@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from .media import MediaRoot, media_root
+from ...encoding.inputs.media_root import MediaRoot, media_root
 from .records import FormatRows, open_records
 
 ITEMS = ("query", "positive")

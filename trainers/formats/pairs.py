@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from .json_records import FormatError
-from .media import MediaRoot, media_root
+from ...encoding.inputs.json_records import FormatError
+from ...encoding.inputs.media_root import MediaRoot, media_root
 from .records import FormatRows, given, open_records
 
 QUERIES = ("anchor", "query", "question", "sentence1", "sentence_A", "sent0")

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from .media import MediaRoot, media_root
+from ...encoding.inputs.media_root import MediaRoot, media_root
 from .records import FormatRows, given, open_records
 
 BLANK = "blank.jpg"

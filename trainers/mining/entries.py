@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...encoding.inputs.media_root import MediaRoot
 from ...encoding.inputs.sample import Row, Sample
-from ..formats.media import MediaRoot
 from ..sampling.targets import join
 from .items import as_mapping, columns_key, content_key, id_key, modality, pool_item
 from .output_layout import OutputLayout

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ...encoding.inputs.media_root import SEPARATOR, Member
 from ...encoding.inputs.sample import MEDIA
-from ..formats.media import SEPARATOR, Member
 
 ITEMS, LISTS = ("query", "positive"), ("negatives", "candidates")
 FORMATS = ("jsonl", "parquet")

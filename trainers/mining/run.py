@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...encoding.inputs.media_root import MediaRoot
 from ...encoding.row_encoding import VectorMaker
 from ...encoding.shards.files import ERRORS, PART_FILE
 from ...encoding.shards.files import MANIFEST as SHARDS
@@ -29,7 +30,6 @@ from ...encoding.storage.ownership import (
     read_mark,
     remove_marked,
 )
-from ..formats.media import MediaRoot
 from .blocks import mine_blocks
 from .entries import Items, Scan, entry_item, scan
 from .output_layout import OutputLayout

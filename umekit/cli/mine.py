@@ -113,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
     for file in (args.rows, args.pool):
         if file is not None and not file.is_file():
             raise UsageError(f"{file}: there is no such file")
-    from ..trainers.formats.records import FormatError, open_records
+    from ..encoding.inputs.json_records import FormatError
+    from ..encoding.inputs.records import open_records
     from ..trainers.mining import MiningSettings, mine
 
     limits = {field.name: getattr(args, field.name) for field in fields(MiningSettings)}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from umekit.encoding.inputs import json_records as module
 from umekit.trainers.formats import FormatError, FormatRows, MediaRoot, open_records
-from umekit.trainers.formats import json_records as module
 
 RECORDS: list[dict[str, Any]] = [{"n": i, "text": f'naïve {i} \u2028 {{[,]}} \\"'} for i in range(7)]
 

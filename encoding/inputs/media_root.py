@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...encoding.inputs.columns import media_within, resolve_within
-from ...encoding.inputs.sample import MEDIA, is_address
-from ...encoding.inputs.tars import is_compressed, read_at
 from ...processing.limits import MediaError, MediaLimits
+from .columns import media_within, resolve_within
+from .sample import MEDIA, is_address
+from .tars import is_compressed, read_at
 
 SEPARATOR = "::"
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ...encoding.inputs.lines import LINE_BYTES
+from .lines import LINE_BYTES
 
 
 class FormatError(ValueError):
