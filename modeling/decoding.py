@@ -31,11 +31,13 @@ class Decoding:
         max_new_tokens: most tokens of a thought, ``<gen_emb>`` counted where the model writes it itself.
         temperature: None or 0 takes the likeliest token; otherwise tokens are drawn.
         top_p: draw from the fewest tokens that hold this much probability; 1 from all.
+        top_k: draw from this many likeliest tokens; None from all.
     """
 
     max_new_tokens: int = 8192
     temperature: float | None = None
     top_p: float = 1.0
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         whole_number("max_new_tokens", self.max_new_tokens)
@@ -45,6 +47,8 @@ class Decoding:
             )
         if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p is {self.top_p}; give a number over 0 and up to 1")
+        if self.top_k is not None:
+            whole_number("top_k", self.top_k)
 
 
 def _is_number(value: Any) -> bool:
@@ -172,12 +176,16 @@ def choose(logits: Tensor, decoding: Decoding, streams: Sequence[np.random.Gener
 
     Args:
         logits: ``[B, V]``; ``-inf`` is never chosen.
-        decoding: greedy, or temperature and top-p.
+        decoding: greedy, or temperature, top-k and top-p.
         streams: one source of chance per row, so that a row's tokens do not depend on its neighbours.
     """
     if not decoding.temperature:
         return logits.argmax(dim=-1).tolist()
-    probabilities = (logits.float() / decoding.temperature).softmax(dim=-1)
+    logits = logits.float()
+    if decoding.top_k is not None and decoding.top_k < logits.shape[1]:
+        least = logits.topk(decoding.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    probabilities = (logits / decoding.temperature).softmax(dim=-1)
     order = None
     if decoding.top_p < 1:
         probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)

@@ -74,12 +74,14 @@ class Rollout:
         thought: its tokens before ``<gen_emb>``.
         forced: whether the row never got to ``<gen_emb>`` by itself within the limit.
         state: ``[H]``, the state of ``<gen_emb>``.
+        ending: the token by which the row ended its turn too early, in whose place ``<gen_emb>`` was put.
     """
 
     tokens: list[int]
     thought: list[int]
     forced: bool
     state: Tensor
+    ending: int | None = None
 
 
 def think(
@@ -128,9 +130,9 @@ def _to_the_first(
     active = list(range(len(rows)))
     for length in range(limit + 1):
         # At the limit no choice is left; the last pass only reads the <gen_emb> of those that have none.
-        tokens = following(active) if length < limit else [names.gen_emb] * len(active)
-        forced = [length == limit or token in names.ends for token in tokens]
-        tokens = [names.gen_emb if astray else token for token, astray in zip(tokens, forced, strict=True)]
+        chosen = following(active) if length < limit else [names.gen_emb] * len(active)
+        forced = [length == limit or token in names.ends for token in chosen]
+        tokens = [names.gen_emb if astray else token for token, astray in zip(chosen, forced, strict=True)]
         rows.step(torch.tensor(tokens, dtype=torch.long, device=rows.state.device))
         keep = []
         for place, row in enumerate(active):
@@ -138,7 +140,8 @@ def _to_the_first(
                 written[row].append(tokens[place])
             if tokens[place] == names.gen_emb:
                 thought = [token for token in written[row] if token != names.gen_emb]
-                done[row] = Rollout(written[row], thought, forced[place], rows.state[place].clone())
+                ending = chosen[place] if forced[place] and length < limit else None
+                done[row] = Rollout(written[row], thought, forced[place], rows.state[place].clone(), ending)
             else:
                 keep.append(place)
         active = [active[place] for place in keep]

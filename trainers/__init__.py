@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .objectives.module import ContrastiveObjective
     from .reasoning import ReasoningTrainer, ReasoningTrainingArguments
     from .reranker import RerankerTrainer, RerankerTrainingArguments
+    from .rlvr import RLVRTrainer
+    from .rlvr_arguments import RLVRTrainingArguments
 
 _PUBLIC = {
     "ContrastiveCollator": ".collating",
@@ -26,6 +28,8 @@ _PUBLIC = {
     "ContrastiveTrainingArguments": ".arguments",
     "DistillationTrainer": ".distillation",
     "DistillationTrainingArguments": ".distillation",
+    "RLVRTrainer": ".rlvr",
+    "RLVRTrainingArguments": ".rlvr_arguments",
     "RerankerTrainer": ".reranker",
     "RerankerTrainingArguments": ".reranker",
     "ReasoningTrainer": ".reasoning",
@@ -44,6 +48,8 @@ __all__ = [
     "ContrastiveTrainingArguments",
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "RLVRTrainer",
+    "RLVRTrainingArguments",
     "ReasoningTrainer",
     "ReasoningTrainingArguments",
     "RerankerTrainer",

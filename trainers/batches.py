@@ -23,10 +23,12 @@ B = TypeVar("B")
 
 @dataclass
 class PreparedRow:
-    """items: by role, an item or a list of as many as the row has. columns: by name, tensors of any sizes."""
+    """items: by role, an item or a list of as many as the row has. columns: by name, tensors of any sizes.
+    notes: what else goes along as it is."""
 
     items: dict[str, Any]
     columns: dict[str, Tensor] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -41,6 +43,7 @@ class ItemBatch:
         columns: by name, ``[rows, ...]``; what a row lacks is zero.
         tasks, names: of the rows.
         bad_rows: those that were left out.
+        notes: of each row, what its collator lets pass as it is.
     """
 
     items: list[Any]
@@ -49,6 +52,7 @@ class ItemBatch:
     tasks: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     bad_rows: list[BadRow] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -69,7 +73,8 @@ class ItemBatch:
             for item in (row.items[role] if lists[role] else [row.items[role]])
         ]
         columns = {name: _stacked([row.columns[name] for row in rows]) for name in rows[0].columns}
-        return cls(items, counts, columns, list(tasks), list(names), list(bad_rows))
+        notes = [row.notes for row in rows]
+        return cls(items, counts, columns, list(tasks), list(names), list(bad_rows), notes)
 
     def without_rows(self) -> ItemBatch:
         """No row, and the same items all the same, so that there is something to encode."""
@@ -79,6 +84,7 @@ class ItemBatch:
             columns={name: column[:0] for name, column in self.columns.items()},
             tasks=[],
             names=[],
+            notes=[],
         )
 
     def __len__(self) -> int:

@@ -5,13 +5,14 @@ from .distillation import candidate_cosines, listwise_kl
 from .module import ContrastiveObjective
 from .policy import policy_loss
 from .reranking import listwise_cross_entropy
-from .rewards import group_advantages, rank_gap_reward
+from .rewards import format_reward, group_advantages, rank_gap_reward
 from .temperature import LearnableTemperature
 
 __all__ = [
     "ContrastiveObjective",
     "LearnableTemperature",
     "candidate_cosines",
+    "format_reward",
     "group_advantages",
     "info_nce",
     "listwise_cross_entropy",
