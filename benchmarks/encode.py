@@ -38,7 +38,7 @@ from transformers.utils import is_torchvision_available
 import umekit
 from umekit.encoding.loading import packaged_model
 from umekit.modeling.batching import Collator, plan_batches
-from umekit.modeling.encode_loop import EncodeOptions, encode_batch
+from umekit.modeling.encode_loop import EncodeOptions, Planned, encode_batch
 from umekit.processing.collating import Prepared
 from umekit.processing.documents import load_document
 from umekit.processing.kinds import media_kind
@@ -180,7 +180,8 @@ class Arms:
         model, processor = self.ours.model, self.ours.processor
         options = EncodeOptions.of(model)
         with torch.inference_mode():
-            encode_batch(model, list(enumerate(batch)), options, Collator(processor, model.device))
+            planned = Planned.of(model, list(enumerate(batch)))
+            encode_batch(model, planned, options, Collator(processor, model.device))
 
 
 def measure(

@@ -20,6 +20,7 @@ from ..modeling.pooling import whole_number
 from ..processing.collating import Prepared
 from ..processing.cut_texts import Cuts
 from ..processing.items import ItemError
+from ..processing.thoughts import listed_thoughts
 from .calls import as_items, check_call, compute_alone_after_fork
 from .deduplication import first_occurrences
 from .fingerprint import ModelHashes, check_fingerprint, processor_hash
@@ -132,6 +133,7 @@ class Encoder:
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        thoughts: Any = None,
     ) -> Any:
         """Embed items. Of equal ones, one is encoded and the others get its vector.
 
@@ -159,6 +161,10 @@ class Encoder:
             reduce: ``"mean"`` of the thoughts' vectors, the ``"first"``, or None for all of them.
             temperature, top_p: None is greedy for one sample and temperature 1 for several.
             seed: an item's drawn thoughts then depend on the seed and its index alone; torch's seed when None.
+            thoughts: one for each item, from anywhere, which is then embedded with it in one forward and writes none:
+                a text ``<think>...</think><answer>...``, a pair ``(thought, answer)``, or ids of tokens, such as
+                ``thought_ids`` of the details; None for an item that is to think itself. With ``num_samples``, each
+                is a list of so many. None of them may be longer than ``max_new_tokens``.
 
         Returns:
             float32 ``[n, d]``, rows of length one, in the items' order; ``[n, k, d]`` for ``reduce=None``; with
@@ -180,13 +186,15 @@ class Encoder:
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
+            thoughts=thoughts,
         )
         listed = as_items(items)
+        given = None if thoughts is None else listed_thoughts(thoughts, len(listed))
         processor = self.processor.for_call(listed).for_mode(options.mode)
         device = self.model.device
         budget = TokenBudget(batch_tokens or self.batch_tokens * options.budget_factor, device)
         result = Encoded.empty(options, len(listed), self.dim)
-        apart = options.draws or len(listed) == 1
+        apart = options.draws or given is not None or len(listed) == 1
         firsts = range(len(listed)) if apart else first_occurrences(listed)
         unique = [index for index, first in enumerate(firsts) if index == first]
         cuts = Cuts()
@@ -195,7 +203,15 @@ class Encoder:
 
         def prepare(index: int) -> Prepared:
             try:
-                return processor.prepare(listed[index], role=role, instruction=instruction, index=index)
+                return processor.prepare(
+                    listed[index],
+                    role=role,
+                    instruction=instruction,
+                    index=index,
+                    thought=None if given is None else given[index],
+                    num_samples=num_samples,
+                    max_new_tokens=options.most_tokens,
+                )
             except (ItemError, ImportError):
                 raise
             except Exception as error:  # no item may end the run by an error that does not name it

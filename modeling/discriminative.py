@@ -123,6 +123,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         reduce: Literal["mean", "first"] | None = "mean",
         temperature: float | None = None,
         top_p: float | None = None,
+        thoughts: Any = None,
         seed: int | None = None,
         return_details: bool = False,
     ) -> Any:
@@ -143,6 +144,9 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             reduce: ``"mean"`` of the thoughts' vectors, the ``"first"``, or None for all of them.
             temperature: None is greedy for one sample and 1 for several; 0 is always greedy.
             top_p: draw from the fewest tokens that hold this much probability.
+            thoughts: one for each item, which is then embedded with it in one forward and writes none: a text
+                ``<think>...</think><answer>...``, a pair ``(thought, answer)``, or ids of tokens; None for an item
+                that is to think itself. With ``num_samples``, each is a list of so many.
             seed: makes drawing reproducible: an item's thoughts then depend on the seed and its index alone.
             return_details: an :class:`Encoded` with thoughts and cuts instead of the vectors alone.
 
@@ -164,10 +168,19 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
+            thoughts=thoughts,
         )
         whole_number("batch_size", batch_size)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
-        rows = processor.prepare_all(listed, role=role, instruction=instruction, mode=options.mode)
+        rows = processor.prepare_all(
+            listed,
+            role=role,
+            instruction=instruction,
+            mode=options.mode,
+            thoughts=thoughts,
+            num_samples=num_samples,
+            max_new_tokens=options.most_tokens,
+        )
         tokens = default_tokens(self.device) * options.budget_factor
         budget = TokenBudget(tokens, self.device, batch_size)
         result = Encoded.empty(options, len(rows), self.dim, self.device)

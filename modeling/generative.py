@@ -160,16 +160,42 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         done = EncodedBatch(
             [*indices], {part: vectors for part, vectors in parts.items() if vectors is not None}
         )
-        for row in found.rollouts:
-            texts = [
-                tokenizer.decode(one.thought, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-                for one in row
+        _tell_thoughts(
+            done,
+            [[one.thought for one in row] for row in found.rollouts],
+            [[one.forced for one in row] for row in found.rollouts],
+            options,
+            tokenizer,
+        )
+        return done
+
+    def embed_given(
+        self,
+        batch: dict[str, Tensor],
+        options: EncodeOptions,
+        indices: Sequence[int],
+        given: Sequence[Sequence[Sequence[int]]],
+        tokenizer: Any,
+    ) -> EncodedBatch:
+        """Items with thoughts that are not theirs to write: one forward, nothing is generated.
+
+        Args:
+            batch: prompts that each of their thoughts and ``<gen_emb>`` follow, ``[n * k, L]``, item by item.
+            options: of the call.
+            indices: of the items.
+            given: ids of ``k`` thoughts per item.
+            tokenizer: writes them as texts.
+        """
+        found = self(**batch, dim=options.dim)
+        done = EncodedBatch([*indices])
+        if options.mode == "both":
+            done.vectors["discriminative"] = found.embeddings.view(len(indices), options.num_samples, -1)[
+                :, 0
             ]
-            several = options.num_samples > 1
-            done.thoughts.append(texts if several else texts[0])
-            lengths, forced = [len(one.thought) for one in row], [one.forced for one in row]
-            done.thought_tokens.append(lengths if several else lengths[0])
-            done.forced.append(forced if several else forced[0])
+        vectors = found.generated_embeddings.view(len(indices), options.num_samples, -1)
+        done.vectors["generative"] = self._reduced(vectors, options.reduce)
+        forced = [[False] * len(thoughts) for thoughts in given]
+        _tell_thoughts(done, [[[*ids] for ids in thoughts] for thoughts in given], forced, options, tokenizer)
         return done
 
     # ---- inside -------------------------------------------------------------------------------------------------
@@ -186,6 +212,26 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
             return vectors[:, 0]
         mean = torch.nn.functional.normalize(vectors, dim=-1).mean(dim=1)
         return torch.nn.functional.normalize(mean, dim=-1) if self.settings.normalize else mean
+
+
+def _tell_thoughts(
+    done: EncodedBatch,
+    thoughts: Sequence[list[list[int]]],
+    forced: Sequence[list[bool]],
+    options: EncodeOptions,
+    tokenizer: Any,
+) -> None:
+    """Write a batch's thoughts down: a list an item for several samples, else the one."""
+    for row, flags in zip(thoughts, forced, strict=True):
+        texts = [
+            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            for ids in row
+        ]
+        whole = options.num_samples > 1
+        done.thoughts.append(texts if whole else texts[0])
+        done.thought_ids.append(row if whole else row[0])
+        done.thought_tokens.append([len(ids) for ids in row] if whole else len(row[0]))
+        done.forced.append(flags if whole else flags[0])
 
 
 def streams_of(seed: int, rows: Sequence[int], num_samples: int) -> list[np.random.Generator]:

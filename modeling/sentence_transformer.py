@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .evaluating import evaluating
-from .pooling import check_vectors
+from .pooling import GENERATED_SLOT, check_vectors
 from .settings import UmeSettings, expressible
 
 _MODALITIES: tuple[Any, ...] = ("text", "image", "video", "message")
@@ -69,7 +69,9 @@ class UmeTransformer(InputModule):
         Args:
             inputs: each a ``str``, a PIL image, a dict item, a chat message or a list of them. A ``str`` is what
                 sentence-transformers takes it for in every folder: a picture or a video where it is an existing
-                file's path, a URL or a data URI of one, else text. ``{"text": ...}`` is always text.
+                file's path, a URL or a data URI of one, else text. ``{"text": ...}`` is always text. A dict may hold a
+                ``thought`` beside its item, in modes that think: it is embedded with it, and writes none. All inputs
+                of a call have one, or none.
             prompt: sentence-transformers' prompt (``encode_query``, ``prompt_name`` ...): becomes the instruction.
             instruction: replaces the prompt; an input's own instruction wins over both.
             mode, max_new_tokens: see :meth:`forward`.
@@ -92,13 +94,28 @@ class UmeTransformer(InputModule):
         items = [
             processor.item_of_messages(_messages(one)) if _messages(one) else _item(one) for one in inputs
         ]
+        thoughts = [one.get("thought") if isinstance(one, Mapping) else None for one in inputs]
+        given = any(thought is not None for thought in thoughts)
+        if given and (mode == "discriminative" or None in thoughts):
+            what = "a thought needs a mode that thinks" if mode == "discriminative" else "some have a thought"
+            raise ValueError(f"{what}: give one to every input, or to none, and a mode that thinks")
         if instruction is None:
             instruction = prompt
         role = task if task in ("query", "document") else None
         rows = processor.prepare_all(
-            items, role=role, instruction=instruction, mode=mode, tell_cuts=not self._told_cuts
+            items,
+            role=role,
+            instruction=instruction,
+            mode=mode,
+            thoughts=thoughts if given else None,
+            max_new_tokens=self.model.decoding(max_new_tokens=max_new_tokens).max_new_tokens
+            if given
+            else None,
+            tell_cuts=not self._told_cuts,
         )
         self._told_cuts = self._told_cuts or any(row.cut_tokens for row in rows)
+        if given:
+            rows = [whole for row in rows for whole in row.with_thoughts(self.model.thought_tokens.gen_emb)]
         features = dict(processor.collate(rows, padding_side="left" if mode == "generative" else None))
         # Losses that split a batch must know whose the pictures are; see _create_minibatch.
         features["num_images_per_sample"] = torch.tensor([len(row.images) for row in rows])
@@ -132,7 +149,11 @@ class UmeTransformer(InputModule):
             batch["second_per_grid_ts"] = seconds[real]
         if self.training:
             return {**features, "sentence_embedding": self.model(**batch).embeddings}
-        if mode == "generative":
+        given = mode == "generative" and bool((batch["pooling_slots"] == GENERATED_SLOT).any())
+        if given:
+            with evaluating(self.model):
+                embeddings = self.model(**batch).generated_embeddings
+        elif mode == "generative":
             decoding = self.model.decoding(max_new_tokens=max_new_tokens)
             found = self.model.embed(batch, mode, decoding=decoding, vocabulary=len(self.tokenizer))
             embeddings = found.generated
@@ -259,6 +280,8 @@ def _item(one: Any) -> Any:
     if isinstance(one, str):
         kind = infer_modality(one, supported_modalities=list(_MODALITIES))
         return one if kind == "text" else {kind: one}
+    if isinstance(one, Mapping) and "thought" in one:
+        one = {key: value for key, value in one.items() if key != "thought"}
     if not isinstance(one, Mapping) or "images" in one or not isinstance(one.get("image"), (list, tuple)):
         return one
     return {("images" if key == "image" else key): value for key, value in one.items()}

@@ -31,6 +31,7 @@ class Prepared:
         limit: most tokens that it may have; 0 where nothing says so.
         rendered: the prompt before media placeholders are expanded.
         completion: tokens at its end that were appended to the prompt.
+        given: ids of the thoughts that are to follow it, each up to ``<gen_emb>``; none where the model thinks itself.
     """
 
     input_ids: np.ndarray
@@ -42,6 +43,7 @@ class Prepared:
     limit: int = 0
     rendered: str = ""
     completion: int = 0
+    given: tuple[tuple[int, ...], ...] = ()
 
     def continued(self, ids: Sequence[int], slot: int = 0) -> Prepared:
         """The prompt with a completion appended; ``slot`` is that of its last token.
@@ -61,6 +63,14 @@ class Prepared:
             slots=np.concatenate([self.slots, slots]),
             completion=self.completion + len(ids),
         )
+
+    def with_thoughts(self, gen_emb: int) -> list[Prepared]:
+        """The prompt followed by each of its given thoughts and ``<gen_emb>``, whose slot is 2.
+
+        The limit is that of prompts; how long a thought may be is said where it is given.
+        """
+        prompt = replace(self, limit=0)
+        return [prompt.continued([*ids, gen_emb], 2) for ids in self.given]
 
     @property
     def length(self) -> int:

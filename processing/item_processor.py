@@ -24,6 +24,7 @@ from .pairs import QueryPairs
 from .preparing import PromptContext, explain, gives_list, prepare_item
 from .prompts import MODES, ROLES, compile_template
 from .settings import ProcessorSettings
+from .thoughts import listed_thoughts, thoughts_of_item
 from .tokenizing import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START, PromptTokenizer
 from .vision import Patches, PatchLayout
 
@@ -138,6 +139,9 @@ class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
         instruction: str | None = None,
         index: int | None = None,
         mode: str | None = None,
+        thought: Any = None,
+        num_samples: int = 1,
+        max_new_tokens: int | None = None,
     ) -> Prepared:
         """One item as token ids, patches and slots.
 
@@ -147,6 +151,9 @@ class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
             instruction: replaces the default; the item's own ``instruction`` wins over both. "" for none.
             index: the item's position, for messages.
             mode: whose prompt; this processor's own when None.
+            thought: given in place of one that the model writes; see ``thoughts.thought_ids``.
+            num_samples: thoughts of the item; for more than one, ``thought`` is a list.
+            max_new_tokens: most that a given thought may have; any number when None.
 
         Raises:
             ItemError: what is wrong with which item.
@@ -160,7 +167,12 @@ class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
             instruction = self.settings.prompt.instructions.get(role or "default", "")
         processor = self if mode is None else self.for_mode(mode)
         try:
-            return prepare_item(processor.context, parsed, instruction, role)
+            given = thoughts_of_item(
+                self.prompt_tokenizer, thought, num_samples, max_new_tokens, len(self.tokenizer)
+            )
+            row = prepare_item(processor.context, parsed, instruction, role)
+            row.given = given
+            return row
         except ItemError:
             raise
         except (MediaError, ValueError, TypeError) as error:
@@ -173,14 +185,21 @@ class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
         role: str | None = None,
         instruction: str | None = None,
         mode: str | None = None,
+        thoughts: Any = None,
         tell_cuts: bool = True,
+        **options: Any,
     ) -> list[Prepared]:
-        """:meth:`prepare` for every item of a sequence. One warning tells of those that were cut (``tell_cuts``)."""
+        """:meth:`prepare` for every item of a sequence, each with its own of the ``thoughts``, where there are any.
+
+        One warning tells of those that were cut (``tell_cuts``). ``options``: ``num_samples``, ``max_new_tokens``.
+        """
         processor = self.for_call(items)
         processor = processor if mode is None else processor.for_mode(mode)
+        given = [None] * len(items) if thoughts is None else listed_thoughts(thoughts, len(items))
+        options |= {"role": role, "instruction": instruction}
         rows = [
-            processor.prepare(item, role=role, instruction=instruction, index=index)
-            for index, item in enumerate(items)
+            processor.prepare(item, index=index, thought=thought, **options)
+            for index, (item, thought) in enumerate(zip(items, given, strict=True))
         ]
         if tell_cuts:
             Cuts().see(rows).warn(len(rows))

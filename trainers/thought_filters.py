@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..processing.thoughts import thought_and_answer
 from .filters import Dropped, Filtered
-from .thoughts import COLUMNS, thought_and_answer
+from .thoughts import COLUMNS
 
 MOST_TOKENS = 8192  # of UME-R1's thoughts
 FORMAT = (ValueError, TypeError)  # what readers and the collator raise for another form

@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..modeling.pooling import GENERATED_SLOT
+from ..processing.thoughts import GEN_EMB, pair_ids, thought_and_answer
 from ..processing.tokenizing import PromptTokenizer
 from .batches import PreparedRow
 from .collating import ContrastiveCollator
 
-GEN_EMB = "<gen_emb>"
 END = "<|im_end|>\n"
 COLUMNS = {"query": ("query_thought", "answer"), "positive": ("positive_thought", "positive_answer")}
-_WHOLE = re.compile(
-    r"\s*<think>(?P<thought>.*?)</think>\s*"
-    r"(?:<answer>(?P<answer>.*?)(?:</answer>)?\s*)?(?:<gen_emb>\s*(?:</answer>)?\s*)?",
-    re.DOTALL,
-)
-
-
-def thought_and_answer(thought: str, answer: str | None = None) -> tuple[str, str]:
-    """A thought and its summary, of what a row has: both apart, or one text with the tags, whose answer then counts.
-
-    Raises:
-        ValueError: there is no answer, or a text with tags is in another form.
-    """
-    if not isinstance(thought, str) or not isinstance(answer, str | None):
-        raise TypeError(
-            f"a thought and its answer are texts, not {type(thought).__name__}, {type(answer).__name__}"
-        )
-    if "<think>" in thought:
-        found = _WHOLE.fullmatch(thought)
-        if found is None:
-            raise ValueError(f"the thought is not <think>...</think><answer>...: {thought[:80]!r}")
-        thought, answer = found["thought"], answer if found["answer"] is None else found["answer"]
-    if answer is None:
-        raise ValueError(
-            f"a thought without its answer, the summary that stands before {GEN_EMB}: {thought[:80]!r}"
-        )
-    return thought, answer
 
 
 def completion(tokenizer: PromptTokenizer, thought: str, answer: str) -> tuple[list[int], list[int]]:
     """Ids up to ``<gen_emb>``, whose state is the vector, and of the turn's end. Tokens in the texts stay text."""
-    guard = tokenizer.guard_for([thought, answer])
-    thought, answer = tokenizer.guarded(thought, guard), tokenizer.guarded(answer, guard)
-    written = f"<think>{thought}</think><answer>{answer}{GEN_EMB}"
-    return tokenizer.encode(tokenizer.pieces(written, guard)), tokenizer.encode(tokenizer.pieces(END))
+    written = [*pair_ids(tokenizer, thought, answer), tokenizer.id_of(GEN_EMB)]
+    return written, tokenizer.encode(tokenizer.pieces(END))
 
 
 @dataclass

@@ -2123,6 +2123,7 @@ class EncodeOptions:
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
+        thoughts: Any = None,
     ) -> EncodeOptions:
         """Check a caller's wishes against what the model can do, and fill them up.
 
@@ -2149,6 +2150,7 @@ class EncodeOptions:
             decoding = model.decoding(num_samples, max_new_tokens, temperature, top_p)
             return cls(mode, dim, num_samples, reduce, seed, decoding)
         thinking = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        thinking["thoughts"] = thoughts
         wishes = [name for name, value in thinking.items() if value is not None]
         if num_samples > 1 or wishes:
             raise ValueError(
@@ -2160,6 +2162,11 @@ class EncodeOptions:
     def thinks(self) -> bool:
         """Whether a thought is written before the vector."""
         return self.mode != "discriminative"
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Of a thought; None in a mode that does not think."""
+        return self.decoding.max_new_tokens if self.thinks else None
 
     @property
     def draws(self) -> bool:
@@ -2180,6 +2187,8 @@ class EncodeOptions:
         """Tokens that a prepared item takes up, its thoughts included."""
         if not self.thinks:
             return len(row.input_ids)
+        if row.given:
+            return sum(len(row.input_ids) + len(thought) + 1 for thought in row.given)
         return (len(row.input_ids) + min(self.decoding.max_new_tokens, ROOM_FOR_THOUGHT)) * self.num_samples
 
 
@@ -2191,13 +2200,14 @@ class EncodedBatch:
         indices: of the items.
         vectors: float32 ``[n, d]`` or ``[n, k, d]`` by name of an array, on the model's device; NaN where degenerate.
         errors: index and error of every item that has no vector.
-        thoughts, thought_tokens, forced: see :class:`Encoded`.
+        thoughts, thought_ids, thought_tokens, forced: see :class:`Encoded`.
     """
 
     indices: list[int]
     vectors: dict[str, Tensor] = field(default_factory=dict)
     errors: list[tuple[int, Exception]] = field(default_factory=list)
     thoughts: list[Any] = field(default_factory=list)
+    thought_ids: list[Any] = field(default_factory=list)
     thought_tokens: list[Any] = field(default_factory=list)
     forced: list[Any] = field(default_factory=list)
 
@@ -2219,6 +2229,8 @@ class Encoded:
             batches change the last digits of vectors.
         halved: whether memory did not hold what was asked for.
         truncated: tokens of text that every row lost to its limit, 0 where it was not cut.
+        thought_ids: ids of every thought; handed back as ``thoughts``, they give the same vectors whatever they are,
+            which a text need not: not every sequence of tokens is what its text is tokenised to.
     """
 
     embeddings: Any
@@ -2230,6 +2242,7 @@ class Encoded:
     batch_tokens: int = 0
     halved: bool = False
     truncated: list[int] = field(default_factory=list)
+    thought_ids: list[Any] = field(default_factory=list)
 
     @classmethod
     def empty(cls, options: EncodeOptions, count: int, dim: int, device: Any = "cpu") -> Encoded:
@@ -2248,6 +2261,7 @@ class Encoded:
             [0] * count,
             [False] * count,
             truncated=[0] * count,
+            thought_ids=[None] * count,
         )
 
     def add(self, batch: EncodedBatch) -> None:
@@ -2257,6 +2271,7 @@ class Encoded:
         for place, index in enumerate(batch.indices):
             if batch.thoughts:
                 self.thoughts[index] = batch.thoughts[place]
+                self.thought_ids[index] = batch.thought_ids[place]
                 self.thought_tokens[index] = batch.thought_tokens[place]
                 self.forced[index] = batch.forced[place]
 
@@ -2265,6 +2280,7 @@ class Encoded:
         for rows in (
             *self.embeddings.values(),
             self.thoughts,
+            self.thought_ids,
             self.thought_tokens,
             self.forced,
             self.truncated,
@@ -2299,34 +2315,59 @@ def encode_batches(
     Yields:
         Each batch after it was run; or an item that memory does not hold even alone, with a MemoryError that says so.
     """
-    left = list(rows)
+    for given in (False, True):  # a thought that is given takes one forward, one that is written many
+        left = [(index, row) for index, row in rows if bool(row.given) == given]
+        yield from _in_batches(model, left, options, budget, collator)
+
+
+def _in_batches(
+    model: Any, left: list[Row], options: EncodeOptions, budget: TokenBudget, collator: Collator
+) -> Iterator[EncodedBatch]:
     while left:
         batches = plan_batches([options.tokens(row) for _, row in left], budget.tokens, rows=budget.rows)
-        planned = [[left[number] for number in batch] for batch in batches]
+        planned = [Planned.of(model, [left[number] for number in batch]) for batch in batches]
         left = []
         for place, batch in enumerate(planned):
             if place + 1 < len(planned):
-                collator.prefetch([row for _, row in planned[place + 1]], options.padding_side)
+                collator.prefetch(planned[place + 1].inputs, options.padding_side)
             run = partial(encode_batch, model, batch, options, collator)
             done = budget.attempt(run)
             if done is None and collator.release():
                 done = budget.attempt(run)
             if done is not None:
                 yield done
-            elif len(batch) > 1:
-                budget.halve(len(batch) * max(options.tokens(row) for _, row in batch))
-                left = [row for later in planned[place:] for row in later]
+            elif len(batch.rows) > 1:
+                budget.halve(len(batch.rows) * max(options.tokens(row) for _, row in batch.rows))
+                left = [row for later in planned[place:] for row in later.rows]
                 break
             else:
-                [(index, row)] = batch
+                [(index, row)] = batch.rows
                 yield EncodedBatch([index], errors=[(index, MemoryError(_too_large(row, budget)))])
 
 
-def encode_batch(model: Any, rows: Sequence[Row], options: EncodeOptions, collator: Collator) -> EncodedBatch:
+@dataclass(frozen=True)
+class Planned:
+    """Rows that go through the model together, all with given thoughts or all without, and what goes in."""
+
+    rows: list[Row]
+    inputs: list[Any]
+
+    @classmethod
+    def of(cls, model: Any, rows: list[Row]) -> Planned:
+        if not rows[0][1].given:
+            return cls(rows, [row for _, row in rows])
+        gen_emb = model.thought_tokens.gen_emb
+        return cls(rows, [whole for _, row in rows for whole in row.with_thoughts(gen_emb)])
+
+
+def encode_batch(model: Any, planned: Planned, options: EncodeOptions, collator: Collator) -> EncodedBatch:
     """Embed rows in one forward, or one prefill and its thoughts."""
-    indices = [index for index, _ in rows]
-    batch = collator.collate([row for _, row in rows], options.padding_side)
-    if options.thinks:
+    indices = [index for index, _ in planned.rows]
+    batch = collator.collate(planned.inputs, options.padding_side)
+    given = [row.given for _, row in planned.rows]
+    if any(given):
+        done = model.embed_given(batch, options, indices, given, collator.processor.tokenizer)
+    elif options.thinks:
         done = model.embed_batch(batch, options, indices, collator.processor.tokenizer)
     else:
         done = EncodedBatch(indices, {options.mode: model(**batch, dim=options.dim).embeddings})
@@ -2500,6 +2541,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         reduce: Literal["mean", "first"] | None = "mean",
         temperature: float | None = None,
         top_p: float | None = None,
+        thoughts: Any = None,
         seed: int | None = None,
         return_details: bool = False,
     ) -> Any:
@@ -2520,6 +2562,9 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             reduce: ``"mean"`` of the thoughts' vectors, the ``"first"``, or None for all of them.
             temperature: None is greedy for one sample and 1 for several; 0 is always greedy.
             top_p: draw from the fewest tokens that hold this much probability.
+            thoughts: one for each item, which is then embedded with it in one forward and writes none: a text
+                ``<think>...</think><answer>...``, a pair ``(thought, answer)``, or ids of tokens; None for an item
+                that is to think itself. With ``num_samples``, each is a list of so many.
             seed: makes drawing reproducible: an item's thoughts then depend on the seed and its index alone.
             return_details: an :class:`Encoded` with thoughts and cuts instead of the vectors alone.
 
@@ -2541,10 +2586,19 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
+            thoughts=thoughts,
         )
         whole_number("batch_size", batch_size)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
-        rows = processor.prepare_all(listed, role=role, instruction=instruction, mode=options.mode)
+        rows = processor.prepare_all(
+            listed,
+            role=role,
+            instruction=instruction,
+            mode=options.mode,
+            thoughts=thoughts,
+            num_samples=num_samples,
+            max_new_tokens=options.most_tokens,
+        )
         tokens = default_tokens(self.device) * options.budget_factor
         budget = TokenBudget(tokens, self.device, batch_size)
         result = Encoded.empty(options, len(rows), self.dim, self.device)

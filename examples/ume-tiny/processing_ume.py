@@ -1,7 +1,7 @@
 # Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
 # Sources, in this order: families prompts first_resize vision tokenizing kinds limits arrays odd_images
 #   profiles pixels downloads sources media sampling animation clip_decoding video settings checkpoint
-#   collating cut_texts items pdfium_process documents template_sizes templates preparing pairs
+#   collating cut_texts items pdfium_process documents template_sizes templates preparing pairs thoughts
 #   item_processor native processor
 
 from __future__ import annotations
@@ -3339,6 +3339,7 @@ class Prepared:
         limit: most tokens that it may have; 0 where nothing says so.
         rendered: the prompt before media placeholders are expanded.
         completion: tokens at its end that were appended to the prompt.
+        given: ids of the thoughts that are to follow it, each up to ``<gen_emb>``; none where the model thinks itself.
     """
 
     input_ids: np.ndarray
@@ -3350,6 +3351,7 @@ class Prepared:
     limit: int = 0
     rendered: str = ""
     completion: int = 0
+    given: tuple[tuple[int, ...], ...] = ()
 
     def continued(self, ids: Sequence[int], slot: int = 0) -> Prepared:
         """The prompt with a completion appended; ``slot`` is that of its last token.
@@ -3369,6 +3371,14 @@ class Prepared:
             slots=np.concatenate([self.slots, slots]),
             completion=self.completion + len(ids),
         )
+
+    def with_thoughts(self, gen_emb: int) -> list[Prepared]:
+        """The prompt followed by each of its given thoughts and ``<gen_emb>``, whose slot is 2.
+
+        The limit is that of prompts; how long a thought may be is said where it is given.
+        """
+        prompt = replace(self, limit=0)
+        return [prompt.continued([*ids, gen_emb], 2) for ids in self.given]
 
     @property
     def length(self) -> int:
@@ -4806,6 +4816,151 @@ class QueryPairs:
             raise ItemError(str(error), index) from error
 
 
+# ---- thoughts ----------------------------------------------------------------------------------------------
+# Given thoughts, not written by the model: ``<think>...</think><answer>...``, what stands before <gen_emb>.
+#
+# Training and encoding read them here, so that a thought has the same tokens in both. What a thought's text holds stays
+# text: only the tags that make its form become tokens of the tokenizer, where it has them.
+
+
+GEN_EMB = "<gen_emb>"
+_WHOLE = re.compile(
+    r"\s*<think>(?P<thought>.*?)</think>\s*"
+    r"(?:<answer>(?P<answer>.*?)(?:</answer>)?\s*)?(?:<gen_emb>\s*(?:</answer>)?\s*)?",
+    re.DOTALL,
+)
+_END = re.compile(r"\s*(?:</answer>\s*<gen_emb>|<gen_emb>\s*</answer>|<gen_emb>|</answer>)\s*\Z")
+_FORMS = "a text <think>...</think><answer>..., a pair (thought, answer), or the ids of its tokens"
+
+
+def thought_and_answer(thought: str, answer: str | None = None) -> tuple[str, str]:
+    """A thought and its summary, of what a row has: both apart, or one text with the tags, whose answer then counts.
+
+    Raises:
+        ValueError: there is no answer, or a text with tags is in another form.
+    """
+    if not isinstance(thought, str) or not isinstance(answer, str | None):
+        raise TypeError(
+            f"a thought and its answer are texts, not {type(thought).__name__}, {type(answer).__name__}"
+        )
+    if "<think>" in thought:
+        found = _WHOLE.fullmatch(thought)
+        if found is None:
+            raise ValueError(f"the thought is not <think>...</think><answer>...: {thought[:80]!r}")
+        thought, answer = found["thought"], answer if found["answer"] is None else found["answer"]
+    if answer is None:
+        raise ValueError(
+            f"a thought without its answer, the summary that stands before {GEN_EMB}: {thought[:80]!r}"
+        )
+    return thought, answer
+
+
+def pair_ids(tokenizer: PromptTokenizer, thought: str, answer: str) -> list[int]:
+    """Ids of a thought and its answer, up to ``<gen_emb>`` and without it."""
+    return _ids(tokenizer, ("<think>", thought, "</think><answer>", answer))
+
+
+def thought_ids(tokenizer: PromptTokenizer, thought: Any, vocabulary: int) -> tuple[int, ...]:
+    """Ids of a thought that is given to be embedded, up to ``<gen_emb>`` and without it.
+
+    Args:
+        thought: a text with the tags, as a model has written it: it may be cut anywhere behind ``<think>``; a pair of
+            texts ``(thought, answer)``; or ids, which are taken as they are.
+        vocabulary: ids from here on are no tokens.
+
+    Raises:
+        ValueError: a text of another form; no ids, or such as are no token or stand for media.
+        TypeError: none of these.
+    """
+    if isinstance(thought, str):
+        return tuple(_ids(tokenizer, _parts(thought)))
+    if isinstance(thought, (list, tuple)) and len(thought) == 2 and all(isinstance(t, str) for t in thought):
+        return tuple(pair_ids(tokenizer, *thought_and_answer(*thought)))
+    ids = np.asarray(thought) if _numbers(thought) else None
+    if ids is None or ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or not len(ids)):
+        raise TypeError(f"a thought is {_FORMS}; this one is a {type(thought).__name__}")
+    media = [tokenizer.added.get(token) for token in (IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END)]
+    for token in ids.tolist():
+        if not 0 <= token < vocabulary or token in media:
+            kind = "stands for media" if token in media else f"is no token: there are {vocabulary}"
+            raise ValueError(f"id {token} of a thought {kind}")
+    return tuple(ids.tolist())
+
+
+def thoughts_of_item(
+    tokenizer: PromptTokenizer, given: Any, samples: int, most: int | None, vocabulary: int
+) -> tuple[tuple[int, ...], ...]:
+    """Ids of an item's thoughts; none where None is given, for an item that is to think itself.
+
+    Args:
+        given: a thought, see :func:`thought_ids`; a list of them for more than one sample.
+        samples: thoughts of an item.
+        most: tokens of a thought; None for any number.
+        vocabulary: see :func:`thought_ids`.
+
+    Raises:
+        ValueError, TypeError: see :func:`thought_ids`; or it is another number of thoughts, or one is too long.
+    """
+    if given is None:
+        return ()
+    several = given if samples > 1 else [given]
+    if isinstance(several, str) or not isinstance(several, Sequence) or len(several) != samples:
+        have = f"{len(several)} of them" if isinstance(several, (list, tuple)) else type(several).__name__
+        raise ValueError(
+            f"num_samples is {samples}, so an item's thoughts are a list of {samples}, not {have}"
+        )
+    found = tuple(thought_ids(tokenizer, one, vocabulary) for one in several)
+    longest = max(map(len, found))
+    if most is not None and longest > most:
+        raise ValueError(
+            f"its thought has {longest} tokens, and at most {most} are let pass: give a shorter one, or a larger "
+            "max_new_tokens"
+        )
+    return found
+
+
+def listed_thoughts(thoughts: Any, items: int) -> Sequence[Any]:
+    """Thoughts of a call, one for each of its items.
+
+    Raises:
+        TypeError: no list.
+        ValueError: another number than there are items.
+    """
+    if isinstance(thoughts, (str, bytes, dict, set)) or not hasattr(thoughts, "__iter__"):
+        raise TypeError(
+            f"thoughts are a list with one for every item (None for an item that is to think itself), not a "
+            f"{type(thoughts).__name__}"
+        )
+    listed = thoughts if isinstance(thoughts, Sequence) else list(thoughts)
+    if len(listed) != items:
+        raise ValueError(
+            f"{len(listed)} thoughts for {items} items: give one for each, None where there is none"
+        )
+    return listed
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """Tags and texts of a thought in turns, the first a tag; white space around tags stays as it is written."""
+    end = _END.search(text)
+    before, think, rest = (text[: end.start()] if end else text).partition("<think>")
+    thought, closed, rest = rest.partition("</think>")
+    between, begun, answer = rest.partition("<answer>")
+    if not think or before.strip() or between.strip():
+        raise ValueError(f"this thought is in another form than {_FORMS}: {text[:80]!r}")
+    return before + think, thought, closed + between + begun, answer
+
+
+def _ids(tokenizer: PromptTokenizer, parts: Sequence[str]) -> list[int]:
+    """Ids of tags and texts in turns, the first a tag."""
+    guard = tokenizer.guard_for(parts)
+    guarded = [tokenizer.guarded(part, guard) if place % 2 else part for place, part in enumerate(parts)]
+    return tokenizer.encode(tokenizer.pieces("".join(guarded), guard))
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray)) or hasattr(value, "__array__")
+
+
 # ---- item_processor ----------------------------------------------------------------------------------------
 # Items and pairs in, model inputs out.
 #
@@ -4923,6 +5078,9 @@ class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
         instruction: str | None = None,
         index: int | None = None,
         mode: str | None = None,
+        thought: Any = None,
+        num_samples: int = 1,
+        max_new_tokens: int | None = None,
     ) -> Prepared:
         """One item as token ids, patches and slots.
 
@@ -4932,6 +5090,9 @@ class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
             instruction: replaces the default; the item's own ``instruction`` wins over both. "" for none.
             index: the item's position, for messages.
             mode: whose prompt; this processor's own when None.
+            thought: given in place of one that the model writes; see ``thoughts.thought_ids``.
+            num_samples: thoughts of the item; for more than one, ``thought`` is a list.
+            max_new_tokens: most that a given thought may have; any number when None.
 
         Raises:
             ItemError: what is wrong with which item.
@@ -4945,7 +5106,12 @@ class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
             instruction = self.settings.prompt.instructions.get(role or "default", "")
         processor = self if mode is None else self.for_mode(mode)
         try:
-            return prepare_item(processor.context, parsed, instruction, role)
+            given = thoughts_of_item(
+                self.prompt_tokenizer, thought, num_samples, max_new_tokens, len(self.tokenizer)
+            )
+            row = prepare_item(processor.context, parsed, instruction, role)
+            row.given = given
+            return row
         except ItemError:
             raise
         except (MediaError, ValueError, TypeError) as error:
@@ -4958,14 +5124,21 @@ class ItemProcessor(ProcessorMixin):  # type: ignore[misc]
         role: str | None = None,
         instruction: str | None = None,
         mode: str | None = None,
+        thoughts: Any = None,
         tell_cuts: bool = True,
+        **options: Any,
     ) -> list[Prepared]:
-        """:meth:`prepare` for every item of a sequence. One warning tells of those that were cut (``tell_cuts``)."""
+        """:meth:`prepare` for every item of a sequence, each with its own of the ``thoughts``, where there are any.
+
+        One warning tells of those that were cut (``tell_cuts``). ``options``: ``num_samples``, ``max_new_tokens``.
+        """
         processor = self.for_call(items)
         processor = processor if mode is None else processor.for_mode(mode)
+        given = [None] * len(items) if thoughts is None else listed_thoughts(thoughts, len(items))
+        options |= {"role": role, "instruction": instruction}
         rows = [
-            processor.prepare(item, role=role, instruction=instruction, index=index)
-            for index, item in enumerate(items)
+            processor.prepare(item, index=index, thought=thought, **options)
+            for index, (item, thought) in enumerate(zip(items, given, strict=True))
         ]
         if tell_cuts:
             Cuts().see(rows).warn(len(rows))

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from umekit.processing.processor import UmeProcessor
-from umekit.trainers.thoughts import ThoughtCollator, completion, thought_and_answer
+from umekit.processing.thoughts import thought_and_answer
+from umekit.trainers.thoughts import ThoughtCollator, completion
 
 
 @pytest.fixture(scope="module")
