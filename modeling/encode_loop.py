@@ -253,32 +253,26 @@ def encode_batches(
     """
     for given in (False, True):  # a thought that is given takes one forward, one that is written many
         left = [(index, row) for index, row in rows if bool(row.given) == given]
-        yield from _in_batches(model, left, options, budget, collator)
-
-
-def _in_batches(
-    model: Any, left: list[Row], options: EncodeOptions, budget: TokenBudget, collator: Collator
-) -> Iterator[EncodedBatch]:
-    while left:
-        batches = plan_batches([options.tokens(row) for _, row in left], budget.tokens, rows=budget.rows)
-        planned = [Planned.of(model, [left[number] for number in batch]) for batch in batches]
-        left = []
-        for place, batch in enumerate(planned):
-            if place + 1 < len(planned):
-                collator.prefetch(planned[place + 1].inputs, options.padding_side)
-            run = partial(encode_batch, model, batch, options, collator)
-            done = budget.attempt(run)
-            if done is None and collator.release():
+        while left:
+            batches = plan_batches([options.tokens(row) for _, row in left], budget.tokens, rows=budget.rows)
+            planned = [Planned.of(model, [left[number] for number in batch]) for batch in batches]
+            left = []
+            for place, batch in enumerate(planned):
+                if place + 1 < len(planned):
+                    collator.prefetch(planned[place + 1].inputs, options.padding_side)
+                run = partial(encode_batch, model, batch, options, collator)
                 done = budget.attempt(run)
-            if done is not None:
-                yield done
-            elif len(batch.rows) > 1:
-                budget.halve(len(batch.rows) * max(options.tokens(row) for _, row in batch.rows))
-                left = [row for later in planned[place:] for row in later.rows]
-                break
-            else:
-                [(index, row)] = batch.rows
-                yield EncodedBatch([index], errors=[(index, MemoryError(_too_large(row, budget)))])
+                if done is None and collator.release():
+                    done = budget.attempt(run)
+                if done is not None:
+                    yield done
+                elif len(batch.rows) > 1:
+                    budget.halve(len(batch.rows) * max(options.tokens(row) for _, row in batch.rows))
+                    left = [row for later in planned[place:] for row in later.rows]
+                    break
+                else:
+                    [(index, row)] = batch.rows
+                    yield EncodedBatch([index], errors=[(index, MemoryError(_too_large(row, budget)))])
 
 
 @dataclass(frozen=True)
