@@ -110,6 +110,24 @@ def ndcg_at_k(scores: ArrayLike, relevance: ArrayLike, k: int, ties: Ties = "pes
     return float(ndcg_score(_gains(relevance), -every, k=k, ignore_ties=True))
 
 
+def pass_at_k(right: ArrayLike, samples: int, k: int) -> NDArray[np.float64]:
+    """The chance that of ``k`` samples at least one is right, [n] of counts -> float64 [n], unbiased.
+
+    1 - C(samples - right, k) / C(samples, k) (Chen et al. 2021, arXiv 2107.03374, equation 1): drawn without
+    replacement from ``samples`` of which ``right`` are right. To take the best of the first ``k`` would be noisier, and
+    1 - (1 - right / samples)^k too small.
+
+    >>> pass_at_k([0, 1, 4], samples=4, k=2).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    counts = np.asarray(right, dtype=np.int64)
+    if not 1 <= k <= samples or (len(counts) and not 0 <= counts.min() <= counts.max() <= samples):
+        raise ValueError(f"pass@{k} of {samples} samples: need 1 <= k <= samples, and as many right at most")
+    factors = 1 - k / np.arange(1, samples + 1, dtype=np.float64)  # C(m - 1, k) / C(m, k) by m
+    below = np.arange(1, samples + 1)[None] > samples - counts[:, None]
+    return 1 - np.where(below, factors[None], 1.0).prod(axis=1)
+
+
 def warn_of_ties(pessimistic: Ints, optimistic: Ints, what: str, k: int = 1) -> str | None:
     """Warn, and return the line, where ties move hit@k."""
     low, high = hit_at_k(pessimistic, k), hit_at_k(optimistic, k)

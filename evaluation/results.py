@@ -10,8 +10,13 @@ from ..encoding.storage.contents import read_object
 from .digit_world.report import BENCHMARK, DigitWorldReport
 from .report import KIND, SCHEMA, Report
 from .score import ResultFormatError
+from .thought_report import BENCHMARK as THOUGHTS
+from .thought_report import ThoughtReport
 
-EXTENSIONS: dict[str, type[Report]] = {BENCHMARK: DigitWorldReport}  # benchmarks that report more than scores
+EXTENSIONS: dict[str, type[Report]] = {
+    BENCHMARK: DigitWorldReport,
+    THOUGHTS: ThoughtReport,
+}  # benchmarks that report more than scores
 
 
 def save_report(report: Report, path: Path) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..conditions import Conditions
-from ..metrics import Ints, Ties, ranks, similarity, warn_of_ties
+from ..metrics import Ints, Ties, pass_at_k, ranks, similarity, warn_of_ties
 from ..score import pack
 from .glyphs import Split
 from .pools import Pool, PoolKind
@@ -31,7 +32,7 @@ from .world import TASKS, DigitWorld
 MEDIA = ("image", "video")
 KINDS: tuple[PoolKind, ...] = ("random", "hard")
 Vectors = NDArray[np.float32]
-Embed = Callable[[Sequence[Item], str], Vectors]
+Embed = Callable[..., Vectors]  # items, role, options of encode
 
 
 class Encoder(Protocol):
@@ -57,6 +58,10 @@ def score_digit_world(
     *,
     blind: bool = False,
     mode: str | None = None,
+    max_new_tokens: int | None = None,
+    num_samples: int = 0,
+    pass_at: Sequence[int] | None = None,
+    oracle: bool = False,
     model: str = "a model",
     command: str = "score_digit_world(...)",
 ) -> DigitWorldReport:
@@ -71,10 +76,16 @@ def score_digit_world(
         seed, split: of the world.
         blind: also measure "question only" and "media only" where a query has both.
         mode: how to embed, where the encoder has a choice.
+        max_new_tokens: most tokens of a thought; the checkpoint's when None.
+        num_samples: thoughts drawn for each *query*, at temperature 1 and from the world's seed, beside the likeliest
+            one that the score is of; 0 for none. Documents have their likeliest.
+        pass_at: the k of pass@k; 1, 2, 4 ... up to ``num_samples`` when None.
+        oracle: also measure how many queries are right in at least one of both modes.
         model, command: for the report.
 
     Raises:
-        ValueError: an unknown task or kind, or the encoder's vectors are not finite unit rows.
+        ValueError: an unknown task or kind, more samples wanted than drawn, or the encoder's vectors are not finite
+            unit rows.
     """
     began = perf_counter()
     if strange := set(kinds) - set(KINDS):
@@ -83,19 +94,22 @@ def score_digit_world(
         raise ValueError(f"unknown tasks {sorted(unknown)}; there are {', '.join(TASKS)}")
     if queries < 1 or size < 2:
         raise ValueError(f"queries={queries}, size={size}: give at least 1 query and 2 candidates")
+    drawn = Drawn.of(num_samples, pass_at, seed)
     world = DigitWorld(split, seed)
     chosen = [name for name in TASKS if tasks is None or name in tasks]
     jobs = [(name, kind) for name in chosen for kind in kinds_of(TASKS[name]) if kind in (*kinds, "labels")]
     if not jobs:
         raise ValueError("nothing to score: these tasks have no pools of these kinds")
-    embed = partial(_embed, encoder, mode)
+    embed = partial(_embed, encoder, {"mode": mode, "max_new_tokens": max_new_tokens})
     scores: list[DigitWorldScore] = []
     notes: list[str] = []
     bar = tqdm(jobs, desc="DigitWorld", unit="task", disable=not progress)
     for name, kind in bar:
         bar.set_postfix_str(f"{name} {kind}")
         pools = world.pools(name, queries, size, "hard" if kind == "hard" else "random")
-        score, lines = _score(TASKS[name], kind, pools, embed, blind)
+        score, lines = _score(TASKS[name], kind, pools, embed, blind, drawn)
+        if oracle:
+            score = _with_oracle(score, pools, partial(_embed, encoder, {}), max_new_tokens)
         scores.append(score)
         notes += lines
     return DigitWorldReport(
@@ -106,7 +120,12 @@ def score_digit_world(
             began,
             model=model,
             settings={"queries": queries, "size": size, "kinds": list(kinds), "tasks": chosen, "blind": blind}
-            | {"mode": mode, "encoder": repr(encoder)},
+            | {"mode": mode, "max_new_tokens": max_new_tokens, "encoder": repr(encoder)}
+            | (
+                {"num_samples": drawn.samples, "sampled_side": "query", "temperature": 1}
+                if drawn.samples
+                else {}
+            ),
             data={"name": BENCHMARK, "split": split, "seed": seed, "definitions": definitions_sha256()},
             command=command,
         ),
@@ -132,22 +151,79 @@ def definitions_sha256() -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _embed(encoder: Encoder, mode: str | None, items: Sequence[Item], role: str) -> Vectors:
-    """Items -> float32 [n, d], and a check that they are unit rows."""
-    options = {"mode": mode} if mode else {}
+@dataclass(frozen=True)
+class Drawn:
+    """Thoughts drawn for each query, and the k of pass@k."""
+
+    samples: int
+    ks: tuple[int, ...]
+    seed: int
+
+    @classmethod
+    def of(cls, samples: int, ks: Sequence[int] | None, seed: int) -> Drawn:
+        """Raises ValueError for a k that there are not enough samples for."""
+        if ks is None:
+            ks = [2**power for power in range(samples.bit_length())]
+        if wrong := [k for k in ks if not 1 <= k <= samples]:
+            raise ValueError(f"pass@{wrong[0]} needs 1 to num_samples={samples} samples")
+        return cls(samples, tuple(ks), seed)
+
+
+def _passed(
+    pools: Sequence[Pool], documents: Sequence[Vectors], embed: Embed, drawn: Drawn
+) -> dict[str, float]:
+    """pass@k of thoughts that are drawn for the queries, by k."""
+    right = []
+    for number, (pool, candidates) in enumerate(zip(pools, documents, strict=True)):
+        if not drawn.samples:
+            return {}
+        options = {
+            "num_samples": drawn.samples,
+            "reduce": None,
+            "temperature": 1.0,
+            "seed": drawn.seed + number,
+        }
+        vectors = embed(pool.queries, "query", **options).reshape(len(pool.queries) * drawn.samples, -1)
+        positives = np.repeat(pool.positives, drawn.samples)
+        hits = ranks(similarity(vectors, candidates), positives) == 1
+        right.append(hits.reshape(-1, drawn.samples).sum(axis=1))
+    counts = np.concatenate(right)
+    return {str(k): float(pass_at_k(counts, drawn.samples, k).mean()) for k in drawn.ks}
+
+
+def _with_oracle(
+    score: DigitWorldScore, pools: Sequence[Pool], embed: Embed, max_new_tokens: int | None
+) -> DigitWorldScore:
+    """The score with the share of queries that are right in one of both modes, each with its own documents."""
+    found = []
+    generative = {"mode": "generative", "max_new_tokens": max_new_tokens}
+    for options in ({"mode": "discriminative"}, generative):
+        documents = [embed(pool.candidates, "document", **options) for pool in pools]
+        asked = [embed(pool.queries, "query", **options) for pool in pools]
+        found.append(_ranks(pools, asked, documents) == 1)
+    return replace(score, oracle=_share(found[0] | found[1]))
+
+
+def _embed(
+    encoder: Encoder, general: dict[str, Any], items: Sequence[Item], role: str, **options: Any
+) -> Vectors:
+    """Items -> float32 [n, d], or [n, k, d] of k samples, and a check that they are unit rows."""
+    given = {
+        name: value for name, value in (general | options).items() if value is not None or name == "reduce"
+    }
     vectors = np.asarray(
-        encoder.encode(list(items), role=role, show_progress=False, **options), dtype=np.float32
+        encoder.encode(list(items), role=role, show_progress=False, **given), dtype=np.float32
     )
-    if vectors.ndim != 2 or len(vectors) != len(items):
+    if vectors.ndim != (3 if "reduce" in given else 2) or len(vectors) != len(items):
         raise ValueError(f"{len(items)} items gave vectors of shape {vectors.shape}")
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
     if not (np.abs(lengths - 1) < 1e-3).all():  # NaN fails the comparison too
         raise ValueError("the encoder gave rows that are not finite and of length 1")
     return vectors
 
 
 def _score(
-    task: Task, kind: str, pools: Sequence[Pool], embed: Embed, blind: bool
+    task: Task, kind: str, pools: Sequence[Pool], embed: Embed, blind: bool, drawn: Drawn
 ) -> tuple[DigitWorldScore, list[str]]:
     """One task in its pools; and a line about ties where they matter."""
     documents = [embed(pool.candidates, "document") for pool in pools]
@@ -175,6 +251,8 @@ def _score(
         optimistic=int((high == 1).sum()),
         majority=max(pool.baseline for pool in pools),
         by_steps=_by_steps(pools, hits),
+        samples=drawn.samples,
+        pass_at=_passed(pools, documents, embed, drawn),
         **controls,
     )
     ties = warn_of_ties(low, high, score.label)

@@ -16,9 +16,26 @@ METRIC = "R@1"
 # Names in the file of what every score has, and the order of its entries.
 _IN_FILE = {"n": "queries", "per_query": "hits", "revision": "pools_sha256"}
 _ENTRIES = (
-    "task", "family", "kind", "n", "candidates", "pools", "correct", "optimistic", "chance", "majority",
-    "question_only", "media_only", "by_steps", "per_query", "revision",
-)  # fmt: skip
+    "task",
+    "family",
+    "kind",
+    "n",
+    "candidates",
+    "pools",
+    "correct",
+    "optimistic",
+    "chance",
+    "majority",
+    "question_only",
+    "media_only",
+    "by_steps",
+    "per_query",
+    "revision",
+    "samples",
+    "pass_at",
+    "oracle",
+)
+_WHERE_MEASURED = ("samples", "pass_at", "oracle")  # not in the file otherwise  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,10 @@ class DigitWorldScore(Score):
         question_only, media_only: the same model without the query's media, without its text; None where not
             measured.
         by_steps: hops or terms -> share; empty where a task has no steps.
+        samples: thoughts drawn for each query; 0 where no thought was drawn. Documents have one, the likeliest.
+        pass_at: k -> unbiased chance that one of k of them puts the positive first.
+        oracle: queries that are right at once, or after a thought, each mode with documents of its own; None where
+            not measured.
         revision: sha256 of the pools' meanings, questions and positives.
     """
 
@@ -53,6 +74,9 @@ class DigitWorldScore(Score):
     question_only: Share | None = None
     media_only: Share | None = None
     by_steps: dict[str, Share] = field(default_factory=dict)
+    samples: int = 0
+    pass_at: dict[str, float] = field(default_factory=dict)
+    oracle: Share | None = None
 
     @property
     def correct(self) -> int:
@@ -73,14 +97,15 @@ class DigitWorldScore(Score):
 
     def to_dict(self) -> dict[str, Any]:
         facts = asdict(self) | {"correct": self.correct}
-        return {_IN_FILE.get(name, name): facts[name] for name in _ENTRIES} | self.rates()
+        entries = [name for name in _ENTRIES if facts[name] or name not in _WHERE_MEASURED]
+        return {_IN_FILE.get(name, name): facts[name] for name in entries} | self.rates()
 
     @classmethod
     def fields_of(cls, block: dict[str, Any]) -> dict[str, Any]:
         fields = dict(block)
         for name, in_file in _IN_FILE.items():
             fields[name] = fields.pop(in_file)
-        for name in ("question_only", "media_only"):
+        for name in ("question_only", "media_only", "oracle"):
             fields[name] = Share(**fields[name]) if fields.get(name) else None
         by_steps = {steps: Share(**share) for steps, share in fields.get("by_steps", {}).items()}
         value = fields.pop("correct") / fields["n"]
@@ -117,7 +142,26 @@ class DigitWorldReport(Report):
         return float(np.mean([family.value for family in self.family_means()]))
 
     def extra_tables(self) -> list[str]:
-        """Results by hops or terms."""
+        """Results by hops or terms; what several thoughts, and both modes, could score."""
+        return [*self._by_steps(), *self._by_samples(), *self._oracles()]
+
+    def _by_samples(self) -> list[str]:
+        scores = [score for score in self.scores if score.pass_at]
+        ks = sorted({int(k) for score in scores for k in score.pass_at})
+        headers = [
+            f"pass@k ({scores[0].samples} thoughts drawn for each query, one for each document)"
+            if scores
+            else "",
+            *(f"pass@{k}" for k in ks),
+        ]
+        rows = [[score.label, *(f"{score.pass_at[str(k)]:.3f}" for k in ks)] for score in scores]
+        return [table(headers, rows, left=1)] if rows else []
+
+    def _oracles(self) -> list[str]:
+        rows = [[score.label, _cell(score.oracle)] for score in self.scores if score.oracle]
+        return [table(["oracle: right at once, or after a thought", "R@1"], rows, left=1)] if rows else []
+
+    def _by_steps(self) -> list[str]:
         scores = [score for score in self.scores if score.by_steps]
         columns = sorted({int(steps) for score in scores for steps in score.by_steps})
         rows = [

@@ -5,28 +5,33 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import UsageError, add_model_arguments, load_encoder, print_json, print_table
+from .common import UsageError, add_model_arguments, load_encoder, positive, print_json, print_table
+from .evaluate_thoughts import BENCHMARK as THOUGHTS
+from .evaluate_thoughts import OPTIONS, measure_thoughts
 
 if TYPE_CHECKING:
     from ..evaluation.report import Report
 
-BENCHMARKS = ("digit-world",)
+BENCHMARKS = ("digit-world", "thoughts")
 MODEL_OPTIONS = ("model", "preset", "device", "dtype", "attention", "compile")
-RUN_OPTIONS = ("tasks", "queries", "size", "kinds", "seed", "split", "blind", "mode")
-RUN_ONLY = MODEL_OPTIONS + RUN_OPTIONS
+RUN_OPTIONS = ("tasks", "queries", "size", "kinds", "seed", "split", "blind", "mode", "max_new_tokens")
+RUN_OPTIONS += ("num_samples", "pass_at", "oracle")
+RUN_ONLY = MODEL_OPTIONS + RUN_OPTIONS + ("rows",)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="score a model on DigitWorld; write the result file and the README's table; compare two results",
-        description="Recall@1 of every DigitWorld task, against what guessing gives. --readme rewrites "
-        "the block between <!-- digit-world:start --> and <!-- digit-world:end --> of a file; with --from, "
-        "from a result file of any benchmark and without running anything.",
+        description="digit-world: recall@1 of every DigitWorld task, against what guessing gives. thoughts: how "
+        "much vectors and scores change when a query has another's thought, a filler, an empty one or none. "
+        "--readme rewrites the block between <!-- digit-world:start --> and <!-- digit-world:end --> of a file; with "
+        "--from, from a result file of any benchmark and without running anything.",
     )
     parser.add_argument(
         "benchmark", nargs="?", metavar="BENCHMARK", help=f"what to run: {', '.join(BENCHMARKS)}"
@@ -57,6 +62,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     group.add_argument(
         "--blind", action="store_true", default=None, help="also the question alone and the media alone"
     )
+    group.add_argument(
+        "--num-samples", type=positive, metavar="N", help="thoughts drawn for each query, for pass@k"
+    )
+    group.add_argument(
+        "--pass-at", nargs="+", type=positive, metavar="K", help="the k of pass@k (default 1, 2, 4 ... N)"
+    )
+    group.add_argument(
+        "--oracle", action="store_true", default=None, help="also: right at once, or after a thought"
+    )
+    group.add_argument(
+        "--rows", type=Path, metavar="FILE", help="thoughts: your own rows (query, positive), not DigitWorld"
+    )
+    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the same as --model")
     add_model_arguments(parser)
 
 
@@ -90,6 +108,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.checkpoint is not None and args.model is not None:
+        raise UsageError("give the checkpoint once: as CHECKPOINT or as --model")
+    args.model = args.model or args.checkpoint
     files = {"--from": [args.source] if args.source else [], "--diff": args.diff or []}
     if len(reading := [name for name, paths in files.items() if paths]) > 1:
         raise UsageError("--from and --diff can't be given together")
@@ -127,6 +148,10 @@ def _read(args: argparse.Namespace, path: Path) -> Report:
 
 
 def _measure(args: argparse.Namespace) -> Report:
+    if args.benchmark == THOUGHTS:
+        _refuse(args, [name for name in RUN_OPTIONS if name not in OPTIONS])
+        return measure_thoughts(args, _model_name(args.model), _command(args))
+    _refuse(args, ["rows"])
     from ..evaluation.digit_world import TASKS
     from ..evaluation.digit_world.evaluate import score_digit_world
 
@@ -140,6 +165,12 @@ def _measure(args: argparse.Namespace) -> Report:
         model=_model_name(args.model),
         command=_command(args),
     )
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Options that this benchmark has not."""
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]:
+        raise UsageError(f"{args.benchmark} has no {', '.join(given)}")
 
 
 def _model_name(model: str | None) -> str:
@@ -156,7 +187,7 @@ def _command(args: argparse.Namespace) -> str:
         value = _model_name(args.model) if name == "model" and args.model else getattr(args, name)
         if value is None:
             continue
-        words.append(f"--{name}")
+        words.append(f"--{name.replace('_', '-')}")
         if value is not True:
             words += [str(part) for part in value] if isinstance(value, list) else [str(value)]
     return shlex.join(words)
