@@ -47,7 +47,11 @@ class ThoughtScore(Score):
         """From the queries' hits, cosines with their own thought's vector, and tokens of a thought, [n] each."""
         found = np.asarray(cosines, dtype=np.float64)
         percentiles = {str(one): float(np.percentile(found, one)) for one in PERCENTILES}
-        rest = {"cosine": float(found.mean()), "percentiles": percentiles, "tokens": float(np.mean(tokens))}
+        rest = {
+            "cosine": float(found.mean()),
+            "percentiles": percentiles,
+            "tokens": float(np.asarray(tokens).mean()),
+        }
         return cls.of_queries(task, METRIC, hits, **rest, **facts)
 
     def extra_cells(self) -> dict[str, str]:

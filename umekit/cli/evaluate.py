@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 BENCHMARKS = ("digit-world", "thoughts")
 MODEL_OPTIONS = ("model", "preset", "device", "dtype", "attention", "compile")
-RUN_OPTIONS = ("tasks", "queries", "size", "kinds", "seed", "split", "blind", "mode", "max_new_tokens")
-RUN_OPTIONS += ("num_samples", "pass_at", "oracle")
+WORLD_OPTIONS = ("tasks", "queries", "size", "kinds", "seed", "split", "blind", "mode", "max_new_tokens")
+RUN_OPTIONS = (*WORLD_OPTIONS, "num_samples", "pass_at", "oracle")
 RUN_ONLY = MODEL_OPTIONS + RUN_OPTIONS + ("rows",)
 
 
