@@ -225,6 +225,8 @@ class RLVRTrainer(ContrastiveTrainer):
             args.num_generations, args.max_completion_length, args.sampling_temperature, args.top_k
         )
         asked = [prompt for role in self.trained_sides for prompt in prompts[role]]
+        if self._number == 0:
+            self.engine.update(self.native_model)
         found = self.engine.rollout(asked, sampling)
         if len(found) != len(asked) or any(len(row) != sampling.count for row in found):
             raise ValueError(

@@ -57,6 +57,10 @@ class Completion:
 class RolloutEngine(Protocol):
     """Writes completions with the weights that the policy has now."""
 
+    def update(self, model: Any) -> None:
+        """Called before the rollouts of a step, by every rank: the model has new weights."""
+        ...
+
     def rollout(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """``sampling.count`` completions of each prompt. What is written behind the token that ends a rollout is not
         looked at; a completion without a vector is read once more by the trainer."""
@@ -81,6 +85,9 @@ class ModelRollouts:
         self.processor = processor
         self.batch_tokens = batch_tokens
         self.autocast = autocast
+
+    def update(self, model: Any) -> None:
+        """The weights are the model's own."""
 
     def rollout(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """As in :class:`RolloutEngine`; a completion depends on its prompt's seed, and not on its neighbours."""

@@ -59,27 +59,45 @@ class Side:
     gen: list[int]
 
 
-def side(tokenizer: Any, name: str) -> Side:
-    """A padded side."""
-    ids_of = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    """Ids of one turn's text."""
+    found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return found
+
+
+def prompts(tokenizer: Any, name: str) -> list[list[int]]:
+    """Ids of one side's prompts, up to where the assistant begins to write."""
     grids = iter(OFFICIAL[f"images/{SIDES[name]}/image_grid_thw"])
-    disc, gen = (tokenizer.convert_tokens_to_ids(token) for token in ("<disc_emb>", "<gen_emb>"))
-    lines: list[tuple[list[int], list[int]]] = []
+    found = []
     for pair in PAIRS:
         said = pair[name]
         media = "".join(
             f"<|vision_start|>{'<|image_pad|>' * (int(next(grids).prod()) // 4)}<|vision_end|>"
             for _ in said["images"]
         )
-        prompt = [
-            *ids_of("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"),
-            *ids_of(
-                f"<|im_start|>user\n{media}{said['text']}\n<disc_emb>\n{STORED['instruction']}<|im_end|>\n"
+        user = f"<|im_start|>user\n{media}{said['text']}\n<disc_emb>\n{STORED['instruction']}<|im_end|>\n"
+        turns = (
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+            user,
+            "<|im_start|>assistant\n",
+        )
+        found.append([token for turn in turns for token in ids_of(tokenizer, turn)])
+    return found
+
+
+def side(tokenizer: Any, name: str) -> Side:
+    """A padded side."""
+    disc, gen = (tokenizer.convert_tokens_to_ids(token) for token in ("<disc_emb>", "<gen_emb>"))
+    lines = [
+        (
+            prompt,
+            ids_of(
+                tokenizer,
+                f"<think>{pair[name]['thought']}</think><answer>{pair[name]['answer']}<gen_emb><|im_end|>\n",
             ),
-            *ids_of("<|im_start|>assistant\n"),
-        ]
-        written = f"<think>{said['thought']}</think><answer>{said['answer']}<gen_emb><|im_end|>\n"
-        lines.append((prompt, ids_of(written)))
+        )
+        for pair, prompt in zip(PAIRS, prompts(tokenizer, name), strict=True)
+    ]
     longest = max(len(prompt) + len(written) for prompt, written in lines)
     ids = torch.full((len(lines), longest), tokenizer.pad_token_id or 0)
     labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)

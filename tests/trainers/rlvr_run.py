@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,14 @@ def rlvr_trainer(
     lora: bool = False,
     checkpoint: Path = CHECKPOINT,
     preset: str | None = "ume-r1",
-    compat: str | None = None,
+    thought_end: str = "forced",
     train_dataset: Any = None,
     trainer: dict[str, Any] | None = None,
     **settings: Any,
 ) -> RLVRTrainer:
     """One step over the four pairs. trainer: more of its arguments."""
-    encoder = umekit.load(checkpoint, preset=preset, compat=compat, device="cpu", attn_implementation="eager")
+    encoder = umekit.load(checkpoint, preset=preset, device="cpu", attn_implementation="eager")
+    encoder.model.settings = replace(encoder.model.settings, thought_end=thought_end)
     if lora:
         give_lora(encoder.model)
     settings = {**DEFAULTS, "per_device_train_batch_size": 4 // world, **settings}

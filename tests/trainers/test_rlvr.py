@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rlvr_reference as reference
 import rlvr_run
 import torch
 from torch import Tensor
 
 from umekit.trainers.objectives import format_reward
-from umekit.trainers.rollout_batches import policy_losses
+from umekit.trainers.rollout_batches import METRICS, policy_losses
 from umekit.trainers.rollout_rewards import RolloutGroups, embedding_reward
-from umekit.trainers.rollouts import Prompt, Sampling
+from umekit.trainers.rollouts import Completion, Prompt, Sampling
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-4  # of the largest number
@@ -223,3 +224,101 @@ def test_policy_losses(name: str, rows: int) -> None:
             b, t = side["logp"].shape
             close(likely.grad[start : start + b, :t] * len(sides), side["grad_logp"] * len(sides))
             start += b
+
+
+def test_the_whole_published_step(tmp_path: Path) -> None:
+    """Of the vectors, log-probabilities and format rewards that the official code had, model and all."""
+    stored = golden("rl_model")
+    trainer = rlvr_run.rlvr_trainer(tmp_path, min_deviation=0.0)
+    sides = []
+    for role, other in (("query", "target"), ("target", "query")):
+        one = {key.split("/")[1]: value for key, value in stored.items() if key.startswith(f"{role}/")}
+        groups = groups_of(role, one["embedding"], stored[f"{other}/embedding"])
+        form = torch.from_numpy(one["reward_format"])
+        trainer.rewards = {"format": (lambda _, form=form: form, 1.0), "embed": (embedding_reward, 1.0)}
+        found = trainer.rewarded(groups, [""] * len(form))
+        close(found.parts["embed"], one["reward_embed"])
+        close(found.advantages, one["advantage"], tolerance=2e-3)  # a deviation of a hundredth is divided by
+        sides.append(
+            {
+                "logp": one["logp"],
+                "old_logp": one["logp"],
+                "ref_logp": one["ref_logp"],
+                "mask": one["completion_mask"],
+                "advantages": one["advantage"],
+            }
+        )
+    likely, inputs, totals = inputs_of(sides)
+    loss, sums = policy_losses(
+        likely,
+        inputs,
+        totals,
+        norm="constant",
+        max_length=int(stored["max_length"]),
+        beta=float(stored["beta"]),
+        clip_low=0.2,
+        clip_high=0.28,
+    )
+    close(loss.detach(), stored["loss"])
+    assert (sums[:, METRICS.index("clip_fraction")] == 0).all()
+
+
+# ---- from rows: the stock model --------------------------------------------------------------------
+
+
+class Given:
+    """Stands in for an engine without states, as vLLM is one: the same completions whatever is asked for."""
+
+    def __init__(self, official: bool) -> None:
+        self.written = reference.completions(official)
+        self.seen: list[float] = []
+
+    def update(self, model: Any) -> None:
+        self.seen.append(float(next(model.backbone.parameters()).double().sum()))
+
+    def rollout(self, prompts: Any, sampling: Sampling) -> list[list[Completion]]:
+        assert sampling.count == 3
+        rows = [row for name in self.written for row in self.written[name]]
+        assert len(prompts) == len(rows)
+        return [
+            [Completion([*one, 5, 6]) if one[-1] == 656 else Completion(one) for one in row] for row in rows
+        ]
+
+
+def scale(model: Any) -> None:
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "language_model" in name and name.endswith("down_proj.weight"):
+                weight *= 1.25
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_a_step_on_the_stock_model(tmp_path: Path, official: bool) -> None:
+    loss, gradients, sides = reference.step(official, scale)
+    for budget in (None, 400):
+        engine = Given(official)
+        trainer = rlvr_run.rlvr_trainer(
+            tmp_path,
+            trainer={"rollout_engine": engine},
+            num_generations=3,
+            max_completion_length=reference.MAX_LENGTH,
+            min_deviation=0.0,
+            chunk_tokens=budget,
+            trained_parts=None,
+            thought_end="official" if official else "forced",
+        )
+        scale(trainer.native_model)
+        found = rlvr_run.taken(trainer)
+        [logged] = found["logged"]
+        close(logged["loss"], loss)
+        for role, name in (("query", "query"), ("positive", "target")):
+            close(logged[f"{role}_reward"], sides[name]["reward"].mean())
+            entropy = -torch.cat(sides[name]["logp"]).mean().item()
+            close(logged[f"{role}_entropy"], entropy)
+            assert logged[f"{role}_forced_share"] == pytest.approx(0 if official else 1 / 12)
+            assert logged[f"{role}_kl"] > 0
+        assert found["gradients"].keys() == gradients.keys()
+        largest = max(float(one.abs().max()) for one in gradients.values())
+        for name, gradient in found["gradients"].items():
+            assert (gradient - gradients[name]).abs().max() <= TOLERANCE * largest, name
+        assert len(engine.seen) == 1
