@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .rows import Row
+from .teachers import TEACHERS
 from .world import TASKS, DigitWorld
 
-KEPT = ("query", "positive", "negatives", "task", "dataset", "positive_id")
+THOUGHTS = ("query_thought", "answer", "positive_thought", "positive_answer")
+KEPT = ("query", "positive", "negatives", "task", "dataset", "positive_id", "steps", *THOUGHTS)
 
 
 class TaskRows:
@@ -22,6 +24,7 @@ class TaskRows:
         negatives: near-duplicates (or other labels) added to each row as hard negatives.
         near_duplicates: rows come in runs of eight whose positives differ in one digit, colour or swap.
         max_hops: of walks.
+        teacher: who writes the thoughts of walks: ``"careful"``, or ``"faulty"``, see ``teachers``.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class TaskRows:
         negatives: int = 0,
         near_duplicates: bool = False,
         max_hops: int | None = None,
+        teacher: str = "careful",
     ) -> None:
         if task not in TASKS:
             raise ValueError(f"DigitWorld has no task {task!r}; known are {', '.join(TASKS)}")
@@ -42,6 +46,9 @@ class TaskRows:
             raise ValueError(f"rows must be positive, got {rows}")
         if near_duplicates and (TASKS[task].labels or negatives):
             raise ValueError("near_duplicates is for retrieval tasks, and instead of negatives")
+        if teacher not in TEACHERS:
+            raise ValueError(f"teacher must be one of {', '.join(TEACHERS)}, got {teacher!r}")
+        self.teach = TEACHERS[teacher]
         self.task, self.count, self.start = task, rows, start
         self.negatives, self.max_hops, self.near_duplicates = negatives, max_hops, near_duplicates
         self.world = DigitWorld(split, seed)
@@ -55,7 +62,9 @@ class TaskRows:
             raise IndexError(index)
         if self.near_duplicates:
             return self._near_duplicate(self.start + index)
-        return _kept(self.world.row(self.task, self.start + index, self.max_hops, self.negatives))
+        number = self.start + index
+        row = self.world.row(self.task, number, self.max_hops, self.negatives)
+        return kept(self.teach(row, self.world.teacher_rng(self.task, number)))
 
     def _near_duplicate(self, index: int) -> Row:
         """Hard pools of eight, one after the other: each row's positive has seven near-duplicates beside it."""
@@ -63,10 +72,11 @@ class TaskRows:
         if number != self._pool[0]:
             pool = self.world.pool(self.task, queries=8, size=8, kind="hard", index=number)
             self._pool = number, pool.rows
-        return {**_kept(self._pool[1][place]), "negatives": []}
+        return {**kept(self._pool[1][place]), "negatives": []}
 
 
-def _kept(row: Row) -> Row:
+def kept(row: Row) -> Row:
+    """What training reads of a row."""
     return {key: row[key] for key in KEPT if key in row}
 
 

@@ -31,7 +31,11 @@ class Draw:
 
 @dataclass(frozen=True)
 class Example:
-    """What a row says beside its task. `meaning` tells the positive from others; `thought` leads to `answer`."""
+    """What a row says beside its task. `meaning` tells the positive from others; `thought` leads to `answer`.
+
+    The thought of a query is a function of the query alone, that of a positive of the positive alone: neither knows
+    its partner, or thinking would be cheating.
+    """
 
     query: Item
     positive: Item
@@ -40,6 +44,7 @@ class Example:
     answer: str
     negatives: list[Item] = field(default_factory=list)
     steps: int = 0
+    positive_answer: str = ""  # where it is not ``answer``
 
 
 def answered(query: Item, answer: str, thought: str, steps: int = 0) -> Example:
@@ -103,7 +108,9 @@ class Task:
             "steps": made.steps,
             "answer": made.answer,
             "query_thought": made.thought,
-            "positive_thought": made.meaning,
+            # a text says what it means: there is nothing to think about
+            "positive_thought": "" if set(made.positive) == {"text"} else made.meaning,
+            "positive_answer": made.positive_answer or made.answer,
             "positive_id": made.meaning,
         }
 

@@ -118,7 +118,8 @@ def _find_moment(moment: Moment, draw: Draw) -> Example:
     asked = moment.segments[moment.asked]
     query = {"video": rendered[0] + rendered[1], "text": _WHEN[asked.actors[0].motion]}
     positive, negative = {"video": rendered[moment.asked]}, {"video": rendered[1 - moment.asked]}
-    return retrieved(query, positive, asked.caption, ("first", "second")[moment.asked], negative)
+    which = ("first", "second")[moment.asked]  # which of the two the positive alone can't know
+    return replace(retrieved(query, positive, asked.caption, which, negative), positive_answer="clip")
 
 
 VIDEO_TASKS: tuple[Task, ...] = (

@@ -41,8 +41,8 @@ class Walk:
 
     @property
     def thought(self) -> str:
-        """One position a visited cell: `p3 p7 p2`."""
-        return " ".join(POSITIONS[cell] for cell in self.path)
+        """Every visited cell as a caption reads it, so that one reading serves both: `p3 red 7 p7 gold 2`."""
+        return " ".join(f"{POSITIONS[cell]} {self.scene.name(cell)}" for cell in self.path)
 
     @property
     def question(self) -> str:

@@ -28,7 +28,7 @@ from .words import INSTRUCTIONS
 TASKS: dict[str, Task] = {task.name: task for task in (*IMAGE_TASKS, *VIDEO_TASKS, *OTHER_TASKS, *SAME_TASKS)}
 CaptionKind = Literal["cell", "scene", "clip", "page"]
 CAPTION_KINDS: tuple[CaptionKind, ...] = ("cell", "scene", "clip", "page")
-_ROWS, _POOLS, _CAPTIONS, _NEGATIVES, _ORDER = range(5)  # random streams
+_ROWS, _POOLS, _CAPTIONS, _NEGATIVES, _ORDER, _TEACHER = range(6)  # random streams
 _POOL_DRAWS = 1_000_000  # draws set aside for one retrieval pool
 
 
@@ -37,8 +37,8 @@ class DigitWorld:
 
     >>> world = DigitWorld("test")
     >>> row = world.row("walk", 3)
-    >>> row["query"]["image"].size, row["task"], len(row["query_thought"].split()) - row["steps"]
-    ((84, 84), 'walk', 1)
+    >>> row["query"]["image"].size, row["task"], len(row["query_thought"].split()) - 3 * row["steps"]
+    ((84, 84), 'walk', 3)
     """
 
     def __init__(self, split: Split = "train", seed: int = 0) -> None:
@@ -61,6 +61,10 @@ class DigitWorld:
     def rows(self, task: str, n: int, start: int = 0, max_hops: int | None = None) -> list[Row]:
         """Rows `start` to `start + n - 1`."""
         return [self.row(task, index, max_hops) for index in range(start, start + n)]
+
+    def teacher_rng(self, task: str, index: int) -> np.random.Generator:
+        """The random stream of whoever writes the thought of a row, see ``teachers``."""
+        return self._rng(_TEACHER, task, index)
 
     def caption(self, kind: CaptionKind, index: int) -> dict[str, Any]:
         """`{"item": {image or video, instruction}, "text": its dense reading}` for the language-model

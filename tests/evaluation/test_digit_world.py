@@ -23,6 +23,7 @@ from umekit.evaluation.digit_world import (
 )
 from umekit.evaluation.digit_world.__main__ import average, measure
 from umekit.evaluation.digit_world.clips import Clip, make_clip
+from umekit.evaluation.digit_world.dataset import TaskRows
 from umekit.evaluation.digit_world.glyphs import load_glyphs
 from umekit.evaluation.digit_world.pools import family
 from umekit.evaluation.digit_world.rows import Draw
@@ -31,7 +32,7 @@ from umekit.evaluation.digit_world.walks import make_until_gold, make_walk
 
 KEYS = {
     "query", "positive", "negatives", "task", "family", "dataset", "steps", "answer", "query_thought",
-    "positive_thought", "positive_id",
+    "positive_thought", "positive_answer", "positive_id",
 }  # fmt: skip
 LABEL_TASKS = [name for name, task in TASKS.items() if task.labels]
 RETRIEVAL_TASKS = [name for name, task in TASKS.items() if not task.labels]
@@ -80,9 +81,11 @@ def test_rows_are_valid(world: DigitWorld, name: str) -> None:
         if task.labels:
             assert row["positive"]["text"] == row["answer"] == row["positive_id"]
             assert row["answer"] in task.labels
-        for text in (row["answer"], row["query_thought"], row["positive_thought"], row["positive_id"]):
+        for text in (row["answer"], row["query_thought"], row["positive_answer"], row["positive_id"]):
             assert text
             assert text == text.lower()
+        # A positive's thought knows the positive alone: what it means, and nothing where it says so itself.
+        assert row["positive_thought"] == ("" if task.positive == "text" else row["positive_id"])
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -152,8 +155,38 @@ def test_walk_row_wording(world: DigitWorld) -> None:
     assert words[3] == f"h{row['steps']}"
     thought = row["query_thought"].split()
     assert thought[0] == words[2]
-    assert len(thought) == row["steps"] + 1
-    assert set(thought) <= set(POSITIONS)
+    assert len(thought) == 3 * (row["steps"] + 1)
+    assert set(thought[::3]) <= set(POSITIONS)
+    assert " ".join(thought[-2:]) == row["answer"]
+    assert all(f"p{digit}" == place for digit, place in zip(thought[2::3], thought[3::3], strict=False))
+
+
+def test_a_moment_does_not_know_which_half_was_asked_for(world: DigitWorld) -> None:
+    rows = world.rows("retrieve_moment", 12)
+    assert {row["answer"] for row in rows} == {"first", "second"}
+    assert {row["positive_answer"] for row in rows} == {"clip"}
+
+
+def test_the_faulty_teacher(world: DigitWorld) -> None:
+    rows = TaskRows("walk", 2000, split="validation", seed=3)
+    taught = TaskRows("walk", 2000, split="validation", seed=3, teacher="faulty")
+    habits: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    for index in range(400):
+        right, row = rows[index], taught[index]
+        assert {**row, "query_thought": "", "answer": ""} == {**right, "query_thought": "", "answer": ""}
+        assert row == taught[index]
+        words, good = row["query_thought"].split(), right["query_thought"].split()
+        if len(good) == 3:
+            continue  # no hop: hasty and careful are one
+        habit = {len(good): "careful", 3: "hasty", 3 * len(good): "rambling"}[len(words)]
+        habits[words[0] in ("p1", "p2", "p3", "p4")][habit] += 1
+        assert row["answer"] == (" ".join(good[1:3]) if habit == "hasty" else right["answer"])
+    assert habits[True]["hasty"] / habits[True].total() > 0.65
+    assert habits[False]["careful"] / habits[False].total() > 0.5
+    assert min(count for found in habits.values() for count in found.values()) > 0
+    with pytest.raises(ValueError, match="teacher must be one of careful, faulty"):
+        TaskRows("walk", 10, teacher="lazy")
+    assert TaskRows("qa_what", 4, teacher="faulty")[1] == TaskRows("qa_what", 4)[1]
 
 
 def test_walk_answers_are_equally_frequent_at_every_hop(world: DigitWorld) -> None:
