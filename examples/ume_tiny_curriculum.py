@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from umekit.evaluation.digit_world import TASKS, DigitWorld
+from umekit.evaluation.digit_world.dataset import kept
 
 # How often a task fills a batch: reading whole scenes is the base of the rest, and its bar is the highest. Questions
 # whose answer has to be looked up (where, how much) are learned last and get more than they did at first.
@@ -71,29 +72,14 @@ class Curriculum(Dataset):  # type: ignore[type-arg]
         """The batch of one step."""
         task = self.tasks[step]
         if task in HARD and step % 2:
-            return self._near_duplicates(task, step)
-        # Hops grow from 0 to 6 over the first 40 % of the training.
+            pool = self.world.pool(task, queries=self.batch, size=self.batch, kind="hard", index=step)
+            return [{**kept(row), "negatives": []} for row in pool.rows]
         hops = min(MAX_HOPS, int((MAX_HOPS + 1) * step / max(1, 0.4 * self.steps)))
         needs_hops = task in ("walk", "until_gold")
         rows = self.world.rows(
             task, self.batch, start=step * self.batch, max_hops=hops if needs_hops else None
         )
-        keep = ("query", "positive", "negatives", "task", "dataset", "positive_id")
-        return [{key: row[key] for key in keep} for row in rows]
-
-    def _near_duplicates(self, task: str, step: int) -> list[dict[str, Any]]:
-        pool = self.world.pool(task, queries=self.batch, size=self.batch, kind="hard", index=step)
-        return [
-            {
-                "query": query,
-                "positive": pool.candidates[place],
-                "negatives": [],
-                "task": task,
-                "dataset": task,
-                "positive_id": pool.candidate_ids[place],
-            }
-            for query, place in zip(pool.queries, pool.positives, strict=True)
-        ]
+        return [kept(row) for row in rows]
 
 
 if set(WEIGHTS) != set(TASKS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from umekit.evaluation.digit_world import TASKS, DigitWorld
 from umekit.examples.ume_tiny_captions import IGNORED, SENTENCES, CaptionReader, lesson_rows
 from umekit.examples.ume_tiny_curriculum import MAX_HOPS, Curriculum
 from umekit.examples.ume_tiny_model import build_model, build_processor, build_tokenizer
+from umekit.examples.ume_tiny_thoughts import ALWAYS, BATCH, ThinkingMixture
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,3 +79,19 @@ def _environment() -> dict[str, str]:
     import os
 
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_thinking_mixture_is_deterministic_and_every_row_has_its_thoughts() -> None:
+    one, two = ThinkingMixture(50, seed=3), ThinkingMixture(50, seed=3)
+    for step in (0, 1, 49):
+        rows, again = ([mixture[step * BATCH + place] for place in range(BATCH)] for mixture in (one, two))
+        assert [row["positive_id"] for row in rows] == [row["positive_id"] for row in again]
+        tasks = [row["task"] for row in rows]
+        assert {name: tasks.count(name) for name in ALWAYS} == ALWAYS
+        assert sum(len(list(group)) == 8 for _, group in groupby(tasks[sum(ALWAYS.values()) :])) >= 3
+        assert all(
+            {"query_thought", "answer", "positive_thought", "positive_answer"} <= set(row) for row in rows
+        )
+    walks = [[row["steps"] for row in (one[step * BATCH + place] for place in range(20))] for step in (0, 49)]
+    assert max(walks[0]) == 0
+    assert max(walks[1]) == 8
