@@ -1,0 +1,5 @@
+"""The reasoning half of the findings table: does a thought help where one pass fails, and does reinforcement mend it?
+
+``records`` says what an arm is and lists them, ``rows`` makes what they are trained on, ``training`` trains one,
+``scoring`` asks it walks, ``claims`` are the claims as data, ``report`` judges and writes.
+"""

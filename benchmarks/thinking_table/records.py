@@ -1,0 +1,91 @@
+"""The arms of the table as data: where each starts, what trains it, on how much."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+TINY = "ume-tiny"
+Kind = Literal["thinking", "glance", "rl"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training.
+
+    Attributes:
+        name, what: for files and readers.
+        kind: ``thinking`` learns thoughts and both vectors, ``glance`` the direct vector alone (DUME), ``rl`` goes on
+            with RLVR.
+        start: ``ume-tiny``, or the arm whose checkpoint of the same seed it goes on from.
+        steps, rate: of the optimiser.
+        teacher: who writes the thoughts, see ``digit_world.teachers``.
+        first: number of the first batch; arms that go on see rows which their start did not.
+        growing: walks grow from 0 to 8 hops over the first part.
+        added_layers: of the language model, on top of ume-tiny's five; they begin by changing nothing.
+        shuffled: rewards are dealt out at random within a group.
+        arguments: of the trainer.
+    """
+
+    name: str
+    what: str
+    kind: Kind
+    start: str = TINY
+    steps: int = 700
+    rate: float = 1e-3
+    teacher: str = "careful"
+    first: int = 0
+    growing: bool = True
+    added_layers: int = 0
+    shuffled: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+THINKING = Arm("thinking", "thinks, then embeds", "thinking")
+GLANCE = Arm("glance", "DUME: same rows and steps, the direct vector alone", "glance")
+LONGER = Arm("glance-longer", "DUME on twice the rows", "glance", steps=1400)
+DEEPER = Arm("glance-deeper", "DUME with 8 layers in place of 5", "glance", added_layers=3)
+
+# Rows that no cold start has seen.
+_AFTER = 10_000
+_RL: dict[str, Any] = {"kind": "rl", "start": "faulty", "steps": 60, "rate": 1e-5, "first": _AFTER}
+FAULTY = Arm(
+    "faulty",
+    "cold start on a faulty teacher",
+    "thinking",
+    steps=300,
+    rate=1e-3,
+    teacher="faulty",
+    growing=False,
+)
+RL = Arm("rl", "RLVR from it", **_RL)
+SHUFFLED = Arm("rl-shuffled", "RLVR with rewards dealt out at random in each group", shuffled=True, **_RL)
+TWICE = Arm("rl-twice", "RLVR for twice the steps", **{**_RL, "steps": 120})
+MORE = Arm(
+    "more-teaching",
+    "as many steps of the faulty teacher",
+    "thinking",
+    "faulty",
+    60,
+    3e-5,
+    "faulty",
+    _AFTER,
+    False,
+)
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm for arm in (THINKING, GLANCE, LONGER, DEEPER, FAULTY, RL, SHUFFLED, TWICE, MORE)
+}
+
+
+def chain(names: list[str]) -> list[Arm]:
+    """These arms, each after the one that it starts from."""
+    found: dict[str, Arm] = {}
+    for name in names:
+        arm = ARMS[name]
+        for one in (*chain([arm.start] if arm.start != TINY else []), arm):
+            found.setdefault(one.name, one)
+    return list(found.values())

@@ -1,0 +1,163 @@
+"""One arm's training, by the trainers of the package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+import umekit
+from umekit.encoding.encoder import Encoder
+from umekit.trainers import (
+    ReasoningTrainer,
+    ReasoningTrainingArguments,
+    RLVRTrainer,
+    RLVRTrainingArguments,
+)
+from umekit.trainers.rollout_rewards import Reward, RolloutGroups, embedding_reward
+
+from .records import Arm
+from .rows import Mixture, prompts
+
+# The losses of UME-R1 but for its temperature, which is that of ume-tiny.
+COMMON: dict[str, Any] = {
+    "weight_decay": 0.05,
+    "adam_beta2": 0.98,
+    "max_grad_norm": 1.0,
+    "temperature": 0.05,
+    "trained_parts": None,
+    "train_sampling_strategy": "sequential",
+    "use_cpu": True,
+    "logging_steps": 10,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+# DUME: nothing of a thought is learned, so none is read.
+GLANCE: dict[str, Any] = {
+    "gen_weight": 0.0,
+    "query_ce_weight": 0.0,
+    "positive_ce_weight": 0.0,
+    "thoughtless_rows": True,
+}
+ROLLOUTS: dict[str, Any] = {
+    "num_generations": 8,
+    "max_completion_length": 96,
+    "beta": 0.02,
+    "targets": "greedy",
+    "log_completions_steps": 20,
+}
+PROMPTS = 12  # of an RL step
+
+
+class Log(TrainerCallback):  # type: ignore[misc]
+    """A line of JSON for every log, in a file beside the checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        shown = {
+            name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in logs.items()
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **shown}) + "\n")
+
+
+def train(arm: Arm, seed: int, start: Path, out: Path) -> None:
+    """Train an arm from the checkpoint ``start``; writes one to ``out``, with ``log.jsonl`` beside it."""
+    torch.manual_seed(seed)
+    encoder = umekit.load(start, role="generative", device="cpu", dtype=torch.float32)
+    add_layers(encoder.model.backbone, arm.added_layers)
+    out.mkdir(parents=True, exist_ok=True)
+    log = out / "log.jsonl"
+    log.write_text("", encoding="utf-8")
+    make = reinforcing if arm.kind == "rl" else teaching
+    trainer = make(arm, seed, encoder, out)
+    trainer.add_callback(Log(log))
+    trainer.train()
+    encoder.model.save_pretrained(out / "checkpoint")
+    encoder.processor.save_pretrained(out / "checkpoint")
+
+
+def teaching(arm: Arm, seed: int, encoder: Encoder, out: Path) -> Any:
+    """A cold start, or DUME: the same trainer with the direct vector's loss alone."""
+    rows = Mixture(
+        arm.steps,
+        seed,
+        teacher=arm.teacher,
+        first=arm.first,
+        growing=arm.growing,
+        thoughts=arm.kind != "glance",
+    )
+    args = ReasoningTrainingArguments(
+        output_dir=str(out / "trainer"),
+        per_device_train_batch_size=rows.batch,
+        max_steps=arm.steps,
+        learning_rate=arm.rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(100, arm.steps // 10),
+        seed=seed,
+        **COMMON,
+        **(GLANCE if arm.kind == "glance" else {}),
+        **arm.arguments,
+    )
+    return ReasoningTrainer(encoder.model, args, processing_class=encoder.processor, train_dataset=rows)
+
+
+def reinforcing(arm: Arm, seed: int, encoder: Encoder, out: Path) -> Any:
+    """RLVR on the query side of walks; labels are thought about once, greedily."""
+    args = RLVRTrainingArguments(
+        output_dir=str(out / "trainer"),
+        per_device_train_batch_size=PROMPTS,
+        max_steps=arm.steps,
+        learning_rate=arm.rate,
+        lr_scheduler_type="constant",
+        seed=seed,
+        **{**COMMON, **ROLLOUTS, **arm.arguments, "logging_steps": 1},
+    )
+    embed: Reward = shuffled(embedding_reward) if arm.shuffled else embedding_reward
+    trainer = RLVRTrainer(
+        encoder.model,
+        args,
+        processing_class=encoder.processor,
+        train_dataset=prompts(arm.steps * PROMPTS, seed, arm.first),
+        rewards={"embed": (embed, 1.0)},
+    )
+    trainer.rewards["format"] = (trainer.format_reward, 1.0)
+    return trainer
+
+
+def shuffled(reward: Reward) -> Reward:
+    """The same rewards, dealt out at random within each group: what is left is noise of the same size."""
+
+    def dealt(groups: RolloutGroups) -> torch.Tensor:
+        values = reward(groups)
+        chance = torch.Generator().manual_seed(abs(hash(groups.seed)) % 2**31)
+        order = torch.rand(values.shape, generator=chance).argsort(dim=1).to(values.device)
+        return values.gather(1, order)
+
+    return dealt
+
+
+def add_layers(backbone: Any, count: int) -> None:
+    """Layers on top of the language model that begin as the identity: their outputs are multiplied by zero."""
+    if not count:
+        return
+    text: Any = backbone.base_model.language_model
+    config = backbone.config.get_text_config()
+    build: Callable[..., nn.Module] = type(text.layers[0])
+    for place in range(len(text.layers), len(text.layers) + count):
+        config.num_hidden_layers = place + 1
+        config.layer_types = [*config.layer_types[:1], *config.layer_types][: place + 1]
+        config.max_window_layers = place + 1
+        layer: Any = build(config, place)
+        layer.apply(backbone._init_weights)
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
+        text.layers.append(layer)
