@@ -228,6 +228,22 @@ def mode_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def told_thought(encoded: Any, place: int = 0) -> dict[str, Any]:
+    """The thought of an item's vector: text, tokens, and whether it was cut at its limit; nothing without one."""
+    if encoded.thoughts[place] is None:
+        return {}
+    tokens, forced = encoded.thought_tokens[place], encoded.forced[place]
+    return {"thought": encoded.thoughts[place], "thought_tokens": tokens, "forced": forced}
+
+
+def shown_thought(told: Mapping[str, Any]) -> str:
+    """The same in a line; empty without a thought."""
+    if not told:
+        return ""
+    cut = ", cut at its limit" if told["forced"] else ""
+    return f"thought ({told['thought_tokens']} tokens{cut}): {_cell(told['thought'])}"
+
+
 def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
 

@@ -70,13 +70,14 @@ def run(args: argparse.Namespace) -> int:
         show_progress=False if args.quiet else None,
         encode_options=mode_options(args),
     )
-    vectors = encoder.encode(
+    encoded = encoder.encode(
         [query.item for query in queries],
         role="query",
         show_progress=False if args.quiet else None,
+        return_details=True,
         **mode_options(args),
     )
-    results = rank(queries, vectors, index)
+    results = rank(queries, encoded.embeddings, index, encoded.thoughts)
     first = sum(result.rank == 1 for result in results)
     seconds = time.monotonic() - started
     summary = f"right in first place: {first} of {len(results)} queries; {len(index)} rows; {seconds:.1f} s"
@@ -119,6 +120,10 @@ def _print(results: Sequence[Result]) -> None:
                 score = result.hits[result.rank - 1][1]
                 rows.append(("", str(result.rank), f"{score:.4f}", result.query.right, "<- right"))
         print_table(("query", "rank", "score", "file", ""), rows, indent="  ")
+        thoughts = [(_cut(one.query.label), one.thought) for one in members if one.thought is not None]
+        if thoughts:
+            print()
+            print_table(("query", "thought"), thoughts, indent="  ")
 
 
 def _cut(text: str, width: int = 48) -> str:
@@ -132,6 +137,7 @@ def _as_json(results: Sequence[Result], sheet: Path, seconds: float) -> dict[str
             "query": {name: os.fspath(part) for name, part in result.query.item.items()},
             "right": result.query.right,
             "rank": result.rank,
+            "thought": result.thought,
             "hits": [{"id": name, "score": score} for name, score in result.hits[:ON_SHEET]],
         }
         for result in results

@@ -18,7 +18,9 @@ from .common import (
     print_json,
     print_table,
     report_failures,
+    shown_thought,
     tell_tiny,
+    told_thought,
 )
 
 
@@ -91,11 +93,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"the index {folder} is empty")
     if args.mode is None:
         args.mode = settings.get("mode")
-    query = encoder.encode([item], role="query", **mode_options(args))
-    found, scores = index.search(query, min(depth, len(index)))
+    query = encoder.encode([item], role="query", return_details=True, **mode_options(args))
+    found, scores = index.search(query.embeddings, min(depth, len(index)))
     best = [(name, float(score)) for name, score in zip(found[0], scores[0], strict=True) if name is not None]
     ranked = [(name, {"score": score}) for name, score in best]
-    told = {}
+    told: dict[str, Any] = told_thought(query)
+    if told and not args.json:
+        print(shown_thought(told), end="\n\n")
     if root is not None:
         del encoder  # two models need not be in memory at once
         ranked, told["failed"] = rerank(args, item, index, best, root)

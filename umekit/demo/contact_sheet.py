@@ -44,6 +44,7 @@ img { width: 7rem; image-rendering: pixelated; border-radius: .2rem; display: in
   margin: 0 2px 2px 0; }
 .strip img { width: 3.35rem; } .query .strip img { width: 3.2rem; }
 figcaption { font-size: .78rem; overflow-wrap: anywhere; } blockquote { margin: 0; font-size: .85rem; }
+.thought { margin-top: .4rem; font: .78rem/1.4 ui-monospace, monospace; overflow-wrap: anywhere; color: var(--soft); }
 .miss { margin-top: .4rem; color: var(--soft); font-size: .85rem; }
 @media (max-width: 44rem) { .row { flex-direction: column; } .query { flex-basis: auto; width: 100%; } }
 """
@@ -94,6 +95,8 @@ def _row(result: Result, thumbnails: _Thumbnails, top: int) -> str:
             f"<figcaption>{caption}</figcaption></figure>"
         )
     query = _query(result.query, thumbnails)
+    if result.thought is not None:
+        query += f'<div class="thought">{escape(result.thought)}</div>'
     if not 1 <= result.rank <= top:
         where = f"is number {result.rank}" if result.rank else "is not in the index"
         query += f'<div class="miss">the right one, {escape(result.query.right)}, {where}</div>'

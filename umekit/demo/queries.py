@@ -37,10 +37,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Result:
-    """A query and the files of the wanted kind, best first, with their cosines."""
+    """A query and the files of the wanted kind, best first, with their cosines; and what the model thought of it."""
 
     query: Query
     hits: tuple[tuple[str, float], ...]
+    thought: str | None = None
 
     @property
     def rank(self) -> int:
@@ -140,13 +141,19 @@ def _media(family: str, task: str, key: str, kind: str, right: str, file: Path) 
     return Query(family, {key: str(file), "instruction": INSTRUCTIONS[task]}, kind, right, file=file)
 
 
-def rank(queries: Sequence[Query], vectors: NDArray[np.float32], index: Index) -> list[Result]:
+def rank(
+    queries: Sequence[Query],
+    vectors: NDArray[np.float32],
+    index: Index,
+    thoughts: Sequence[str | None] | None = None,
+) -> list[Result]:
     """Rank the rows of the wanted kind for each query.
 
     Args:
         queries: n queries.
         vectors: [n, d], unit rows, of their items.
         index: the gallery's.
+        thoughts: of the queries, where the model thinks.
     """
     kinds = {name: row.get("kind") for name, row in zip(index.ids, index.metadata, strict=True)}
     ids, scores = index.search(vectors, len(index))
@@ -158,6 +165,9 @@ def rank(queries: Sequence[Query], vectors: NDArray[np.float32], index: Index) -
                 for name, score in zip(names, values, strict=True)
                 if name is not None and kinds[name] == query.kind
             ),
+            thought,
         )
-        for query, names, values in zip(queries, ids, scores, strict=True)
+        for query, names, values, thought in zip(
+            queries, ids, scores, thoughts or [None] * len(queries), strict=True
+        )
     ]
