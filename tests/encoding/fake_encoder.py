@@ -49,7 +49,9 @@ class FakeEncoder:
                 errors.append((number, error))
                 rows.append(np.full(self.dim, np.nan, dtype=np.float32))
         vectors = np.array(rows, dtype=np.float32).reshape(len(items), self.dim)
-        return SimpleNamespace(embeddings=vectors, errors=errors) if return_details else vectors
+        if not return_details:
+            return vectors
+        return SimpleNamespace(embeddings=vectors, errors=errors, thoughts=[None] * len(items))
 
     def encode_query(self, items: Any, **options: Any) -> Any:
         return self.encode(items, **options)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="which side of a search the items are on (default: neither; with --shard-size document, as in an index)",
     )
     parser.add_argument("--instruction", metavar="TEXT", help="default: the checkpoint's")
+    parser.add_argument(
+        "--thoughts",
+        type=Path,
+        metavar="FILE",
+        help="embed with these thoughts, by id: a folder of umekit think, or a jsonl with id and thought; an item "
+        "without one thinks itself",
+    )
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_password_argument(parser)
@@ -63,6 +72,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     if args.shard_size is not None:
+        if args.thoughts is not None:
+            raise UsageError("--thoughts can't be given with --shard-size yet: leave one of them out")
         return run_shards(args)
     refuse_without_shards(args)
     import numpy as np
@@ -88,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("none of the items could be read; nothing is written")
     tell_tiny(args.model, args.files)
     encoder = load_encoder(args)
+    given = _given_thoughts(args, encoder, [name for name, _ in rows])
     with cuts_untold():
         encoded = encoder.encode(
             [item for _, item in rows],
@@ -97,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
             return_details=True,
             show_progress=False if args.quiet else None,
             **mode_options(args),
+            **given,
         )
     bad = dict(encoded.errors)
     failed.extend((rows[number][0], reason_of(error)) for number, error in bad.items())
@@ -108,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
     if not kept:
         raise UsageError("none of the items could be read; nothing is written")
     manifest = {"fingerprint": encoder.fingerprint(), "role": args.role, "mode": args.mode}
+    if given:
+        manifest["thoughts"] = str(args.thoughts)
     manifest |= {"instruction": args.instruction, "versions": library_versions()}
     buffer = io.BytesIO()
     np.savez(
@@ -124,6 +139,36 @@ def run(args: argparse.Namespace) -> int:
         made = f"{len(kept)} vectors of {encoder.dim} numbers"
         print(f"{args.out}: {made}, {told_cuts(truncated)}{len(failed)} not readable")
     return 1 if failed else 0
+
+
+def _given_thoughts(args: argparse.Namespace, encoder: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Options of ``encode`` for the thoughts that were given.
+
+    Raises:
+        UsageError: none is of an item here, they are of several numbers of samples, or the model does not think.
+    """
+    if args.thoughts is None:
+        return {}
+    if "generative" not in encoder.model.modes or args.mode == "discriminative":
+        raise UsageError("--thoughts needs a generative checkpoint, and a mode that thinks")
+    from ..encoding.shards.thoughts import read_thoughts
+
+    found = read_thoughts(args.thoughts)
+    thoughts = [found.get(name) for name in names]
+    counts = {len(one) if isinstance(one, list) else 1 for one in thoughts if one is not None}
+    if len(counts) != 1:
+        what = (
+            "no thought of these items"
+            if not counts
+            else f"{sorted(counts)} thoughts an item: need one number"
+        )
+        raise UsageError(f"{args.thoughts} has {what}")
+    [samples] = counts
+    if samples == 1:
+        thoughts = [one[0] if isinstance(one, list) else one for one in thoughts]
+    if missing := thoughts.count(None):
+        print(f"{missing} of {len(names)} items have no thought there, and think themselves", file=sys.stderr)
+    return {"thoughts": thoughts, "num_samples": samples}
 
 
 def _rows(

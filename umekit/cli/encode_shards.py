@@ -109,7 +109,7 @@ def refuse_sources(args: argparse.Namespace) -> None:
 
 
 def run_shards(args: argparse.Namespace) -> int:
-    rank, world = _rank()
+    rank, world = rank_and_world()
     devices = _devices(args, rank, world)
     if args.text or not args.files:
         raise UsageError("with --shard-size give a folder, jsonl, parquet, tars or a data set, and no --text")
@@ -122,7 +122,7 @@ def run_shards(args: argparse.Namespace) -> int:
         )
     if args.out.suffix == ".npz" or args.out.is_file():
         raise UsageError(f"--out is a folder with --shard-size, not {args.out}")
-    columns = _columns(args.column)
+    columns = columns_of(args.column)
     from ..encoding.devices import device_of
     from ..encoding.inputs import open_source
     from ..encoding.shards.files import open_folder
@@ -131,7 +131,7 @@ def run_shards(args: argparse.Namespace) -> int:
     from ..encoding.storage.contents import stored_model
     from ..processing.cut_texts import cuts_untold
 
-    where = [_hub_or_path(file) for file in args.files]
+    where = [hub_or_path(file) for file in args.files]
     try:
         source = open_source(
             where, format=args.input_format, columns=columns, split=args.split, limits=limits_of(args)
@@ -227,7 +227,7 @@ def _tell(args: argparse.Namespace, report: Any, rank: int, world: int, source: 
     return 1 if failed and world == 1 else 0
 
 
-def _rank() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
     """Rank and number of processes, as torchrun and its like say them."""
     try:
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -281,7 +281,7 @@ def _threads(args: argparse.Namespace, device: str | None) -> int | None:
     return 1
 
 
-def _columns(pairs: list[str]) -> dict[str, str]:
+def columns_of(pairs: list[str]) -> dict[str, str]:
     columns = {}
     for pair in pairs:
         key, equals, name = pair.partition("=")
@@ -291,7 +291,7 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     return columns
 
 
-def _hub_or_path(file: Path) -> str:
+def hub_or_path(file: Path) -> str:
     """``Path`` makes one slash of two."""
     text = file.as_posix()
     return text.replace("hf:/", "hf://", 1) if text.startswith("hf:/") else str(file)

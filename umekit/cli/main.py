@@ -24,6 +24,7 @@ VERBS: tuple[str, ...] = (
     "search",
     "rerank",
     "encode",
+    "think",
     "explain",
     "train",
     "evaluate",

@@ -1,0 +1,231 @@
+"""Thoughts of a source, written in parts that survive a stop, and read again to be embedded with.
+
+::
+
+    thoughts.json            what is being made: model, processor, options, source, shard size; written first, and again
+                             with the number of rows when every part is there
+    thoughts-00000.jsonl     a line an item: id, thought, tokens, forced (lists for several samples); or id, error
+
+A part gets its name when it is complete, and depends on nothing but its items, so a run that was stopped goes on with
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...modeling.pooling import whole_number
+from ...processing.cut_texts import cuts_untold
+from ..inputs import InputError, Row, Sample, Source
+from ..inputs.sample import chunks, reason_of
+from ..storage.contents import IndexFormatError, library_versions, parse_json, read_object
+from ..storage.ownership import AtomicFolder, check_own, json_of
+from .files import ShardMismatchError
+
+KIND, RUN = "umekit-thoughts", "thoughts.json"
+_COMPARED = ("fingerprint", "source", "units", "shard_size", "options")
+
+
+@dataclass
+class ThoughtsReport:
+    """What one call did: parts made and found there; rows, failed items and forced thoughts of all parts, None
+    while another process still works on its share."""
+
+    made: int = 0
+    kept: int = 0
+    rows: int | None = None
+    failed: int | None = None
+    forced: int | None = None
+
+
+def write_thoughts(
+    encoder: Any,
+    source: Source,
+    out: str | os.PathLike[str],
+    shard_size: int = 1024,
+    *,
+    role: str | None = None,
+    instruction: str | None = None,
+    max_new_tokens: int | None = None,
+    num_samples: int = 1,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> ThoughtsReport:
+    """Let a model think about every item of a source; what is there already is not made again.
+
+    Args:
+        encoder: of a generative checkpoint.
+        source: ``umekit.encoding.inputs.open_source(...)``.
+        out: folder of the parts.
+        shard_size: samples (files, lines, rows) of a part.
+        role, instruction, max_new_tokens, num_samples, temperature, top_p: as in ``Encoder.encode``.
+        seed: drawn thoughts depend on it, and on the place of their item in the source alone.
+        rank, world: which of how many processes this is; each makes every ``world``-th part.
+
+    Raises:
+        ShardMismatchError: ``out`` was begun with another model, source or setting.
+        ForeignFileError: it holds files that umekit did not write for this.
+        InputError: the source changed while it was read.
+    """
+    whole_number("shard_size", shard_size)
+    whole_number("seed", seed, least=0)
+    if "generative" not in encoder.model.modes:
+        raise ValueError(f"this checkpoint is {encoder.model.settings.kind}: it writes no thoughts")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    asked: dict[str, Any] = {"role": role, "instruction": instruction, "max_new_tokens": max_new_tokens}
+    asked |= {"num_samples": num_samples, "temperature": temperature, "top_p": top_p}
+    wanted = {
+        "kind": KIND,
+        "fingerprint": encoder.fingerprint(),
+        "source": source.fingerprint(),
+        "units": source.count(),
+        "shard_size": shard_size,
+        "options": asked | {"seed": seed},
+        "versions": library_versions(),
+    }
+    report = ThoughtsReport()
+    with AtomicFolder(folder) as scratch:
+        _begin(folder, scratch, wanted)
+        samples, number = source.samples(), 0
+        while share := list(islice(samples, shard_size)):
+            if number % world == rank:
+                name = _name(number)
+                if (folder / name).exists():
+                    report.kept += 1
+                else:
+                    lines = _thought_lines(encoder, share, asked, [seed, number])
+                    scratch.write(name, "".join(f"{line}\n" for line in lines).encode())
+                    report.made += 1
+            number += 1
+        if wanted["units"] not in (None, source.count()):
+            raise InputError("the source changed while it was read: it has another number of samples now")
+        _finish(folder, scratch, wanted, number, report)
+    return report
+
+
+def read_thoughts(where: str | os.PathLike[str]) -> dict[str, Any]:
+    """Thoughts by id, of a finished folder of :func:`write_thoughts` or a jsonl file.
+
+    A line has an ``id`` and a ``thought``: a text, a list of them for several samples, or with ``answer`` beside it the
+    thought alone.
+
+    Raises:
+        IndexFormatError: an unfinished folder, or a line that is none of this, which is named.
+    """
+    path = Path(where)
+    files = [path]
+    if path.is_dir():
+        run = read_object(path / RUN, IndexFormatError)
+        if not isinstance(run, dict) or run.get("kind") != KIND or not isinstance(run.get("parts"), int):
+            raise IndexFormatError(f"{path} holds no finished run of umekit think")
+        files = [path / _name(number) for number in range(run["parts"])]
+    found: dict[str, Any] = {}
+    for file in files:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    row = parse_json(file, line, IndexFormatError, f"line {number}")
+                    _add(found, row, f"{file}, line {number}")
+    return found
+
+
+def _add(found: dict[str, Any], row: Any, where: str) -> None:
+    if isinstance(row, dict) and isinstance(row.get("id"), str) and "error" in row:
+        return
+    thought = row.get("thought") if isinstance(row, dict) else None
+    several = isinstance(thought, list) and thought and all(isinstance(one, str) for one in thought)
+    if (
+        not isinstance(row, dict)
+        or not isinstance(row.get("id"), str)
+        or not (isinstance(thought, str) or several)
+    ):
+        raise IndexFormatError(f"{where}: a line has an id and a thought, both texts (or a list of thoughts)")
+    if row["id"] in found:
+        raise IndexFormatError(f"{where}: the id {row['id']!r} is there twice")
+    found[row["id"]] = (thought, row["answer"]) if "answer" in row else thought
+
+
+def _begin(folder: Path, scratch: AtomicFolder, wanted: dict[str, Any]) -> None:
+    check_own(folder / RUN, json_of(KIND), "give another --out")
+    if not (folder / RUN).exists():
+        if strange := sorted(path.name for path in folder.glob("thoughts-*.jsonl")):
+            raise ShardMismatchError(f"{folder} holds {strange[0]} and no {RUN}: give another folder")
+        scratch.write(RUN, _json(wanted))
+        return
+    begun = read_object(folder / RUN, IndexFormatError)
+    for name in _COMPARED:
+        if begun.get(name) != json.loads(json.dumps(wanted[name])):
+            raise ShardMismatchError(
+                f"{folder} was begun with another {name}: {begun.get(name)}, now {wanted[name]}; give another folder"
+            )
+
+
+def _finish(
+    folder: Path, scratch: AtomicFolder, wanted: dict[str, Any], parts: int, report: ThoughtsReport
+) -> None:
+    files = [folder / _name(number) for number in range(parts)]
+    if not all(file.is_file() for file in files):
+        return  # another process ends the run
+    counts = {"rows": 0, "failed": 0, "forced": 0}
+    for file in files:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            counts["failed" if "error" in row else "rows"] += 1
+            counts["forced"] += int(np.sum(row.get("forced", False)))
+    report.rows, report.failed, report.forced = counts["rows"], counts["failed"], counts["forced"]
+    scratch.write(RUN, _json(wanted | counts | {"parts": parts}))
+
+
+def _thought_lines(
+    encoder: Any, samples: list[Sample], options: dict[str, Any], seeds: list[int]
+) -> Iterator[str]:
+    rows = (row for sample in samples for row in sample.rows())
+    for number, chunk in enumerate(chunks(rows)):
+        seed = int(np.random.SeedSequence([*seeds, number]).generate_state(1)[0])
+        yield from _lines_of(encoder, chunk, options, seed)
+
+
+def _lines_of(encoder: Any, rows: list[Row], options: dict[str, Any], seed: int) -> Iterator[str]:
+    asked = [row for row in rows if row.error is None]
+    with cuts_untold():
+        found = encoder.encode(
+            [row.item for row in asked],
+            mode="generative",
+            on_error="skip",
+            show_progress=False,
+            return_details=True,
+            seed=seed,
+            **options,
+        )
+    reasons = {asked[place].id: reason_of(error) for place, error in found.errors}
+    places = {id(row): place for place, row in enumerate(asked)}
+    for row in rows:
+        reason = row.error if row.error is not None else reasons.get(row.id)
+        line: dict[str, Any] = {"id": row.id}
+        if reason is not None:
+            line["error"] = reason
+        else:
+            place = places[id(row)]
+            line |= {"thought": found.thoughts[place], "tokens": found.thought_tokens[place]}
+            line["forced"] = found.forced[place]
+        yield json.dumps(line, ensure_ascii=False)
+
+
+def _name(number: int) -> str:
+    return f"thoughts-{number:05d}.jsonl"
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
