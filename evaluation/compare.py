@@ -14,7 +14,7 @@ from .metrics import paired_bootstrap
 from .report import Report
 from .score import Score
 
-_NO_CONDITION = ("scores", "alarms", "complete", "seconds", "command", "created")
+_NO_CONDITION = ("scores", "alarms", "complete", "costs", "seconds", "command", "created")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class Report:
         fingerprint: of the encoder, as its ``fingerprint()`` gives it.
         complete: every task of a complete run; without it there are no means.
         notes: what the run itself noticed, ties for instance; :attr:`alarms` has them too.
+        costs: what was encoded -> items, seconds, thoughts and their tokens, as ``Cost.to_dict`` writes them.
     """
 
     benchmark: str
@@ -73,6 +74,7 @@ class Report:
     conditions: Conditions
     complete: dict[str, TaskFacts] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     score_class: ClassVar[type[Score]] = Score
     revision_name: ClassVar[str] = "revision"  # in conditions.data
@@ -201,7 +203,9 @@ class Report:
         self._check_provenance()
         conditions = dict(vars(self.conditions))
         head = {"kind": KIND, "schema": SCHEMA, "complete": self.complete, "model": conditions.pop("model")}
-        tail = {"alarms": self.alarms, "benchmark": self.benchmark}
+        tail: dict[str, Any] = {"alarms": self.alarms, "benchmark": self.benchmark}
+        if self.costs:
+            tail["costs"] = self.costs
         return {
             **head, "fingerprint": self.fingerprint, **conditions, **tail,
             "scores": [score.to_dict() for score in self.scores],
@@ -217,6 +221,7 @@ class Report:
         try:
             scores = [cls.score_class.from_dict(one) for one in facts.pop("scores")]
             own = {name: facts.pop(name) for name in ("benchmark", "fingerprint", "complete")}
+            own["costs"] = facts.pop("costs", {})
             report = cls(scores=scores, notes=facts.pop("alarms"), conditions=Conditions(**facts), **own)
         except ResultFormatError:
             raise

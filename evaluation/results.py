@@ -7,16 +7,20 @@ from pathlib import Path
 
 from ..encoding.storage.atomic import write_atomically
 from ..encoding.storage.contents import read_object
+from .benchmarks.definition import BENCHMARKS
+from .benchmarks.report import BenchmarkReport
 from .digit_world.report import BENCHMARK, DigitWorldReport
 from .report import KIND, SCHEMA, Report
 from .score import ResultFormatError
 from .thought_report import BENCHMARK as THOUGHTS
 from .thought_report import ThoughtReport
 
+# Benchmarks that report more than scores.
 EXTENSIONS: dict[str, type[Report]] = {
     BENCHMARK: DigitWorldReport,
     THOUGHTS: ThoughtReport,
-}  # benchmarks that report more than scores
+    **dict.fromkeys(BENCHMARKS, BenchmarkReport),
+}
 
 
 def save_report(report: Report, path: Path) -> None:

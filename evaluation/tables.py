@@ -24,6 +24,8 @@ def markdown_table(report: Report) -> str:
     """Scores of every task, means of the families, the benchmark's own tables, alarms and conditions."""
     means = _markdown(*mean_rows(report), bold=(report.total, "no"))
     parts = [_markdown(*score_rows(report)), means, *report.extra_tables()]
+    if report.costs:
+        parts.append(_markdown(*cost_rows(report)))
     if report.alarms:
         parts.append("\n".join(f"* **{alarm}**" for alarm in report.alarms))
     if missing := report.missing():
@@ -117,9 +119,21 @@ def mean_rows(report: Report) -> tuple[list[str], list[list[Cell]]]:
     return [*headers, "mean baseline", "x baseline", "all above baseline"], rows
 
 
+def cost_rows(report: Report) -> tuple[list[str], list[list[Cell]]]:
+    """Headers, and a row for queries, documents and reranked pairs together."""
+    headers = ["cost", "items", "seconds", "items/s", "thinks", "thought tokens/item"]
+    names = ("items", "seconds", "items_per_second", "invocation_ratio", "tokens_per_item")
+    rows: list[list[Cell]] = [
+        [name, *(_known(cost.get(key)) for key in names)]
+        for name, cost in report.costs.items()
+        if name.startswith("all ")
+    ]
+    return headers, rows
+
+
 def _markdown(headers: list[str], rows: list[list[Cell]], bold: Sequence[str] = ()) -> str:
     cells = [[_text(cell) if cell not in bold else f"**{cell}**" for cell in row] for row in rows]
-    words = [name for name in headers if name in ("family", "task", "pool", "metric")]
+    words = [name for name in headers if name in ("family", "task", "pool", "metric", "cost")]
     return table(headers, cells, left=len(words)) if rows else ""
 
 

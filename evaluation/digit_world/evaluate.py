@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..conditions import Conditions
+from ..costs import Cost, Measured
+from ..fusing import Fusing
 from ..metrics import Ints, Ties, pass_at_k, ranks, similarity, warn_of_ties
 from ..score import pack
 from .glyphs import Split
@@ -62,6 +64,7 @@ def score_digit_world(
     num_samples: int = 0,
     pass_at: Sequence[int] | None = None,
     oracle: bool = False,
+    rerank: Fusing | None = None,
     model: str = "a model",
     command: str = "score_digit_world(...)",
 ) -> DigitWorldReport:
@@ -81,6 +84,7 @@ def score_digit_world(
             one that the score is of; 0 for none. Documents have their likeliest.
         pass_at: the k of pass@k; 1, 2, 4 ... up to ``num_samples`` when None.
         oracle: also measure how many queries are right in at least one of both modes.
+        rerank: rank the first candidates of each query again, by a reranker.
         model, command: for the report.
 
     Raises:
@@ -100,16 +104,21 @@ def score_digit_world(
     jobs = [(name, kind) for name in chosen for kind in kinds_of(TASKS[name]) if kind in (*kinds, "labels")]
     if not jobs:
         raise ValueError("nothing to score: these tasks have no pools of these kinds")
-    embed = partial(_embed, encoder, {"mode": mode, "max_new_tokens": max_new_tokens})
+    own = hasattr(encoder, "arithmetic")  # umekit's, which tells of thoughts
+    measured = {role: Measured(encoder, detailed=own) for role in ("query", "document")}
+    embed = partial(_embed, measured, {"mode": mode, "max_new_tokens": max_new_tokens})
+    pairs = Cost()
     scores: list[DigitWorldScore] = []
     notes: list[str] = []
     bar = tqdm(jobs, desc="DigitWorld", unit="task", disable=not progress)
     for name, kind in bar:
         bar.set_postfix_str(f"{name} {kind}")
         pools = world.pools(name, queries, size, "hard" if kind == "hard" else "random")
-        score, lines = _score(TASKS[name], kind, pools, embed, blind, drawn)
+        score, lines, cost = _score(TASKS[name], kind, pools, embed, blind, drawn, rerank)
+        pairs += cost
         if oracle:
-            score = _with_oracle(score, pools, partial(_embed, encoder, {}), max_new_tokens)
+            bare = dict.fromkeys(measured, Measured(encoder, detailed=own))
+            score = _with_oracle(score, pools, partial(_embed, bare, {}), max_new_tokens)
         scores.append(score)
         notes += lines
     return DigitWorldReport(
@@ -125,12 +134,22 @@ def score_digit_world(
                 {"num_samples": drawn.samples, "sampled_side": "query", "temperature": 1}
                 if drawn.samples
                 else {}
-            ),
+            )
+            | ({} if rerank is None else {"rerank": rerank.settings()}),
             data={"name": BENCHMARK, "split": split, "seed": seed, "definitions": definitions_sha256()},
             command=command,
         ),
         complete={name: {"family": task.family, "kinds": kinds_of(task)} for name, task in TASKS.items()},
         notes=notes,
+        costs={
+            name: cost.to_dict()
+            for name, cost in (
+                ("all queries", measured["query"].cost),
+                ("all documents", measured["document"].cost),
+                ("all pairs", pairs),
+            )
+            if cost.items
+        },
     )
 
 
@@ -200,19 +219,23 @@ def _with_oracle(
     for options in ({"mode": "discriminative"}, generative):
         documents = [embed(pool.candidates, "document", **options) for pool in pools]
         asked = [embed(pool.queries, "query", **options) for pool in pools]
-        found.append(_ranks(pools, asked, documents) == 1)
+        found.append(_ranks(pools, _tables(asked, documents)) == 1)
     return replace(score, oracle=_share(found[0] | found[1]))
 
 
 def _embed(
-    encoder: Encoder, general: dict[str, Any], items: Sequence[Item], role: str, **options: Any
+    encoders: Mapping[str, Measured],
+    general: dict[str, Any],
+    items: Sequence[Item],
+    role: str,
+    **options: Any,
 ) -> Vectors:
     """Items -> float32 [n, d], or [n, k, d] of k samples, and a check that they are unit rows."""
     given = {
         name: value for name, value in (general | options).items() if value is not None or name == "reduce"
     }
     vectors = np.asarray(
-        encoder.encode(list(items), role=role, show_progress=False, **given), dtype=np.float32
+        encoders[role].encode(list(items), role=role, show_progress=False, **given), dtype=np.float32
     )
     if vectors.ndim != (3 if "reduce" in given else 2) or len(vectors) != len(items):
         raise ValueError(f"{len(items)} items gave vectors of shape {vectors.shape}")
@@ -223,19 +246,31 @@ def _embed(
 
 
 def _score(
-    task: Task, kind: str, pools: Sequence[Pool], embed: Embed, blind: bool, drawn: Drawn
-) -> tuple[DigitWorldScore, list[str]]:
-    """One task in its pools; and a line about ties where they matter."""
+    task: Task,
+    kind: str,
+    pools: Sequence[Pool],
+    embed: Embed,
+    blind: bool,
+    drawn: Drawn,
+    rerank: Fusing | None,
+) -> tuple[DigitWorldScore, list[str], Cost]:
+    """One task in its pools; a line about ties where they matter; and what reranking cost."""
     documents = [embed(pool.candidates, "document") for pool in pools]
     asked = [embed(pool.queries, "query") for pool in pools]
-    low, high = _ranks(pools, asked, documents), _ranks(pools, asked, documents, "optimistic")
+    tables, cost = _tables(asked, documents), Cost()
+    if rerank is not None:
+        began = perf_counter()
+        tables = [_reranked(pool, table, rerank) for pool, table in zip(pools, tables, strict=True)]
+        scored = sum(len(one) * min(rerank.depth, one.shape[1]) for one in tables)
+        cost = Cost(scored, perf_counter() - began)
+    low, high = _ranks(pools, tables), _ranks(pools, tables, "optimistic")
     hits = low == 1
     controls: dict[str, Share] = {}
     if blind and all("text" in pool.queries[0] and _has_media(pool.queries[0]) for pool in pools):
         bare = [_encode_distinct([_without_media(item) for item in pool.queries], embed) for pool in pools]
-        controls["question_only"] = _share(_ranks(pools, bare, documents) == 1)
+        controls["question_only"] = _share(_ranks(pools, _tables(bare, documents)) == 1)
         shown = [embed([_without_text(item) for item in pool.queries], "query") for pool in pools]
-        controls["media_only"] = _share(_ranks(pools, shown, documents) == 1)
+        controls["media_only"] = _share(_ranks(pools, _tables(shown, documents)) == 1)
     score = DigitWorldScore(
         task.name,
         METRIC,
@@ -256,20 +291,24 @@ def _score(
         **controls,
     )
     ties = warn_of_ties(low, high, score.label)
-    return score, [ties] if ties else []
+    return score, [ties] if ties else [], cost
 
 
-def _ranks(
-    pools: Sequence[Pool],
-    queries: Sequence[Vectors],
-    documents: Sequence[Vectors],
-    ties: Ties = "pessimistic",
-) -> Ints:
+def _tables(queries: Sequence[Vectors], documents: Sequence[Vectors]) -> list[Vectors]:
+    """Similarities of each pool, [queries, candidates]."""
+    return [similarity(left, right) for left, right in zip(queries, documents, strict=True)]
+
+
+def _reranked(pool: Pool, table: Vectors, rerank: Fusing) -> Vectors:
+    """Whole numbers that sort a pool's candidates after reranking, [queries, candidates]."""
+    rows = zip(pool.queries, table, strict=True)
+    return np.stack([rerank.rerank(query, pool.candidates.__getitem__, row) for query, row in rows])
+
+
+def _ranks(pools: Sequence[Pool], tables: Sequence[Vectors], ties: Ties = "pessimistic") -> Ints:
     """Ranks of the positives in all pools, int [queries]."""
-    found = zip(pools, queries, documents, strict=True)
-    return np.concatenate(
-        [ranks(similarity(left, right), pool.positives, ties) for pool, left, right in found]
-    )
+    found = zip(pools, tables, strict=True)
+    return np.concatenate([ranks(table, pool.positives, ties) for pool, table in found])
 
 
 def _by_steps(pools: Sequence[Pool], hits: NDArray[np.bool_]) -> dict[str, Share]:

@@ -109,3 +109,178 @@ def test_videos(kind: str, tiny_checkpoint: Callable[..., Path], monkeypatch: py
     clips = [rng.integers(0, 255, (4, 3, 56, 84), dtype=np.uint8) for _ in IDS]
     model = _model(tiny_checkpoint("qwen2_vl", **KINDS[kind]))
     assert _score(model, _task("video", clips, Array4D((4, 3, 56, 84), "uint8"))) == pytest.approx(1.0)
+
+
+# --- umekit's own wrapper -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own(tiny: Any) -> Any:
+    from umekit.evaluation.mteb_model import MtebEncoder
+
+    return MtebEncoder(tiny, "umekit/ume-tiny")
+
+
+def test_the_record_is_filled(own: Any) -> None:
+    meta = own.mteb_model_meta
+    assert meta.modalities == MODALITIES
+    assert (meta.embed_dim, meta.model_type, str(meta.similarity_fn_name)) == (192, ["dense"], "cosine")
+    assert meta.n_parameters > meta.n_embedding_parameters > 0
+
+
+def test_any_to_any_retrieval_and_its_ndcg(own: Any, tiny: Any, pictures: list[Image.Image]) -> None:
+    """Text finds pictures: mteb's nDCG@10 is ours."""
+    from umekit.evaluation.ranked import per_query
+    from umekit.evaluation.ranking import rank
+
+    texts = ["a red digit", "the number seven", "blue", "two digits"]
+    task = _mixed_task(pictures[:4], texts)
+    found = _score(own, task)
+    queries = tiny.encode(texts, role="query", instruction="Find it.")
+    documents = tiny.encode([{"image": one} for one in pictures[:4]], role="document")
+    ranks = rank(queries, documents, [{place: 1.0} for place in range(4)])
+    assert found == pytest.approx(per_query("ndcg_linear@10", *ranks.of("pessimistic")).mean(), abs=1e-5)
+
+
+def _mixed_task(images: list[Any], texts: list[str]) -> Any:
+    task = _task("image", images, ImageFeature())
+    update = {"category": "t2i", "modalities": ["text", "image"], "prompt": {"query": "Find it."}}
+    task.metadata = task.metadata.model_copy(update=update)
+
+    def load_data(*_: Any, **__: Any) -> None:
+        corpus = Dataset.from_dict(
+            {"id": IDS, "image": images}, features=Features({"id": Value("string"), "image": ImageFeature()})
+        )
+        queries = Dataset.from_dict({"id": IDS, "text": texts})
+        relevant = {one: {one: 1} for one in IDS}
+        split = {"corpus": corpus, "queries": queries, "relevant_docs": relevant, "top_ranked": None}
+        task.dataset = {"default": {"test": split}}
+        task.data_loaded = True
+
+    task.load_data = load_data
+    return task
+
+
+def test_a_video_task(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        collators.FramesCollator,
+        "resample_video",
+        staticmethod(lambda video, **_: torch.tensor(np.array(video), dtype=torch.uint8)),
+    )
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(0, 255, (4, 3, 56, 84), dtype=np.uint8) for _ in IDS]
+    monkeypatch.setattr(own, "instructions", False)
+    found = _score(own, _task("video", clips, Array4D((4, 3, 56, 84), "uint8")))
+    items = [{"video": torch.tensor(clip)} for clip in clips]
+    assert found == pytest.approx(_ndcg(own.encoder, items), abs=1e-5)
+
+
+def _ndcg(encoder: Any, items: list[Any]) -> float:
+    """Of items that are to find themselves."""
+    from umekit.evaluation.ranked import per_query
+    from umekit.evaluation.ranking import rank
+
+    queries, documents = (encoder.encode(items, role=role) for role in ("query", "document"))
+    ranks = rank(queries, documents, [{place: 1.0} for place in range(len(items))])
+    return float(per_query("ndcg_linear@10", *ranks.of("pessimistic")).mean())
+
+
+def test_image_classification(own: Any) -> None:
+    from mteb.abstasks.classification import AbsTaskClassification
+
+    class Colours(AbsTaskClassification):  # type: ignore[misc]
+        metadata = task_metadata.TaskMetadata(
+            name="TinyColours",
+            description="Red or blue.",
+            dataset={"path": "nobody/nothing", "revision": "1"},
+            type="ImageClassification",
+            category="i2c",
+            modalities=["image"],
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="accuracy",
+        )
+        input_column_name = "image"
+        samples_per_label = 4
+        n_experiments = 1
+
+        def load_data(self, *args: Any, **kwargs: Any) -> None:
+            from datasets import DatasetDict
+
+            def rows(count: int) -> Dataset:
+                images = [Image.new("RGB", (56, 56), ("red", "blue")[n % 2]) for n in range(count)]
+                labels = [n % 2 for n in range(count)]
+                features = Features({"image": ImageFeature(), "label": Value("int64")})
+                return Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+            self.dataset = DatasetDict({"train": rows(8), "test": rows(4)})
+            self.data_loaded = True
+
+    assert _score(own, Colours()) == pytest.approx(1.0)
+
+
+def test_a_reranking_task(tiny_checkpoint: Callable[..., Path]) -> None:
+    """The list of each query is ranked by the reranker; mteb's nDCG is that of its scores."""
+    from umekit.evaluation.mteb_model import MtebReranker
+    from umekit.evaluation.ranked import per_query
+    from umekit.evaluation.ranking import rank_scores
+
+    class Said:
+        """Scores by the number of letters that query and candidate share."""
+
+        model, processor = None, None
+
+        def rerank(self, query: Any, candidates: Any, **_: Any) -> np.ndarray:
+            said = [len(set(query["text"]) & set(one["text"])) / 26 for one in candidates]
+            return np.array(said, dtype=np.float32)
+
+    class Small(retrieval.AbsTaskRetrieval):  # type: ignore[misc]
+        metadata = task_metadata.TaskMetadata(
+            name="TinyReranking",
+            description="Ranks four texts.",
+            dataset={"path": "nobody/nothing", "revision": "1"},
+            type="Reranking",
+            category="t2t",
+            modalities=["text"],
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+        )
+
+        def load_data(self, *args: Any, **kwargs: Any) -> None:
+            rows = Dataset.from_dict({"id": IDS, "text": TEXTS})
+            relevant = {one: {one: 1} for one in IDS}
+            ranked = dict.fromkeys(IDS, IDS)
+            split = {"corpus": rows, "queries": rows, "relevant_docs": relevant, "top_ranked": ranked}
+            self.dataset = {"default": {"test": split}}
+            self.data_loaded = True
+
+    model = MtebReranker.__new__(MtebReranker)
+    model.reranker, model.frames = Said(), 8
+    model.mteb_model_meta = models.ModelMeta.create_empty(
+        overwrites={"name": "umekit/said", "revision": "1", "model_type": ["cross-encoder"]}
+    )
+    found = _score(model, Small())
+    scores = [Said().rerank({"text": one}, [{"text": other} for other in TEXTS]) for one in TEXTS]
+    ranks = rank_scores(scores, [{place: 1.0} for place in range(4)])
+    assert found == pytest.approx(per_query("ndcg_linear@10", *ranks.of("pessimistic")).mean(), abs=1e-5)
+
+
+TEXTS = ["abcd", "abcxyz", "mnop", "mnabcdefgh"]
+
+
+def test_get_model_finds_a_registered_path(
+    pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # mteb asks for torchvision and torchcodec as soon as a model takes pictures and videos; ours needs neither.
+    monkeypatch.setattr(models.ModelMeta, "_missing_dependencies", lambda *_: [])
+    from umekit.encoding.loading import packaged_model
+    from umekit.evaluation.mteb_model import MtebEncoder, register
+
+    name = register(str(packaged_model()))
+    model = mteb.get_model(name)
+    assert isinstance(model, MtebEncoder)
+    model.instructions = False
+    items = [{"image": one} for one in pictures[:4]]
+    found = _score(model, _task("image", pictures[:4], ImageFeature()))
+    assert found == pytest.approx(_ndcg(model.encoder, items), abs=1e-5)

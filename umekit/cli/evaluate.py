@@ -1,80 +1,82 @@
-"""``umekit evaluate``: scores of a model, as a table, a result file and a block of a README; two results compared."""
+"""``umekit evaluate``: scores of a model, as a table, a result file and a README's block; results beside each other."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .common import UsageError, add_model_arguments, load_encoder, positive, print_json, print_table
-from .evaluate_thoughts import BENCHMARK as THOUGHTS
-from .evaluate_thoughts import OPTIONS, measure_thoughts
+from . import benchmarks
+from .benchmarks.digit_world import model_name
+from .common import UsageError, add_model_arguments, positive, print_json, print_table
 
 if TYPE_CHECKING:
     from ..evaluation.report import Report
 
-BENCHMARKS = ("digit-world", "thoughts")
 MODEL_OPTIONS = ("model", "preset", "device", "dtype", "attention", "compile")
-WORLD_OPTIONS = ("tasks", "queries", "size", "kinds", "seed", "split", "blind", "mode", "max_new_tokens")
-RUN_OPTIONS = (*WORLD_OPTIONS, "num_samples", "pass_at", "oracle")
-RUN_ONLY = MODEL_OPTIONS + RUN_OPTIONS + ("rows",)
+COMMON = ("tasks", "mode", "num_samples", "max_new_tokens", "rerank", "rerank_preset", "depth", "alpha")
+READING = ("source", "diff", "table", "oracle", "pass_at")
+NOT_IN_COMMAND = ("work", "data")  # where things lie decides nothing
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "evaluate",
-        help="score a model on DigitWorld; write the result file and the README's table; compare two results",
-        description="digit-world: recall@1 of every DigitWorld task, against what guessing gives. thoughts: how "
-        "much vectors and scores change when a query has another's thought, a filler, an empty one or none. "
-        "--readme rewrites the block between <!-- digit-world:start --> and <!-- digit-world:end --> of a file; with "
-        "--from, from a result file of any benchmark and without running anything.",
+        help="score a model on a benchmark; write the result file and a README's table; compare results",
+        description="umekit evaluate CHECKPOINT --benchmark NAME, or umekit evaluate NAME for ume-tiny. Benchmarks: "
+        f"{', '.join(benchmarks.NAMES)} (mteb:NAME for a task or benchmark of mteb). --readme rewrites the block "
+        "between <!-- digit-world:start --> and <!-- digit-world:end --> of a file; with --from, from a result file "
+        "of any benchmark and without running anything. Several machines or GPUs: torchrun --no-python "
+        "--nproc-per-node N umekit evaluate ...",
     )
     parser.add_argument(
-        "benchmark", nargs="?", metavar="BENCHMARK", help=f"what to run: {', '.join(BENCHMARKS)}"
+        "what", nargs="?", metavar="CHECKPOINT", help="folder or Hub id, or a benchmark's name"
     )
+    parser.add_argument("--benchmark", metavar="NAME", help=f"one of {', '.join(benchmarks.NAMES)}")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="the result file to write")
-    parser.add_argument(
-        "--from", dest="source", type=Path, metavar="FILE.json", help="take this result file, run nothing"
-    )
-    parser.add_argument(
-        "--diff",
-        nargs=2,
-        type=Path,
-        metavar=("BEFORE", "AFTER"),
-        help="compare two result files, run nothing",
-    )
     parser.add_argument("--readme", type=Path, metavar="FILE.md", help="rewrite the table in this file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    results = parser.add_argument_group("results that are there", "nothing is run")
+    results.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE.json", help="take this result file"
+    )
+    results.add_argument(
+        "--diff", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="compare two result files"
+    )
+    results.add_argument(
+        "--table", nargs="+", type=Path, metavar="FILE.json", help="several in one table, cost beside quality"
+    )
+    results.add_argument("--picture", type=Path, metavar="FILE.png", help="of --table")
+    results.add_argument(
+        "--oracle", nargs="+", type=Path, metavar="FILE.json", help="each query as the best of these has it"
+    )
+    results.add_argument(
+        "--pass-at",
+        nargs="+",
+        metavar=("K", "FILE.json"),
+        help="of samples: one of K is right, unbiased, from results of as many seeds",
+    )
     group = parser.add_argument_group("run")
     group.add_argument(
-        "--tasks", nargs="+", metavar="TASK", help="only these (no mean of what is incomplete)"
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="only these, or families of them (no mean of what is incomplete)",
     )
-    group.add_argument("--queries", type=int, metavar="N", help="queries a task, at least (default 2000)")
-    group.add_argument("--size", type=int, metavar="N", help="candidates of a retrieval pool (default 400)")
-    group.add_argument("--kinds", nargs="+", choices=("random", "hard"), help="pools (default: both)")
-    group.add_argument("--seed", type=int, metavar="N", help="of the world (default 0)")
-    group.add_argument("--split", choices=("test", "validation", "train"), help="handwriting (default test)")
+    group.add_argument("--num-samples", type=positive, metavar="N", help="thoughts of an item, averaged")
+    group.add_argument("--rerank", metavar="PATH", help="a reranker for the first candidates of each query")
+    group.add_argument("--rerank-preset", metavar="NAME", help="preset of the reranker")
     group.add_argument(
-        "--blind", action="store_true", default=None, help="also the question alone and the media alone"
+        "--depth", type=positive, metavar="N", help="candidates that are ranked again (default 50)"
     )
-    group.add_argument(
-        "--num-samples", type=positive, metavar="N", help="thoughts drawn for each query, for pass@k"
-    )
-    group.add_argument(
-        "--pass-at", nargs="+", type=positive, metavar="K", help="the k of pass@k (default 1, 2, 4 ... N)"
-    )
-    group.add_argument(
-        "--oracle", action="store_true", default=None, help="also: right at once, or after a thought"
-    )
-    group.add_argument(
-        "--rows", type=Path, metavar="FILE", help="thoughts: your own rows (query, positive), not DigitWorld"
-    )
-    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the same as --model")
+    group.add_argument("--alpha", type=float, metavar="A", help="weight of the cosine, 0 to 1 (default 0.5)")
+    group.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    for module in benchmarks.MODULES:
+        module.add_arguments(parser)
     add_model_arguments(parser)
 
 
@@ -85,15 +87,20 @@ def run(args: argparse.Namespace) -> int:
     from ..evaluation.results import save_report
     from ..evaluation.tables import markdown_table, replace_block
 
+    _settle(args)
     _check(args)
     if args.diff:
         return _diff(args)
+    if args.table:
+        return _table(args)
     if args.out:
         check_own(args.out, json_of(KIND), "give another --out")
     readme = args.readme.read_text(encoding="utf-8") if args.readme else None
     if readme is not None:
         _marked(args.readme, readme)  # before hours are spent
-    report = _read(args, args.source) if args.source else _measure(args)
+    report = _combined(args) or (_read(args, args.source) if args.source else _measure(args))
+    if report is None:
+        return 0
     if args.out:
         save_report(report, args.out)
     if readme is not None:
@@ -107,26 +114,70 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _settle(args: argparse.Namespace) -> None:
+    """Which is the checkpoint and which the benchmark: a name alone is a benchmark's."""
+    if args.benchmark is None:
+        args.benchmark = args.what
+    elif args.what is not None:
+        if args.model is not None:
+            raise UsageError(f"{args.what} and --model both name the checkpoint: give one of them")
+        args.model = args.what
+
+
 def _check(args: argparse.Namespace) -> None:
-    if args.checkpoint is not None and args.model is not None:
-        raise UsageError("give the checkpoint once: as CHECKPOINT or as --model")
-    args.model = args.model or args.checkpoint
-    files = {"--from": [args.source] if args.source else [], "--diff": args.diff or []}
-    if len(reading := [name for name, paths in files.items() if paths]) > 1:
-        raise UsageError("--from and --diff can't be given together")
-    for name in reading:
-        options = RUN_ONLY + (("out", "readme") if name == "--diff" else ())
-        if given := [f"--{option}" for option in options if getattr(args, option) is not None]:
-            raise UsageError(f"{name} runs nothing, so {', '.join(given)} can't be given with it")
-        for path in files[name]:
-            if not path.is_file():
-                raise UsageError(f"{name}: there is no file {path}")
-    if not reading and args.benchmark not in BENCHMARKS:
-        raise UsageError(f"{args.benchmark or 'nothing'} can't be run; there is {', '.join(BENCHMARKS)}")
-    if args.out and not args.out.absolute().parent.is_dir():
-        raise UsageError(f"--out: there is no folder {args.out.parent}")
+    reading = [name for name in READING if getattr(args, name)]
+    if len(reading) > 1:
+        raise UsageError(f"{' and '.join(map(_flag, reading))} can't be given together")
+    for path in _files(args):
+        if not path.is_file():
+            raise UsageError(f"{_flag(reading[0])}: there is no file {path}")
+    if args.picture and not args.table:
+        raise UsageError("--picture is of --table")
+    every = {name for module in benchmarks.MODULES for name in module.OPTIONS}
+    run_only = [*MODEL_OPTIONS, *COMMON, *sorted(every)]
+    if reading:
+        own = run_only + (["out", "readme"] if reading[0] in ("diff", "table") else [])
+        if given := [_flag(name) for name in own if getattr(args, name) is not None]:
+            raise UsageError(
+                f"{_flag(reading[0])} runs nothing, so {', '.join(given)} can't be given with it"
+            )
+    else:
+        module = benchmarks.module_of(args.benchmark or "")
+        if module is None:
+            raise UsageError(
+                f"{args.benchmark or 'nothing'} can't be run; there is {', '.join(benchmarks.NAMES)}"
+            )
+        others = every - set(module.OPTIONS) - set(module.SHARED)
+        if given := [_flag(name) for name in sorted(others) if getattr(args, name) is not None]:
+            raise UsageError(
+                f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} not of {args.benchmark}"
+            )
+        foreign = set(COMMON) - set(module.SHARED) - {"rerank_preset"}
+        if given := [_flag(name) for name in sorted(foreign) if getattr(args, name) is not None]:
+            raise UsageError(f"{', '.join(given)} can't be given with {args.benchmark}")
+        if args.rerank is None and (
+            given := [n for n in ("rerank_preset", "depth", "alpha") if getattr(args, n) is not None]
+        ):
+            raise UsageError(f"{', '.join(map(_flag, given))} without --rerank")
+        module.check(args)
+    for name in ("out", "picture"):
+        path = getattr(args, name)
+        if path and not path.absolute().parent.is_dir():
+            raise UsageError(f"--{name}: there is no folder {path.parent}")
     if args.readme and not args.readme.is_file():
         raise UsageError(f"--readme: there is no file {args.readme}")
+
+
+def _files(args: argparse.Namespace) -> list[Path]:
+    if args.pass_at:
+        if len(args.pass_at) < 2 or not args.pass_at[0].isdigit():
+            raise UsageError("--pass-at takes K and result files of as many seeds")
+        return [Path(one) for one in args.pass_at[1:]]
+    return [args.source] if args.source else [*(args.diff or []), *(args.table or []), *(args.oracle or [])]
+
+
+def _flag(name: str) -> str:
+    return {"source": "--from"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def _marked(path: Path, text: str) -> None:
@@ -147,59 +198,50 @@ def _read(args: argparse.Namespace, path: Path) -> Report:
     return report
 
 
-def _measure(args: argparse.Namespace) -> Report:
-    if args.benchmark == THOUGHTS:
-        _refuse(args, [name for name in RUN_OPTIONS if name not in OPTIONS])
-        return measure_thoughts(args, _model_name(args.model), _command(args))
-    _refuse(args, ["rows"])
-    from ..evaluation.digit_world import TASKS
-    from ..evaluation.digit_world.evaluate import score_digit_world
+def _combined(args: argparse.Namespace) -> Report | None:
+    from ..evaluation.combining import oracle_report, pass_at_k_report
 
-    if unknown := [name for name in args.tasks or () if name not in TASKS]:
-        raise UsageError(f"--tasks: no {', '.join(unknown)}; there are {', '.join(TASKS)}")
-    options = {name: value for name in RUN_OPTIONS if (value := getattr(args, name)) is not None}
-    return score_digit_world(
-        load_encoder(args),
-        **options,
-        progress=not args.quiet,
-        model=_model_name(args.model),
-        command=_command(args),
-    )
+    reports = [_read(args, path) for path in _files(args)] if args.oracle or args.pass_at else []
+    if not reports:
+        return None
+    try:
+        return oracle_report(reports) if args.oracle else pass_at_k_report(reports, int(args.pass_at[0]))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
-def _refuse(args: argparse.Namespace, names: Sequence[str]) -> None:
-    """Options that this benchmark has not."""
-    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]:
-        raise UsageError(f"{args.benchmark} has no {', '.join(given)}")
-
-
-def _model_name(model: str | None) -> str:
-    """A Hub id as it is; of a folder its name, since where it lies says nothing to a reader."""
-    if model is None:
-        return "ume-tiny"
-    return Path(model).resolve().name if Path(model).is_dir() else model
+def _measure(args: argparse.Namespace) -> Report | None:
+    module = benchmarks.module_of(args.benchmark)
+    assert module is not None, "checked"
+    found: Report | None = module.measure(args, args.benchmark, model_name(args.model), _command(args))
+    return found
 
 
 def _command(args: argparse.Namespace) -> str:
     """The call that gives these numbers: options that decide nothing about them are left out."""
+    module = benchmarks.module_of(args.benchmark)
     words = ["umekit", "evaluate", args.benchmark]
-    for name in RUN_ONLY:
-        value = _model_name(args.model) if name == "model" and args.model else getattr(args, name)
-        if value is None:
+    own = () if module is None else module.OPTIONS
+    for name in (*MODEL_OPTIONS, *COMMON, *own):
+        value = model_name(args.model) if name == "model" and args.model else getattr(args, name)
+        if value is None or name in NOT_IN_COMMAND:
             continue
-        words.append(f"--{name.replace('_', '-')}")
+        words.append(_flag(name))
         if value is not True:
             words += [str(part) for part in value] if isinstance(value, list) else [str(value)]
     return shlex.join(words)
 
 
 def _show(report: Report) -> None:
-    from ..evaluation.tables import mean_rows, score_rows
+    from ..evaluation.tables import cost_rows, mean_rows, score_rows
 
     print_table(*score_rows(report))
     print()
     if report.family_means():
         print_table(*mean_rows(report))
+        print()
+    if report.costs:
+        print_table(*cost_rows(report))
     _tell(report)
 
 
@@ -209,6 +251,23 @@ def _tell(report: Report, name: str = "") -> None:
         print(f"{name}not run, hence in no mean: {', '.join(missing)}", file=sys.stderr)
     for alarm in report.alarms:
         print(f"{name}alarm: {alarm}", file=sys.stderr)
+
+
+def _table(args: argparse.Namespace) -> int:
+    from ..evaluation.beside import beside_rows, draw_beside
+
+    reports = {path.stem: _read(args, path) for path in args.table}
+    try:
+        headers, rows = beside_rows(reports)
+        if args.picture:
+            draw_beside(reports, args.picture)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if args.json:
+        print_json([dict(zip(headers, row, strict=True)) for row in rows])
+    else:
+        print_table(headers, rows)
+    return 0
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -222,7 +281,7 @@ def _diff(args: argparse.Namespace) -> int:
     for name, (old, new) in found.conditions.items():
         print(f"{name}: {_short(old)} before, {_short(new)} after")
     headers = ("difference", "95% low", "high", "before", "after", "metric", "pool", "task")
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (one.difference, *(one.interval or ("-", "-")), one.before, one.after, one.metric, one.kind, one.task)
         for one in (*found.changes, *(replace(mean, task=f"mean of {mean.task}") for mean in found.means))
     ]

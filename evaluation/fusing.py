@@ -1,0 +1,72 @@
+"""The best candidates of a query ranked again by a reranker.
+
+U-MARVEL fuses ``alpha * cosine + (1 - alpha) * P(Yes)`` with alpha = 0.5 (paper) over the first 50. What is not among
+them keeps its place behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Fusing:
+    """How to rank again.
+
+    Attributes:
+        reranker: an ``umekit.Reranker``.
+        name: of it, for people.
+        depth: candidates of a query that are ranked again.
+        alpha: weight of the cosine; the reranker's score has the rest.
+    """
+
+    reranker: Any
+    name: str
+    depth: int = 50
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or not 0 <= self.alpha <= 1:
+            raise ValueError(f"depth is {self.depth} and alpha {self.alpha}: give 1 or more, and 0 to 1")
+
+    def settings(self) -> dict[str, Any]:
+        return {"reranker": self.name, "depth": self.depth, "alpha": self.alpha}
+
+    def scores(self, query: Any, candidates: Sequence[Any]) -> list[float]:
+        """The reranker's, in 0..1. Raises what it raises for an item that it cannot score."""
+        return [float(one) for one in self.reranker.rerank(query, list(candidates), show_progress=False)]
+
+    def levels(
+        self, cosines: NDArray[np.float32], reach: NDArray[np.int64], scores: Sequence[float]
+    ) -> NDArray[np.float32]:
+        """A number for each candidate of a pool, by which it is sorted: those in reach above all others.
+
+        Whole numbers, so that nothing that differs becomes equal; float32 holds those of 16 million candidates.
+
+        Args:
+            cosines: [c] of the pool.
+            reach: [k] places of those that were scored again. scores: [k].
+        """
+        fused = (self.alpha * cosines[reach] + (1 - self.alpha) * np.array(scores)).astype(np.float32)
+        if not np.isfinite(fused).all():
+            raise ValueError(f"the reranker {self.name} gave a score that is not finite")
+        levels = _dense(cosines)
+        levels[reach] = len(cosines) + _dense(fused)
+        return levels.astype(np.float32)
+
+    def rerank(
+        self, query: Any, candidate: Callable[[int], Any], cosines: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Levels of one query whose pool is at hand."""
+        reach = np.argsort(-cosines, kind="stable")[: self.depth].astype(np.int64)
+        return self.levels(cosines, reach, self.scores(query, [candidate(int(one)) for one in reach]))
+
+
+def _dense(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """0 for the lowest, the same for equal ones."""
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,70 @@
+"""``umekit evaluate [CHECKPOINT --benchmark] digit-world``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..common import UsageError, load_encoder, load_reranker, positive
+
+if TYPE_CHECKING:
+    from ...evaluation.report import Report
+
+NAMES = ("digit-world",)
+OPTIONS = ("queries", "size", "kinds", "seed", "split", "blind")
+SHARED = ("tasks", "mode", "rerank", "depth", "alpha", "num_samples", "max_new_tokens")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("digit-world")
+    group.add_argument("--queries", type=int, metavar="N", help="queries a task, at least (default 2000)")
+    group.add_argument("--size", type=int, metavar="N", help="candidates of a retrieval pool (default 400)")
+    group.add_argument("--kinds", nargs="+", choices=("random", "hard"), help="pools (default: both)")
+    group.add_argument("--seed", type=int, metavar="N", help="of the world, or of drawn thoughts (default 0)")
+    group.add_argument("--split", choices=("test", "validation", "train"), help="handwriting (default test)")
+    group.add_argument(
+        "--blind", action="store_true", default=None, help="also the question alone and the media alone"
+    )
+
+
+def check(args: argparse.Namespace) -> None:
+    from ...evaluation.digit_world import TASKS
+
+    if unknown := [name for name in args.tasks or () if name not in TASKS]:
+        raise UsageError(f"--tasks: no {', '.join(unknown)}; there are {', '.join(TASKS)}")
+
+
+def measure(args: argparse.Namespace, _name: str, model: str, command: str) -> Report | None:
+    from ...evaluation.digit_world.evaluate import score_digit_world
+    from ...evaluation.fusing import Fusing
+
+    names = ("tasks", "mode", "queries", "size", "kinds", "seed", "split", "blind")
+    options = {name: value for name in names if (value := getattr(args, name)) is not None}
+    calls = {"num_samples": args.num_samples, "max_new_tokens": args.max_new_tokens}
+    fusing = None
+    if args.rerank:
+        reranker = load_reranker(args, args.rerank, args.rerank_preset)
+        fusing = Fusing(
+            reranker, model_name(args.rerank), args.depth or 50, 0.5 if args.alpha is None else args.alpha
+        )
+    return score_digit_world(
+        load_encoder(args),
+        **options,
+        progress=not args.quiet,
+        rerank=fusing,
+        calls={name: value for name, value in calls.items() if value is not None},
+        model=model,
+        command=command,
+    )
+
+
+def model_name(model: str | None) -> str:
+    """A Hub id as it is; of a folder its name, since where it lies says nothing to a reader."""
+    from pathlib import Path
+
+    if model is None:
+        return "ume-tiny"
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+__all__ = ["NAMES", "OPTIONS", "SHARED", "add_arguments", "check", "measure", "model_name", "positive"]
