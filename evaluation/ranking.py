@@ -9,7 +9,7 @@ against the model, *optimistic* ones for it, and *official* ones give equal scor
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 MODEL_OPTIONS = ("model", "preset", "device", "dtype", "attention", "compile")
 COMMON = ("tasks", "mode", "num_samples", "max_new_tokens", "rerank", "rerank_preset", "depth", "alpha")
-READING = ("source", "diff", "table", "oracle", "pass_at")
-NOT_IN_COMMAND = ("work", "data")  # where things lie decides nothing
+READING = ("source", "diff", "table", "oracle_of", "pass_of")
+NOT_IN_COMMAND = ("work", "data", "resume")  # where things lie decides nothing
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,6 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "what", nargs="?", metavar="CHECKPOINT", help="folder or Hub id, or a benchmark's name"
     )
+    parser.add_argument("checkpoint", nargs="?", metavar="", help="after a benchmark: the same as --model")
     parser.add_argument("--benchmark", metavar="NAME", help=f"one of {', '.join(benchmarks.NAMES)}")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="the result file to write")
     parser.add_argument("--readme", type=Path, metavar="FILE.md", help="rewrite the table in this file")
@@ -52,10 +53,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     results.add_argument("--picture", type=Path, metavar="FILE.png", help="of --table")
     results.add_argument(
-        "--oracle", nargs="+", type=Path, metavar="FILE.json", help="each query as the best of these has it"
+        "--oracle-of",
+        nargs="+",
+        type=Path,
+        metavar="FILE.json",
+        help="each query as the best of these has it",
     )
     results.add_argument(
-        "--pass-at",
+        "--pass-of",
         nargs="+",
         metavar=("K", "FILE.json"),
         help="of samples: one of K is right, unbiased, from results of as many seeds",
@@ -67,7 +72,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="TASK",
         help="only these, or families of them (no mean of what is incomplete)",
     )
-    group.add_argument("--num-samples", type=positive, metavar="N", help="thoughts of an item, averaged")
+    group.add_argument(
+        "--num-samples",
+        type=positive,
+        metavar="N",
+        help="thoughts of an item, averaged; of digit-world: drawn for each query, for pass@k",
+    )
     group.add_argument("--rerank", metavar="PATH", help="a reranker for the first candidates of each query")
     group.add_argument("--rerank-preset", metavar="NAME", help="preset of the reranker")
     group.add_argument(
@@ -115,13 +125,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settle(args: argparse.Namespace) -> None:
-    """Which is the checkpoint and which the benchmark: a name alone is a benchmark's."""
+    """Which is the checkpoint and which the benchmark: without --benchmark, the first word is the benchmark."""
     if args.benchmark is None:
-        args.benchmark = args.what
-    elif args.what is not None:
+        args.benchmark, named = args.what, args.checkpoint
+    else:
+        named = args.what
+        if args.checkpoint is not None:
+            raise UsageError(
+                f"{args.checkpoint}: the checkpoint is {args.what}, the benchmark {args.benchmark}"
+            )
+    if named is not None:
         if args.model is not None:
-            raise UsageError(f"{args.what} and --model both name the checkpoint: give one of them")
-        args.model = args.what
+            raise UsageError("give the checkpoint once: as CHECKPOINT or as --model")
+        args.model = named
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -147,14 +163,9 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"{args.benchmark or 'nothing'} can't be run; there is {', '.join(benchmarks.NAMES)}"
             )
-        others = every - set(module.OPTIONS) - set(module.SHARED)
-        if given := [_flag(name) for name in sorted(others) if getattr(args, name) is not None]:
-            raise UsageError(
-                f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} not of {args.benchmark}"
-            )
-        foreign = set(COMMON) - set(module.SHARED) - {"rerank_preset"}
-        if given := [_flag(name) for name in sorted(foreign) if getattr(args, name) is not None]:
-            raise UsageError(f"{', '.join(given)} can't be given with {args.benchmark}")
+        strange = (every | set(COMMON) - {"rerank_preset"}) - {*module.OPTIONS, *module.SHARED}
+        if given := [_flag(name) for name in sorted(strange) if getattr(args, name) is not None]:
+            raise UsageError(f"{args.benchmark} has no {', '.join(given)}")
         if args.rerank is None and (
             given := [n for n in ("rerank_preset", "depth", "alpha") if getattr(args, n) is not None]
         ):
@@ -169,11 +180,13 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _files(args: argparse.Namespace) -> list[Path]:
-    if args.pass_at:
-        if len(args.pass_at) < 2 or not args.pass_at[0].isdigit():
-            raise UsageError("--pass-at takes K and result files of as many seeds")
-        return [Path(one) for one in args.pass_at[1:]]
-    return [args.source] if args.source else [*(args.diff or []), *(args.table or []), *(args.oracle or [])]
+    if args.pass_of:
+        if len(args.pass_of) < 2 or not args.pass_of[0].isdigit():
+            raise UsageError("--pass-of takes K and result files of as many seeds")
+        return [Path(one) for one in args.pass_of[1:]]
+    return (
+        [args.source] if args.source else [*(args.diff or []), *(args.table or []), *(args.oracle_of or [])]
+    )
 
 
 def _flag(name: str) -> str:
@@ -201,11 +214,11 @@ def _read(args: argparse.Namespace, path: Path) -> Report:
 def _combined(args: argparse.Namespace) -> Report | None:
     from ..evaluation.combining import oracle_report, pass_at_k_report
 
-    reports = [_read(args, path) for path in _files(args)] if args.oracle or args.pass_at else []
+    reports = [_read(args, path) for path in _files(args)] if args.oracle_of or args.pass_of else []
     if not reports:
         return None
     try:
-        return oracle_report(reports) if args.oracle else pass_at_k_report(reports, int(args.pass_at[0]))
+        return oracle_report(reports) if args.oracle_of else pass_at_k_report(reports, int(args.pass_of[0]))
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -221,8 +234,8 @@ def _command(args: argparse.Namespace) -> str:
     """The call that gives these numbers: options that decide nothing about them are left out."""
     module = benchmarks.module_of(args.benchmark)
     words = ["umekit", "evaluate", args.benchmark]
-    own = () if module is None else module.OPTIONS
-    for name in (*MODEL_OPTIONS, *COMMON, *own):
+    own = () if module is None else (*module.OPTIONS, *module.SHARED)
+    for name in dict.fromkeys((*MODEL_OPTIONS, *COMMON, *own)):
         value = model_name(args.model) if name == "model" and args.model else getattr(args, name)
         if value is None or name in NOT_IN_COMMAND:
             continue

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from ...evaluation.report import Report
 
 NAMES = ("digit-world",)
-OPTIONS = ("queries", "size", "kinds", "seed", "split", "blind")
+OPTIONS = ("queries", "size", "kinds", "seed", "split", "blind", "pass_at", "oracle")
 SHARED = ("tasks", "mode", "rerank", "depth", "alpha", "num_samples", "max_new_tokens")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("digit-world")
+    group = parser.add_argument_group("digit-world, thoughts")
     group.add_argument("--queries", type=int, metavar="N", help="queries a task, at least (default 2000)")
     group.add_argument("--size", type=int, metavar="N", help="candidates of a retrieval pool (default 400)")
     group.add_argument("--kinds", nargs="+", choices=("random", "hard"), help="pools (default: both)")
@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--split", choices=("test", "validation", "train"), help="handwriting (default test)")
     group.add_argument(
         "--blind", action="store_true", default=None, help="also the question alone and the media alone"
+    )
+    group.add_argument(
+        "--pass-at", nargs="+", type=positive, metavar="K", help="the k of pass@k (default 1, 2, 4 ... N)"
+    )
+    group.add_argument(
+        "--oracle", action="store_true", default=None, help="also: right at once, or after a thought"
     )
 
 
@@ -38,9 +44,8 @@ def measure(args: argparse.Namespace, _name: str, model: str, command: str) -> R
     from ...evaluation.digit_world.evaluate import score_digit_world
     from ...evaluation.fusing import Fusing
 
-    names = ("tasks", "mode", "queries", "size", "kinds", "seed", "split", "blind")
+    names = ("tasks", "mode", "max_new_tokens", "num_samples", *OPTIONS)
     options = {name: value for name in names if (value := getattr(args, name)) is not None}
-    calls = {"num_samples": args.num_samples, "max_new_tokens": args.max_new_tokens}
     fusing = None
     if args.rerank:
         reranker = load_reranker(args, args.rerank, args.rerank_preset)
@@ -52,7 +57,6 @@ def measure(args: argparse.Namespace, _name: str, model: str, command: str) -> R
         **options,
         progress=not args.quiet,
         rerank=fusing,
-        calls={name: value for name, value in calls.items() if value is not None},
         model=model,
         command=command,
     )
@@ -65,6 +69,3 @@ def model_name(model: str | None) -> str:
     if model is None:
         return "ume-tiny"
     return Path(model).resolve().name if Path(model).is_dir() else model
-
-
-__all__ = ["NAMES", "OPTIONS", "SHARED", "add_arguments", "check", "measure", "model_name", "positive"]
