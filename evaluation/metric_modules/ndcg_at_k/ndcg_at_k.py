@@ -1,0 +1,27 @@
+"""nDCG@k, for ``evaluate.load``: a module that the library copies elsewhere, hence the absolute import."""
+
+from typing import Any
+
+import datasets
+import evaluate
+
+import umekit.evaluation.rows as rows
+
+DESCRIPTION = "nDCG@k with linear gains."
+
+
+class NdcgAtK(evaluate.Metric):  # type: ignore[misc]
+    """nDCG@k."""
+
+    def _info(self) -> Any:
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation="",
+            inputs_description=rows.INPUTS,
+            features=datasets.Features(rows.RANKED),
+        )
+
+    def _compute(
+        self, predictions: Any, references: Any, k: int = 5, ties: str = "pessimistic"
+    ) -> dict[str, float]:
+        return {"ndcg_at_k": rows.ranked("ndcg_linear", k, predictions, references, ties)}

@@ -1,0 +1,217 @@
+"""Where data come from: exact names, frames first, archives that may be hostile, and the Hub."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import layouts
+import pytest
+
+from umekit.encoding.inputs import unpacking
+from umekit.encoding.inputs.columns import OutsideRootError
+from umekit.encoding.inputs.json_records import FormatError
+from umekit.encoding.inputs.unpacking import archives_in, unpacked
+from umekit.evaluation.benchmarks import HubData, LocalData, load_benchmark
+from umekit.evaluation.benchmarks import data as module
+from umekit.evaluation.benchmarks.data import BenchmarkDataError, Media, chosen_frames
+from umekit.evaluation.benchmarks.readers import read_problem
+from umekit.processing.limits import MediaError, MediaLimits
+
+MMEB = load_benchmark("mmeb-v2")
+
+
+def _task(name: str) -> Any:
+    return MMEB.chosen([name])[0]
+
+
+def test_frames_are_chosen_as_the_official_code_does(tmp_path: Path) -> None:
+    assert chosen_frames(list(range(5)), 8) == list(range(5))
+    assert chosen_frames(list(range(64)), 8) == [0, 9, 18, 27, 36, 45, 54, 63]
+    layouts.frames(tmp_path / "a", 0, count=12)
+    names = [Path(one).name for one in Media(tmp_path).video("a", 8)]
+    assert names == [f"frame_{n}.jpg" for n in (1, 2, 4, 5, 7, 8, 10, 12)]  # 10 after 9, not after 1
+
+
+def test_media_are_found_by_their_exact_names(tmp_path: Path) -> None:
+    """Trap: matching by an ending fetched 209741 for 9741 (evalscope#1752)."""
+    layouts.frames(tmp_path / "frames/209741", 0)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips/19741.mp4").write_bytes(b"x")
+    media = Media(tmp_path / "frames", tmp_path / "clips")
+    with pytest.raises(BenchmarkDataError, match="'9741'"):
+        media.video("9741", 8)
+    (tmp_path / "clips/9741.mp4").write_bytes(b"x")
+    assert media.video("9741", 8) == str(tmp_path / "clips/9741.mp4")
+    layouts.frames(tmp_path / "frames/9741", 0)
+    assert isinstance(media.video("9741", 8), list)  # frames come first
+    for name in ("../frames/209741", "/etc/passwd"):
+        with pytest.raises(OutsideRootError):
+            media.picture(name)
+
+
+def _tar(path: Path, names: dict[str, bytes], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, data in names.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_archives_of_media_are_unpacked_once(mmeb: Any, tmp_path: Path) -> None:
+    """The published form: frames in video_cls.tar.gz, pictures in mmeb_v1.tar.gz; parts read as one."""
+    root, _ = mmeb
+    wanted = {name: read_problem(MMEB, _task(name), LocalData(root)) for name in ("HMDB51", "HatefulMemes")}
+    packed = tmp_path / "packed"
+    for name in ("image-query/HatefulMemes.jsonl", "video-tasks/data/hmdb51.jsonl"):
+        (packed / name).parent.mkdir(parents=True, exist_ok=True)
+        (packed / name).write_bytes((root / name).read_bytes())
+    for folder, inside, archive in (
+        ("image-tasks/MMEB", "MMEB", "image-tasks/mmeb_v1.tar.gz"),
+        ("video-tasks/frames/video_cls", "video_cls", "video-tasks/frames/video_cls.tar.gz"),
+    ):
+        files = {
+            f"{inside}/{path.relative_to(root / folder)}": path.read_bytes()
+            for path in (root / folder).rglob("*")
+            if path.is_file()
+        }
+        (packed / archive).parent.mkdir(parents=True, exist_ok=True)
+        _tar(packed / archive, files)
+    whole = packed / "video-tasks/frames/video_cls.tar.gz"
+    data = whole.read_bytes()
+    for number, start in enumerate(range(0, len(data), len(data) // 3 + 1)):
+        whole.with_name(f"{whole.name}.part{number}").write_bytes(data[start : start + len(data) // 3 + 1])
+    whole.unlink()
+    for name, problem in wanted.items():
+        found = read_problem(MMEB, _task(name), LocalData(packed, tmp_path / "cache"))
+        assert len(found.queries) == len(problem.queries)
+        for mine, theirs in zip(found.queries, problem.queries, strict=True):
+            left, right = (next(iter(one.media.values())) for one in (mine, theirs))
+            pairs = zip(
+                [left] if isinstance(left, str) else left,
+                [right] if isinstance(right, str) else right,
+                strict=True,
+            )
+            assert all(Path(a).read_bytes() == Path(b).read_bytes() for a, b in pairs)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["../out.png", "/tmp/umekit-out.png", "a/../../out.png"])
+def test_no_member_leads_out(name: str, tmp_path: Path) -> None:
+    archive = _tar(tmp_path / "a.tar.gz", {name: b"x"})
+    with pytest.raises((MediaError, OutsideRootError)):
+        unpacked([archive], tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_links_bombs_and_damage_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tarfile.TarInfo("a")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "l.tar", "w") as archive:
+        archive.addfile(link)
+    with pytest.raises(MediaError, match="link or special"):
+        unpacked([tmp_path / "l.tar"], tmp_path / "cache")
+    monkeypatch.setattr(unpacking, "SPARE", 0)
+    bomb = _tar(tmp_path / "b.tar.gz", {"zeros": bytes(1 << 22)})
+    with pytest.raises(MediaError, match="times its size"):
+        unpacked([bomb], tmp_path / "cache")
+    with pytest.raises(MediaError, match="the limit is 100"):
+        unpacked([bomb], tmp_path / "cache", MediaLimits(file_bytes=100))
+    (tmp_path / "d.tar.gz").write_bytes(bomb.read_bytes()[:100])
+    with pytest.raises(MediaError):
+        unpacked([tmp_path / "d.tar.gz"], tmp_path / "cache")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("a/b.txt", "x" * 10)
+    monkeypatch.undo()
+    found = unpacked(archives_in(tmp_path)["z.zip"], tmp_path / "cache")
+    assert (found / "a/b.txt").read_text() == "x" * 10
+
+
+def _rows(task: str, change: Callable[[dict[str, Any]], None], root: Path, to: Path) -> LocalData:
+    import json
+    import shutil
+
+    shutil.copytree(root, to)
+    path = to / f"image-query/{task}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    change(rows[1])
+    layouts.lines(path, rows)
+    return LocalData(to)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda row: row.pop("tgt_text"), "HatefulMemes.jsonl, HatefulMemes.jsonl:2: 'tgt_text' is missing"),
+        (lambda row: row.update(qry_img_path="none.png"), "no picture 'none.png'"),
+        (lambda row: row.update(qry_img_path="../../x.png"), "below its own folder"),
+    ],
+)
+def test_a_row_that_is_wrong_is_named(change: Any, error: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    layouts.image_task(root, "HatefulMemes", "i2t")
+    data = _rows("HatefulMemes", change, root, tmp_path / "copy")
+    with pytest.raises((FormatError, FileNotFoundError, OutsideRootError), match=error):
+        read_problem(MMEB, _task("HatefulMemes"), data)
+
+
+def test_rows_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkDataError, match="image-query/CIRR"):
+        read_problem(MMEB, _task("CIRR"), LocalData(tmp_path))
+
+
+def test_the_hub_is_asked_for_a_commit_and_streams(
+    mmeb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the Hub: rows by the streaming loader, media by a snapshot, both of one commit."""
+    import json
+
+    root, _ = mmeb
+    asked: list[tuple[Any, ...]] = []
+
+    def rows(repo: str, config: str | None, split: str, commit: str) -> list[Any]:
+        asked.append((repo, config, split, commit))
+        return [json.loads(line) for line in (root / f"image-query/{config}.jsonl").read_text().splitlines()]
+
+    def snapshot(repo: str, patterns: Any, commit: str) -> Path:
+        asked.append((repo, tuple(patterns), commit))
+        return root
+
+    monkeypatch.setattr(module, "commit_of", lambda repo, revision: f"{repo}@{revision}")
+    monkeypatch.setattr(module, "stream_rows", rows)
+    monkeypatch.setattr(module, "snapshot", snapshot)
+    data = HubData(MMEB, tmp_path, "main")
+    task = _task("CIRR")
+    found = read_problem(MMEB, task, data)
+    assert [entry.words for entry in found.queries] == [
+        entry.words for entry in read_problem(MMEB, task, LocalData(root)).queries
+    ]
+    assert ("ziyjiang/MMEB_Test_Instruct", "CIRR", "test", "ziyjiang/MMEB_Test_Instruct@main") in asked
+    [media] = [one for one in asked if one[0] == "TIGER-Lab/MMEB-V2"]
+    assert "image-tasks/MMEB/*" in media[1]
+    assert "image-tasks/*.tar*" in media[1]
+    assert data.revision(task) == "ziyjiang/MMEB_Test_Instruct@main"
+
+
+def test_streamed_pictures_stay_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets
+
+    path = Path(layouts.picture(tmp_path / "a.png", 0))
+    features = datasets.Features({"corpus-id": datasets.Value("string"), "image": datasets.Image()})
+    table = datasets.Dataset.from_dict({"corpus-id": ["p"], "image": [str(path)]}, features=features)
+    calls: dict[str, Any] = {}
+
+    def load(repo: str, config: str, **options: Any) -> Any:
+        calls.update(options)
+        return table.to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    [row] = module.stream_rows("vidore/x", "corpus", "test", "abc")
+    assert set(row["image"]) == {"bytes", "path"}
+    assert (calls["streaming"], calls["revision"]) == (True, "abc")
