@@ -114,7 +114,7 @@ def load(
             f"the role {kind!r} cannot be loaded by this version; known are {', '.join(CLASSES)}"
         )
     if kind != settings.kind:
-        settings = replace(settings, kind=cast(Kind, kind))
+        settings = replace(settings, kind=cast(Kind, kind), default_mode=None)
     if device is not None and model_kwargs.get("device_map") is not None:
         raise ValueError("device and device_map both say where the model goes: give one of them")
     device = device_of(device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def train(args: argparse.Namespace) -> None:
 
 def publish(model: Any, processor: Any, folder: Path) -> None:
     """The folder in bfloat16: half the bytes, and what a vector loses by it is measured in its card."""
-    model.settings.max_new_tokens = MAX_NEW_TOKENS
+    # It can think, and by default does not: what it is asked most is answered at a glance.
+    model.settings = replace(model.settings, max_new_tokens=MAX_NEW_TOKENS, default_mode="discriminative")
     model.backbone.to(torch.bfloat16)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -35,7 +35,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
     _supports_flash_attn = True
     _no_split_modules: ClassVar[list[str]] = []  # type: ignore[misc]
     kind: ClassVar[str] = ""
-    modes: ClassVar[tuple[str, ...]] = ()  # of ``encode``, the default first
+    modes: ClassVar[tuple[str, ...]] = ()  # of ``encode``
 
     def __init__(
         self, config: Any, backbone: nn.Module | None = None, settings: UmeSettings | None = None

@@ -135,7 +135,7 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             processor: the checkpoint's processor.
             role: None, ``"query"`` or ``"document"``: default instruction per side.
             instruction: replaces the role's default instruction.
-            mode: one of ``modes``; the first of them when None. ``"discriminative"`` embeds at once,
+            mode: one of ``modes``; the checkpoint's default when None. ``"discriminative"`` embeds at once,
                 ``"generative"`` thinks first, ``"both"`` gives both from one prefill.
             dim: keep the first ``dim`` numbers.
             batch_size: most rows of a forward; fewer where they are long, or memory does not hold them.

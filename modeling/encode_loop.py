@@ -66,7 +66,7 @@ class EncodeOptions:
         Raises:
             ValueError: the model has no such mode or ``dim``, or a wish that only a mode that thinks can fulfil.
         """
-        mode = model.modes[0] if mode is None else mode
+        mode = model.settings.mode if mode is None else mode
         if mode not in model.modes:
             kind = model.settings.kind
             needed = "a generative" if kind == "discriminative" else "another"

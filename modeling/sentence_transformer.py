@@ -167,7 +167,7 @@ class UmeTransformer(InputModule):
         known = [one for one in self.model.modes if one != "both"]  # one vector per input
         if mode is not None and mode not in known:
             raise ValueError(f"mode={mode!r}: a {self.model.settings.kind} checkpoint has {', '.join(known)}")
-        mode = mode or known[0]
+        mode = mode or self.model.settings.mode or known[0]
         if max_new_tokens is not None and mode == "discriminative":
             raise ValueError("max_new_tokens needs a mode that thinks, 'discriminative' does not")
         return mode

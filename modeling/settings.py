@@ -19,6 +19,12 @@ FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `fil
 
 Kind = Literal["discriminative", "generative", "adaptive", "reranker"]
 KINDS: tuple[str, ...] = ("discriminative", "generative", "adaptive", "reranker")
+DEFAULT_MODES: dict[str, tuple[str, ...]] = {  # a kind's own first
+    "discriminative": ("discriminative",),
+    "generative": ("generative", "discriminative"),
+    "adaptive": ("adaptive", "generative", "discriminative"),
+    "reranker": (),
+}
 
 # Families whose linear-attention layers stay causal whatever mask they are given.
 LINEAR_ATTENTION_FAMILIES = frozenset({"qwen3_5", "qwen3_5_moe", "qwen3_next"})
@@ -48,6 +54,8 @@ class UmeSettings:
         normalize: whether vectors are scaled to length one.
         dim: keep only the first ``dim`` numbers (Matryoshka); None keeps all.
         tokens: ids that the model itself must know while generating (thought, ``<gen_emb>``, actions, answers).
+        default_mode: how items are embedded where the caller names no mode; None for the kind's own,
+            ``"discriminative"`` where a checkpoint can think and seldom should.
         max_new_tokens: most tokens of a thought where the caller says nothing (generative kind).
         thought_end: ``"forced"``: the vector is the state of the first ``<gen_emb>``, which a thought without one is
             given; ``"official"``: UME-R1's published loop, see ``reasoning.think``.
@@ -61,6 +69,7 @@ class UmeSettings:
     normalize: bool = True
     dim: int | None = None
     tokens: dict[str, int | list[int]] = field(default_factory=dict)
+    default_mode: str | None = None
     max_new_tokens: int = 8192
     thought_end: Literal["forced", "official"] = "forced"
 
@@ -76,6 +85,12 @@ class UmeSettings:
             value = getattr(self, name)
             if not isinstance(value, str) or value not in values:
                 raise UmeSettingsError(f"{BLOCK}.{_stored(name)} is {_shown(value)}; use one of {values}")
+        known = DEFAULT_MODES[self.kind]
+        if self.default_mode is not None and self.default_mode not in known:
+            raise UmeSettingsError(
+                f"{BLOCK}.default_mode is {_shown(self.default_mode)}; the {self.kind} kind knows "
+                f"{', '.join(known) or 'none'}, or null"
+            )
         for name in ("deepstack", "normalize"):
             if type(getattr(self, name)) is not bool:
                 raise UmeSettingsError(f"{BLOCK}.{name} is {_shown(getattr(self, name))}; use true or false")
@@ -123,6 +138,11 @@ class UmeSettings:
                 f"{model_type} has linear-attention layers, which stay causal: "
                 "attention='bidirectional' would be half true; use attention='causal'"
             )
+
+    @property
+    def mode(self) -> str | None:
+        """How items are embedded where the caller names no mode; None for a kind that embeds nothing."""
+        return self.default_mode or next(iter(DEFAULT_MODES[self.kind]), None)
 
     def to_dict(self) -> dict[str, Any]:
         """The block as it is written into ``config.json``."""
@@ -184,7 +204,7 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
     if target not in ("sentence-transformers", "vllm", "transformers"):
         raise ValueError(f"unknown target {target!r}: use 'sentence-transformers', 'vllm' or 'transformers'")
     pairs = settings.kind == "reranker" and target == "sentence-transformers"  # its CrossEncoder
-    if settings.kind != "discriminative" and not pairs:
+    if settings.mode != "discriminative" and not pairs:
         return False, f"the {settings.kind} kind needs umekit's own loop"
     if settings.attention == "bidirectional_if_padded":
         return False, "attention that depends on the batch has no form outside umekit"

@@ -29,6 +29,7 @@ MODEL: list[tuple[str, list[Any]]] = [
     ("tokens", [[1], "a", {"yes": "1"}, {"yes": -1}, {"yes": True}, {"yes": [1, "2"]}, {"yes": 1.0}]),
     ("schema", [0, 2, "1", True, None, 1.0]),
     ("thought_end", ["soon", []]),
+    ("default_mode", ["generative", "both", 1, []]),  # of a discriminative checkpoint
     ("new_entry", [1]),
 ]
 PROCESSOR: list[tuple[str, list[Any]]] = [

@@ -1,0 +1,65 @@
+"""A checkpoint that can think and by default does not: every door gives its direct vectors, and a mode its thoughts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModel, AutoProcessor
+
+import umekit
+from umekit.encoding.loading import packaged_model
+from umekit.modeling.settings import UmeSettings, UmeSettingsError, expressible
+
+ITEMS = ["a text", "another one, and longer"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("default_mode")
+    encoder = umekit.load(packaged_model(), role="generative")
+    model = encoder.model
+    model.settings = replace(model.settings, default_mode="discriminative", max_new_tokens=6)
+    model.save_pretrained(target)
+    encoder.processor.save_pretrained(target)
+    return target
+
+
+def test_every_door(folder: Path, tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    encoder = umekit.load(folder)
+    direct, generated = encoder.encode(ITEMS, mode="both").values()
+    assert np.abs(direct - generated).max() > 1e-3
+    np.testing.assert_allclose(encoder.encode(ITEMS), direct, atol=1e-5)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    np.testing.assert_allclose(model.encode(ITEMS, processor=processor), direct, atol=1e-5)
+    thought = model.encode(ITEMS, processor=processor, mode="generative")
+    np.testing.assert_allclose(thought, generated, atol=1e-5)
+    assert not (folder / "sentence_transformer_ume.py").exists()  # stock modules express its direct vectors
+    stock = library.SentenceTransformer(
+        str(folder), device="cpu", trust_remote_code=True
+    )  # for our processor
+    np.testing.assert_allclose(stock.encode(ITEMS), direct, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = umekit.load(tmp_path)
+    assert again.model.settings == encoder.model.settings
+    np.testing.assert_allclose(again.encode(ITEMS, mode="generative"), generated, atol=1e-5)
+
+
+def test_what_a_kind_can_have() -> None:
+    assert UmeSettings(kind="generative").mode == "generative"
+    assert UmeSettings(kind="reranker").mode is None
+    for target in ("sentence-transformers", "vllm", "transformers"):
+        assert not expressible(UmeSettings(kind="generative"), target)[0]
+        assert expressible(UmeSettings(kind="generative", default_mode="discriminative"), target)[0]
+    for kind, mode in (
+        ("discriminative", "generative"),
+        ("generative", "both"),
+        ("reranker", "discriminative"),
+    ):
+        with pytest.raises(UmeSettingsError, match="default_mode"):
+            UmeSettings(kind=kind, default_mode=mode)
