@@ -23,13 +23,15 @@ from ..processing.items import ItemError
 from ..processing.thoughts import listed_thoughts
 from .calls import as_items, check_call, compute_alone_after_fork
 from .deduplication import first_occurrences
-from .fingerprint import ModelHashes, check_fingerprint, processor_hash
+from .fingerprint import HashOfWeights, check_fingerprint, model_hashes, processor_hash
 from .prefetching import Prefetcher, mover_for, prepare_ahead
+from .reasoned import Reasoned
 
 if TYPE_CHECKING:
     from ..modeling.composed import UmePreTrainedModel
     from ..processing.processor import UmeProcessor
     from .index.exact import Index
+    from .reasoner import Reasoner
 
 Role = Literal["query", "document"]
 WINDOW = 1024  # items that are prepared and sorted together
@@ -44,6 +46,7 @@ class Encoder:
         processor: the checkpoint's processor.
         batch_tokens: padded tokens of one forward, visual ones counted; chosen by device when None.
         workers: threads that read, resize and tokenise ahead of the model; chosen by cores when None.
+        reasoner: thinks of the items before they are embedded; None where the model is on its own.
     """
 
     def __init__(
@@ -53,9 +56,11 @@ class Encoder:
         *,
         batch_tokens: int | None = None,
         workers: int | None = None,
+        reasoner: Reasoner | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
+        self.reasoner = reasoner
         self.assumption = ""  # what `load` took for granted of a checkpoint that does not say what it is
         if batch_tokens is None:
             batch_tokens = default_tokens(model.device)
@@ -97,8 +102,8 @@ class Encoder:
         return ", ".join([*parts, "compiled"] if compiled else parts)
 
     @cached_property
-    def _model_hashes(self) -> ModelHashes:
-        return ModelHashes(self.model)
+    def _model_hashes(self) -> HashOfWeights[tuple[str, str]]:
+        return model_hashes(self.model)
 
     @cached_property
     def _processor_hash(self) -> str:
@@ -108,10 +113,11 @@ class Encoder:
         """Hashes of model and processor, and the dimension: what vectors must share to be compared.
 
         ``model`` is of the weights as they are now; ``model_1`` is what earlier versions called it, and is looked at
-        only where an index has nothing better.
+        only where an index has nothing better. ``reasoner`` is there where one thinks.
         """
         now, former = self._model_hashes()
-        return {"model": now, "model_1": former, "processor": self._processor_hash, "dim": self.dim}
+        own = {"model": now, "model_1": former, "processor": self._processor_hash, "dim": self.dim}
+        return own if self.reasoner is None else own | {"reasoner": self.reasoner.fingerprint()}
 
     # ---- encoding -------------------------------------------------------------------------------------------------
 
@@ -164,7 +170,8 @@ class Encoder:
             thoughts: one for each item, from anywhere, which is then embedded with it in one forward and writes none:
                 a text ``<think>...</think><answer>...``, a pair ``(thought, answer)``, or ids of tokens, such as
                 ``thought_ids`` of the details; None for an item that is to think itself. With ``num_samples``, each
-                is a list of so many. None of them may be longer than ``max_new_tokens``.
+                is a list of so many. None of them may be longer than ``max_new_tokens``. Where there is a reasoner,
+                it thinks of the items that have none.
 
         Returns:
             float32 ``[n, d]``, rows of length one, in the items' order; ``[n, k, d]`` for ``reduce=None``; with
@@ -190,6 +197,10 @@ class Encoder:
         )
         listed = as_items(items)
         given = None if thoughts is None else listed_thoughts(thoughts, len(listed))
+        reasoned: Reasoned | None = None
+        if self.reasoner is not None and self.reasoner.thinks_of(role):
+            reasoned = Reasoned.of(self.reasoner, listed, given, options, role, instruction, self.processor)
+            given = reasoned.given
         processor = self.processor.for_call(listed).for_mode(options.mode)
         device = self.model.device
         budget = TokenBudget(batch_tokens or self.batch_tokens * options.budget_factor, device)
@@ -204,7 +215,7 @@ class Encoder:
         def prepare(index: int) -> Prepared:
             try:
                 return processor.prepare(
-                    listed[index],
+                    listed[index] if reasoned is None else reasoned.item(index),
                     role=role,
                     instruction=instruction,
                     index=index,
@@ -256,6 +267,8 @@ class Encoder:
         if cuts.count:
             cuts.warn(len(listed))
         result.finish(budget, numpy=True)
+        if reasoned is not None:
+            reasoned.tell(result)
         if return_details:
             return result
         if result.errors:

@@ -9,16 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
+
 VERSION = "2:"  # how a model's hash of this kind begins; those of version 1 are bare
 SAMPLES = 1 << 14  # values of a weight; of one with more rows, two of each row
 FORMER_SAMPLES = 512
-COMPARED = ("model", "processor", "prompts", "dim")  # the parts of a fingerprint that change vectors
+COMPARED = (
+    "model",
+    "processor",
+    "prompts",
+    "dim",
+    "reasoner",
+)  # the parts of a fingerprint that change vectors
 
 
 class IndexMismatchError(ValueError):
@@ -28,13 +36,18 @@ class IndexMismatchError(ValueError):
 def model_hash(model: Any) -> str:
     """sha256 of the settings and of values of every weight, spread evenly from its first to its last."""
     digest = _settings(model)
-    for name, weight in sorted(model.backbone.state_dict().items()):
+    feed_weights(digest, model.backbone)
+    return VERSION + digest.hexdigest()
+
+
+def feed_weights(digest: Any, module: Any) -> None:
+    """Values of every weight of a module into a digest."""
+    for name, weight in sorted(module.state_dict().items()):
         flat = weight.detach().reshape(-1)
         wanted = max(SAMPLES, 2 * weight.shape[0] if weight.dim() else 0)
         if flat.numel() > wanted:
             flat = flat[_spread(flat.numel(), wanted).to(flat.device)]
         _feed(digest, name, weight, flat)
-    return VERSION + digest.hexdigest()
 
 
 def former_model_hash(model: Any) -> str:
@@ -47,22 +60,25 @@ def former_model_hash(model: Any) -> str:
     return digest.hexdigest()
 
 
-class ModelHashes:
-    """Both hashes of a model, made anew when a weight was written to since."""
+class HashOfWeights(Generic[T]):
+    """What is made of a module's weights, made anew when one was written to since."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, module: Any, make: Callable[[], T]) -> None:
+        self.module, self.make = module, make
         self._state: Any = None
-        self._hashes = ("", "")
 
-    def __call__(self) -> tuple[str, str]:
-        """The hash, and that of version 1."""
-        weights = self.model.backbone.state_dict()
+    def __call__(self) -> T:
+        weights = self.module.state_dict()
         state = [(name, weight.data_ptr(), _writes(weight)) for name, weight in weights.items()]
         if state != self._state:
-            self._hashes = model_hash(self.model), former_model_hash(self.model)
+            self._made = self.make()
             self._state = state
-        return self._hashes
+        return self._made
+
+
+def model_hashes(model: Any) -> HashOfWeights[tuple[str, str]]:
+    """Gives the hash of a model, and that of version 1."""
+    return HashOfWeights(model.backbone, lambda: (model_hash(model), former_model_hash(model)))
 
 
 def _writes(weight: Tensor) -> int:

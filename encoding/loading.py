@@ -24,6 +24,7 @@ from .devices import device_of
 from .encoder import Encoder
 from .presets import Preset, fill_rows
 from .presets.choosing import choose_preset
+from .reasoner import Reasoner
 from .reranker import Reranker
 
 CLASSES: dict[str, Any] = {
@@ -49,6 +50,7 @@ def load(
     revision: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
     compile: bool = False,
+    reasoner: str | os.PathLike[str] | Reasoner | None = None,
     **model_kwargs: Any,
 ) -> Any:
     """Load a checkpoint: an :class:`Encoder`, or a :class:`Reranker` where it is one.
@@ -67,6 +69,8 @@ def load(
         adapter: LoRA folder or repository to put on the backbone.
         compile: ``torch.compile`` the layers of a discriminative checkpoint (:func:`compile_layers`): slow to begin,
             for long runs.
+        reasoner: an image-text-to-text model that thinks of every item before it is embedded: a folder or Hub
+            repository, loaded with this ``device`` and ``dtype``; or a :class:`Reasoner`, which can be told more.
         model_kwargs: go to ``from_pretrained`` (``attn_implementation``, ``quantization_config``, ``device_map``...).
             ``trust_remote_code=True`` is ignored with a warning: a repository's code is never run.
             With ``"flash_attention_2"`` and ``"packed_sdpa"``, embedding at once computes no padding; on a CPU the
@@ -81,7 +85,8 @@ def load(
             of the folder, or far fewer than the config asks for.
         RemoteCodeError: it can only be opened by running code that it brings.
         DeviceError: no such device here.
-        ValueError: no such role, or ``compile`` for another one than the discriminative.
+        ValueError: no such role, ``compile`` for another one than the discriminative, or a ``reasoner`` for a
+            reranker.
     """
     compute_alone_after_fork()
     source = os.fspath(path) if path is not None else str(packaged_model())
@@ -115,6 +120,10 @@ def load(
         )
     if kind != settings.kind:
         settings = replace(settings, kind=cast(Kind, kind), default_mode=None)
+    if reasoner is not None and kind == "reranker":
+        raise ValueError("a reasoner thinks for an embedder, and this is a reranker")
+    if reasoner is not None and not isinstance(reasoner, Reasoner):
+        reasoner = Reasoner.from_pretrained(reasoner, device=device, dtype=dtype)
     if device is not None and model_kwargs.get("device_map") is not None:
         raise ValueError("device and device_map both say where the model goes: give one of them")
     device = device_of(device)
@@ -155,7 +164,7 @@ def load(
     elif device.type == "cpu" and "attn_implementation" not in model_kwargs:
         pack_on_cpu(model.config)
     opened: Encoder | Reranker = (
-        Reranker(model, processor) if kind == "reranker" else Encoder(model, processor)
+        Reranker(model, processor) if kind == "reranker" else Encoder(model, processor, reasoner=reasoner)
     )
     opened.assumption = choice.assumption
     return opened

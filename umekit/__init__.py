@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .encoding.golden.verify import Verification, verify
     from .encoding.index.exact import Index
     from .encoding.loading import load
+    from .encoding.reasoner import Reasoner
     from .encoding.reranker import Reranked, Reranker
     from .modeling.discriminative import UmeForDiscriminativeEmbedding
     from .modeling.encode_loop import Encoded
@@ -33,6 +34,7 @@ _PUBLIC = {
     "Encoded": ".modeling.encode_loop",
     "Encoder": ".encoding.encoder",
     "Index": ".encoding.index.exact",
+    "Reasoner": ".encoding.reasoner",
     "Reranked": ".encoding.reranker",
     "Reranker": ".encoding.reranker",
     "UmeForDiscriminativeEmbedding": ".modeling.discriminative",
@@ -47,6 +49,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "Index",
+    "Reasoner",
     "Reranked",
     "Reranker",
     "UmeForDiscriminativeEmbedding",
