@@ -385,3 +385,29 @@ def test_evaluate_refuses_before_it_runs(
     ):
         assert main(["evaluate", "digit-world", *call]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_results_beside_each_other(tmp_path: Path) -> None:
+    """Modes and rerankers of DigitWorld in one table and one picture, cost beside quality."""
+    from umekit.evaluation.beside import beside_rows, draw_beside
+    from umekit.evaluation.fusing import Fusing
+
+    class Letters:
+        """Likes candidates that have letters in common with the query."""
+
+        def rerank(self, query: Any, candidates: Any, **_: Any) -> np.ndarray:
+            said = [len(set(str(query.get("text"))) & set(str(one.get("text")))) / 99 for one in candidates]
+            return np.array(said, dtype=np.float32)
+
+    plain = score(Guesser(), ["sum"])
+    again = score(Guesser(), ["sum"], rerank=Fusing(Letters(), "letters", depth=5))
+    assert again.conditions.settings["rerank"]["reranker"] == "letters"
+    assert again.costs["all pairs"]["items"] == 5 * sum(one.n for one in again.scores)
+    headers, rows = beside_rows({"plain": plain, "reranked": again})
+    assert headers[:4] == ["result", "mode", f"mean of {len(plain.scores)} scores", TASKS["sum"].family]
+    assert [row[0] for row in rows] == ["plain", "reranked"]
+    assert rows[0][2] == pytest.approx(np.mean([one.value for one in plain.scores]))
+    draw_beside({"plain": plain, "reranked": again}, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no task in common"):
+        beside_rows({"plain": plain, "other": score(Guesser(), ["qa_what"])})
