@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 import umekit
 from umekit.encoding.encoder import Encoder
@@ -79,6 +79,7 @@ def train(arm: Arm, seed: int, start: Path, out: Path) -> None:
     log.write_text("", encoding="utf-8")
     make = reinforcing if arm.kind == "rl" else teaching
     trainer = make(arm, seed, encoder, out)
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Log(log))
     trainer.train()
     encoder.model.save_pretrained(out / "checkpoint")
