@@ -49,16 +49,19 @@ GLANCE = Arm("glance", "DUME: same rows and steps, the direct vector alone", "gl
 LONGER = Arm("glance-longer", "DUME on twice the rows", "glance", steps=1400)
 DEEPER = Arm("glance-deeper", "DUME with 8 layers in place of 5", "glance", added_layers=3)
 
-# Rows that no cold start has seen.
-_AFTER = 10_000
+# RL needs a start that has the skill and a bad habit: a cold start on the faulty teacher alone learned neither (after 300
+# steps 2 % of its thoughts were exact), so the habit is taught to the arm that can walk. Later arms see new rows.
+_HABIT, _AFTER = 5_000, 10_000
 _RL: dict[str, Any] = {"kind": "rl", "start": "faulty", "steps": 60, "rate": 1e-5, "first": _AFTER}
 FAULTY = Arm(
     "faulty",
-    "cold start on a faulty teacher",
+    "the faulty teacher's habits, taught to the arm that thinks",
     "thinking",
-    steps=300,
-    rate=1e-3,
+    "thinking",
+    steps=120,
+    rate=3e-4,
     teacher="faulty",
+    first=_HABIT,
     growing=False,
 )
 RL = Arm("rl", "RLVR from it", **_RL)
@@ -69,11 +72,11 @@ MORE = Arm(
     "as many steps of the faulty teacher",
     "thinking",
     "faulty",
-    60,
-    3e-5,
-    "faulty",
-    _AFTER,
-    False,
+    steps=60,
+    rate=3e-5,
+    teacher="faulty",
+    first=_AFTER,
+    growing=False,
 )
 
 ARMS: dict[str, Arm] = {

@@ -23,7 +23,7 @@ from umekit.evaluation.digit_world import DigitWorld
 def test_every_claim_reads_arms_that_there_are() -> None:
     for claim in CLAIMS:
         assert {claim.better.arm, claim.worse.arm} <= set(ARMS)
-    assert [arm.name for arm in chain(["rl", "rl-twice"])] == ["faulty", "rl", "rl-twice"]
+    assert [arm.name for arm in chain(["rl", "rl-twice"])] == ["thinking", "faulty", "rl", "rl-twice"]
 
 
 def test_mixtures_grow_and_go_on() -> None:
