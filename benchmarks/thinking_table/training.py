@@ -34,7 +34,8 @@ COMMON: dict[str, Any] = {
     "train_sampling_strategy": "sequential",
     "use_cpu": True,
     "logging_steps": 10,
-    "save_strategy": "no",
+    "save_steps": 100,
+    "save_total_limit": 1,
     "report_to": "none",
     "disable_tqdm": True,
 }
@@ -70,18 +71,23 @@ class Log(TrainerCallback):  # type: ignore[misc]
 
 
 def train(arm: Arm, seed: int, start: Path, out: Path) -> None:
-    """Train an arm from the checkpoint ``start``; writes one to ``out``, with ``log.jsonl`` beside it."""
+    """Train an arm from the checkpoint ``start``; writes one to ``out``, with ``log.jsonl`` beside it.
+
+    A training that was stopped goes on where it was last saved.
+    """
     torch.manual_seed(seed)
     encoder = umekit.load(start, role="generative", device="cpu", dtype=torch.float32)
     add_layers(encoder.model.backbone, arm.added_layers)
     out.mkdir(parents=True, exist_ok=True)
+    begun = any((out / "trainer").glob("checkpoint-*"))
     log = out / "log.jsonl"
-    log.write_text("", encoding="utf-8")
+    if not begun:
+        log.write_text("", encoding="utf-8")
     make = reinforcing if arm.kind == "rl" else teaching
     trainer = make(arm, seed, encoder, out)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Log(log))
-    trainer.train()
+    trainer.train(resume_from_checkpoint=True if begun else None)
     encoder.model.save_pretrained(out / "checkpoint")
     encoder.processor.save_pretrained(out / "checkpoint")
 
