@@ -30,11 +30,13 @@ class ModelSpec(_Strict):
     """The checkpoint that a recipe begins with.
 
     ``path``: folder or Hub id; None is the packaged ume-tiny. ``preset``: a published system, for plain backbones.
+    ``role``: what to load it as, where that is not its own: an embedder that is to learn to think.
     ``quantize``: bitsandbytes weights under a LoRA (QLoRA).
     """
 
     path: str | None = None
     preset: str | None = None
+    role: Literal["discriminative", "generative", "reranker"] | None = None
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     quantize: Literal["4bit", "8bit"] | None = None

@@ -205,7 +205,7 @@ def _start(context: StepContext, name: str, device: torch.device | None) -> tupl
     spec = context.recipe.model
     options = {**_model_options(spec), "device": device or torch.device("cpu")}
     if name == START:
-        encoder = load(spec.path, preset=spec.preset, revision=spec.revision, **options)
+        encoder = load(spec.path, preset=spec.preset, role=spec.role, revision=spec.revision, **options)
     else:
         encoder = load(context.result_of(name), **options)
     return encoder.model, encoder.processor
