@@ -19,11 +19,18 @@ from .._version import __version__
 from ..encoding.fingerprint import differences
 from ..evaluation.report import Report
 from ..evaluation.tables import markdown_table
+from ..evaluation.thought_report import OWN, ThoughtReport
 from .facts import Facts, read_facts, settings_rows
+from .modes import mode_of, modes_section
 from .snippets import snippets
 
 TEMPLATE = Path(__file__).with_name("template.md")
 NOT_STATED = "Not stated by the author of this checkpoint."
+TAGS = {
+    "discriminative": ("multimodal-embedding", "sentence-transformers", "feature-extraction"),
+    "generative": ("multimodal-embedding", "sentence-transformers", "feature-extraction", "reasoning"),
+    "reranker": ("multimodal-reranking", "sentence-transformers", "reranker"),
+}
 ENGINES = {"sentence-transformers": "sentence-transformers", "vllm": "vLLM"}
 
 
@@ -68,11 +75,17 @@ def build_card(
         fingerprint: the checkpoint's, if known; else it is loaded to find out (only where there are reports).
 
     Raises:
-        ResultMismatchError: a report is not of this checkpoint.
+        ResultMismatchError: a report is not of this checkpoint, or it is a reranker.
+        ValueError: two reports of one mode of a checkpoint that thinks, on the same data.
     """
     options = options or CardOptions()
     facts = read_facts(checkpoint)
+    thinks = facts.settings.kind == "generative"
     if reports:
+        if facts.settings.kind == "reranker":
+            raise ResultMismatchError(
+                "no result file says by its weights which reranker it is of, so a reranker's card takes none"
+            )
         own = fingerprint or _fingerprint(checkpoint)
         for report in reports:
             check_report(report, own)
@@ -90,10 +103,8 @@ def build_card(
             snippets=snippets(facts, repo, options.query, options.text),
             engines=_engines(facts),
             settings=settings_rows(facts),
-            scores=[
-                (f"{report.title}, {report.conditions.data['split']} split", markdown_table(report))
-                for report in reports
-            ],
+            scores=[(_heading(facts, report), markdown_table(report)) for report in reports],
+            modes=modes_section(reports, facts.settings.mode) if thinks else "",
             training_data=sections.get("Training data") or NOT_STATED,
             limits=sections.get("Limits")
             or f"{NOT_STATED} What is not in the scores above was not measured.",
@@ -130,22 +141,24 @@ def split_about(about: str) -> dict[str, str]:
 
 def _metadata(facts: Facts, reports: Sequence[Report], name: str, options: CardOptions) -> ModelCardData:
     native, _ = facts.native("sentence-transformers")
-    tags = ["umekit", "multimodal-embedding", "sentence-transformers", "feature-extraction", facts.model_type]
+    tags = ["umekit", *TAGS[facts.settings.kind], facts.model_type]
     return ModelCardData(
         library_name="sentence-transformers" if native else "transformers",
-        pipeline_tag="sentence-similarity",
+        pipeline_tag="text-ranking" if facts.settings.kind == "reranker" else "sentence-similarity",
         license=options.license,
         base_model=options.base_model,
         language=options.language,
         tags=list(dict.fromkeys([*tags, *options.tags])),
         model_name=name,
-        eval_results=[result for report in reports for result in _eval_results(report)] or None,
+        eval_results=[result for report in reports for result in _eval_results(facts, report)] or None,
     )
 
 
-def _eval_results(report: Report) -> list[EvalResult]:
-    """One entry a task, kind of pool and metric: what was counted, no mean."""
+def _eval_results(facts: Facts, report: Report) -> list[EvalResult]:
+    """One entry a task, kind of pool and metric: what was counted, no mean; of thoughts, with the model's own alone."""
     data = report.conditions.data
+    thinks = facts.settings.kind == "generative"
+    mode = f" ({mode_of(report, facts.settings.mode)} mode)" if thinks else ""
     return [
         EvalResult(
             task_type="retrieval",
@@ -155,29 +168,40 @@ def _eval_results(report: Report) -> list[EvalResult]:
             dataset_split=data["split"],
             dataset_revision=report.revision_of(score)[:12],
             metric_type=metric.lower().replace("@", "_at_"),
-            metric_name=metric,
+            metric_name=f"{metric}{mode}",
             metric_value=round(score.value, 4),
         )
         for score in report.scores
         for metric in [score.metric.replace("R@", "recall@")]
+        if not isinstance(report, ThoughtReport) or score.kind == OWN
     ]
+
+
+def _heading(facts: Facts, report: Report) -> str:
+    """Of a report's scores; of a checkpoint with modes it says which."""
+    words = f"{report.title}, {report.conditions.data['split']} split"
+    if facts.settings.kind != "generative" or isinstance(report, ThoughtReport):
+        return words
+    return f"{words}, {mode_of(report, facts.settings.mode)} mode"
 
 
 def _engines(facts: Facts) -> list[str]:
     lines = []
     for target, name in ENGINES.items():
         native, reason = facts.native(target)
+        of = " of its direct vectors" if facts.settings.kind == "generative" else ""
         lines.append(
-            f"{name}: {'the settings have a native form, but' if native else 'not possible;'} {reason}."
+            f"{name}: {f'the settings have a native form{of}, but' if native else 'not possible;'} {reason}."
         )
     return lines
 
 
 def _default_about(facts: Facts, name: str) -> str:
-    return (
-        f"{name} embeds text, images, video and document pages, or a mix of them, as vectors of {facts.dim} "
-        "numbers in one space."
-    )
+    taken = "text, images, video and document pages, or a mix of them,"
+    if facts.settings.kind == "reranker":
+        return f"{name} scores how well a document answers a query, in 0..1; either is {taken[:-1]}."
+    made = f"{name} embeds {taken} as vectors of {facts.dim} numbers in one space"
+    return f"{made}, at once or after a thought." if facts.settings.kind == "generative" else f"{made}."
 
 
 def _versions(facts: Facts, reports: Sequence[Report]) -> str:

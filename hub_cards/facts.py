@@ -140,12 +140,11 @@ def settings_rows(facts: Facts) -> list[tuple[str, str]]:
                      f"{facts.vision_layers} vision layers"),
         ("Parameters", f"{facts.parameters:,} ({facts.megabytes:.1f} MB); complete weights, no adapter"),
         ("Dtype on disk", dtypes),
-        ("Dimensions", str(facts.dim)),
-        ("Role", settings.kind),
+        *_of_kind(facts),
         ("Attention", attention[settings.attention]),
         ("Positions", "the backbone's 3-D positions (M-RoPE)" if settings.positions == "mrope" else "1-D"),
-        ("Pooling", pooling[settings.pooling]),
-        ("Unit length", "yes" if settings.normalize else "no"),
+        *([] if settings.kind == "reranker" else [("Pooling", pooling[settings.pooling])]),
+        *([] if settings.kind == "reranker" else [("Unit length", "yes" if settings.normalize else "no")]),
         ("Longest item", f"{facts.processor.max_length:,} tokens, media included; only its text is ever cut"),
         ("Pixels of a picture", _pixels(budget.image, token)),
         (f"Pixels of {unit}", _pixels(frame, token)),
@@ -156,6 +155,24 @@ def settings_rows(facts: Facts) -> list[tuple[str, str]]:
             of = "neither query nor document" if role == "default" else f"a {role}"
             rows.append((f"Default instruction of {of}", code(text)))
     return [*rows, ("Saved with", f"transformers {facts.saved_with}")]
+
+
+def _of_kind(facts: Facts) -> list[tuple[str, str]]:
+    """What it gives, and how it is asked for it."""
+    settings = facts.settings
+    if settings.kind == "reranker":
+        return [("Scores", "in 0..1: probability of yes against no"), ("Role", settings.kind)]
+    rows = [("Dimensions", str(facts.dim)), ("Role", settings.kind)]
+    if settings.kind == "generative":
+        rows += [
+            ("Modes", "discriminative (at once), generative (after a thought), both"),
+            ("Default mode", str(settings.mode)),
+            (
+                "Longest thought",
+                f"{settings.max_new_tokens:,} tokens, unless `max_new_tokens` says otherwise",
+            ),
+        ]
+    return rows
 
 
 def _pixels(limits: tuple[int, int], token: int) -> str:
