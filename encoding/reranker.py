@@ -23,6 +23,7 @@ from ..processing.cut_texts import Cuts
 from ..processing.items import ItemError
 from .calls import as_items, check_call, compute_alone_after_fork
 from .encoder import PROGRESS_FROM, WINDOW
+from .fingerprint import model_hash, processor_hash
 from .prefetching import prepare_ahead
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class Reranker:
 
     def __repr__(self) -> str:
         return f"Reranker({self.model.config.model_type}, {self.model.dtype}, {self.model.device})"
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Hashes of model and processor: what scores must share to be compared."""
+        return {"model": model_hash(self.model), "processor": processor_hash(self.processor)}
 
     def __getattr__(self, name: str) -> Any:
         """Called for what is not there: asked for vectors, a reranker says what it is."""

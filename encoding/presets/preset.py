@@ -14,6 +14,7 @@ from typing import Any, Literal
 from transformers import AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from ...modeling.reranker import UmeForReranking
 from ...modeling.settings import UmeSettings
 from ...processing.processor import UmeProcessor
 from ...processing.prompts import PromptSettings
@@ -177,6 +178,8 @@ class Preset:
     def put_on(self, model: Any, processor: Any, **changes: Any) -> tuple[Any, Any]:
         """Any checkpoint under this system's prompt: the same weights, tokenizer and pixels, as ``(model, processor)``.
 
+        A reranker's prompt makes a reranker of it, which still has to learn to answer.
+
         What is trained so is saved so, and served as it was trained; the published systems mostly train and serve
         with different prompts, and pay for it.
 
@@ -198,10 +201,16 @@ class Preset:
             )
         wanted = self.processor(model.config.model_type, processor.image_processor)
         own = {name: getattr(self.model, name) for name in ("attention", "positions", "pooling")}
+        kind: Any = UmeForReranking if self.model.kind == "reranker" else type(model)
+        if kind is UmeForReranking:
+            answers = {name: _ids(processor.tokenizer, token) for name, token in self.model_tokens.items()}
+            own |= {"kind": kind.kind, "tokens": {**model.settings.tokens, **answers}, "dim": None}
         settings = replace(model.settings, **(own | changes))
         settings.check_backbone(model.config.model_type)
-        changed = type(model)(model.config, model.backbone, settings)
-        prompt = {name: getattr(wanted, name) for name in ("prompt", "pooling", "blank_image")}
+        changed = kind(model.config, model.backbone, settings)
+        names = ["prompt", "pooling", "blank_image"]
+        names += ["pairs", "truncation", "empty_items"] if kind is UmeForReranking else []
+        prompt = {name: getattr(wanted, name) for name in names}
         return changed, processor.with_settings(**prompt)
 
 

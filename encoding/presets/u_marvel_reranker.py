@@ -74,3 +74,19 @@ U_MARVEL_RERANKER = Preset(
         "budget": "collators/qwen2_vision_process.py, as of the embedder",
     },
 )
+
+SHORT = (
+    gather_pair()
+    + f"{{{{- '{USER}' ~ ns.instruction -}}}}\n{{{{- ' ' ~ ns.query_media ~ ns.query_text -}}}}\n"
+    + "{{- '\\n' ~ ns.document_media ~ ns.document_text -}}\n"
+    + f"{{{{- '{END}{ASSISTANT}' -}}}}"
+)
+U_MARVEL_RERANKER_SHORT = replace(
+    U_MARVEL_RERANKER.variant(
+        "u-marvel-reranker-short",
+        "ours: no request, and texts as they stand, for small models that learn it from nothing but the answers",
+        template=SHORT,
+    ),
+    # A small model may never have read Yes or No, and its rows of them are then alike; digits it knows.
+    model_tokens={"yes": "1", "no": "0"},
+)

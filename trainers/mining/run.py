@@ -21,23 +21,17 @@ from ...encoding.shards.files import ERRORS, PART_FILE
 from ...encoding.shards.files import MANIFEST as SHARDS
 from ...encoding.shards.run import encode_shards
 from ...encoding.storage.atomic import naming_the_disk, write_atomically
-from ...encoding.storage.contents import file_sha256, library_versions, read_object
-from ...encoding.storage.ownership import (
-    ForeignFileError,
-    check_own,
-    json_of,
-    make_marked,
-    read_mark,
-    remove_marked,
-)
+from ...encoding.storage.contents import file_sha256, library_versions
+from ...encoding.storage.ownership import check_own, remove_marked
 from .blocks import mine_blocks
 from .entries import Items, Scan, entry_item, scan
 from .output_layout import OutputLayout
+from .run_folder import finished, open_work
 from .selecting import FILTERS
 from .settings import MiningReport, MiningSettings
 from .writing import is_of_run, write_rows
 
-MANIFEST, WORK = "mining.json", "work"
+MANIFEST = "mining.json"
 KIND = "umekit-mining"
 SCHEMA = 1
 # What a run puts into its work folder: shards of vectors, blocks of mined rows, the rows before they get their name.
@@ -152,14 +146,17 @@ def mine(
         "block_size": block_size,
         "max_failed": max_failed,
     }
-    done = _finished(folder, identity)
+    done = finished(folder / MANIFEST, KIND, identity)
     if done is not None:
-        return done
+        return MiningReport.from_manifest(done, str(folder / done["file"]))
     if layout.negatives_at is not None and not replace_negatives:
         raise ValueError(
             f"row {layout.negatives_at} has negatives already: replace_negatives=True drops them"
         )
-    work = _open_work(folder, layout.format)
+    work = open_work(folder)
+    check_own(
+        folder / f"mined.{layout.format}", partial(is_of_run, work), "name another folder for the mined rows"
+    )
     shard_options: dict[str, Any] = {"mode": mode, "dim": dim, "shard_size": shard_size}
     shard_options["show_progress"] = show_progress
     encode_shards(encoder, queries, work / "queries", role="query", **shard_options)
@@ -200,46 +197,6 @@ def mine(
 
 def _sha256(*arrays: NDArray[np.int64]) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-
-
-def _finished(folder: Path, identity: dict[str, Any]) -> MiningReport | None:
-    """The report of a finished run of the same arguments; None where there is none yet.
-
-    Raises:
-        FileExistsError: a finished run of other arguments.
-    """
-    path = folder / MANIFEST
-    check_own(path, json_of(KIND), "name another folder for the mined rows")
-    if not path.is_file():
-        return None
-    manifest = read_object(path, ValueError)
-    if not isinstance(manifest.get("identity"), dict) or not isinstance(manifest.get("file"), str):
-        raise ValueError(f"{path} is damaged: 'identity' or 'file' is missing or of a wrong type")
-    same = json.loads(json.dumps(identity))
-    different = [name for name, value in same.items() if manifest["identity"].get(name) != value]
-    if different:
-        raise FileExistsError(
-            f"{folder} holds negatives that were mined with other {', '.join(different)}: name another folder"
-        )
-    return MiningReport.from_manifest(manifest, str(folder / manifest["file"]))
-
-
-def _open_work(folder: Path, format: str) -> Path:
-    """The work folder, made now or by a run of ours that was broken off.
-
-    Raises:
-        ForeignFileError: there is a folder or a file of that name that no run of ours made.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    work = folder / WORK
-    if not os.path.lexists(work):
-        make_marked(work)
-    elif read_mark(work) is None:
-        raise ForeignFileError(
-            f"{work} is there and was not made by this version of umekit: move it away, or name another folder"
-        )
-    check_own(folder / f"mined.{format}", partial(is_of_run, work), "name another folder for the mined rows")
-    return work
 
 
 def _failed(work: Path, found: Scan, limit: int) -> list[str]:

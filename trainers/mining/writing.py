@@ -18,8 +18,6 @@ from .output_layout import OutputLayout, each_item, json_line
 from .selecting import FILTERS
 from .tables import write_parquet
 
-RECORD = "mined.json"  # in the work folder: what the file of rows is, noted before it gets its name
-
 
 @dataclass
 class Written:
@@ -71,21 +69,27 @@ def write_rows(
             written.filled += int(record["filled"])
             written.dropped = [a + int(b) for a, b in zip(written.dropped, record["dropped"], strict=True)]
 
-    scratch = blocks.parent / f"{written.file}.{os.getpid()}"
-    try:
-        with naming_the_disk(folder):
-            (_write_jsonl if layout.format == "jsonl" else write_parquet)(scratch, finished())
-        (blocks.parent / RECORD).write_text(json.dumps({"sha256": file_sha256(scratch)}), encoding="utf-8")
-        os.replace(scratch, folder / written.file)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_file(folder / written.file, layout.format, blocks.parent, finished())
     return written
 
 
-def is_of_run(work: Path, path: Path) -> bool:
-    """Whether a file of mined rows is what the run of this work folder wrote, before it was broken off."""
+def write_file(path: Path, format: str, work: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Write rows as ``path`` in one step; ``work`` notes what the file is before it gets its name."""
+    scratch = work / f"{path.name}.{os.getpid()}"
     try:
-        noted = json.loads((work / RECORD).read_bytes())
+        with naming_the_disk(path.parent):
+            (_write_jsonl if format == "jsonl" else write_parquet)(scratch, rows)
+        record = json.dumps({"sha256": file_sha256(scratch)})
+        (work / f"{path.stem}.json").write_text(record, encoding="utf-8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def is_of_run(work: Path, path: Path) -> bool:
+    """Whether a file of rows is what the run of this work folder wrote, before it was broken off."""
+    try:
+        noted = json.loads((work / f"{path.stem}.json").read_bytes())
         return isinstance(noted, dict) and noted.get("sha256") == file_sha256(path)
     except (OSError, ValueError, RecursionError):
         return False

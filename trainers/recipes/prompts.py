@@ -10,6 +10,7 @@ from ...encoding.presets.u_marvel import (
     U_MARVEL_COMPRESSION,
     U_MARVEL_UNMASKED,
 )
+from ...encoding.presets.u_marvel_reranker import U_MARVEL_RERANKER, U_MARVEL_RERANKER_SHORT
 from ...encoding.presets.ume_r1 import UME_R1, UME_R1_WORDINGS
 
 PROMPTS: dict[str, Preset] = {
@@ -21,6 +22,8 @@ PROMPTS: dict[str, Preset] = {
         U_MARVEL_COMPRESSION,
         U_MARVEL_UNMASKED,
         LAMRA_IN_U_MARVEL,
+        U_MARVEL_RERANKER,
+        U_MARVEL_RERANKER_SHORT,
         UME_R1,
         *UME_R1_WORDINGS,
     )

@@ -14,10 +14,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..dry_run import dry_run
-from .schema import MineStep, Recipe, RecipeError, SoupStep, TrainStep
+from .schema import MineStep, Recipe, RecipeError, ScoreStep, SoupStep, Step, TrainStep
 from .sources import Opener
 from .step_names import check_inside
-from .steps import StepContext, build_trainer, mine_step, soup_step, train_step, training_arguments
+from .steps import (
+    StepContext,
+    build_trainer,
+    mine_step,
+    score_step,
+    soup_step,
+    train_step,
+    training_arguments,
+)
 
 DONE = "done.json"
 RECIPE_FILE = "recipe.json"
@@ -94,13 +102,15 @@ def dry_run_recipe(recipe: Recipe, *, formats: Mapping[str, Opener]) -> dict[str
         return {"step": step.name, **asdict(dry_run(trainer))}
 
 
-def _run_step(step: TrainStep | MineStep | SoupStep, context: StepContext) -> dict[str, Any]:
+def _run_step(step: Step, context: StepContext) -> dict[str, Any]:
     context.folder.mkdir(parents=True, exist_ok=True)
     if isinstance(step, TrainStep):
         return train_step(step, context)
     if not _is_main():  # these run in one process; the others wait for its mark, which no timeout cuts off
         return {}
-    return mine_step(step, context) if isinstance(step, MineStep) else soup_step(step, context)
+    if isinstance(step, MineStep):
+        return mine_step(step, context)
+    return score_step(step, context) if isinstance(step, ScoreStep) else soup_step(step, context)
 
 
 def _check(recipe: Recipe, root: Path, formats: Mapping[str, Opener]) -> None:
@@ -110,7 +120,7 @@ def _check(recipe: Recipe, root: Path, formats: Mapping[str, Opener]) -> None:
             continue
         parts = (
             [step.data]
-            if isinstance(step, MineStep) or step.eval_data is None
+            if isinstance(step, MineStep | ScoreStep) or step.eval_data is None
             else [step.data, step.eval_data]
         )
         for source in (source for part in parts for source in part.sources if source.step is None):

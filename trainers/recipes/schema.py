@@ -63,10 +63,11 @@ class LoraSpec(_Strict):
 
 
 class SourceSpec(_Strict):
-    """One data set: rows with ``query``, ``positive`` and perhaps ``negatives``.
+    """One data set: rows with ``query``, ``positive`` and perhaps ``negatives`` or ``candidates``.
 
     ``format`` is the name of a reader, ``options`` go to it. ``group``: sets of one group are batched as one
-    (RzenEmbed's classification sets). ``cap``: most rows of an epoch. ``step``: rows that a mining step wrote.
+    (RzenEmbed's classification sets). ``cap``: most rows of an epoch. ``fraction``: of the rows, drawn by the
+    recipe's seed, the same ones in every step that reads as many. ``step``: rows that a mining or scoring step wrote.
     """
 
     name: str
@@ -76,6 +77,7 @@ class SourceSpec(_Strict):
     options: dict[str, Any] = Field(default_factory=dict)
     weight: float = Field(default=1.0, gt=0)
     cap: int | None = Field(default=None, gt=0)
+    fraction: float = Field(default=1.0, gt=0, le=1)
     task: str | None = None
     group: str | None = None
 
@@ -143,6 +145,19 @@ class MineStep(_Strict):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class ScoreStep(_Strict):
+    """A teacher's scores for rows with lists of candidates. ``start``: the embedder; ``reranker``: the step that left
+    the teacher. ``options`` go to :func:`umekit.trainers.scoring.score`."""
+
+    kind: Literal["score"]
+    name: str
+    source: str
+    start: str
+    reranker: str
+    data: DataSpec
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class SoupStep(_Strict):
     """The average of what several steps left: adapters of one start, or whole models."""
 
@@ -153,7 +168,7 @@ class SoupStep(_Strict):
     weights: tuple[float, ...] | None = None
 
 
-Step = Annotated[TrainStep | MineStep | SoupStep, Field(discriminator="kind")]
+Step = Annotated[TrainStep | MineStep | ScoreStep | SoupStep, Field(discriminator="kind")]
 
 
 class Recipe(_Strict):
@@ -174,12 +189,12 @@ class Recipe(_Strict):
             for name in _rows_of(step):
                 if known.get(name) != "rows":
                     raise ValueError(
-                        f"step {step.name!r} reads the rows of {name!r}, which is no mining step before it"
+                        f"step {step.name!r} reads the rows of {name!r}, which is no mining or scoring step before it"
                     )
             known[step.name] = _result(self, step, known)
         return self
 
-    def start_of(self, step: TrainStep | MineStep) -> str:
+    def start_of(self, step: TrainStep | MineStep | ScoreStep) -> str:
         """The step that this one starts from: the one it names, or the last model before it."""
         if step.start is not None:
             return step.start
@@ -187,7 +202,7 @@ class Recipe(_Strict):
         for other in self.steps:
             if other.name == step.name:
                 break
-            if other.kind != "mine":
+            if other.kind not in ("mine", "score"):
                 names.append(other.name)
         return names[-1]
 
@@ -214,7 +229,9 @@ def _result(recipe: Recipe, step: Any, known: dict[str, str]) -> str:
     start = recipe.start_of(step)
     if known.get(start) not in (START, "model", "adapter"):
         raise ValueError(f"step {step.name!r} starts from {start!r}, which is no model before it")
-    if isinstance(step, MineStep):
+    if isinstance(step, ScoreStep) and known.get(step.reranker) not in ("model", "adapter"):
+        raise ValueError(f"step {step.name!r}: reranker: {step.reranker!r} is no training before it")
+    if isinstance(step, MineStep | ScoreStep):
         return "rows"
     if known[start] == "adapter":
         raise ValueError(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from ..formats import read_mbeir, read_mmeb, read_pairs, read_rows, read_ume_r1
+from ..formats.made import made_rows
 from ..sampling import PlannedRows, Source, plan_epochs
 from ..sampling.planned_rows import ids_of_source
 from ..sampling.targets import UNKNOWN
@@ -39,34 +39,43 @@ FORMATS: dict[str, Opener] = {
 
 
 def open_sources(
-    data: DataSpec, formats: Mapping[str, Opener], result_of: Callable[[str], Path]
+    data: DataSpec, formats: Mapping[str, Opener], result_of: Callable[[str], Path], seed: int = 0
 ) -> list[Source]:
-    """The data sets of a recipe.
+    """The data sets of a recipe. seed: of the rows that a ``fraction`` takes.
 
     Raises:
         RecipeError: a format is unknown, or a reader cannot read; the message names the source.
     """
-    return [_open(spec, formats, result_of) for spec in data.sources]
+    return [_open(spec, formats, result_of, seed) for spec in data.sources]
 
 
-def _open(spec: SourceSpec, formats: Mapping[str, Opener], result_of: Callable[[str], Path]) -> Source:
+def _open(
+    spec: SourceSpec, formats: Mapping[str, Opener], result_of: Callable[[str], Path], seed: int
+) -> Source:
     try:
         if spec.step is not None:
-            rows = open_mined(result_of(spec.step))
+            rows = open_made(result_of(spec.step))
         elif spec.format in formats:
             rows = formats[spec.format](spec.path, spec.options)
         else:
             raise ValueError(f"no format {spec.format!r}; known are {', '.join(formats)}")
+        if spec.fraction < 1:
+            rows = Subset(rows, part_of(len(rows), spec.fraction, seed))
         return Source(spec.name, rows, weight=spec.weight, cap=spec.cap, task=spec.task, group=spec.group)
     except (TypeError, ValueError, OSError) as error:
         raise RecipeError(f"source {spec.name!r}: {error}") from error
 
 
-def open_mined(folder: Path) -> Any:
-    """The rows that :func:`umekit.trainers.mining.mine` wrote."""
-    report = json.loads((folder / "mining.json").read_text(encoding="utf-8"))
-    file = next(file for name in ("mined.jsonl", "mined.parquet") if (file := folder / name).is_file())
-    return read_rows(file, media=report["media_root"], cache_dir=folder / "cache")
+def part_of(count: int, fraction: float, seed: int) -> list[int]:
+    """A share of ``count`` numbers, at least one, ascending; a smaller share is a part of a larger one."""
+    order = np.random.default_rng(seed).permutation(count)
+    return sorted(order[: max(1, round(count * fraction))].tolist())
+
+
+def open_made(folder: Path) -> Any:
+    """The rows that :func:`umekit.trainers.mining.mine` or :func:`umekit.trainers.scoring.score` wrote."""
+    file, media = made_rows(folder)
+    return read_rows(file, media=media, cache_dir=folder / "cache")
 
 
 def train_rows(

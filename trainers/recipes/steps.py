@@ -1,4 +1,4 @@
-"""The three kinds of steps: training, mining, souping."""
+"""The kinds of steps: training, mining, scoring, souping."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from transformers import HfArgumentParser, set_seed
 
 from ...encoding.encoder import Encoder
 from ...encoding.loading import load
+from ...encoding.reranker import Reranker
 from ..arguments import ItemTrainingArguments
 from ..checkpoints import last_complete_checkpoint
 from ..finite import NonFiniteError
@@ -28,9 +29,20 @@ from ..lora.souping import soup
 from ..mining import mine
 from ..registry import trainer_class
 from ..sampling import PlannedRows
+from ..scoring import score
 from .plan_file import check_plan, write_plan
 from .prompts import get_prompt
-from .schema import START, MineStep, ModelSpec, PromptSpec, Recipe, RecipeError, SoupStep, TrainStep
+from .schema import (
+    START,
+    MineStep,
+    ModelSpec,
+    PromptSpec,
+    Recipe,
+    RecipeError,
+    ScoreStep,
+    SoupStep,
+    TrainStep,
+)
 from .sources import Opener, eval_rows, open_sources, train_rows
 
 logger = logging.getLogger(__name__)
@@ -119,7 +131,7 @@ def build_trainer(step: TrainStep, context: StepContext) -> ItemTrainer:
         add_lora(model, **step.lora.model_dump())
     batch = args.per_device_train_batch_size * args.world_size
     steps = args.max_steps * args.gradient_accumulation_steps
-    sources = open_sources(step.data, context.formats, context.result_of)
+    sources = open_sources(step.data, context.formats, context.result_of, context.recipe.seed)
     rows = train_rows(step.data, sources, batch, steps, args.num_train_epochs, context.recipe.seed)
     if args.max_steps <= 0:
         args.max_steps = len(rows) // batch // args.gradient_accumulation_steps
@@ -130,7 +142,9 @@ def build_trainer(step: TrainStep, context: StepContext) -> ItemTrainer:
             )
     held_out = None
     if step.eval_data is not None:
-        held_out = eval_rows(open_sources(step.eval_data, context.formats, context.result_of))
+        held_out = eval_rows(
+            open_sources(step.eval_data, context.formats, context.result_of, context.recipe.seed)
+        )
     trainer = trainer_class(step.trainer)
     objective = trainer.make_objective(args)
     if step.objective_from is not None:
@@ -181,9 +195,24 @@ def mine_step(step: MineStep, context: StepContext) -> dict[str, Any]:
     """Find hard negatives for the rows of all sources together."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, processor = _start(context, context.recipe.start_of(step), device)
-    rows: Any = eval_rows(open_sources(step.data, context.formats, context.result_of))
+    rows: Any = eval_rows(open_sources(step.data, context.formats, context.result_of, context.recipe.seed))
     encoder: Any = Encoder(model, processor)
     report = mine(encoder, rows, out=context.folder / "rows", **step.options)
+    return {"result": "rows", **dataclasses.asdict(report)}
+
+
+def score_step(step: ScoreStep, context: StepContext) -> dict[str, Any]:
+    """Score the candidates of all sources' rows by the embedder and by the teacher."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    embedder: Any = Encoder(*_start(context, step.start, device))
+    teacher: Any = load(
+        context.result_of(step.reranker), device=device, **_model_options(context.recipe.model)
+    )
+    if not isinstance(teacher, Reranker):
+        raise RecipeError(f"step {step.name}: what {step.reranker!r} left scores no pairs")
+    rows: Any = eval_rows(open_sources(step.data, context.formats, context.result_of, context.recipe.seed))
+    report = score(embedder, teacher, rows, out=context.folder / "rows", **step.options)
+    assert report is not None
     return {"result": "rows", **dataclasses.asdict(report)}
 
 

@@ -29,6 +29,7 @@ VERBS: tuple[str, ...] = (
     "train",
     "evaluate",
     "mine",
+    "score",
     "soup",
     "merge",
     "export",

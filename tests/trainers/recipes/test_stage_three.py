@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import umekit
-from umekit.trainers.recipes import FORMATS, read_recipe, run_recipe
+from umekit.trainers.recipes import FORMATS, RecipeError, read_recipe, run_recipe
+from umekit.trainers.recipes.sources import open_made, part_of
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RECIPE = """
@@ -65,3 +66,66 @@ def test_a_step_of_each(tmp_path: Path, trainer: str) -> None:
     else:
         assert loaded.encode(["which 0"]).shape == (1, 64)
         assert done["temperature"]["temperature"] == pytest.approx(0.05, rel=0.1)
+
+
+CHAIN = """
+name: chain
+source: a test
+model: {{path: {model}, preset: u-marvel}}
+steps:
+  - {{kind: mine, name: lists, source: a test, data: {{sources: [{{name: rows, path: {rows}}}]}},
+     options: {{k: 3, depth: 8, max_similarity: null}}}}
+  - kind: train
+    name: judge
+    source: a test
+    trainer: reranker
+    start: start
+    prompt: {{name: u-marvel-reranker-short, attention: causal}}
+    lora: {{rank: 2, alpha: 4}}
+    data: {{sources: [{{name: lists, step: lists}}]}}
+    arguments: {{per_device_train_batch_size: 2, max_steps: 1, max_negatives: 2}}
+  - kind: score
+    name: scored
+    source: a test
+    start: start
+    reranker: {reranker}
+    data: {{sources: [{{name: lists, step: lists}}]}}
+    options: {{alpha: 0.25, positive: always}}
+  - kind: train
+    name: distilled
+    source: a test
+    trainer: distillation
+    start: start
+    lora: {{rank: 2, alpha: 4}}
+    data: {{sources: [{{name: scored, step: scored, fraction: 0.5}}]}}
+    arguments: {{per_device_train_batch_size: 2, max_steps: 1}}
+"""
+
+
+def test_mined_judged_scored_and_distilled(tmp_path: Path) -> None:
+    rows = [{"query": f"which {i}", "positive": f"it is {i}"} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = GOLDEN / "umarvel_qwen2vl" / "checkpoint"
+    recipe = tmp_path / "chain.yaml"
+    recipe.write_text(CHAIN.format(model=model, rows=tmp_path / "rows.jsonl", reranker="lists"))
+    with pytest.raises(RecipeError, match="'lists' is no training before it"):
+        read_recipe(recipe)
+    recipe.write_text(CHAIN.format(model=model, rows=tmp_path / "rows.jsonl", reranker="judge"))
+    results = {step.name: step for step in run_recipe(read_recipe(recipe), tmp_path / "run", formats=FORMATS)}
+    assert results["scored"].metrics["pairs"] == 8 * 4
+    judge = umekit.load(results["judge"].folder)
+    teacher = open_made(results["scored"].folder)
+    again = judge.rerank(teacher[0]["query"], teacher[0]["candidates"])
+    encoder = umekit.load(model, preset="u-marvel")
+    query = encoder.encode([teacher[0]["query"]], role="query")
+    cosines = (query @ encoder.encode(teacher[0]["candidates"], role="document").T)[0]
+    assert teacher[0]["teacher_scores"] == pytest.approx(0.25 * cosines + 0.75 * again, abs=1e-5)
+    assert results["distilled"].metrics["steps"] == 1
+
+
+def test_a_fraction_is_the_same_rows_everywhere() -> None:
+    tenth, fifth = part_of(1000, 0.1, seed=3), part_of(1000, 0.2, seed=3)
+    assert len(tenth) == 100
+    assert set(tenth) < set(fifth)
+    assert part_of(1000, 0.1, seed=3) == tenth != part_of(1000, 0.1, seed=4)
+    assert part_of(3, 0.01, seed=0) in ([0], [1], [2])

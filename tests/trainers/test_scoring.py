@@ -1,0 +1,312 @@
+"""umekit.trainers.scoring: against plain NumPy, through kills, by several processes, and in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import umekit
+from umekit.processing.limits import MediaLimits
+from umekit.processing.media import load_image
+from umekit.testing import save_tiny_reranker
+from umekit.trainers.collating import column
+from umekit.trainers.distillation import DistillationCollator
+from umekit.trainers.formats import read_rows
+from umekit.trainers.formats.made import made_rows
+from umekit.trainers.mining import mine
+from umekit.trainers.scoring import score
+from umekit.trainers.scoring.lists import listed
+
+from .test_mining import StubEncoder, hashed, make_pool, make_rows
+
+
+class StubReranker:
+    """P(yes) by the texts of a pair; ``stop_after`` rows raise, as a kill would; candidates with BROKEN fail."""
+
+    def __init__(self, stop_after: int | None = None, name: str = "r") -> None:
+        self.calls, self.stop_after, self.name = 0, stop_after, name
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"model": self.name, "processor": "p"}
+
+    def rerank(self, query: Any, candidates: Any, **options: Any) -> Any:
+        assert options["on_error"] == "skip"
+        self.calls += 1
+        if self.stop_after is not None and self.calls > self.stop_after:
+            raise KeyboardInterrupt
+        if "UNREADABLE" in str(query):
+            raise ValueError("no such query")
+        scores = np.array([yes(text_of(query), text_of(item)) for item in candidates], np.float32)
+        errors = [(n, ValueError("no")) for n, item in enumerate(candidates) if "BROKEN" in str(item)]
+        scores[[n for n, _ in errors]] = np.nan
+        return SimpleNamespace(scores=scores, errors=errors)
+
+
+def text_of(item: Any) -> str:
+    return item if isinstance(item, str) else str(item["text"])
+
+
+def yes(query: str, candidate: str) -> float:
+    return (sum(map(ord, query)) * 31 + sum(map(ord, candidate)) * 17) % 101 / 101
+
+
+def mined_like(count: int = 12) -> list[dict[str, Any]]:
+    """Rows as mining writes them."""
+    return [
+        {
+            "query": f"query {n}",
+            "positive": f"target {n}",
+            "positive_id": f"t{n}",
+            "negatives": [f"target {n + 7 * step}" for step in (1, 2, 3)],
+            "negative_ids": [f"t{n + step}" for step in (1, 2, 3)],
+            "task": "ab"[n % 2],
+        }
+        for n in range(count)
+    ]
+
+
+def lines(report: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(report.file).read_text(encoding="utf-8").splitlines()]
+
+
+def test_lists_are_those_of_plain_numpy(tmp_path: Path) -> None:
+    rows = mined_like()
+    report = score(StubEncoder(hashed), StubReranker(), rows, out=tmp_path / "out", alpha=0.25)
+    assert report is not None
+    assert report.rows == 12
+    assert report.failed_pairs == 0
+    held = 0
+    for row, found in zip(rows, lines(report), strict=True):
+        query = hashed(row["query"]).astype(np.float64)
+        every = [row["positive"], *row["negatives"]]
+        recall = np.array([query @ hashed(text) for text in every])
+        rerank = np.array([yes(row["query"], text) for text in every])
+        both = 0.25 * recall + 0.75 * rerank
+        keep = [0] if recall[0] > recall[1:].min() else []
+        held += len(keep)
+        order = sorted([*keep, 1, 2, 3], key=lambda place: -both[place])
+        assert [item["text"] for item in found["candidates"]] == [every[place] for place in order]
+        ids = [row["positive_id"], *row["negative_ids"]]
+        assert found["candidate_ids"] == [ids[place] for place in order]
+        np.testing.assert_allclose(found["recall_scores"], recall[order], atol=1e-6)
+        np.testing.assert_allclose(found["rerank_scores"], rerank[order], atol=1e-6)
+        np.testing.assert_allclose(found["teacher_scores"], both[order], atol=1e-6)
+        assert found["positive_teacher_score"] == pytest.approx(both[0], abs=1e-6)
+        assert found["task"] == row["task"]
+    assert report.with_positive == held
+    assert 0 < held < 12
+    assert report.pairs == 36 + held
+
+
+@pytest.mark.parametrize(("positive", "count"), [("always", 12), ("never", 0)])
+def test_the_positive_is_forced_in_or_kept_out(tmp_path: Path, positive: Any, count: int) -> None:
+    report = score(StubEncoder(hashed), StubReranker(), mined_like(), out=tmp_path, positive=positive)
+    assert report is not None
+    assert report.with_positive == count
+    assert report.pairs == 36 + count
+
+
+def test_candidates_say_themselves_whether_the_positive_was_recalled(tmp_path: Path) -> None:
+    rows = [
+        {
+            "query": "query 1",
+            "positive": "target 1",
+            "candidates": ["target 2", {"text": "target 1"}, "target 2"],
+        },
+        {"query": "query 2", "positive": "target 2", "candidates": ["target 3"]},
+    ]
+    report = score(StubEncoder(hashed), StubReranker(), rows, out=tmp_path)
+    assert report is not None
+    assert report.with_positive == 1
+    first, second = lines(report)
+    assert sorted(text_of(item) for item in first["candidates"]) == ["target 1", "target 2"]  # each once
+    assert [text_of(item) for item in second["candidates"]] == ["target 3"]
+    assert len(listed(rows[0])[0].items) == 2
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5, 9])
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, stop: int) -> None:
+    rows, options = mined_like(), {"block_size": 3}
+    whole = score(StubEncoder(hashed), StubReranker(), rows, out=tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        score(StubEncoder(hashed), StubReranker(stop), rows, out=tmp_path / "killed", **options)
+    again = StubReranker()
+    report = score(StubEncoder(hashed), again, rows, out=tmp_path / "killed", **options)
+    assert whole is not None
+    assert report is not None
+    assert again.calls == 12 - stop // 3 * 3  # finished blocks are kept
+    assert Path(report.file).read_bytes() == Path(whole.file).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [
+        "README.md", "scored.jsonl", "scoring.json",
+    ]  # fmt: skip
+    quiet = StubReranker()
+    assert score(StubEncoder(hashed), quiet, rows, out=tmp_path / "killed", **options) == report
+    assert quiet.calls == 0
+
+
+def test_several_processes_do_parts_of_it(tmp_path: Path) -> None:
+    rows = mined_like()
+    whole = score(StubEncoder(hashed), StubReranker(), rows, out=tmp_path / "one", block_size=2, shard_size=4)
+    calls = []
+    for rank in (2, 0, 1):
+        part = StubReranker()
+        done = score(
+            StubEncoder(hashed),
+            part,
+            rows,
+            out=tmp_path / "many",
+            block_size=2,
+            shard_size=4,
+            rank=rank,
+            world=3,
+        )
+        assert done is None
+        calls.append(part.calls)
+    last = StubReranker()
+    report = score(StubEncoder(hashed), last, rows, out=tmp_path / "many", block_size=2, shard_size=4)
+    assert calls == [4, 4, 4]
+    assert last.calls == 0
+    assert whole is not None
+    assert report is not None
+    assert Path(report.file).read_bytes() == Path(whole.file).read_bytes()
+
+
+def test_what_cannot_be_scored_is_counted_or_ends_the_run(tmp_path: Path) -> None:
+    rows = mined_like(6)
+    rows[1]["negatives"][0] = "BROKEN candidate"
+    rows[3]["query"] = "UNREADABLE query"
+    rows[4]["positive"] = "BROKEN positive"
+    with pytest.raises(ValueError, match=r"row 1, candidate 1: .*max_failed|max_failed.*row 1"):
+        score(StubEncoder(hashed), StubReranker(), rows, out=tmp_path / "strict")
+    report = score(StubEncoder(hashed), StubReranker(), rows, out=tmp_path / "out", max_failed=10)
+    assert report is not None
+    assert (report.rows, report.failed_rows, report.failed_pairs) == (4, 2, 1)
+    assert all("BROKEN" not in json.dumps(row["candidates"]) for row in lines(report))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"query": "q", "positive": "p"}, "mine them first"),
+        ({"query": "q", "negatives": ["n"]}, "no 'positive'"),
+        (
+            {"query": "q", "positive": "p", "negatives": ["n"], "negative_ids": ["a", "b"]},
+            "2 negative_ids for 1",
+        ),
+        ({"query": "q", "positive": "p", "candidates": "text"}, "list of items"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=rf"row 1: .*{said}"):
+        score(StubEncoder(hashed), StubReranker(), [*mined_like(1), row], out=tmp_path)
+
+
+def test_another_teacher_needs_another_folder(tmp_path: Path) -> None:
+    score(StubEncoder(hashed), StubReranker(), mined_like(3), out=tmp_path)
+    with pytest.raises(FileExistsError, match="other reranker"):
+        score(StubEncoder(hashed), StubReranker(name="s"), mined_like(3), out=tmp_path)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match="not written by umekit"):
+        score(StubEncoder(hashed), StubReranker(), mined_like(3), out=tmp_path / "foreign")
+
+
+def test_mined_rows_are_scored_opened_by_datasets_and_distilled(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    encoder = StubEncoder(hashed)
+    mined = mine(encoder, make_rows(20), make_pool(), out=tmp_path / "mined", k=4, max_similarity=None)
+    file, media = made_rows(tmp_path / "mined")
+    assert str(file) == mined.file
+    report = score(encoder, StubReranker(), read_rows(file, media=media), out=tmp_path / "scored")
+    assert report is not None
+    table = datasets.load_dataset(str(tmp_path / "scored"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(table) == report.rows == 20
+    assert {"recall_scores", "rerank_scores", "teacher_scores", "candidates"} <= set(table.column_names)
+    rows = read_rows(made_rows(tmp_path / "scored")[0])
+    assert rows[0]["teacher_scores"] == pytest.approx(table[0]["teacher_scores"])
+    assert column(rows[0], "positive_teacher_score") == pytest.approx(table[0]["positive_teacher_score"])
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_lists(tmp_path: Path) -> None:
+    """50 rows of 1000 candidates: 50,000 different texts of 2 kB, 100 MB, of which a few rows are held at a time."""
+    file = tmp_path / "rows.jsonl"
+    with file.open("w", encoding="utf-8") as handle:
+        for n in range(50):
+            negatives = [f"candidate {n} {k} " + "x" * 2000 for k in range(999)]
+            row = {"query": f"query {n}", "positive": f"right {n} " + "x" * 2000, "negatives": negatives}
+            handle.write(json.dumps(row) + "\n")
+    vectors = np.random.default_rng(0).normal(size=(7, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def quick(text: str) -> Any:
+        return vectors[len(text) % 7]
+
+    tracemalloc.start()
+    report = score(
+        StubEncoder(quick), StubReranker(), read_rows(file), out=tmp_path / "out", positive="always",
+        block_size=2, shard_size=2048,
+    )  # fmt: skip
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report is not None
+    assert report.pairs == 50_000
+    assert peak < 60e6, f"{peak / 1e6:.0f} MB"  # a row is 2 MB; all of them as text are 100 MB
+    with pytest.raises(KeyboardInterrupt):
+        score(
+            StubEncoder(quick), StubReranker(stop_after=31), read_rows(file), out=tmp_path / "killed",
+            positive="always", block_size=2, shard_size=2048,
+        )  # fmt: skip
+    again = score(
+        StubEncoder(quick), StubReranker(), read_rows(file), out=tmp_path / "killed", positive="always",
+        block_size=2, shard_size=2048,
+    )  # fmt: skip
+    assert again is not None
+    assert Path(again.file).read_bytes() == Path(report.file).read_bytes()
+
+
+def test_real_models_and_pictures(
+    tmp_path: Path,
+    tiny_backbone: Callable[[str], Path],
+    tiny_checkpoint: Callable[..., Path],
+    pictures: list[Image.Image],
+) -> None:
+    """Scores are those of the models; a table of pictures is read by the collator that distils."""
+    reranker = umekit.load(save_tiny_reranker(tmp_path / "reranker", tiny_backbone("qwen3_vl")), device="cpu")
+    encoder = umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu")
+    rows = [
+        {
+            "query": "one",
+            "positive": {"image": pictures[0]},
+            "negatives": [{"image": one} for one in pictures[1:4]],
+        },
+        {"query": {"image": pictures[4]}, "positive": "a text", "negatives": ["no", "never"], "task": "t"},
+    ]
+    report = score(encoder, reranker, rows, out=tmp_path / "out", positive="always", show_progress=False)
+    assert report is not None
+    assert report.file.endswith("scored.parquet")
+    found = read_rows(report.file)[0]
+    items = [row["positive"] for row in rows[:1]] + rows[0]["negatives"]
+    plain = reranker.rerank("one", items)
+    np.testing.assert_allclose(sorted(read_scores(report.file)[0]), sorted(plain), atol=1e-6)
+    batch = DistillationCollator(encoder.processor)([found, read_rows(report.file)[1]])["batch"]
+    assert batch.counts["candidates"] == [4, 3]
+    best = int(np.argmax(0.5 * encoder.encode(["one"], role="query")[0] @ encoder.encode(items, role="document").T
+                         + 0.5 * plain))  # fmt: skip
+    assert found["teacher_scores"] == sorted(found["teacher_scores"], reverse=True)
+    first = load_image(found["candidates"][0]["image"], MediaLimits())
+    np.testing.assert_array_equal(np.asarray(first), np.asarray(items[best]["image"]))
+
+
+def read_scores(file: str) -> list[list[float]]:
+    import pyarrow.parquet as pq
+
+    return [row["rerank_scores"] for row in pq.read_table(file).to_pylist()]
