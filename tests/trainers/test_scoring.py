@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,44 +232,6 @@ def test_mined_rows_are_scored_opened_by_datasets_and_distilled(tmp_path: Path) 
     rows = read_rows(made_rows(tmp_path / "scored")[0])
     assert rows[0]["teacher_scores"] == pytest.approx(table[0]["teacher_scores"])
     assert column(rows[0], "positive_teacher_score") == pytest.approx(table[0]["positive_teacher_score"])
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_lists(tmp_path: Path) -> None:
-    """50 rows of 1000 candidates: 50,000 different texts of 2 kB, 100 MB, of which a few rows are held at a time."""
-    file = tmp_path / "rows.jsonl"
-    with file.open("w", encoding="utf-8") as handle:
-        for n in range(50):
-            negatives = [f"candidate {n} {k} " + "x" * 2000 for k in range(999)]
-            row = {"query": f"query {n}", "positive": f"right {n} " + "x" * 2000, "negatives": negatives}
-            handle.write(json.dumps(row) + "\n")
-    vectors = np.random.default_rng(0).normal(size=(7, 8)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    def quick(text: str) -> Any:
-        return vectors[len(text) % 7]
-
-    tracemalloc.start()
-    report = score(
-        StubEncoder(quick), StubReranker(), read_rows(file), out=tmp_path / "out", positive="always",
-        block_size=2, shard_size=2048,
-    )  # fmt: skip
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert report is not None
-    assert report.pairs == 50_000
-    assert peak < 60e6, f"{peak / 1e6:.0f} MB"  # a row is 2 MB; all of them as text are 100 MB
-    with pytest.raises(KeyboardInterrupt):
-        score(
-            StubEncoder(quick), StubReranker(stop_after=31), read_rows(file), out=tmp_path / "killed",
-            positive="always", block_size=2, shard_size=2048,
-        )  # fmt: skip
-    again = score(
-        StubEncoder(quick), StubReranker(), read_rows(file), out=tmp_path / "killed", positive="always",
-        block_size=2, shard_size=2048,
-    )  # fmt: skip
-    assert again is not None
-    assert Path(again.file).read_bytes() == Path(report.file).read_bytes()
 
 
 def test_real_models_and_pictures(

@@ -17,7 +17,6 @@ from transformers import HfArgumentParser, set_seed
 
 from ...encoding.encoder import Encoder
 from ...encoding.loading import load
-from ...encoding.reranker import Reranker
 from ..arguments import ItemTrainingArguments
 from ..checkpoints import last_complete_checkpoint
 from ..finite import NonFiniteError
@@ -208,7 +207,7 @@ def score_step(step: ScoreStep, context: StepContext) -> dict[str, Any]:
     teacher: Any = load(
         context.result_of(step.reranker), device=device, **_model_options(context.recipe.model)
     )
-    if not isinstance(teacher, Reranker):
+    if not hasattr(teacher, "rerank"):
         raise RecipeError(f"step {step.name}: what {step.reranker!r} left scores no pairs")
     rows: Any = eval_rows(open_sources(step.data, context.formats, context.result_of, context.recipe.seed))
     report = score(embedder, teacher, rows, out=context.folder / "rows", **step.options)

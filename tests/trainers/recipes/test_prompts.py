@@ -23,9 +23,13 @@ def tiny() -> Any:
 @pytest.mark.parametrize("name", sorted(PROMPTS))
 def test_saved_and_loaded_gives_the_same_vectors(tiny: Any, name: str, tmp_path: Path) -> None:
     model, processor = get_prompt(name).put_on(tiny.model, tiny.processor)
-    before = model.encode([ITEM, "hello"], processor=processor).numpy()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
+    if model.kind == "reranker":
+        scores = model.rerank("hello", [ITEM, "hello"], processor=processor).numpy()
+        np.testing.assert_allclose(umekit.load(tmp_path).rerank("hello", [ITEM, "hello"]), scores, atol=1e-5)
+        return
+    before = model.encode([ITEM, "hello"], processor=processor).numpy()
     np.testing.assert_allclose(umekit.load(tmp_path).encode([ITEM, "hello"]), before, atol=1e-5)
 
 
