@@ -68,6 +68,8 @@ class SourceSpec(_Strict):
     ``format`` is the name of a reader, ``options`` go to it. ``group``: sets of one group are batched as one
     (RzenEmbed's classification sets). ``cap``: most rows of an epoch. ``fraction``: of the rows, drawn by the
     recipe's seed, the same ones in every step that reads as many. ``step``: rows that a mining or scoring step wrote.
+    ``filter_thoughts``: leave out rows with bad thoughts, by :func:`umekit.trainers.thought_filters.filter_thoughts`,
+    whose options these are; ``{}`` for its defaults.
     """
 
     name: str
@@ -78,6 +80,7 @@ class SourceSpec(_Strict):
     weight: float = Field(default=1.0, gt=0)
     cap: int | None = Field(default=None, gt=0)
     fraction: float = Field(default=1.0, gt=0, le=1)
+    filter_thoughts: dict[str, Any] | None = None
     task: str | None = None
     group: str | None = None
 

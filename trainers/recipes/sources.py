@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from ..formats.made import made_rows
 from ..sampling import PlannedRows, Source, plan_epochs
 from ..sampling.planned_rows import ids_of_source
 from ..sampling.targets import UNKNOWN
+from ..thought_filters import filter_thoughts
 from .schema import DataSpec, RecipeError, SourceSpec
+
+logger = logging.getLogger(__name__)
 
 # A reader: (path or None, options) -> rows, a map-style dataset with len() and [index].
 Opener = Callable[[str | None, Mapping[str, Any]], Any]
@@ -39,18 +43,33 @@ FORMATS: dict[str, Opener] = {
 
 
 def open_sources(
-    data: DataSpec, formats: Mapping[str, Opener], result_of: Callable[[str], Path], seed: int = 0
+    data: DataSpec,
+    formats: Mapping[str, Opener],
+    result_of: Callable[[str], Path],
+    tokenizer: Any,
+    seed: int = 0,
 ) -> list[Source]:
-    """The data sets of a recipe. seed: of the rows that a ``fraction`` takes.
+    """The data sets of a recipe.
+
+    Args:
+        data: what to open.
+        formats: readers by name.
+        result_of: the folder that an earlier step left.
+        tokenizer: counts the tokens of thoughts, where a source is filtered by them.
+        seed: of the rows that a ``fraction`` takes.
 
     Raises:
-        RecipeError: a format is unknown, or a reader cannot read; the message names the source.
+        RecipeError: a format is unknown, a reader cannot read, or no row has a good thought; names the source.
     """
-    return [_open(spec, formats, result_of, seed) for spec in data.sources]
+    return [_open(spec, formats, result_of, tokenizer, seed) for spec in data.sources]
 
 
 def _open(
-    spec: SourceSpec, formats: Mapping[str, Opener], result_of: Callable[[str], Path], seed: int
+    spec: SourceSpec,
+    formats: Mapping[str, Opener],
+    result_of: Callable[[str], Path],
+    tokenizer: Any,
+    seed: int,
 ) -> Source:
     try:
         if spec.step is not None:
@@ -61,9 +80,26 @@ def _open(
             raise ValueError(f"no format {spec.format!r}; known are {', '.join(formats)}")
         if spec.fraction < 1:
             rows = Subset(rows, part_of(len(rows), spec.fraction, seed))
+        if spec.filter_thoughts is not None:
+            rows = with_good_thoughts(rows, tokenizer, spec)
         return Source(spec.name, rows, weight=spec.weight, cap=spec.cap, task=spec.task, group=spec.group)
     except (TypeError, ValueError, OSError) as error:
         raise RecipeError(f"source {spec.name!r}: {error}") from error
+
+
+def with_good_thoughts(rows: Any, tokenizer: Any, spec: SourceSpec) -> Any:
+    """The rows whose thoughts pass; the log says how many do not, why, and which was the first."""
+    found = filter_thoughts(rows, tokenizer, **(spec.filter_thoughts or {}))
+    if not len(found.kept):
+        raise ValueError(f"filter_thoughts leaves none of {len(rows)} rows; the first: {found.dropped[0]}")
+    if found.dropped:
+        logger.warning(
+            "source %r: thoughts of rows %s; the first left out: %s",
+            spec.name,
+            found.counts(),
+            found.dropped[0],
+        )
+    return Subset(rows, found.kept.tolist())
 
 
 def part_of(count: int, fraction: float, seed: int) -> list[int]:

@@ -27,12 +27,13 @@ from ..lora.merging import merge
 from ..lora.souping import soup
 from ..mining import mine
 from ..registry import trainer_class
-from ..sampling import PlannedRows
+from ..sampling import PlannedRows, Source
 from ..scoring import score
 from .plan_file import check_plan, write_plan
 from .prompts import get_prompt
 from .schema import (
     START,
+    DataSpec,
     MineStep,
     ModelSpec,
     PromptSpec,
@@ -130,7 +131,7 @@ def build_trainer(step: TrainStep, context: StepContext) -> ItemTrainer:
         add_lora(model, **step.lora.model_dump())
     batch = args.per_device_train_batch_size * args.world_size
     steps = args.max_steps * args.gradient_accumulation_steps
-    sources = open_sources(step.data, context.formats, context.result_of, context.recipe.seed)
+    sources = _sources(step.data, context, processor)
     rows = train_rows(step.data, sources, batch, steps, args.num_train_epochs, context.recipe.seed)
     if args.max_steps <= 0:
         args.max_steps = len(rows) // batch // args.gradient_accumulation_steps
@@ -141,9 +142,7 @@ def build_trainer(step: TrainStep, context: StepContext) -> ItemTrainer:
             )
     held_out = None
     if step.eval_data is not None:
-        held_out = eval_rows(
-            open_sources(step.eval_data, context.formats, context.result_of, context.recipe.seed)
-        )
+        held_out = eval_rows(_sources(step.eval_data, context, processor))
     trainer = trainer_class(step.trainer)
     objective = trainer.make_objective(args)
     if step.objective_from is not None:
@@ -194,7 +193,7 @@ def mine_step(step: MineStep, context: StepContext) -> dict[str, Any]:
     """Find hard negatives for the rows of all sources together."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, processor = _start(context, context.recipe.start_of(step), device)
-    rows: Any = eval_rows(open_sources(step.data, context.formats, context.result_of, context.recipe.seed))
+    rows: Any = eval_rows(_sources(step.data, context, processor))
     encoder: Any = Encoder(model, processor)
     report = mine(encoder, rows, out=context.folder / "rows", **step.options)
     return {"result": "rows", **dataclasses.asdict(report)}
@@ -209,7 +208,7 @@ def score_step(step: ScoreStep, context: StepContext) -> dict[str, Any]:
     )
     if not hasattr(teacher, "rerank"):
         raise RecipeError(f"step {step.name}: what {step.reranker!r} left scores no pairs")
-    rows: Any = eval_rows(open_sources(step.data, context.formats, context.result_of, context.recipe.seed))
+    rows: Any = eval_rows(_sources(step.data, context, embedder.processor))
     report = score(embedder, teacher, rows, out=context.folder / "rows", **step.options)
     assert report is not None
     return {"result": "rows", **dataclasses.asdict(report)}
@@ -226,6 +225,11 @@ def soup_step(step: SoupStep, context: StepContext) -> dict[str, Any]:
     else:
         soup(parts, result, weights=weights)
     return {"result": result.name, "of": list(step.of)}
+
+
+def _sources(data: DataSpec, context: StepContext, processor: Any) -> list[Source]:
+    seed = context.recipe.seed
+    return open_sources(data, context.formats, context.result_of, processor.tokenizer, seed)
 
 
 def _start(context: StepContext, name: str, device: torch.device | None) -> tuple[Any, Any]:

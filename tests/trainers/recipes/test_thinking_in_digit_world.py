@@ -10,7 +10,9 @@ import pytest
 
 import umekit
 from umekit.evaluation.digit_world.dataset import open_digit_world
-from umekit.trainers.recipes import FORMATS, read_recipe, run_recipe
+from umekit.trainers.recipes import FORMATS, RecipeError, read_recipe, run_recipe
+from umekit.trainers.recipes.schema import DataSpec
+from umekit.trainers.recipes.sources import open_sources
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "recipes"
 FORMATS_HERE = {**FORMATS, "digit-world": open_digit_world}
@@ -44,3 +46,27 @@ def test_an_unknown_role_is_refused(tmp_path: Path) -> None:
     (tmp_path / "try.yaml").write_text(text)
     with pytest.raises(ValueError, match="role"):
         read_recipe(tmp_path / "try.yaml")
+
+
+def test_rows_with_bad_thoughts_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {"query": f"q{n}", "positive": "p", "positive_thought": "a", "positive_answer": "p"} for n in range(4)
+    ]
+    for row, thought in zip(rows, ("so", "no " * 40, "so it is", "one two three four five six"), strict=True):
+        row |= {"query_thought": thought, "answer": "p"}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = umekit.load().processor.tokenizer
+
+    def opened(**options: object) -> list[str]:
+        source = {"name": "own", "path": str(file), "filter_thoughts": options}
+        (found,) = open_sources(DataSpec(sources=(source,)), FORMATS, Path, tokenizer)
+        return [found.rows[place]["query"] for place in range(len(found))]
+
+    assert opened(repeats=16) == ["q0", "q2", "q3"]
+    assert "'own': thoughts of rows {'kept': 3, 'repetition': 1}" in caplog.text
+    assert opened(max_tokens=12) == ["q0", "q2"]
+    with pytest.raises(RecipeError, match="'own': filter_thoughts leaves none of 4 rows"):
+        opened(max_tokens=1)
+    with pytest.raises(RecipeError, match="'own'"):
+        opened(least=1)
