@@ -284,7 +284,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(
     assert mine(encoder, rows, pool, out=out, **options) == report  # finished: nothing is done again
     with pytest.raises(FileExistsError, match="made with other settings"):
         mine(encoder, rows, pool, out=out, **{**options, "k": 2})
-    with pytest.raises(FileExistsError, match="mined with other columns"):
+    with pytest.raises(FileExistsError, match="made with other columns"):
         mine(encoder, [{**rows[0], "positive_ids": ["t3"]}, *rows[1:]], pool, out=out, **options)
 
 
