@@ -3,8 +3,8 @@
     python benchmarks/rlvr.py --out benchmarks/results/rlvr.json        # needs umekit[trl]
 
 Both train the same weights (ume-tiny's size, random) in float32 with AdamW on prompts of a picture and a text that
-differ in the template alone, G rollouts of exactly as many new tokens, one side, no KL term, one update a rollout, and a
-reward that is a function of the tokens. Ours also reads the rollout's vector, which is what it is for. A step counts
+differ in the template alone, G rollouts of exactly as many new tokens, one side, no KL term, one update a rollout, and
+a reward that is a function of the tokens. Ours also reads the rollout's vector, which is what it is for. A step counts
 from its first preparation of rows to the optimiser's end. Each arm runs in a fresh process, the arms in turn; of a run
 the median step counts, of the runs the fastest: rollout, scoring (rewards and advantages) and the rest, which is the
 update. Memory is the peak of a process above what it holds before its first step.
