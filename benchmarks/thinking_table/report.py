@@ -40,7 +40,7 @@ def values(record: Record, reading: Reading, where: str) -> NDArray[np.float64]:
         packed = record["easy"][reading.mode]
         return np.concatenate([unpack(packed[task], record["easy_queries"]) for task in EASY]).astype(float)
     given = record.get("given", {})
-    hops = np.array(record["hops"])
+    hops = unpack(record["hops"], record["queries"])
     if reading.mode in given:
         found = unpack(given[reading.mode], record["controlled"])
         hops = hops[: len(found)]
@@ -58,7 +58,8 @@ def claim_row(claim: Claim, results: Results) -> Record | None:
         return None
     ours = [values(better[seed], claim.better, claim.where) for seed in seeds]
     theirs = [values(worse[seed], claim.worse, claim.where) for seed in seeds]
-    found = judge(ours, theirs, -claim.at_least if claim.at_least < 0 else 0.0)
+    margin = -claim.at_least if claim.at_least < 0 else 0.0  # part of the verdict, not of what is shown
+    found = judge(ours, theirs, margin)
     difference = float(np.mean(ours) - np.mean(theirs))
     return {
         "claim": claim.name,
@@ -66,7 +67,7 @@ def claim_row(claim: Claim, results: Results) -> Record | None:
         "better": round(float(np.mean(ours)), 4),
         "worse": round(float(np.mean(theirs)), 4),
         "difference": round(difference, 4),
-        "interval": [round(found.low, 4), round(found.high, 4)],
+        "interval": [round(found.low - margin, 4), round(found.high - margin, 4)],
         "by_seed": {
             seed: round(float(a.mean() - b.mean()), 4) for seed, a, b in zip(seeds, ours, theirs, strict=True)
         },
@@ -119,7 +120,11 @@ def by_hops(records: Mapping[int, Record], mode: str) -> list[float]:
     """Hits at every number of hops, over seeds."""
     found = [
         [
-            float(unpack(one["values"][mode], one["queries"])[np.array(one["hops"]) == hops].mean())
+            float(
+                unpack(one["values"][mode], one["queries"])[
+                    unpack(one["hops"], one["queries"]) == hops
+                ].mean()
+            )
             for hops in range(9)
         ]
         for one in records.values()
@@ -206,7 +211,8 @@ def draw(result: Record, reward: Mapping[str, list[float]], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    figure, panels = plt.subplots(1, 2 if reward else 1, figsize=(11 if reward else 6, 4), squeeze=False)
+    left, right = panels[0, 0], panels[0, -1]
     for name, curve in result["by_hops"].items():
         left.plot(
             range(9),
@@ -220,14 +226,15 @@ def draw(result: Record, reward: Mapping[str, list[float]], out: Path) -> None:
     left.set_ylabel("hit at 1 of 72")
     left.set_ylim(0, 1.02)
     left.legend(fontsize=7, frameon=False)
+    left.spines[["top", "right"]].set_visible(False)
     for name, curve in reward.items():
         window = min(8, len(curve))
         right.plot(np.convolve(curve, np.ones(window) / window, "valid"), label=name)
-    right.set_xlabel("RL step")
-    right.set_ylabel("reward, mean of 8 steps")
-    right.legend(fontsize=8, frameon=False)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
+    if reward:
+        right.set_xlabel("RL step")
+        right.set_ylabel("reward, mean of 8 steps")
+        right.legend(fontsize=8, frameon=False)
+        right.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(out, dpi=150)
     plt.close(figure)

@@ -77,7 +77,11 @@ def score(checkpoint: Path, thinks: bool, walks: int = WALKS, easy: int = EASY_Q
     """
     asked = Asked(checkpoint, thinks)
     rows = rows_of("walk", walks)
-    found: dict[str, Any] = {"queries": len(rows), "hops": [row["steps"] for row in rows], "values": {}}
+    found: dict[str, Any] = {
+        "queries": len(rows),
+        "hops": pack(np.array([row["steps"] for row in rows], dtype=np.uint8)),
+        "values": {},
+    }
     for mode in asked.modes:
         values, details = asked.values(rows, mode)
         found["values"][mode] = pack(values)

@@ -89,7 +89,7 @@ def test_where_a_thought_leaves_the_right_one(text: str, kind: str | None) -> No
 def record(walks: np.ndarray, hops: np.ndarray, easy: np.ndarray, *modes: str) -> dict[str, Any]:
     return {
         "queries": len(walks),
-        "hops": hops.tolist(),
+        "hops": pack(hops.astype(np.uint8)),
         "values": {mode: pack(walks) for mode in modes},
         "easy": {mode: {task: pack(easy) for task in scoring.EASY} for mode in modes},
         "given": {name: pack(walks) for name in ("gold", "another")} if len(modes) > 1 else {},
