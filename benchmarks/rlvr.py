@@ -1,13 +1,13 @@
-"""A step of RL: RLVRTrainer against TRL's GRPOTrainer on the same pictures, and where its time goes.
+"""A step of reinforcement learning: RLVRTrainer against TRL's GRPOTrainer on the same pictures, and where time goes.
 
     python benchmarks/rlvr.py --out benchmarks/results/rlvr.json        # needs umekit[trl]
 
-Both train the same weights (ume-tiny's size, random) in float32 with AdamW on prompts of a picture and a text that
-differ in the template alone, G rollouts of exactly as many new tokens, one side, no KL term, one update a rollout, and
-a reward that is a function of the tokens. Ours also reads the rollout's vector, which is what it is for. A step counts
-from its first preparation of rows to the optimiser's end. Each arm runs in a fresh process, the arms in turn; of a run
-the median step counts, of the runs the fastest: rollout, scoring (rewards and advantages) and the rest, which is the
-update. Memory is the peak of a process above what it holds before its first step.
+Both train the same weights (ume-tiny's size, random) in float32 with AdamW on the same prompts, token for token, of a
+picture and a text, G rollouts of exactly as many new tokens, one side, no KL term, one update a rollout, and a reward
+that is a function of the tokens. Ours also reads the rollout's vector, which is what it is for. A step counts from its
+first preparation of rows to the optimiser's end. Arms take turns, each step by step, and the median counts: rollout,
+scoring (rewards and advantages) and the rest, which is the update. Memory is the peak of a fresh process above what it
+holds before its first step.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin, TrainerCallback
 
+from umekit.encoding.presets.ume_r1 import THINK
 from umekit.trainers import RLVRTrainer, RLVRTrainingArguments
 from umekit.trainers.rollout_rewards import RolloutGroups
 
-PROMPTS, G, NEW_TOKENS, STEPS = 4, 8, 24, 12
+PROMPTS, G, NEW_TOKENS, STEPS = 4, 8, 24, 7
+TEXT = "represent the picture"
 TEMPLATE = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -49,6 +52,7 @@ class Steps(TrainerCallback):
     def __init__(self) -> None:
         self.parts: dict[str, list[float]] = {"step": []}
         self.held = 0
+        self.prompt: list[int] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.held, self.last = peak(), time.perf_counter()
@@ -115,7 +119,7 @@ def ours(folder: str) -> Steps:
     )
     rows = [
         {
-            "query": {"image": one, "text": "represent the picture"},
+            "query": {"image": one, "text": TEXT},
             "positive": str(number),
             "positive_vectors": np.eye(192)[number],
         }
@@ -130,6 +134,7 @@ def ours(folder: str) -> Steps:
         rewards={"odd": (reward, 1.0)},
         callbacks=[steps],
     )
+    steps.prompt = trainer.data_collator(rows)["batch"].items[0].input_ids.tolist()
     trainer.own_engine.rollout = steps.timed("rollout", trainer.own_engine.rollout)  # type: ignore[method-assign]
     trainer.rewarded = steps.timed("scoring", trainer.rewarded)  # type: ignore[method-assign]
     trainer.train()
@@ -206,7 +211,8 @@ def theirs(folder: str) -> Steps:
         disable_tqdm=True,
         use_cpu=True,
     )
-    prompt = [{"role": "user", "content": "represent the picture"}]
+    asked = TEXT + "\n<disc_emb>\n" + THINK.replace("\\n", "\n")
+    prompt = [{"role": "user", "content": asked}]
     rows = Dataset.from_list([{"prompt": prompt, "image": one} for one in pictures()])
     steps = Steps()
     trainer = GRPOTrainer(
@@ -217,10 +223,21 @@ def theirs(folder: str) -> Steps:
         processing_class=PictureProcessor(processor.image_processor, tokenizer, TEMPLATE),
         callbacks=[steps],
     )
-    trainer._generate = steps.timed("rollout", trainer._generate)
+    trainer._generate = steps.timed("rollout", keep_prompts(trainer._generate, steps))
     trainer._calculate_rewards = steps.timed("scoring", trainer._calculate_rewards)
     trainer.train()
     return steps
+
+
+def keep_prompts(generate: Callable[..., Any], steps: Steps) -> Callable[..., Any]:
+    """The same, and the first prompt's tokens in ``steps``."""
+
+    def call(prompts: Any) -> Any:
+        found = generate(prompts)
+        steps.prompt = [int(token) for token in found[0][0]]
+        return found
+
+    return call
 
 
 ARMS = {"umekit": ours, "trl": theirs}
@@ -231,7 +248,7 @@ def measured(name: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         steps = ARMS[name](folder)
-    return {"seconds": steps.medians(), "peak_bytes_of_steps": peak() - steps.held}
+    return {"seconds": steps.medians(), "peak_bytes_of_steps": peak() - steps.held, "prompt": steps.prompt}
 
 
 def alone(name: str) -> dict[str, Any]:
@@ -255,11 +272,15 @@ def main() -> None:
         print(json.dumps(measured(args.arm)))
         return
     runs = [{name: alone(name) for name in ARMS} for _ in range(args.rounds)]
+    prompts = [run[name].pop("prompt") for run in runs for name in ARMS]
+    if any(prompt != prompts[0] for prompt in prompts):
+        raise AssertionError("the arms read other prompts")
     best = {name: min((run[name] for run in runs), key=lambda one: one["seconds"]["step"]) for name in ARMS}
     result = {
         "machine": machine(),
         "prompts": PROMPTS,
         "rollouts_of_each": G,
+        "prompt_tokens": len(prompts[0]),
         "new_tokens": NEW_TOKENS,
         "steps": STEPS,
         "arms": best,
