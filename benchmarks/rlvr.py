@@ -5,9 +5,9 @@
 Both train the same weights (ume-tiny's size, random) in float32 with AdamW on the same prompts, token for token, of a
 picture and a text, G rollouts of exactly as many new tokens, one side, no KL term, one update a rollout, and a reward
 that is a function of the tokens. Ours also reads the rollout's vector, which is what it is for. A step counts from its
-first preparation of rows to the optimiser's end. Arms take turns, each step by step, and the median counts: rollout,
-scoring (rewards and advantages) and the rest, which is the update. Memory is the peak of a fresh process above what it
-holds before its first step.
+first preparation of rows to the optimiser's end. Each arm runs in a fresh process, the arms in turn; of a run the
+median step counts, of the runs the fastest: rollout, scoring (rewards and advantages) and the rest, which is the update.
+Memory is the peak of a process above what it holds before its first step.
 """
 
 from __future__ import annotations
