@@ -5,8 +5,8 @@
 Both train the same weights (ume-tiny's size, random) in float32 with AdamW on the same prompts, token for token, of a
 picture and a text, G rollouts of exactly as many new tokens, one side, no KL term, one update a rollout, and a reward
 that is a function of the tokens. Ours also reads the rollout's vector, which is what it is for. A step counts from its
-first preparation of rows to the optimiser's end. Each arm runs in a fresh process, the arms in turn; of a run the
-median step counts, of the runs the fastest: rollout, scoring (rewards and advantages) and the rest, which is the update.
+first preparation of rows to the optimiser's end. Each arm runs in fresh processes, in turn; of a run the
+median step counts, of the runs the fastest: rollout, scoring (rewards and advantages) and the rest, the update.
 Memory is the peak of a process above what it holds before its first step.
 """
 
