@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import umekit
-
+from ... import encoding, modeling, processing
 from ..._version import __version__
 from ...encoding.inputs.sample import Row, Sample
 from ...encoding.shards.parts import ShardSet
@@ -166,9 +165,8 @@ def item_key(item: Mapping[str, Any], role: Role) -> str:
 def code_hash() -> str:
     """sha256 of the sources that have a say in a vector: a change of code makes vectors anew."""
     digest = hashlib.sha256(__version__.encode())
-    for room in ("modeling", "processing", "encoding"):
-        module = __import__(f"{umekit.__name__}.{room}", fromlist=["_"])
-        base = Path(next(iter(module.__path__)))
+    for room in (modeling, processing, encoding):
+        base = Path(next(iter(room.__path__)))
         for path in sorted(base.rglob("*.py")):
             digest.update(path.relative_to(base).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -54,10 +54,11 @@ class Given:
         return dict(FINGERPRINT)
 
     def encode(self, items: Any, **options: Any) -> Any:
+        rows = self.vectors[[int(item["text"] if isinstance(item, dict) else item) for item in items]]
         if "return_details" not in options:
-            return self.vectors[[int(item["text"]) for item in items]]
-        rows = self.vectors[[int(item) for item in items]]
-        return SimpleNamespace(embeddings=rows, errors=[])
+            return rows
+        nothing = [None] * len(rows)
+        return SimpleNamespace(embeddings=rows, errors=[], thoughts=nothing)
 
 
 class Named(Given):
