@@ -2,7 +2,8 @@
 
     python examples/train_ume_tiny_thoughts.py --start examples/ume-tiny --out runs/ume-tiny-thoughts
 
-About an hour on one core. The result embeds at a glance and after a thought; a killed run goes on with ``--resume``.
+Hours on one core: places and pages are learned last. The result embeds at a glance and after a thought; a killed run
+goes on with ``--resume``.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def main() -> int:
     )
     parser.add_argument("--start", type=Path, default=Path("examples/ume-tiny"))
     parser.add_argument("--out", type=Path, default=Path("runs/ume-tiny-thoughts"))
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

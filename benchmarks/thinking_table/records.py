@@ -49,9 +49,9 @@ GLANCE = Arm("glance", "DUME: same rows and steps, the direct vector alone", "gl
 LONGER = Arm("glance-longer", "DUME on twice the rows", "glance", steps=1400)
 DEEPER = Arm("glance-deeper", "DUME with 8 layers in place of 5", "glance", added_layers=3)
 
-# RL needs a start that has the skill and a bad habit: a cold start on the faulty teacher alone learned neither (after
-# 300 steps 2 % of its thoughts were exact, and 60 steps of RL made 83 % of them hasty), so the habit is taught to the
-# arm that can walk. Later arms see new rows.
+# RL needs a start that has the skill and a bad habit: a cold start of the same length on the faulty
+# teacher alone learns neither, and RL then makes it hasty, so the habit is taught to the arm that can walk. Later arms
+# see new rows.
 _HABIT, _AFTER = 5_000, 10_000
 _RL: dict[str, Any] = {"kind": "rl", "start": "faulty", "steps": 60, "rate": 1e-5, "first": _AFTER}
 FAULTY = Arm(
