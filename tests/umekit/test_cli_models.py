@@ -67,7 +67,7 @@ def test_mine(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert row["positive"] not in row["negatives"]
     code, text, err = call(capsys, "mine", "model", rows, "--out", out, "--quiet")
     assert code == 2
-    assert "mined with other settings" in one_error(err)
+    assert "made with other settings" in one_error(err)
 
 
 def test_mine_with_a_pool_and_filters(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
