@@ -31,7 +31,7 @@ class Arm:
     what: str
     kind: Kind
     start: str = TINY
-    steps: int = 700
+    steps: int = 1300
     rate: float = 1e-3
     teacher: str = "careful"
     first: int = 0
@@ -46,7 +46,7 @@ class Arm:
 
 THINKING = Arm("thinking", "thinks, then embeds", "thinking")
 GLANCE = Arm("glance", "DUME: same rows and steps, the direct vector alone", "glance")
-LONGER = Arm("glance-longer", "DUME on twice the rows", "glance", steps=1400)
+LONGER = Arm("glance-longer", "DUME on twice the rows", "glance", steps=2600)
 DEEPER = Arm("glance-deeper", "DUME with 8 layers in place of 5", "glance", added_layers=3)
 
 # RL needs a start that has the skill and a bad habit: a cold start of the same length on the faulty

@@ -13,7 +13,7 @@ GROWTH = 0.3  # of the training, over which walks grow to eight hops
 ENDLESS = 10**7
 
 # Walks above all. A caption is the same reading in a fixed order; the others are what a glance can answer.
-MIXTURE = {"walk": 44, "retrieve_caption": 8, "qa_what": 4, "classify_digit": 4, "classify_colour": 4}
+MIXTURE = {"walk": 36, "retrieve_caption": 10, "qa_what": 8, "classify_digit": 5, "classify_colour": 5}
 
 
 class Mixture(Dataset):  # type: ignore[type-arg]
