@@ -138,8 +138,12 @@ class Reranker:
         batch_tokens: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         show_progress: bool | None = None,
-    ) -> list[NDArray[np.float32]]:
+        return_details: bool = False,
+    ) -> Any:
         """:meth:`rerank` for several queries, each with its own candidates.
+
+        Returns:
+            Of each query, float32 ``[n]``, or a :class:`Reranked` with ``return_details``.
 
         Raises:
             ValueError: there are not as many lists as queries.
@@ -148,20 +152,22 @@ class Reranker:
         if len(listed) != len(candidate_lists):
             raise ValueError(f"{len(listed)} queries, but {len(candidate_lists)} lists of candidates")
         features, budget = self._features(), self._budget(batch_tokens)
-        found, errors, count, cuts = [], [], 0, Cuts()
+        found: list[Reranked] = []
+        cuts = Cuts()
         show = len(listed) > 1 and sys.stderr.isatty() if show_progress is None else show_progress
         for query, candidates in zip(
             tqdm(listed, unit="query", disable=not show, desc="rerank"), candidate_lists, strict=True
         ):
-            scores, failed, _ = self._rerank(
+            scores, failed, truncated = self._rerank(
                 query, as_items(candidates), features, instruction, budget, on_error, False, cuts
             )
-            found.append(scores)
-            errors += failed
-            count += len(scores)
+            found.append(Reranked(scores, failed, budget.tokens, truncated))
+        count = sum(len(one.scores) for one in found)
         cuts.warn(count)
-        _warn(errors, count, stacklevel=2)
-        return found
+        if return_details:
+            return found
+        _warn([error for one in found for error in one.errors], count, stacklevel=2)
+        return [one.scores for one in found]
 
     def _features(self) -> VisionFeatureCache:
         return self.model.vision_cache(self.processor, KEEP_BYTES)

@@ -1,7 +1,7 @@
 """The best candidates of a query ranked again by a reranker.
 
-U-MARVEL fuses ``alpha * cosine + (1 - alpha) * P(Yes)`` with alpha = 0.5 (paper) over the first 50. What is not among
-them keeps its place behind.
+U-MARVEL fuses the cosine with P(Yes) half and half (paper) over the first 50. What is not among them keeps its place
+behind.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..encoding.index.two_stage import DEPTH, FUSION, fuse
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Fusing:
 
     reranker: Any
     name: str
-    depth: int = 50
-    alpha: float = 0.5
+    depth: int = DEPTH
+    alpha: float = FUSION
 
     def __post_init__(self) -> None:
         if self.depth < 1 or not 0 <= self.alpha <= 1:
@@ -44,20 +46,11 @@ class Fusing:
     def levels(
         self, cosines: NDArray[np.float32], reach: NDArray[np.int64], scores: Sequence[float]
     ) -> NDArray[np.float32]:
-        """A number for each candidate of a pool, by which it is sorted: those in reach above all others.
-
-        Whole numbers, so that nothing that differs becomes equal; float32 holds those of 16 million candidates.
-
-        Args:
-            cosines: [c] of the pool.
-            reach: [k] places of those that were scored again. scores: [k].
-        """
-        fused = (self.alpha * cosines[reach] + (1 - self.alpha) * np.array(scores)).astype(np.float32)
+        """:func:`levels_of` a pool by its cosines [c], of which ``reach`` [k] were scored again, ``scores`` [k]."""
+        fused = fuse(cosines[reach], scores, self.alpha)
         if not np.isfinite(fused).all():
             raise ValueError(f"the reranker {self.name} gave a score that is not finite")
-        levels = _dense(cosines)
-        levels[reach] = len(cosines) + _dense(fused)
-        return levels.astype(np.float32)
+        return levels_of(cosines, reach, fused)
 
     def rerank(
         self, query: Any, candidate: Callable[[int], Any], cosines: NDArray[np.float32]
@@ -65,6 +58,22 @@ class Fusing:
         """Levels of one query whose pool is at hand."""
         reach = np.argsort(-cosines, kind="stable")[: self.depth].astype(np.int64)
         return self.levels(cosines, reach, self.scores(query, [candidate(int(one)) for one in reach]))
+
+
+def levels_of(
+    recall: NDArray[np.float32], reach: NDArray[np.int64], fused: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """A number for each candidate of a pool, by which it is sorted: those in reach above all others.
+
+    Whole numbers, so that nothing that differs becomes equal; float32 holds those of 16 million candidates.
+
+    Args:
+        recall: [c] of the pool.
+        reach: [k] places of those that were scored again. fused: [k].
+    """
+    levels = _dense(recall)
+    levels[reach] = len(recall) + _dense(fused)
+    return levels.astype(np.float32)
 
 
 def _dense(values: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -19,6 +19,8 @@ if (_root / "setup.cfg").is_file() and (_root / "modeling").is_dir():
     __path__.append(str(_root))  # a source checkout: the rooms lie beside this folder
 
 if TYPE_CHECKING:
+    from .encoding.cascade import Cascade
+    from .encoding.cascade_folder import Fusion
     from .encoding.encoder import Encoder
     from .encoding.export import export
     from .encoding.golden.verify import Verification, verify
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
     from .processing.processor import UmeProcessor
 
 _PUBLIC = {
+    "Cascade": ".encoding.cascade",
     "Encoded": ".modeling.encode_loop",
     "Encoder": ".encoding.encoder",
+    "Fusion": ".encoding.cascade_folder",
     "Index": ".encoding.index.exact",
     "Reasoner": ".encoding.reasoner",
     "Reranked": ".encoding.reranker",
@@ -46,8 +50,10 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Cascade",
     "Encoded",
     "Encoder",
+    "Fusion",
     "Index",
     "Reasoner",
     "Reranked",

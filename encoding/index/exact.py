@@ -79,12 +79,13 @@ class Index:
         self.metadata: list[dict[str, Any]] = []
         self.vectors: NDArray[np.float32] = np.zeros((0, dim), dtype=np.float32)  # [n, d]
         self._faiss: Any = None
+        self._place: dict[str, int] | None = None  # of every id, made when one is asked for
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __contains__(self, item: object) -> bool:
-        return item in set(self.ids)
+        return item in self._places()
 
     def add(
         self, ids: Sequence[str], vectors: ArrayLike, metadata: Sequence[Mapping[str, Any]] | None = None
@@ -115,7 +116,7 @@ class Index:
         self.vectors = np.concatenate([self.vectors, rows])
         self.ids.extend(names)
         self.metadata.extend(objects)
-        self._faiss = None
+        self._faiss = self._place = None
 
     def remove(self, ids: Sequence[str]) -> int:
         """Take rows out; returns how many there were. Unknown ids are ignored."""
@@ -126,15 +127,17 @@ class Index:
             self.vectors = np.ascontiguousarray(self.vectors[keep])
             self.ids = [self.ids[position] for position in keep]
             self.metadata = [self.metadata[position] for position in keep]
-            self._faiss = None
+            self._faiss = self._place = None
         return removed
 
     def get(self, name: str) -> dict[str, Any]:
         """The metadata of a row. Raises KeyError for an unknown id."""
-        try:
-            return self.metadata[self.ids.index(name)]
-        except ValueError:
-            raise KeyError(name) from None
+        return self.metadata[self._places()[name]]
+
+    def _places(self) -> dict[str, int]:
+        if self._place is None:
+            self._place = {name: place for place, name in enumerate(self.ids)}
+        return self._place
 
     def search(self, vectors: ArrayLike, k: int = 10) -> tuple[list[list[str | None]], NDArray[np.float32]]:
         """The k nearest rows of each query by cosine, best first; equal scores in order of their ids.

@@ -1,4 +1,7 @@
-"""The best rows of an index, scored again by a reranker: what they are on disk, and the fusion of both scores."""
+"""The best rows of an index, scored again by a reranker: what they are on disk, and the fusion of both scores.
+
+This is the only place that fuses; searching, scoring for distillation, tuning and benchmarks come here.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,14 @@ class CandidateError(ValueError):
 class PairScorer(Protocol):
     """What is needed of an ``umekit.Reranker``."""
 
-    def rerank(self, query: Any, candidates: Any, **options: Any) -> Any: ...
+    @property
+    def rerank_many(self) -> Callable[..., Any]: ...
+
+
+class Rows(Protocol):
+    """What is needed of an index to open its rows."""
+
+    def get(self, name: str) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -58,59 +68,83 @@ def fuse(recall: ArrayLike, rerank: ArrayLike, alpha: float = FUSION) -> NDArray
 
 def rescore(
     reranker: PairScorer,
-    query: Any,
-    found: Sequence[tuple[str, float]],
+    queries: Sequence[Any],
+    found: Sequence[Sequence[tuple[str, float]]],
     item_of: Callable[[str], Any],
     *,
-    fusion: float = FUSION,
+    alphas: Sequence[float] | None = None,
     instruction: str | None = None,
     on_error: Literal["raise", "skip"] = "raise",
-) -> tuple[list[Fused], list[tuple[str, str]]]:
+) -> tuple[list[list[Fused]], list[tuple[int, str, str]]]:
     """Score the candidates that a search found again, and order them by the fusion of both scores.
+
+    Media that several queries found are read by the vision tower once, as far as the reranker keeps them.
 
     Args:
         reranker: of :func:`umekit.load`.
-        query: the item that was searched for.
-        found: id and score of every candidate, best first, as ``Index.search`` gives them for one query.
-        item_of: id to item; for the index of a folder, :func:`file_row` does it.
-        fusion: share of the index's score, 0..1.
-        instruction: what to look for; the query's own wins over it.
+        queries: the items that were searched for, n.
+        found: of each, id and score of every candidate, best first, as ``Index.search`` gives them.
+        item_of: id to item; for the index of a folder, :func:`folder_items` makes it.
+        alphas: share of the index's score, 0..1, for each query; :data:`FUSION` for all when None.
+        instruction: what to look for; a query's own wins over it.
         on_error: ``"raise"`` stops at the first candidate that can't be opened; ``"skip"`` leaves it out.
 
     Returns:
-        The candidates, best first (equal ones as the search had them), and ``(id, reason)`` of those left out.
+        The candidates of each query, best first (equal ones as the search had them), and ``(query, id, reason)`` of
+        those left out.
 
     Raises:
         CandidateError: a candidate can't be opened or scored (``on_error="raise"``).
-        ValueError: ``fusion`` is not in 0..1.
+        ValueError: a share that is not in 0..1, or numbers of queries, lists and shares that differ.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; use 'raise' or 'skip'")
-    fuse([], [], fusion)  # a wrong share must not be found after minutes of scoring
-    failed: list[tuple[str, str]] = []
-    opened: list[tuple[str, float]] = []
-    items: list[Any] = []
-    for name, score in found:
-        try:
-            items.append(item_of(name))
-        except (OSError, ValueError, ImportError, KeyError) as error:
-            failed.append((name, reason_of(error)))
-        else:
-            opened.append((name, score))
-    if failed and on_error == "raise":
-        raise CandidateError("{}: {}".format(*failed[0]))
-    result = reranker.rerank(query, items, instruction=instruction, on_error="skip", return_details=True)
-    reasons = [(opened[number][0], reason_of(error)) for number, error in result.errors]
-    if reasons and on_error == "raise":
-        raise CandidateError("{}: {}".format(*reasons[0])) from result.errors[0][1]
-    recall = [score for _, score in opened]
-    rows = zip(opened, result.scores, fuse(recall, result.scores, fusion), strict=True)
-    fused = [
-        Fused(name, float(both), score, float(again))
-        for (name, score), again, both in rows
-        if not np.isnan(again)
-    ]
-    return sorted(fused, key=lambda row: -row.score), failed + reasons
+    shares = [FUSION] * len(queries) if alphas is None else list(alphas)
+    if not len(queries) == len(found) == len(shares):
+        raise ValueError(
+            f"{len(queries)} queries, {len(found)} lists and {len(shares)} shares; need one of each"
+        )
+    for share in shares:
+        fuse([], [], share)  # a wrong one must not be found after minutes of scoring
+    failed: list[tuple[int, str, str]] = []
+    opened: list[list[tuple[str, float]]] = []
+    items: list[list[Any]] = []
+    for number, candidates in enumerate(found):
+        opened.append([])
+        items.append([])
+        for name, score in candidates:
+            try:
+                items[-1].append(item_of(name))
+            except (OSError, ValueError, ImportError, KeyError) as error:
+                failed.append((number, name, reason_of(error)))
+                if on_error == "raise":
+                    raise CandidateError(f"{name}: {reason_of(error)}") from error
+            else:
+                opened[-1].append((name, score))
+    results = reranker.rerank_many(
+        queries, items, instruction=instruction, on_error="skip", show_progress=False, return_details=True
+    )
+    ranked = []
+    for number, (result, candidates, share) in enumerate(zip(results, opened, shares, strict=True)):
+        for place, fault in result.errors:
+            failed.append((number, candidates[place][0], reason_of(fault)))
+            if on_error == "raise":
+                raise CandidateError(f"{candidates[place][0]}: {reason_of(fault)}") from fault
+        both = fuse([score for _, score in candidates], result.scores, share)
+        rows = [
+            Fused(name, float(fused), score, float(again))
+            for (name, score), again, fused in zip(candidates, result.scores, both, strict=True)
+            if not np.isnan(again)
+        ]
+        ranked.append(sorted(rows, key=lambda row: -row.score))
+    return ranked, failed
+
+
+def folder_items(
+    index: Rows, root: str | os.PathLike[str], limits: MediaLimits | None = None
+) -> Callable[[str], dict[str, Any]]:
+    """Id to item for the index of the folder ``root``; raises what :func:`file_row` does."""
+    return lambda name: file_row(name, root, index.get(name), limits)
 
 
 def file_row(

@@ -12,7 +12,7 @@ from PIL import Image
 
 import umekit
 from umekit.encoding.index.folder_index import index_folder
-from umekit.encoding.index.two_stage import CandidateError, file_row, fuse, rescore
+from umekit.encoding.index.two_stage import CandidateError, file_row, folder_items, fuse, rescore
 from umekit.encoding.inputs.columns import OutsideRootError
 from umekit.encoding.inputs.files import UnreadableFileError
 from umekit.testing import save_tiny_reranker
@@ -93,7 +93,9 @@ def test_scores_are_the_rerankers_and_order_is_that_of_the_fusion(reranker: Any,
     query = {"text": "a ladder", "instruction": "Find it."}
     alone = reranker.rerank(query, [file_row(name, root) for name in NAMES])
     for alpha in (0.0, 0.3, 1.0):
-        rows, failed = rescore(reranker, query, found, lambda name: file_row(name, root), fusion=alpha)
+        [rows], failed = rescore(
+            reranker, [query], [found], lambda name: file_row(name, root), alphas=[alpha]
+        )
         assert failed == []
         for row in rows:
             place = NAMES.index(row.id)
@@ -107,7 +109,7 @@ def test_scores_are_the_rerankers_and_order_is_that_of_the_fusion(reranker: Any,
 
 def test_equal_scores_keep_the_order_of_the_search(reranker: Any) -> None:
     found = [("b", 0.5), ("a", 0.5), ("c", 0.5)]
-    rows, _ = rescore(reranker, "x", found, lambda name: "one text")
+    [rows], _ = rescore(reranker, ["x"], [found], lambda name: "one text")
     assert [row.id for row in rows] == ["b", "a", "c"]
 
 
@@ -119,17 +121,19 @@ def test_what_can_not_be_opened_is_named_or_left_out(reranker: Any, root: Path) 
         return file_row(name, root)
 
     with pytest.raises(CandidateError, match=r"gone\.png: there is no file"):
-        rescore(reranker, "x", found, item_of)
+        rescore(reranker, ["x"], [found], item_of)
     with pytest.raises(CandidateError, match=r"broken\.png: "):
-        rescore(reranker, "x", found[1:], item_of)
-    rows, failed = rescore(reranker, "x", found, item_of, on_error="skip")
-    assert [row.id for row in rows] == ["notes.md"]
-    assert [name for name, _ in failed] == ["gone.png", "broken.png"]
+        rescore(reranker, ["x"], [found[1:]], item_of)
+    rows, failed = rescore(reranker, ["y", "x"], [[], found], item_of, on_error="skip")
+    assert [[row.id for row in one] for one in rows] == [[], ["notes.md"]]
+    assert [(number, name) for number, name, _ in failed] == [(1, "gone.png"), (1, "broken.png")]
     with pytest.raises(ValueError, match="on_error"):
-        rescore(reranker, "x", found, item_of, on_error="ignore")  # type: ignore[arg-type]
+        rescore(reranker, ["x"], [found], item_of, on_error="ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="from 0 to 1"):
-        rescore(reranker, "x", found, item_of, fusion=2)
-    assert rescore(reranker, "x", [], item_of) == ([], [])
+        rescore(reranker, ["x"], [found], item_of, alphas=[2])
+    with pytest.raises(ValueError, match="1 queries, 2 lists"):
+        rescore(reranker, ["x"], [found, found], item_of)
+    assert rescore(reranker, ["x"], [[]], item_of) == ([[]], [])
 
 
 def test_rows_of_a_folders_index(
@@ -142,5 +146,5 @@ def test_rows_of_a_folders_index(
     found = [
         (name, score) for name, score in zip(ids[0], scores[0].tolist(), strict=True) if name is not None
     ]
-    rows, _ = rescore(reranker, "a ladder", found, lambda name: file_row(name, root, index.get(name)))
+    [rows], _ = rescore(reranker, ["a ladder"], [found], folder_items(index, root))
     assert {row.id for row in rows} == set(NAMES)

@@ -14,6 +14,7 @@ from PIL import Image
 
 import umekit
 from umekit.cli.main import main
+from umekit.encoding.index.two_stage import folder_items
 from umekit.testing import save_tiny_reranker
 
 NAMES = {"clip.gif", "notes.md", "picture.png", "report.pdf#page=1", "report.pdf#page=2"}
@@ -116,9 +117,56 @@ def test_an_index_elsewhere_needs_its_root(
     assert {row["id"] for row in results(capsys, *where, "--root", indexed)} == NAMES
 
 
+@pytest.fixture(scope="module")
+def cascade(
+    reranker: Path, tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("cascade")
+    pair = umekit.Cascade.of(
+        tiny_checkpoint("qwen2_vl"), reranker, umekit.Fusion(0.3, {"photos": 0.8}, depth=3), device="cpu"
+    )
+    pair.save(folder)
+    return folder
+
+
+def test_a_cascade_brings_reranker_depth_and_shares(
+    capsys: pytest.CaptureFixture[str], indexed: Path, reranker: Path, cascade: Path
+) -> None:
+    where = ["search", "a red kitten", "--index", indexed, "-k", 3]
+    for share, options in ((0.3, []), (0.8, ["--task", "photos"]), (0.1, ["--fusion", 0.1])):
+        rows = results(capsys, *where, "--rerank", cascade, *options)
+        bare = results(capsys, *where, "--rerank", reranker, "--fusion", share, "--rerank-depth", 3)
+        assert rows == bare
+    assert len(results(capsys, *where, "--rerank", cascade, "-k", 5)) == 5  # deeper than the cascade's 3
+    pair = umekit.Cascade.load(cascade, device="cpu")
+    index = umekit.Index.load(indexed / ".umekit-index")
+    items = folder_items(index, indexed)
+    [found] = pair.search([{"text": "a red kitten"}], index, items, k=3, tasks="photos")
+    rows = results(capsys, *where, "--rerank", cascade, "--task", "photos")
+    assert [row.id for row in found] == [row["id"] for row in rows]
+    assert [row.score for row in found] == pytest.approx([row["score"] for row in rows], abs=1e-6)
+
+
+def test_a_cascade_of_other_models_is_one_line_and_2(
+    capsys: pytest.CaptureFixture[str], indexed: Path, cascade: Path, tmp_path: Path
+) -> None:
+    block = json.loads((cascade / "cascade.json").read_text())
+    for which in ("embedder", "reranker"):
+        block[which]["fingerprint"]["processor"] = "0" * 64
+        (tmp_path / "cascade.json").write_text(json.dumps(block))
+        code, out, err = call(capsys, "search", "x", "--index", indexed, "--rerank", tmp_path)
+        assert (code, out) == (2, "")
+        assert f"was made with another {which} (processor 00000000000000 there" in err.splitlines()[-1]
+        block[which] = json.loads((cascade / "cascade.json").read_text())[which]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--task", "photos"], "--task needs --rerank"),
+        (["--rerank", "R", "--task", "photos"], "is of a cascade"),
+        (["--rerank", "C", "--task", "pages"], "no share was chosen for pages"),
+        (["--rerank", "C", "--rerank-preset", "qwen3-vl-reranker"], "--rerank-preset is of a bare reranker"),
         (["--fusion", "0.5"], "--fusion needs --rerank"),
         (["--rerank-depth", "5"], "--rerank-depth needs --rerank"),
         (["--root", "."], "--root needs --rerank"),
@@ -135,9 +183,10 @@ def test_wrong_calls_are_one_line_and_2(
     capsys: pytest.CaptureFixture[str],
     indexed: Path,
     reranker: Path,
+    cascade: Path,
     tiny_checkpoint: Callable[..., Path],
 ) -> None:
-    named = {"R": str(reranker), "E": str(tiny_checkpoint("qwen2_vl"))}
+    named = {"R": str(reranker), "C": str(cascade), "E": str(tiny_checkpoint("qwen2_vl"))}
     code, out, err = call(
         capsys, "search", "x", "--index", indexed, *(named.get(one, one) for one in options)
     )

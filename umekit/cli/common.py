@@ -127,13 +127,16 @@ def load_encoder(args: argparse.Namespace, model: str | None = None) -> Any:
     return encoder
 
 
-def load_reranker(args: argparse.Namespace, model: str, preset: str | None) -> Any:
+def load_reranker(
+    args: argparse.Namespace, model: str | None, preset: str | None, revision: str | None = None
+) -> Any:
     """A reranker, where and how the model arguments say.
 
     Raises:
         UsageError: the checkpoint is an embedder, which cannot score pairs.
     """
-    options = {**loading_options(args), "preset": preset, "compile": None}  # the last is for embedders
+    options = {**loading_options(args), "preset": preset, "revision": revision}
+    options["compile"] = None  # which is for embedders
     reranker = _load(args, model, {name: value for name, value in options.items() if value is not None})
     if not hasattr(reranker, "rerank"):
         raise UsageError(

@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _is_unusable_input(error: Exception) -> bool:
     """Whether the caller can mend it by another call. Errors are told by name: no room is imported for it."""
     named = {"IndexFormatError", "IndexMismatchError", "UnreadableFileError"}
+    named |= {"CascadeFormatError", "CascadeMismatchError"}
     kinds = (UsageError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
     return isinstance(error, kinds) or any(kind.__name__ in named for kind in type(error).__mro__)
 

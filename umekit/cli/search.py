@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .common import (
     UsageError,
@@ -22,6 +22,9 @@ from .common import (
     tell_tiny,
     told_thought,
 )
+
+if TYPE_CHECKING:
+    from ..encoding.cascade_folder import CascadeRecord, Fusion
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,7 +49,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_item_arguments(parser)
     add_model_arguments(parser)
     group = parser.add_argument_group("reranking")
-    group.add_argument("--rerank", metavar="PATH", help="reranker: checkpoint folder or Hub id")
+    group.add_argument(
+        "--rerank",
+        metavar="PATH",
+        help="reranker: checkpoint folder or Hub id; or the folder of a cascade that `umekit tune` wrote, whose "
+        "reranker, fusion and depth are then taken",
+    )
     group.add_argument(
         "--rerank-preset", metavar="NAME", help="its published system, if it lacks our settings"
     )
@@ -54,9 +62,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--rerank-depth",
         type=int,
         metavar="N",
-        help="how many rows are scored again (default 50, at least -k)",
+        help="how many rows are scored again (default: the cascade's, or 50; at least -k)",
     )
-    group.add_argument("--fusion", type=float, metavar="A", help="share of the cosine, 0 to 1 (default 0.5)")
+    group.add_argument(
+        "--fusion",
+        type=float,
+        metavar="A",
+        help="share of the cosine, 0 to 1 (default: the cascade's, or 0.5)",
+    )
+    group.add_argument("--task", metavar="NAME", help="take the cascade's share of the cosine for this task")
     group.add_argument(
         "--root",
         type=Path,
@@ -80,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give the text once: as TEXT or as --text")
     if args.k < 1:
         raise UsageError(f"-k is {args.k}; need at least 1")
-    depth = check_reranking(args)
+    check_reranking(args)
+    record = cascade_of(args)
+    fusion = fusion_of(args, record)
     item = item_from(args, args.query if args.query is not None else args.text)
     folder = find_index(args.index)
     root = files_root(args, folder) if args.rerank else None
@@ -89,20 +105,23 @@ def run(args: argparse.Namespace) -> int:
     tell_tiny(model, [folder])
     encoder = load_encoder(args, model)
     index = open_index(folder, encoder.fingerprint())
+    if record is not None:
+        record.check("embedder", encoder.fingerprint(), args.rerank)
     if len(index) == 0:
         raise UsageError(f"the index {folder} is empty")
     if args.mode is None:
         args.mode = settings.get("mode")
     query = encoder.encode([item], role="query", return_details=True, **mode_options(args))
-    found, scores = index.search(query.embeddings, min(depth, len(index)))
+    wanted = args.k if fusion is None else fusion.depth
+    found, scores = index.search(query.embeddings, min(wanted, len(index)))
     best = [(name, float(score)) for name, score in zip(found[0], scores[0], strict=True) if name is not None]
     ranked = [(name, {"score": score}) for name, score in best]
     told: dict[str, Any] = told_thought(query)
     if told and not args.json:
         print(shown_thought(told), end="\n\n")
-    if root is not None:
+    if root is not None and fusion is not None:
         del encoder  # two models need not be in memory at once
-        ranked, told["failed"] = rerank(args, item, index, best, root)
+        ranked, told["failed"] = rerank(args, item, index, best, root, fusion, record)
         report_failures(told["failed"])
     if args.json:
         rows = [
@@ -121,22 +140,49 @@ def run(args: argparse.Namespace) -> int:
     return 1 if told.get("failed") else 0
 
 
-def check_reranking(args: argparse.Namespace) -> int:
-    """How many rows are asked of the index. Raises UsageError for options that don't go together."""
-    from ..encoding.index.two_stage import DEPTH
-
-    given = ("rerank_preset", "rerank_depth", "fusion", "root")
+def check_reranking(args: argparse.Namespace) -> None:
+    """Raises UsageError for options that don't go together."""
+    given = ("rerank_preset", "rerank_depth", "fusion", "task", "root")
     lonely = [name for name in given if getattr(args, name) is not None]
-    if args.rerank is None:
-        if lonely:
-            raise UsageError(f"--{lonely[0].replace('_', '-')} needs --rerank PATH")
-        return int(args.k)
+    if args.rerank is None and lonely:
+        raise UsageError(f"--{lonely[0].replace('_', '-')} needs --rerank PATH")
     if args.fusion is not None and not 0 <= args.fusion <= 1:
         raise UsageError(f"--fusion is {args.fusion}; it is the share of the cosine, from 0 to 1")
-    depth = args.rerank_depth if args.rerank_depth is not None else max(DEPTH, args.k)
-    if depth < args.k:
-        raise UsageError(f"--rerank-depth is {depth}, fewer than the {args.k} results asked for with -k")
-    return int(depth)
+    if args.rerank_depth is not None and args.rerank_depth < args.k:
+        raise UsageError(
+            f"--rerank-depth is {args.rerank_depth}, fewer than the {args.k} results asked for with -k"
+        )
+
+
+def cascade_of(args: argparse.Namespace) -> CascadeRecord | None:
+    """The cascade that --rerank names; None for a bare reranker. Raises UsageError for options of the other one."""
+    from ..encoding.cascade_folder import is_cascade, read_cascade
+
+    if args.rerank is None or not is_cascade(args.rerank):
+        if args.task is not None:
+            raise UsageError(f"--task is of a cascade, and {args.rerank} is none: `umekit tune` makes one")
+        return None
+    if args.rerank_preset is not None:
+        raise UsageError(
+            f"--rerank-preset is of a bare reranker; {args.rerank} is a cascade, which has its own"
+        )
+    record = read_cascade(args.rerank)
+    tasks = record.fusion.tasks
+    if args.task is not None and args.task not in tasks:
+        there = ", ".join(tasks) or "no task"
+        raise UsageError(f"--task: no share was chosen for {args.task}; {args.rerank} has {there}")
+    return record
+
+
+def fusion_of(args: argparse.Namespace, record: CascadeRecord | None) -> Fusion | None:
+    """Share of the cosine and depth of this search; None without reranking."""
+    from ..encoding.cascade_folder import Fusion
+
+    if args.rerank is None:
+        return None
+    own = Fusion() if record is None else record.fusion
+    alpha = own.alpha_of(args.task) if args.fusion is None else args.fusion
+    return Fusion(alpha, depth=max(own.depth, args.k) if args.rerank_depth is None else args.rerank_depth)
 
 
 def files_root(args: argparse.Namespace, index: Path) -> Path:
@@ -152,24 +198,37 @@ def files_root(args: argparse.Namespace, index: Path) -> Path:
 
 
 def rerank(
-    args: argparse.Namespace, item: dict[str, Any], index: Any, best: list[tuple[str, float]], root: Path
+    args: argparse.Namespace,
+    item: dict[str, Any],
+    index: Any,
+    best: list[tuple[str, float]],
+    root: Path,
+    fusion: Fusion,
+    record: CascadeRecord | None,
 ) -> tuple[list[tuple[str, dict[str, float]]], list[tuple[str, str]]]:
     """Ids with their three scores, best first, and what could not be opened.
 
     Raises:
         UsageError: the checkpoint is no reranker, or no row could be opened.
+        CascadeMismatchError: it is not the one of the cascade.
     """
-    from ..encoding.index.two_stage import FUSION, file_row, rescore
+    from ..encoding.index.two_stage import folder_items, rescore
 
-    reranker = load_reranker(args, args.rerank, args.rerank_preset)
-    fused, failed = rescore(
+    if record is None:
+        reranker = load_reranker(args, args.rerank, args.rerank_preset)
+    else:
+        source = record.reranker
+        reranker = load_reranker(args, source.name, source.preset, source.revision)
+        record.check("reranker", reranker.fingerprint(), args.rerank)
+    [fused], told = rescore(
         reranker,
-        item,
-        best,
-        lambda name: file_row(name, root, index.get(name), limits_of(args)),
-        fusion=FUSION if args.fusion is None else args.fusion,
+        [item],
+        [best],
+        folder_items(index, root, limits_of(args)),
+        alphas=[fusion.alpha],
         on_error="skip",
     )
+    failed = [(name, reason) for _, name, reason in told]
     if not fused:
         report_failures(failed)
         raise UsageError(f"none of the {len(best)} rows found can be opened below {root}: give --root DIR")
