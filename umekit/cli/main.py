@@ -30,6 +30,7 @@ VERBS: tuple[str, ...] = (
     "evaluate",
     "mine",
     "score",
+    "tune",
     "soup",
     "merge",
     "export",
