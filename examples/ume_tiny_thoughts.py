@@ -21,12 +21,15 @@ BATCH = sum(ALWAYS.values()) + GROUP * GROUPS
 MAX_HOPS = 8
 GROWTH = 0.2  # of the steps, over which walks grow
 ENDLESS = 10**7
-# What was weak at a glance comes more often than it did.
+# What was weak at a glance comes more often than it did, and so do questions about a scene that was read out.
 OTHERS = {name: weight for name, weight in WEIGHTS.items() if name not in ALWAYS} | {
     "qa_where": 3.0,
     "ask_page": 3.0,
     "retrieve_page": 3.0,
     "clip_end": 1.0,
+    "qa_what": 2.0,
+    "classify_digit": 1.0,
+    "classify_colour": 1.0,
 }
 
 

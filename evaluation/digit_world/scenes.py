@@ -6,6 +6,7 @@ touch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,9 +39,11 @@ class Scene:
     @property
     def caption(self) -> str:
         """`p1 red 4 p2 gold 1 ...`; empty cells are left out."""
-        return " ".join(
-            f"{POSITIONS[cell]} {self.name(cell)}" for cell in range(CELLS) if self.glyphs[cell] >= 0
-        )
+        return self.read([cell for cell in range(CELLS) if self.glyphs[cell] >= 0])
+
+    def read(self, cells: Iterable[int]) -> str:
+        """These cells as a caption reads them."""
+        return " ".join(f"{POSITIONS[cell]} {self.name(cell)}" for cell in cells)
 
     @property
     def paraphrase(self) -> str:

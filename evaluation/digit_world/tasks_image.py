@@ -51,10 +51,27 @@ def _red_count(draw: Draw) -> tuple[Scene, str]:
     return make_scene(rng.integers(0, 10, CELLS).tolist(), colours, draw.glyphs, rng), str(draw.slot)
 
 
-def _classify(task: str, subject: tuple[Scene, str], draw: Draw) -> Example:
+def _all_then(scene: Scene, last: str) -> str:
+    """A thought that reads the whole scene out, then says again what the question is about."""
+    return f"{scene.caption} {last}".rstrip()
+
+
+def _centre(scene: Scene, label: str) -> list[int]:
+    return [CENTRE]
+
+
+def _of_colour(scene: Scene, label: str) -> list[int]:
+    return [cell for cell in range(CELLS) if COLOURS[scene.colours[cell]] == label]
+
+
+def _red(scene: Scene, label: str) -> list[int]:
+    return _of_colour(scene, COLOURS[RED])
+
+
+def _classify(about: Callable[[Scene, str], list[int]], subject: tuple[Scene, str], draw: Draw) -> Example:
     scene, label = subject
     query = {"image": scene.render(draw.glyphs)}
-    return answered(query, label, scene.caption)
+    return answered(query, label, _all_then(scene, scene.read(about(scene, label))))
 
 
 def _spot(draw: Draw) -> Spot:
@@ -77,15 +94,14 @@ def _spot_at(draw: Draw) -> Spot:
 def _ask_what(subject: Spot, draw: Draw) -> Example:
     scene, cell = subject
     query = {"image": scene.render(draw.glyphs), "text": f"what is at {POSITIONS[cell]}"}
-    name = scene.name(cell)
-    return answered(query, name, scene.caption)
+    return answered(query, scene.name(cell), _all_then(scene, scene.read([cell])))
 
 
 def _ask_where(subject: Spot, draw: Draw) -> Example:
     scene, cell = subject
     query = {"image": scene.render(draw.glyphs), "text": f"where is the {scene.name(cell)}"}
     place = POSITIONS[cell]
-    return answered(query, place, scene.caption)
+    return answered(query, place, _all_then(scene, f"{scene.name(cell)} {place}"))
 
 
 def draw_scene(draw: Draw) -> Scene:
@@ -125,19 +141,23 @@ def _ground_pool(draw: Draw) -> list[Spot]:
 
 
 def _labelled(
-    name: str, subject: Callable[[Draw], tuple[Scene, str]], labels: tuple[str, ...], strata: int
+    name: str,
+    subject: Callable[[Draw], tuple[Scene, str]],
+    about: Callable[[Scene, str], list[int]],
+    labels: tuple[str, ...],
+    strata: int,
 ) -> Task:
     return Task(
         name, "image_classification", "image", "text", subject,
-        partial(_classify, name), parallel=True, labels=labels, strata=constant_strata(strata),
+        partial(_classify, about), parallel=True, labels=labels, strata=constant_strata(strata),
     )  # fmt: skip
 
 
 IMAGE_TASKS: tuple[Task, ...] = (
-    _labelled("classify_digit", _centre_digit, tuple(str(digit) for digit in range(10)), 10),
-    _labelled("classify_colour", _most_frequent, COLOURS, 8),
-    _labelled("classify_count", _red_count, COUNTS, len(COUNTS)),
-    _labelled("classify_parity", _centre_parity, ("even", "odd"), 10),
+    _labelled("classify_digit", _centre_digit, _centre, tuple(str(digit) for digit in range(10)), 10),
+    _labelled("classify_colour", _most_frequent, _of_colour, COLOURS, 8),
+    _labelled("classify_count", _red_count, _red, COUNTS, len(COUNTS)),
+    _labelled("classify_parity", _centre_parity, _centre, ("even", "odd"), 10),
     Task("qa_what", "image_qa", "image+text", "text", _spot, _ask_what, labels=NAMES,
          strata=constant_strata(80)),
     Task("qa_where", "image_qa", "image+text", "text", _spot_at, _ask_where, labels=POSITIONS,

@@ -74,7 +74,8 @@ def _ask_page(subject: PageQuery, draw: Draw) -> Example:
     entry = subject.page.entries[subject.lines[0]]
     query = {"image": subject.page.render(draw.glyphs), "text": f"how much is {entry.label}"}
     amount = str(entry.amount)
-    return answered(query, amount, subject.page.caption)
+    # the page is read out, then the line that is asked for
+    return answered(query, amount, f"{subject.page.caption} {entry.text}")
 
 
 def _paraphrase(scene: Scene, draw: Draw) -> Example:

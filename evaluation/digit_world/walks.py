@@ -42,7 +42,7 @@ class Walk:
     @property
     def thought(self) -> str:
         """Every visited cell as a caption reads it, so that one reading serves both: `p3 red 7 p7 gold 2`."""
-        return " ".join(f"{POSITIONS[cell]} {self.scene.name(cell)}" for cell in self.path)
+        return self.scene.read(self.path)
 
     @property
     def question(self) -> str:

@@ -241,7 +241,9 @@ def test_labels_agree_with_the_scene(world: DigitWorld) -> None:
         row = world.row("classify_parity", index)
         assert row["answer"] == ("even", "odd")[read(row["query_thought"])["p5"][1] % 2]
         row = world.row("classify_count", index)
-        assert row["answer"] == str(row["query_thought"].split().count("red"))
+        assert row["answer"] == str(
+            [colour for colour, _ in read(row["query_thought"]).values()].count("red")
+        )
         row = world.row("classify_colour", index)
         counts = Counter(colour for colour, _ in read(row["query_thought"]).values()).most_common()
         assert row["answer"] == counts[0][0]
@@ -250,8 +252,28 @@ def test_labels_agree_with_the_scene(world: DigitWorld) -> None:
         assert row["answer"] == "{} {}".format(*read(row["query_thought"])[row["query"]["text"].split()[-1]])
         row = world.row("qa_where", index)
         *_, colour, digit = row["query"]["text"].split()
-        found = [place for place, cell in read(row["query_thought"]).items() if cell == (colour, int(digit))]
+        scene = " ".join(row["query_thought"].split()[:27])
+        found = [place for place, cell in read(scene).items() if cell == (colour, int(digit))]
         assert found == [row["answer"]]
+
+
+def test_a_thought_about_a_scene_ends_with_what_is_asked_for(world: DigitWorld) -> None:
+    for index in range(20):
+        row = world.row("qa_what", index)
+        assert row["query_thought"].endswith(f"{row['query']['text'].split()[-1]} {row['answer']}")
+        row = world.row("qa_where", index)
+        assert row["query_thought"].endswith(f"{' '.join(row['query']['text'].split()[-2:])} {row['answer']}")
+        words = world.row("classify_digit", index)["query_thought"].split()
+        assert words[27:] == ["p5", *words[13:15]]
+        row = world.row("classify_count", index)
+        words = row["query_thought"].split()[27:]
+        assert words[1::3] == ["red"] * int(row["answer"])
+        row = world.row("classify_colour", index)
+        words = row["query_thought"].split()
+        assert set(words[27:][1::3]) == {row["answer"]}
+        assert len(words[27:]) == 3 * words[:27].count(row["answer"])
+        row = world.row("ask_page", index)
+        assert row["query_thought"].endswith(f" {row['query']['text'].split()[-1]} {row['answer']}")
 
 
 def test_clips_move_one_cell_a_frame(world: DigitWorld) -> None:
