@@ -39,6 +39,8 @@ class Reranked:
 
     Attributes:
         scores: float32 ``[n]`` in 0..1; NaN where a candidate could not be scored.
+        margins: float32 ``[n]``: logit of yes less that of no, of which a score is the sigmoid; near 0 and 1 it still
+            tells pairs apart that have one score.
         errors: ``(index, exception)`` of every candidate that was skipped.
         truncated: tokens of text that the pair of every candidate lost to its limit, 0 where it was not cut.
         batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them.
@@ -48,6 +50,7 @@ class Reranked:
     errors: list[tuple[int, Exception]] = field(default_factory=list)
     batch_tokens: int = 0
     truncated: list[int] = field(default_factory=list)
+    margins: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 class Reranker:
@@ -120,14 +123,14 @@ class Reranker:
         """
         budget = self._budget(batch_tokens)
         cuts = Cuts()
-        scores, errors, truncated = self._rerank(
+        found = self._rerank(
             query, as_items(candidates), self._features(), instruction, budget, on_error, show_progress, cuts
         )
-        cuts.warn(len(scores))
+        cuts.warn(len(found.scores))
         if return_details:
-            return Reranked(scores, errors, budget.tokens, truncated)
-        _warn(errors, len(scores), stacklevel=2)
-        return scores
+            return found
+        _warn(found.errors, len(found.scores), stacklevel=2)
+        return found.scores
 
     def rerank_many(
         self,
@@ -139,8 +142,8 @@ class Reranker:
         on_error: Literal["raise", "skip"] = "raise",
         show_progress: bool | None = None,
         return_details: bool = False,
-    ) -> Any:
-        """:meth:`rerank` for several queries, each with its own candidates.
+    ) -> list[Any]:
+        """:meth:`rerank` for several queries, each with its own candidates; media of all are encoded once.
 
         Returns:
             Of each query, float32 ``[n]``, or a :class:`Reranked` with ``return_details``.
@@ -158,10 +161,11 @@ class Reranker:
         for query, candidates in zip(
             tqdm(listed, unit="query", disable=not show, desc="rerank"), candidate_lists, strict=True
         ):
-            scores, failed, truncated = self._rerank(
-                query, as_items(candidates), features, instruction, budget, on_error, False, cuts
+            found.append(
+                self._rerank(
+                    query, as_items(candidates), features, instruction, budget, on_error, False, cuts
+                )
             )
-            found.append(Reranked(scores, failed, budget.tokens, truncated))
         count = sum(len(one.scores) for one in found)
         cuts.warn(count)
         if return_details:
@@ -190,10 +194,10 @@ class Reranker:
         on_error: str,
         show_progress: bool | None,
         cuts: Cuts,
-    ) -> tuple[NDArray[np.float32], list[tuple[int, Exception]], list[int]]:
+    ) -> Reranked:
         check_call(role=None, instruction=instruction, on_error=on_error, batch_tokens=None)
         pairs = self.processor.pairs_with(query, instruction)
-        scores = np.full(len(candidates), np.nan, dtype=np.float32)
+        scores, margins = (np.full(len(candidates), np.nan, dtype=np.float32) for _ in range(2))
         errors: list[tuple[int, Exception]] = []
         truncated = [0] * len(candidates)
 
@@ -214,23 +218,24 @@ class Reranker:
                     else:
                         errors.append((index, outcome))
                 cuts.see(row for _, row in good)
-                for index, row in self._score(good, scores, features, budget):
+                for index, row in self._score(good, scores, margins, features, budget):
                     error = self._too_large(index, row)
                     if on_error == "raise":
                         raise error
                     errors.append((index, error))
                 bar.update(len(window))
         errors.sort(key=lambda error: error[0])
-        return scores, errors, truncated
+        return Reranked(scores, errors, budget.tokens, truncated, margins)
 
     def _score(
         self,
         pairs: list[tuple[int, Prepared]],
         scores: NDArray[np.float32],
+        margins: NDArray[np.float32],
         features: VisionFeatureCache,
         budget: TokenBudget,
     ) -> Iterator[tuple[int, Prepared]]:
-        """Fill in the scores of prepared pairs, in smaller batches where memory runs out.
+        """Fill in the scores and margins of prepared pairs, in smaller batches where memory runs out.
 
         Yields:
             Pairs that memory does not hold even alone.
@@ -243,7 +248,9 @@ class Reranker:
                 batch_tokens=budget.tokens,
                 features=features,
             )
-            scores[[index for index, _ in tried]] = scores_of(logits).cpu().numpy()
+            places = [index for index, _ in tried]
+            scores[places] = scores_of(logits).cpu().numpy()
+            margins[places] = (logits[:, 0] - logits[:, 1]).cpu().numpy()
             return True
 
         while pairs and not budget.attempt(partial(run, pairs)):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .collating import ContrastiveCollator
     from .contrastive import ContrastiveTrainer
     from .distillation import DistillationTrainer, DistillationTrainingArguments
+    from .joint_reasoning import JointReasoningTrainer, JointReasoningTrainingArguments
     from .lora import add_lora
     from .lora.merging import merge
     from .lora.souping import soup
@@ -28,6 +29,8 @@ _PUBLIC = {
     "ContrastiveTrainingArguments": ".arguments",
     "DistillationTrainer": ".distillation",
     "DistillationTrainingArguments": ".distillation",
+    "JointReasoningTrainer": ".joint_reasoning",
+    "JointReasoningTrainingArguments": ".joint_reasoning",
     "RLVRTrainer": ".rlvr",
     "RLVRTrainingArguments": ".rlvr_arguments",
     "RerankerTrainer": ".reranker",
@@ -48,6 +51,8 @@ __all__ = [
     "ContrastiveTrainingArguments",
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "JointReasoningTrainer",
+    "JointReasoningTrainingArguments",
     "RLVRTrainer",
     "RLVRTrainingArguments",
     "ReasoningTrainer",

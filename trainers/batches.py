@@ -158,15 +158,17 @@ class ContrastiveBatch:
     def __len__(self) -> int:
         return len(self.query)
 
-    def slot(self, number: int) -> ContrastiveBatch:
-        """The batch as one of its slots has it; items without the slot were read as zeros.
+    def slot(self, number: int, target: int | None = None) -> ContrastiveBatch:
+        """The batch as one of its slots has it, targets as ``target`` where that is another; without the slot, an item
+        was read as zeros.
 
         A row whose query or positive has no such slot is left out, a negative without it is masked.
         """
+        target = number if target is None else target
         query, positive, negatives = (
             self.query[:, number],
-            self.positive[:, number],
-            self.negatives[:, :, number],
+            self.positive[:, target],
+            self.negatives[:, :, target],
         )
         mask = self.negative_mask & negatives.ne(0).any(-1)
         found = dataclasses.replace(

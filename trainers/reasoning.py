@@ -26,7 +26,18 @@ from .tokens import completion_labels, log_probabilities
 from .validation import validate
 
 SIDES = ("query", "positive")
+DISC, GEN = 0, 1  # slots of what is read
 WEIGHTS = ("disc_weight", "gen_weight", "query_ce_weight", "positive_ce_weight")
+
+
+@dataclass(frozen=True)
+class View:
+    """A contrastive loss: its name in logs, the slot of queries and of targets, and its weight."""
+
+    name: str
+    query: int
+    target: int
+    weight: float
 
 
 @dataclass
@@ -93,16 +104,19 @@ class ReasoningTrainer(ContrastiveTrainer):
         """Both slots, [B, 2, d]."""
         return read_slots(output)
 
+    def views(self) -> list[View]:
+        """Which slots are contrasted with which."""
+        return [View("disc", DISC, DISC, self.args.disc_weight), View("gen", GEN, GEN, self.args.gen_weight)]
+
     def contrast(self, rows: ContrastiveBatch) -> tuple[Tensor, Metrics]:
-        """L_disc and L_gen by their weights, and both slots' metrics."""
+        """The losses of all views by their weights, and their metrics."""
         loss: Tensor | float = 0.0
         metrics: Metrics = {}
-        for number, (name, weight) in enumerate(
-            (("disc", self.args.disc_weight), ("gen", self.args.gen_weight))
-        ):
-            part, found = super().contrast(rows.slot(number))
-            loss = loss + weight * part
-            metrics |= {f"{name}_loss": part, **{f"{name}_{key}": value for key, value in found.items()}}
+        for view in self.views():
+            part, found = super().contrast(rows.slot(view.query, view.target))
+            loss = loss + view.weight * part
+            metrics[f"{view.name}_loss"] = part
+            metrics |= {f"{view.name}_{key}": value for key, value in found.items()}
         return loss, metrics  # type: ignore[return-value]
 
     # ---- tokens ----------------------------------------------------------------------------------
@@ -122,7 +136,7 @@ class ReasoningTrainer(ContrastiveTrainer):
         return super().chunks(model, batch, indices)
 
     def batch_backward(self, model: nn.Module, batch: ItemBatch) -> tuple[Tensor, Metrics]:
-        """Of all four losses."""
+        """Of all losses."""
         loss, metrics = super().batch_backward(model, batch)
         values = sum_over_ranks(self._cross_entropies)
         return loss, {**metrics, **{f"{role}_ce": value for role, value in zip(SIDES, values, strict=True)}}
@@ -145,13 +159,14 @@ class ReasoningTrainer(ContrastiveTrainer):
     def evaluate_batches(
         self, model: nn.Module, batches: Iterable[ItemBatch]
     ) -> tuple[dict[str, float], int]:
-        """Loss and recall@1 of each slot (``disc_...``, ``gen_...``); ``loss`` is their weighted sum, without tokens,
+        """Loss and recall@1 of each view (``disc_...``, ``gen_...``); ``loss`` is their weighted sum, without tokens,
         and ``recall@1`` that after a thought."""
         rows = [(batch.names, self.gathered(model, batch)) for batch in batches]
         found: dict[str, float] = {}
-        for number, name in enumerate(("disc", "gen")):
-            slot = [(names, one.slot(number)) for names, one in rows]
-            metrics, _ = validate(slot, self.objective_module)
-            found |= {f"{name}_{key}": value for key, value in metrics.items()}
-        loss = self.args.disc_weight * found["disc_loss"] + self.args.gen_weight * found["gen_loss"]
+        loss = 0.0
+        for view in self.views():
+            seen = [(names, one.slot(view.query, view.target)) for names, one in rows]
+            metrics, _ = validate(seen, self.objective_module)
+            found |= {f"{view.name}_{key}": value for key, value in metrics.items()}
+            loss += view.weight * metrics["loss"]
         return {**found, "loss": loss, "recall@1": found["gen_recall@1"]}, sum(len(one) for _, one in rows)

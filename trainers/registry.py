@@ -13,6 +13,7 @@ TRAINERS = {
     "distillation": (".distillation", "DistillationTrainer"),
     "reranker": (".reranker", "RerankerTrainer"),
     "reasoning": (".reasoning", "ReasoningTrainer"),
+    "joint-reasoning": (".joint_reasoning", "JointReasoningTrainer"),
     "rlvr": (".rlvr", "RLVRTrainer"),
 }
 

@@ -45,12 +45,18 @@ class ThoughtCollator(ContrastiveCollator):
     def prepare_row(self, row: Mapping[str, Any]) -> PreparedRow:
         """As the parent's, with completions."""
         found = super().prepare_row(row)
-        for role, (column, summary) in COLUMNS.items():
-            if row.get(column) is None:
-                if self.thoughtless_rows:
-                    continue
-                raise ValueError(f"no {column!r} (thoughtless_rows lets such a row pass)")
-            texts = thought_and_answer(row[column], row.get(summary))
-            written, end = completion(self.processor.prompt_tokenizer, *texts)
-            found.items[role] = found.items[role].continued(written, GENERATED_SLOT).continued(end)
+        for role in COLUMNS:
+            for ids, slot in self.completion_of(row, role):
+                found.items[role] = found.items[role].continued(ids, slot)
         return found
+
+    def completion_of(self, row: Mapping[str, Any], role: str) -> list[tuple[list[int], int]]:
+        """What is written after a side's prompt, piece by piece: ids, and the slot of the last of them."""
+        column, summary = COLUMNS[role]
+        if row.get(column) is None:
+            if self.thoughtless_rows:
+                return []
+            raise ValueError(f"no {column!r} (thoughtless_rows lets such a row pass)")
+        texts = thought_and_answer(row[column], row.get(summary))
+        written, end = completion(self.processor.prompt_tokenizer, *texts)
+        return [(written, GENERATED_SLOT), (end, 0)]

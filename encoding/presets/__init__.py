@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .lamra_ret import LAMRA_RET
+from .mmemb_r1 import MMEMB_R1
 from .preset import AddedToken, Difference, Preset, PresetError, fill_rows, repo_of
 from .qwen3_vl_embedding import QWEN3_VL_EMBEDDING
 from .qwen3_vl_reranker import QWEN3_VL_RERANKER
@@ -26,7 +27,8 @@ _RECORDS: tuple[Preset, ...] = (
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _RECORDS}
-VARIANTS: dict[str, Preset] = {preset.name: preset for preset in UME_R1_WORDINGS}  # by name alone
+# Given by name alone.
+VARIANTS: dict[str, Preset] = {preset.name: preset for preset in (*UME_R1_WORDINGS, MMEMB_R1)}
 
 
 def get_preset(name: str) -> Preset:

@@ -141,6 +141,26 @@ def read_thoughts(where: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
+def read_part(where: str | os.PathLike[str], number: int) -> list[dict[str, Any]]:
+    """Lines of a part of :func:`write_thoughts`, those of items without a thought included, in the source's order.
+
+    Raises:
+        IndexFormatError: it is not there yet, or a line is none.
+    """
+    file = Path(where) / _name(number)
+    try:
+        lines = file.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise IndexFormatError(
+            f"{file} is not there: the thoughts of these items are not written yet"
+        ) from None
+    rows = [parse_json(file, line, IndexFormatError, f"line {n}") for n, line in enumerate(lines, start=1)]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not ("thought" in row or "error" in row):
+            raise IndexFormatError(f"{file}, line {number}: a line has a thought or an error")
+    return rows
+
+
 def _add(found: dict[str, Any], row: Any, where: str) -> None:
     if isinstance(row, dict) and isinstance(row.get("id"), str) and "error" in row:
         return

@@ -35,7 +35,7 @@ def test_wrong_calls_are_told_before_a_model_is_loaded(
     assert "from 0 to 1" in capsys.readouterr().err
     (tmp_path / "folder").mkdir()
     assert main(["score", str(tmp_path / "folder"), *call[2:]]) == 2
-    assert "no rows of umekit mine or umekit score" in capsys.readouterr().err
+    assert "no rows of umekit mine, score or select" in capsys.readouterr().err
 
 
 def test_rows_are_scored_in_parts(

@@ -1,4 +1,4 @@
-"""Folders of rows that umekit made: mined ones, and those with a teacher's scores."""
+"""Folders of rows that umekit made: mined ones, those with a teacher's scores, and those with chosen thoughts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 from ...encoding.inputs.json_records import FormatError
 from ...encoding.storage.contents import read_object
 
-KINDS = {"mining.json": "umekit-mining", "scoring.json": "umekit-scoring"}
-FILES = ("mined.jsonl", "mined.parquet", "scored.jsonl", "scored.parquet")
+KINDS = {
+    "mining.json": "umekit-mining",
+    "scoring.json": "umekit-scoring",
+    "selection.json": "umekit-selection",
+}
+FILES = tuple(f"{name}.{kind}" for name in ("mined", "scored", "selected") for kind in ("jsonl", "parquet"))
 
 
 def made_rows(folder: Path) -> tuple[Path, str | None]:
@@ -29,4 +33,4 @@ def made_rows(folder: Path) -> tuple[Path, str | None]:
             raise FormatError(f"{folder / name} is damaged, or not umekit's")
         root = manifest.get("media_root")
         return folder / manifest["file"], root if isinstance(root, str) else None
-    raise FormatError(f"{folder} holds no rows of umekit mine or umekit score that are finished")
+    raise FormatError(f"{folder} holds no rows of umekit mine, score or select that are finished")

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..dry_run import dry_run
-from .schema import MineStep, Recipe, RecipeError, ScoreStep, SoupStep, Step, TrainStep
+from .schema import MineStep, Recipe, RecipeError, ScoreStep, SelectStep, SoupStep, Step, TrainStep
 from .sources import Opener
 from .step_names import check_inside
 from .steps import (
@@ -22,6 +22,8 @@ from .steps import (
     build_trainer,
     mine_step,
     score_step,
+    select_step,
+    selection_settings,
     soup_step,
     train_step,
     training_arguments,
@@ -110,6 +112,8 @@ def _run_step(step: Step, context: StepContext) -> dict[str, Any]:
         return {}
     if isinstance(step, MineStep):
         return mine_step(step, context)
+    if isinstance(step, SelectStep):
+        return select_step(step, context)
     return score_step(step, context) if isinstance(step, ScoreStep) else soup_step(step, context)
 
 
@@ -120,7 +124,7 @@ def _check(recipe: Recipe, root: Path, formats: Mapping[str, Opener]) -> None:
             continue
         parts = (
             [step.data]
-            if isinstance(step, MineStep | ScoreStep) or step.eval_data is None
+            if isinstance(step, MineStep | ScoreStep | SelectStep) or step.eval_data is None
             else [step.data, step.eval_data]
         )
         for source in (source for part in parts for source in part.sources if source.step is None):
@@ -128,6 +132,8 @@ def _check(recipe: Recipe, root: Path, formats: Mapping[str, Opener]) -> None:
                 raise RecipeError(
                     f"source {source.name!r}: no format {source.format!r}; known are {', '.join(formats)}"
                 )
+        if isinstance(step, SelectStep):
+            selection_settings(step)
         if isinstance(step, TrainStep):
             training_arguments(step, StepContext(recipe, root, root / step.name, formats, False))
 

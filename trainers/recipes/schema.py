@@ -67,8 +67,9 @@ class SourceSpec(_Strict):
 
     ``format`` is the name of a reader, ``options`` go to it. ``group``: sets of one group are batched as one
     (RzenEmbed's classification sets). ``cap``: most rows of an epoch. ``fraction``: of the rows, drawn by the
-    recipe's seed, the same ones in every step that reads as many. ``step``: rows that a mining or scoring step wrote.
-    ``filter_thoughts``: leave out rows with bad thoughts, by :func:`umekit.trainers.thought_filters.filter_thoughts`,
+    recipe's seed, the same ones in every step that reads as many. ``step``: rows that a mining, scoring or selecting
+    step wrote. ``filter_thoughts``: leave out rows with bad thoughts, by
+    :func:`umekit.trainers.thought_filters.filter_thoughts`,
     whose options these are; ``{}`` for its defaults.
     """
 
@@ -161,6 +162,46 @@ class ScoreStep(_Strict):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class OpenedSpec(_Strict):
+    """A model beside the one that is trained: what an earlier ``step`` left, or a folder or Hub id."""
+
+    step: str | None = None
+    path: str | None = None
+    preset: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> OpenedSpec:
+        if (self.step is None) == (self.path is None):
+            raise ValueError("name a step or a path")
+        return self
+
+
+class WorkerSpec(OpenedSpec):
+    """A model that writes candidate thoughts; see :class:`umekit.trainers.selection.Worker`."""
+
+    name: str
+    temperature: float | None = Field(default=None, ge=0)
+    samples: int = Field(default=1, gt=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_new_tokens: int | None = Field(default=None, gt=0)
+    sides: tuple[Literal["query", "positive"], ...] = ("query", "positive")
+
+
+class SelectStep(_Strict):
+    """Thoughts chosen from pools of candidates. ``settings`` are those of
+    :class:`umekit.trainers.selection.SelectionSettings`, ``options`` go to :func:`umekit.trainers.selection.select`."""
+
+    kind: Literal["select"]
+    name: str
+    source: str
+    evaluator: OpenedSpec
+    workers: tuple[WorkerSpec, ...] = ()
+    data: DataSpec
+    settings: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class SoupStep(_Strict):
     """The average of what several steps left: adapters of one start, or whole models."""
 
@@ -171,7 +212,7 @@ class SoupStep(_Strict):
     weights: tuple[float, ...] | None = None
 
 
-Step = Annotated[TrainStep | MineStep | ScoreStep | SoupStep, Field(discriminator="kind")]
+Step = Annotated[TrainStep | MineStep | ScoreStep | SelectStep | SoupStep, Field(discriminator="kind")]
 
 
 class Recipe(_Strict):
@@ -192,7 +233,8 @@ class Recipe(_Strict):
             for name in _rows_of(step):
                 if known.get(name) != "rows":
                     raise ValueError(
-                        f"step {step.name!r} reads the rows of {name!r}, which is no mining or scoring step before it"
+                        f"step {step.name!r} reads the rows of {name!r}, which is no mining, scoring or selecting step "
+                        "before it"
                     )
             known[step.name] = _result(self, step, known)
         return self
@@ -205,7 +247,7 @@ class Recipe(_Strict):
         for other in self.steps:
             if other.name == step.name:
                 break
-            if other.kind not in ("mine", "score"):
+            if other.kind not in ("mine", "score", "select"):
                 names.append(other.name)
         return names[-1]
 
@@ -229,6 +271,11 @@ def _result(recipe: Recipe, step: Any, known: dict[str, str]) -> str:
             f"step {step.name!r} averages {', '.join(step.of)}: they must all be adapters (keep: adapter), or all "
             "models, of steps before it"
         )
+    if isinstance(step, SelectStep):
+        for one in (step.evaluator, *step.workers):
+            if one.step is not None and known.get(one.step) not in ("model", "adapter"):
+                raise ValueError(f"step {step.name!r}: {one.step!r} is no training before it")
+        return "rows"
     start = recipe.start_of(step)
     if known.get(start) not in (START, "model", "adapter"):
         raise ValueError(f"step {step.name!r} starts from {start!r}, which is no model before it")

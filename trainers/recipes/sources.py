@@ -109,7 +109,7 @@ def part_of(count: int, fraction: float, seed: int) -> list[int]:
 
 
 def open_made(folder: Path) -> Any:
-    """The rows that :func:`umekit.trainers.mining.mine` or :func:`umekit.trainers.scoring.score` wrote."""
+    """The rows that ``mine``, ``score`` or ``select`` wrote."""
     file, media = made_rows(folder)
     return read_rows(file, media=media, cache_dir=folder / "cache")
 

@@ -1,4 +1,4 @@
-"""The kinds of steps: training, mining, scoring, souping."""
+"""The kinds of steps: training, mining, scoring, selecting thoughts, souping."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from ..mining import mine
 from ..registry import trainer_class
 from ..sampling import PlannedRows, Source
 from ..scoring import score
+from ..selection import SelectionSettings, Worker, select
+from ..selection.workers import open_thinker
 from .plan_file import check_plan, write_plan
 from .prompts import get_prompt
 from .schema import (
@@ -36,10 +38,12 @@ from .schema import (
     DataSpec,
     MineStep,
     ModelSpec,
+    OpenedSpec,
     PromptSpec,
     Recipe,
     RecipeError,
     ScoreStep,
+    SelectStep,
     SoupStep,
     TrainStep,
 )
@@ -212,6 +216,45 @@ def score_step(step: ScoreStep, context: StepContext) -> dict[str, Any]:
     report = score(embedder, teacher, rows, out=context.folder / "rows", **step.options)
     assert report is not None
     return {"result": "rows", **dataclasses.asdict(report)}
+
+
+def select_step(step: SelectStep, context: StepContext) -> dict[str, Any]:
+    """Choose among the candidate thoughts of all sources' rows."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings, options = selection_settings(step), _model_options(context.recipe.model)
+
+    def found(spec: OpenedSpec) -> dict[str, Any]:
+        where = spec.path if spec.step is None else context.result_of(spec.step)
+        return {"path": where, "preset": spec.preset, "revision": spec.revision, "device": device}
+
+    evaluator: Any = load(**found(step.evaluator), **options)
+    if not hasattr(evaluator, "rerank_many"):
+        raise RecipeError(f"step {step.name}: the evaluator answers no pairs with yes or no")
+    workers = []
+    for one in step.workers:
+        drawn = one.model_dump(include={"name", "temperature", "samples", "top_p", "max_new_tokens", "sides"})
+        workers.append(Worker(model=open_thinker(**found(one), **options), **drawn))
+    rows: Any = eval_rows(_sources(step.data, context, evaluator.processor))
+    report = select(
+        evaluator, rows, out=context.folder / "rows", settings=settings, workers=workers, **step.options
+    )
+    assert report is not None
+    return {"result": "rows", **dataclasses.asdict(report)}
+
+
+def selection_settings(step: SelectStep) -> SelectionSettings:
+    """The settings of a step.
+
+    Raises:
+        RecipeError: there is no such setting, or it cannot have this value.
+    """
+    try:
+        given: dict[str, Any] = {
+            name: tuple(one) if name == "sides" else one for name, one in step.settings.items()
+        }
+        return SelectionSettings(**given)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"step {step.name}: settings: {error}") from None
 
 
 def soup_step(step: SoupStep, context: StepContext) -> dict[str, Any]:

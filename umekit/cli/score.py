@@ -75,22 +75,9 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.alpha <= 1:
         raise UsageError(f"--alpha is {args.alpha}; it is the share of the cosine, from 0 to 1")
     rank, world = part_of(args.part)
-    if not args.rows.exists():
-        raise UsageError(f"{args.rows}: there is no such file or folder")
-    from ..encoding.inputs.json_records import FormatError
-    from ..encoding.inputs.records import open_records
-    from ..trainers.formats.made import made_rows
+    rows, media = open_rows(args.rows, args.media_root)
     from ..trainers.scoring import score
 
-    media = args.media_root
-    try:
-        file = args.rows
-        if file.is_dir():
-            file, known = made_rows(file)
-            media = media or known
-        rows: Any = open_records(file)
-    except (FormatError, ValueError) as error:
-        raise UsageError(str(error)) from None
     encoder = load_encoder(args)
     reranker = load_reranker(args, args.reranker, args.reranker_preset)
     report = score(
@@ -98,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         reranker,
         rows,
         out=args.out,
-        media_root=media or file.parent,
+        media_root=media,
         rank=rank,
         world=world,
         show_progress=False if args.quiet else None,
@@ -117,6 +104,27 @@ def run(args: argparse.Namespace) -> int:
             f"left out: {report.failed_rows} rows and {report.failed_pairs} pairs"
         )
     return 1 if report.failed_rows or report.failed_pairs else 0
+
+
+def open_rows(path: Path, media: Any) -> tuple[Any, Any]:
+    """Rows of a file, or of a folder that umekit made, and where their media are.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    from ..encoding.inputs.json_records import FormatError
+    from ..encoding.inputs.records import open_records
+    from ..trainers.formats.made import made_rows
+
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file or folder")
+    try:
+        known = None
+        if path.is_dir():
+            path, known = made_rows(path)
+        return open_records(path), media or known or path.parent
+    except (FormatError, ValueError) as error:
+        raise UsageError(str(error)) from None
 
 
 def part_of(text: str | None) -> tuple[int, int]:

@@ -1,0 +1,93 @@
+"""``umekit select``: its arguments, its parts, its workers, and the rows that it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import umekit
+from umekit.cli.common import UsageError
+from umekit.cli.main import main
+from umekit.cli.select import _prior, _worker
+from umekit.encoding.reasoner import Reasoner
+from umekit.testing import save_tiny_reranker
+from umekit.trainers.selection.workers import open_thinker
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a=folder", ("a", "folder", None)),
+        ("a=org/name@0.7", ("a", "org/name", 0.7)),
+        ("a-1=x@y@1", ("a-1", "x@y", 1.0)),
+        ("a=x@y", ("a", "x@y", None)),
+    ],
+)
+def test_workers(text: str, found: tuple[str, str, float | None]) -> None:
+    assert _worker(text) == found
+
+
+def test_what_is_no_worker_and_no_prior() -> None:
+    with pytest.raises(UsageError, match="NAME=PATH"):
+        _worker("folder")
+    with pytest.raises(UsageError, match="NAME=P"):
+        _prior("a=much")
+    assert _prior("a=0.5") == ("a", 0.5)
+
+
+def test_wrong_calls_are_told_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["select", str(tmp_path / "rows.jsonl"), "--evaluator", "e", "--out", str(tmp_path / "out")]
+    assert main(call) == 2
+    assert "there is no such file or folder" in capsys.readouterr().err
+    assert main([*call, "--temperature", "-1"]) == 2
+    assert "temperature is -1" in capsys.readouterr().err
+    assert main([*call, "--query-template", "none"]) == 2
+    assert "it has no {thought}" in capsys.readouterr().err
+
+
+def test_rows_are_selected_in_parts_by_models(
+    tmp_path: Path, tiny_backbone: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluator = save_tiny_reranker(tmp_path / "evaluator", tiny_backbone("qwen3_vl"))
+    thinker = umekit.load(role="generative", device="cpu")
+    thinker.model.save_pretrained(tmp_path / "thinker")
+    thinker.processor.save_pretrained(tmp_path / "thinker")
+    pool = [{"worker": "mine", "thought": "so it is", "answer": "a"}]
+    rows = [
+        {"query": f"q {n}", "positive": f"p {n}", "negatives": ["a", "b"], "query_thoughts": pool}
+        for n in range(3)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call = ["select", str(tmp_path / "rows.jsonl"), "--evaluator", str(evaluator), "--quiet"]
+    call += ["--out", str(tmp_path / "out"), "--block-size", "1", "--shard-size", "2", "--side", "query"]
+    call += ["--worker", f"ours={tmp_path / 'thinker'}", "--worker", f"warm={tmp_path / 'thinker'}@1.5"]
+    call += ["--num-samples", "2", "--max-new-tokens", "4", "--negatives", "1", "--margin", "-100"]
+    assert main([*call, "--part", "2/2"]) == 0
+    assert "part 2/2 is done" in capsys.readouterr().out
+    assert main([*call, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"] == 3
+    told = report["statistics"]["query"]
+    assert told["workers"]["mine"]["candidates"] == 3
+    malformed = report["statistics"]["malformed"]  # four tokens seldom make a thought
+    written = sum(one["candidates"] for name, one in told["workers"].items() if name != "mine")
+    assert written <= 3 * 4
+    assert sum(malformed.values()) <= 3 * 4
+    assert written + sum(malformed.values()) > 0
+    first = json.loads(Path(report["file"]).read_text().splitlines()[0])
+    assert first["query"] == {"text": "q 0"}
+    assert first["query_action"] == "reason"
+    assert "positive_action" not in first
+    assert main(call) == 0
+    assert "samples to look at" in capsys.readouterr().out
+
+
+def test_a_stock_model_is_a_worker(tiny_backbone: Callable[[str], Path]) -> None:
+    folder = tiny_backbone("qwen3_vl")
+    thinker = open_thinker(folder, device="cpu")
+    assert isinstance(thinker, Reasoner)
