@@ -20,7 +20,7 @@ NOTHING = (  # thoughts and answers in DigitWorld's words that any item could ha
     ("the answer is in the scene and the digits do move to the end", "the answer at the end"),
     ("first find the cell and then the digit and the colour", "the digit and the colour"),
 )
-DRAWS = 64  # of another row, whose answer has to differ
+DRAWS = 64  # of another row, which has to mean something else
 
 
 def with_pools(row: Row, other: Callable[[int], Row], rng: np.random.Generator) -> Row:
@@ -32,14 +32,14 @@ def with_pools(row: Row, other: Callable[[int], Row], rng: np.random.Generator) 
         rng: the row's own.
 
     Raises:
-        ValueError: no other row has another answer.
+        ValueError: no other row means anything else.
     """
     made = {name: value for name, value in row.items() if name not in sum(SIDES.values(), ())}
     for side, (thought, answer) in SIDES.items():
         made[POOLS[side]] = []
         if not row[thought]:
             continue
-        wrong = _another(row, thought, answer, other, rng)
+        wrong = _another(row, thought, other, rng)
         said = {
             CAREFUL: (row[thought], row[answer]),
             CONFUSED: (wrong[thought], wrong[answer]),
@@ -52,12 +52,10 @@ def with_pools(row: Row, other: Callable[[int], Row], rng: np.random.Generator) 
     return made
 
 
-def _another(
-    row: Row, thought: str, answer: str, other: Callable[[int], Row], rng: np.random.Generator
-) -> Row:
-    """A row of another answer and another thought."""
+def _another(row: Row, thought: str, other: Callable[[int], Row], rng: np.random.Generator) -> Row:
+    """A row that means something else and is thought of otherwise."""
     for number in rng.integers(1_000_000, size=DRAWS).tolist():
         found = other(number)
-        if found[answer] != row[answer] and found[thought] and found[thought] != row[thought]:
+        if found["positive_id"] != row["positive_id"] and found[thought] not in ("", row[thought]):
             return found
-    raise ValueError(f"no other row of {row['task']} has another answer than {row[answer]!r}")
+    raise ValueError(f"no other row of {row['task']} means anything else than {row['positive_id']!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,16 @@ from umekit.cli.common import UsageError
 from umekit.cli.main import main
 from umekit.cli.select import _prior, _worker
 from umekit.encoding.reasoner import Reasoner
+from umekit.processing.thoughts import thought_and_answer
 from umekit.testing import save_tiny_reranker
+from umekit.trainers.selection import Worker
 from umekit.trainers.selection.workers import open_thinker
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}{% if part.type == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,28 @@ def test_rows_are_selected_in_parts_by_models(
     assert "samples to look at" in capsys.readouterr().out
 
 
-def test_a_stock_model_is_a_worker(tiny_backbone: Callable[[str], Path]) -> None:
-    folder = tiny_backbone("qwen3_vl")
-    thinker = open_thinker(folder, device="cpu")
-    assert isinstance(thinker, Reasoner)
+def test_a_stock_model_is_a_worker(tiny_backbone: Callable[[str], Path], tmp_path: Path) -> None:
+    """Its drawn thoughts depend on the seed alone, and have the form of our own."""
+    folder = Path(shutil.copytree(tiny_backbone("qwen2_vl"), tmp_path / "stock"))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    stock = open_thinker(folder, device="cpu")
+    assert isinstance(stock, Reasoner)
+    worker = Worker("stock", stock, temperature=1.0, samples=2, max_new_tokens=6)
+    first, again, other = (
+        worker.thinker.encode(["a text", "another"], **worker.options("query", seed)) for seed in (3, 3, 4)
+    )
+    assert first.thoughts == again.thoughts
+    assert first.thoughts != other.thoughts
+    assert [len(one) for one in first.thoughts] == [2, 2]
+    assert first.errors == []
+    for text in first.thoughts[0]:
+        thought, answer = thought_and_answer(text)
+        assert text == f"<think>{thought}</think><answer>{answer}"
+    assert stock.generation == {}  # what it was loaded with stays
+    greedy = Worker("greedy", stock, max_new_tokens=6).thinker
+    options = Worker("greedy", stock, max_new_tokens=6).options("positive", 0)
+    found = [greedy.encode(["a text"], **options).thoughts for _ in range(2)]
+    assert found[0] == found[1]
+    assert isinstance(found[0][0], str)
+    torn = worker.thinker.encode([{"image": tmp_path / "none.png"}, "b"], **worker.options("query", 0))
+    assert [place for place, _ in torn.errors] == [0]
