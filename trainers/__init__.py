@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .reranker import RerankerTrainer, RerankerTrainingArguments
     from .rlvr import RLVRTrainer
     from .rlvr_arguments import RLVRTrainingArguments
+    from .selection import select
 
 _PUBLIC = {
     "ContrastiveCollator": ".collating",
@@ -41,6 +42,7 @@ _PUBLIC = {
     "estimate_memory": ".memory",
     "merge": ".lora.merging",
     "mine": ".mining",
+    "select": ".selection",
     "soup": ".lora.souping",
 }
 
@@ -63,6 +65,7 @@ __all__ = [
     "estimate_memory",
     "merge",
     "mine",
+    "select",
     "soup",
 ]
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 import umekit
 from umekit.encoding.rationales import with_rationale
+from umekit.modeling.prefix import PrefixReader
 from umekit.processing.items import TextPart, parse_item
 from umekit.testing import save_tiny_reranker
 from umekit.trainers.actions import action_of
@@ -542,7 +543,10 @@ def test_a_rationale_stands_last_and_its_braces_stay(pictures: list[Image.Image]
 
 
 def test_real_models_and_pictures(
-    tmp_path: Path, tiny_backbone: Callable[[str], Path], pictures: list[Image.Image]
+    tmp_path: Path,
+    tiny_backbone: Callable[[str], Path],
+    pictures: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Contributions are those of pairs that are scored one by one, and datasets opens what is written."""
     datasets = pytest.importorskip("datasets")
@@ -557,6 +561,15 @@ def test_real_models_and_pictures(
         {"query": "no picture", "positive": "a text", "negatives": ["other"], "query_thoughts": pool("r", 1)},
     ]
     thinker = umekit.load(role="generative", device="cpu")
+    shared: list[tuple[int, list[int]]] = []
+    plan = PrefixReader.plan
+
+    def planned(self: Any, rows: Any, *args: Any) -> Any:
+        found = plan(self, rows, *args)
+        shared.append((found.shared, [row.length for row in rows]))
+        return found
+
+    monkeypatch.setattr(PrefixReader, "plan", planned)
     report = select(
         evaluator,
         rows,
@@ -565,6 +578,10 @@ def test_real_models_and_pictures(
         show_progress=False,
     )
     assert report is not None
+    pooled = [(begun, lengths) for begun, lengths in shared if len(lengths) > 1]
+    assert len(pooled) >= 5  # each pair and each counterfactual one of both rows
+    for begun, lengths in pooled:  # all but the thoughts and the turn's end is read once
+        assert begun >= min(lengths) - 8
     table = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     assert {"query_action", "positive_action", "query_thought", "answer"} <= set(table.column_names)
     file, media = made_rows(tmp_path / "out")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import umekit
 from umekit.cli.common import UsageError
 from umekit.cli.main import main
-from umekit.cli.select import _prior, _worker
+from umekit.cli.select import CHOICES, SIDES, _prior, _worker, add_parser
+from umekit.encoding.rationales import RATIONALE
 from umekit.encoding.reasoner import Reasoner
 from umekit.processing.thoughts import thought_and_answer
 from umekit.testing import save_tiny_reranker
-from umekit.trainers.selection import Worker
+from umekit.trainers.selection import Worker, settings
 from umekit.trainers.selection.workers import open_thinker
 
 TEMPLATE = (
@@ -37,6 +40,20 @@ TEMPLATE = (
 )
 def test_workers(text: str, found: tuple[str, str, float | None]) -> None:
     assert _worker(text) == found
+
+
+def test_words_of_the_call_are_those_of_the_settings() -> None:
+    assert (CHOICES, SIDES) == (settings.CHOICES, settings.SIDES)
+    sides = {action.dest: action.help for action in parser_of()._actions}
+    for side in SIDES:
+        assert repr(RATIONALE) in str(sides[f"{side}_template"])
+
+
+def parser_of() -> Any:
+    """Of the verb."""
+    parent = argparse.ArgumentParser().add_subparsers()
+    add_parser(parent)
+    return parent.choices["select"]
 
 
 def test_what_is_no_worker_and_no_prior() -> None:

@@ -179,7 +179,7 @@ class StockThinker:
         items: Sequence[Any],
         *,
         role: str | None,
-        instruction: str | None,
+        instruction: str | None = None,
         num_samples: int,
         temperature: float | None,
         top_p: float | None,

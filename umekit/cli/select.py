@@ -13,16 +13,13 @@ from .score import open_rows, part_of
 
 # Arguments of ``select`` and of its settings that are called as the options are.
 OPTIONS = ("own_thoughts", "format", "work", "max_failed", "samples", "block_size", "shard_size")
-SETTINGS = (
-    "choice", "negatives", "temperature", "margin", "query_template", "positive_template", "instruction", "seed"
-)  # fmt: skip
+SETTINGS = ("choice", "negatives", "temperature", "margin", "instruction", "seed")
+CHOICES, SIDES = ("pair-aware", "random", "none"), ("query", "positive")  # those of the settings
+TEMPLATES = ("query_template", "positive_template")
 WORKER = re.compile(r"(?P<name>[^=]+)=(?P<path>.+?)(@(?P<temperature>\d+(\.\d+)?))?")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from ..encoding.rationales import RATIONALE
-    from ..trainers.selection.settings import CHOICES, SIDES
-
     parser = subparsers.add_parser(
         "select",
         help="choose the thoughts that rows are trained with",
@@ -97,9 +94,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     for side in SIDES:
         group.add_argument(
             f"--{side}-template",
-            default=RATIONALE,
             metavar="TEXT",
-            help=f"how the evaluator reads a thought of the {side} (default {RATIONALE!r})",
+            help=f"how the evaluator reads a thought of the {side} (default '\\nRationale: {{thought}} {{answer}}')",
         )
     group.add_argument("--instruction", metavar="TEXT", help="of the evaluator's pairs (default: its own)")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of whatever is drawn (default 0)")
@@ -141,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
     from ..trainers.selection import SelectionSettings, Worker, select
 
     given: dict[str, Any] = {name: getattr(args, name) for name in SETTINGS}
+    given |= {name: text for name in TEMPLATES if (text := getattr(args, name)) is not None}
     given["priors"] = dict(_prior(text) for text in args.prior)
     if args.side is not None:
         given["sides"] = tuple(dict.fromkeys(args.side))
