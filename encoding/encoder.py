@@ -140,6 +140,9 @@ class Encoder:
         top_p: float | None = None,
         seed: int | None = None,
         thoughts: Any = None,
+        kappa: float | None = None,
+        budget: Any = None,
+        strategy: Any = None,
     ) -> Any:
         """Embed items. Of equal ones, one is encoded and the others get its vector.
 
@@ -154,7 +157,8 @@ class Encoder:
             role: ``"query"`` or ``"document"``: default instruction of that side; None for neither.
             instruction: replaces the default, ``""`` by none; an item's own ``instruction`` wins over it.
             mode: None for the checkpoint's. ``"discriminative"`` embeds at once, ``"generative"`` thinks first,
-                ``"both"`` gives both from one prefill; the last two need a generative checkpoint.
+                ``"both"`` gives both from one prefill; the last two need a generative checkpoint. ``"adaptive"``
+                thinks of the items for which it seems to pay, and needs an adaptive one.
             dim: keep the first ``dim`` numbers, normalised again.
             batch_tokens: padded tokens of one forward, those of thoughts counted as far as they can be known. Halved,
                 with a warning, for the rest of the call when memory runs out.
@@ -172,7 +176,12 @@ class Encoder:
                 ``thought_ids`` of the details; None for an item that is to think itself. With ``num_samples``, each
                 is a list of so many. None of them may be longer than ``max_new_tokens``. Where there is a reasoner,
                 it thinks of the items that have none.
-
+            kappa: of the adaptive mode: an item is thought about if p(reason) is over it; the checkpoint's when None.
+            budget: of the adaptive mode, in place of kappa: average thought tokens per item, which kappa is chosen for
+                as it goes; or a :class:`Budget`, which keeps its account over several calls. Equal items are then
+                decided on each in its turn.
+            strategy: of the adaptive mode: what decides, and reasons: ``"policy"``, ``"probe"`` or a
+                :class:`Strategy`; the checkpoint's when None.
         Returns:
             float32 ``[n, d]``, rows of length one, in the items' order; ``[n, k, d]`` for ``reduce=None``; with
             ``mode="both"`` a dict of ``"discriminative"`` and ``"generative"``.
@@ -194,8 +203,12 @@ class Encoder:
             temperature=temperature,
             top_p=top_p,
             thoughts=thoughts,
+            kappa=kappa,
+            budget=budget,
+            strategy=strategy,
         )
         listed = as_items(items)
+        result = Encoded.empty(options, len(listed), self.dim)
         given = None if thoughts is None else listed_thoughts(thoughts, len(listed))
         reasoned: Reasoned | None = None
         if self.reasoner is not None and self.reasoner.thinks_of(role):
@@ -203,11 +216,11 @@ class Encoder:
             given = reasoned.given
         processor = self.processor.for_call(listed).for_mode(options.mode)
         device = self.model.device
-        budget = TokenBudget(batch_tokens or self.batch_tokens * options.budget_factor, device)
-        result = Encoded.empty(options, len(listed), self.dim)
-        apart = options.draws or given is not None or len(listed) == 1
+        memory = TokenBudget(batch_tokens or self.batch_tokens * options.budget_factor, device)
+        apart = options.draws or given is not None or budget is not None or len(listed) == 1
         firsts = range(len(listed)) if apart else first_occurrences(listed)
         unique = [index for index, first in enumerate(firsts) if index == first]
+        options.begin(len(unique))
         cuts = Cuts()
         if show_progress is None:
             show_progress = len(listed) >= PROGRESS_FROM and sys.stderr.isatty()
@@ -248,7 +261,7 @@ class Encoder:
                         cuts.see([row])
                 bar.update(len(window) - len(rows))
                 prefetcher.begin_window([row for _, row in rows])
-                for batch in encode_batches(self.model, rows, options, budget, prefetcher):
+                for batch in encode_batches(self.model, rows, options, memory, prefetcher):
                     for index, error in batch.errors:
                         fail(index, ItemError(str(error), index) if isinstance(error, MemoryError) else error)
                     result.add(batch)
@@ -266,7 +279,7 @@ class Encoder:
                 cuts.count += result.truncated[index] > 0
         if cuts.count:
             cuts.warn(len(listed))
-        result.finish(budget, numpy=True)
+        result.finish(memory, numpy=True)
         if reasoned is not None:
             reasoned.tell(result)
         if return_details:

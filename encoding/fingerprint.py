@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..modeling.settings import ADAPTIVE_ONLY
+
 T = TypeVar("T")
 
 VERSION = "2:"  # how a model's hash of this kind begins; those of version 1 are bare
@@ -87,7 +89,9 @@ def _writes(weight: Tensor) -> int:
 
 
 def _settings(model: Any) -> Any:
-    return hashlib.sha256(json.dumps(model.settings.to_dict(), sort_keys=True).encode())
+    """Of the settings but for those that choose between vectors of one space."""
+    settings = {name: value for name, value in model.settings.to_dict().items() if name not in ADAPTIVE_ONLY}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
 
 
 def _spread(count: int, wanted: int) -> Tensor:

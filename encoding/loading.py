@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 
 from ..modeling.adapters import CONFIG_FILE, AdapterSource, adapter_of, add_adapter
+from ..modeling.adaptive import UmeForAdaptiveEmbedding
 from ..modeling.discriminative import UmeForDiscriminativeEmbedding
 from ..modeling.generative import UmeForGenerativeEmbedding
 from ..modeling.packing import pack_on_cpu
@@ -30,6 +31,7 @@ from .reranker import Reranker
 CLASSES: dict[str, Any] = {
     "discriminative": UmeForDiscriminativeEmbedding,
     "generative": UmeForGenerativeEmbedding,
+    "adaptive": UmeForAdaptiveEmbedding,
     "reranker": UmeForReranking,
 }
 DEFAULT_MODEL = "ume-tiny"

@@ -7,8 +7,7 @@ one of every row is ever kept.
 
 from __future__ import annotations
 
-import math
-import numbers
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from .backbone import back_home, base_of, cache_argument, cache_of, positions_of, vision_features
-from .pooling import whole_number
+from .pooling import is_number, whole_number
 from .settings import UmeSettings
 
 
@@ -41,18 +40,14 @@ class Decoding:
 
     def __post_init__(self) -> None:
         whole_number("max_new_tokens", self.max_new_tokens)
-        if self.temperature is not None and not (_is_number(self.temperature) and self.temperature >= 0):
+        if self.temperature is not None and not (is_number(self.temperature) and self.temperature >= 0):
             raise ValueError(
                 f"temperature is {self.temperature}; give a number from 0 on, or None for greedy"
             )
-        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+        if not (is_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p is {self.top_p}; give a number over 0 and up to 1")
         if self.top_k is not None:
             whole_number("top_k", self.top_k)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class GrowingLayer(DynamicLayer):
@@ -109,26 +104,48 @@ class CachedRows:
         return len(self.state)
 
     def step(self, tokens: Tensor) -> None:
-        """Read one more token per row, int64 ``[B]``; ``state`` is then that token's own."""
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        """Read one more token per row, int64 ``[B]``, or some at once, ``[B, K]``; ``state`` is the last one's own."""
+        tokens = tokens.view(len(self), -1)
+        count = tokens.shape[1]
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), count)], dim=1)
+        positions = self._position.view(1, -1, 1) + torch.arange(count, device=tokens.device)
         output = self._base(
-            input_ids=tokens.unsqueeze(1),
+            input_ids=tokens,
             attention_mask=self._mask,
-            position_ids=self._position.view(1, -1, 1).expand(3, -1, -1),
+            position_ids=positions.expand(3, -1, -1),
             use_cache=True,
             return_dict=True,
             **cache_argument(self._base, self._cache),
         )
         self.state = back_home(output.last_hidden_state[:, -1], self._mask)
-        self._position = self._position + 1
+        self._position = self._position + count
 
     def take(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order; a row that is named several times is branched."""
-        if list(rows) == list(range(len(self))):
-            return
+        if list(rows) != list(range(len(self))):
+            self._select(rows)
+
+    def branch(self, rows: Sequence[int]) -> CachedRows:
+        """These rows, to go on apart from the others: what either reads, the other does not see."""
+        cache = copy.copy(self._cache)
+        cache.layers = [_detached(layer) for layer in cache.layers]
+        apart = CachedRows(self._base, cache, self._mask, self._position, self.state)
+        apart._select(rows)
+        return apart
+
+    def _select(self, rows: Sequence[int]) -> None:
         index = torch.tensor(rows, dtype=torch.long, device=self.state.device)
         self._cache.reorder_cache(index)  # the only selection that linear-attention layers have, too
         self._mask, self._position, self.state = self._mask[index], self._position[index], self.state[index]
+
+
+def _detached(layer: Any) -> Any:
+    """A layer whose tensors can be replaced without the other's; linear-attention layers hold theirs in dicts."""
+    apart = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, (dict, list)):
+            setattr(apart, name, copy.copy(value))
+    return apart
 
 
 def prefill(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -> tuple[CachedRows, Tensor]:

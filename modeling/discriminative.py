@@ -125,6 +125,9 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         top_p: float | None = None,
         thoughts: Any = None,
         seed: int | None = None,
+        kappa: float | None = None,
+        budget: Any = None,
+        strategy: Any = None,
         return_details: bool = False,
     ) -> Any:
         """Embed items, without dropout whatever mode the model is in.
@@ -136,7 +139,8 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             role: None, ``"query"`` or ``"document"``: default instruction per side.
             instruction: replaces the role's default instruction.
             mode: one of ``modes``; the checkpoint's default when None. ``"discriminative"`` embeds at once,
-                ``"generative"`` thinks first, ``"both"`` gives both from one prefill.
+                ``"generative"`` thinks first, ``"both"`` gives both from one prefill, ``"adaptive"`` thinks of the
+                items for which it seems to pay.
             dim: keep the first ``dim`` numbers.
             batch_size: most rows of a forward; fewer where they are long, or memory does not hold them.
             max_new_tokens: most tokens of a thought; the checkpoint's when None.
@@ -148,7 +152,12 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
                 ``<think>...</think><answer>...``, a pair ``(thought, answer)``, or ids of tokens; None for an item
                 that is to think itself. With ``num_samples``, each is a list of so many.
             seed: makes drawing reproducible: an item's thoughts then depend on the seed and its index alone.
-            return_details: an :class:`Encoded` with thoughts and cuts instead of the vectors alone.
+            kappa: of the adaptive mode: an item is thought about if p(reason) is over it; the checkpoint's when None.
+            budget: of the adaptive mode, in place of kappa: average thought tokens per item, which kappa is chosen for
+                as it goes; or a :class:`Budget`, which keeps its account over several calls.
+            strategy: of the adaptive mode: what decides, and reasons: ``"policy"``, ``"probe"`` or a
+                :class:`Strategy`; the checkpoint's when None.
+            return_details: an :class:`Encoded` with thoughts, cuts and costs instead of the vectors alone.
 
         Returns:
             float32 ``[n, d]`` on the model's device, in the items' order; ``[n, k, d]`` for ``reduce=None``; with
@@ -169,9 +178,13 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             temperature=temperature,
             top_p=top_p,
             thoughts=thoughts,
+            kappa=kappa,
+            budget=budget,
+            strategy=strategy,
         )
         whole_number("batch_size", batch_size)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
+        result = Encoded.empty(options, len(listed), self.dim, self.device)
         rows = processor.prepare_all(
             listed,
             role=role,
@@ -183,9 +196,9 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         )
         tokens = default_tokens(self.device) * options.budget_factor
         budget = TokenBudget(tokens, self.device, batch_size)
-        result = Encoded.empty(options, len(rows), self.dim, self.device)
         result.truncated = [row.cut_tokens for row in rows]
         collator = Collator(processor, self.device)
+        options.begin(len(rows))
         with evaluating(self):
             for batch in encode_batches(self, list(enumerate(rows)), options, budget, collator):
                 if batch.errors:

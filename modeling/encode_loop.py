@@ -7,8 +7,9 @@ A door (``AutoModel.encode``, the installed package's ``Encoder``) says what the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ class EncodeOptions:
         dim: keep the first ``dim`` numbers; None for as many as the model has.
         num_samples, reduce, seed: of thoughts.
         decoding: how thoughts are written; None in a mode that does not think.
+        strategy: of the adaptive mode: scores items, and reasons.
+        decider: of the adaptive mode: which scores are enough.
     """
 
     mode: str
@@ -45,6 +48,8 @@ class EncodeOptions:
     reduce: str | None = "mean"
     seed: int = 0
     decoding: Any = None
+    strategy: Any = None
+    decider: Any = None
 
     @classmethod
     def of(
@@ -60,6 +65,9 @@ class EncodeOptions:
         temperature: float | None = None,
         top_p: float | None = None,
         thoughts: Any = None,
+        kappa: float | None = None,
+        budget: Any = None,
+        strategy: Any = None,
     ) -> EncodeOptions:
         """Check a caller's wishes against what the model can do, and fill them up.
 
@@ -80,11 +88,20 @@ class EncodeOptions:
         if seed is not None:
             whole_number("seed", seed, least=0)
         dim = None if dim is None else check_dim(dim, model.dim)
+        deciding = {"kappa": kappa, "budget": budget, "strategy": strategy}
+        if mode != "adaptive" and (wishes := [name for name, value in deciding.items() if value is not None]):
+            raise ValueError(
+                f"{', '.join(wishes)}: only mode='adaptive' decides what is thought about, this is {mode!r}"
+            )
         if mode != "discriminative":
             # From torch's own generator, so that torch.manual_seed reaches sampling, too.
             seed = int(torch.randint(2**62, ())) if seed is None else seed
             decoding = model.decoding(num_samples, max_new_tokens, temperature, top_p)
-            return cls(mode, dim, num_samples, reduce, seed, decoding)
+            options = cls(mode, dim, num_samples, reduce, seed, decoding)
+            if mode == "adaptive":
+                chosen = {"strategy": model.strategy_of(strategy), "decider": model.decider_of(kappa, budget)}
+                options = replace(options, **chosen)
+            return options
         thinking = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         thinking["thoughts"] = thoughts
         wishes = [name for name, value in thinking.items() if value is not None]
@@ -98,6 +115,11 @@ class EncodeOptions:
     def thinks(self) -> bool:
         """Whether a thought is written before the vector."""
         return self.mode != "discriminative"
+
+    def begin(self, items: int) -> None:
+        """So many different items are to be embedded: whoever keeps a budget wants to know."""
+        if self.decider is not None:
+            self.decider.begin(items)
 
     @property
     def most_tokens(self) -> int | None:
@@ -137,6 +159,7 @@ class EncodedBatch:
         vectors: float32 ``[n, d]`` or ``[n, k, d]`` by name of an array, on the model's device; NaN where degenerate.
         errors: index and error of every item that has no vector.
         thoughts, thought_ids, thought_tokens, forced: see :class:`Encoded`.
+        modes, reason_scores: likewise, where items are decided on.
     """
 
     indices: list[int]
@@ -146,6 +169,8 @@ class EncodedBatch:
     thought_ids: list[Any] = field(default_factory=list)
     thought_tokens: list[Any] = field(default_factory=list)
     forced: list[Any] = field(default_factory=list)
+    modes: list[str] = field(default_factory=list)
+    reason_scores: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -155,7 +180,7 @@ class Encoded:
     Attributes:
         embeddings: float32 ``[n, d]``; a row of NaN where the item could not be encoded. ``[n, k, d]`` for
             ``reduce=None``; a dict of two arrays for ``mode="both"``.
-        modes: mode of every row.
+        modes: mode of every row; in the adaptive mode what was decided, ``"discriminative"`` or ``"generative"``.
         thoughts: what every row wrote before ``<gen_emb>``, tags included; None without a thought, a list of them
             for ``num_samples > 1``.
         thought_tokens: tokens of every thought, 0 without one; likewise.
@@ -167,6 +192,8 @@ class Encoded:
         truncated: tokens of text that every row lost to its limit, 0 where it was not cut.
         thought_ids: ids of every thought; handed back as ``thoughts``, they give the same vectors whatever they are,
             which a text need not: not every sequence of tokens is what its text is tokenised to.
+        reason_scores: in the adaptive mode, how likely reasoning was taken to pay for every row, 0 to 1; else None.
+        seconds: that the call took, reading and preparing included.
     """
 
     embeddings: Any
@@ -179,6 +206,30 @@ class Encoded:
     halved: bool = False
     truncated: list[int] = field(default_factory=list)
     thought_ids: list[Any] = field(default_factory=list)
+    reason_scores: list[float | None] = field(default_factory=list)
+    seconds: float = 0.0
+    began: float = field(default_factory=perf_counter, repr=False)
+
+    @property
+    def invocation_ratio(self) -> float:
+        """Share of the items that were reasoned about before they were embedded."""
+        failed = {index for index, _ in self.errors}
+        reasoned = [
+            index not in failed and (mode != "discriminative" or self.thoughts[index] is not None)
+            for index, mode in enumerate(self.modes)
+        ]
+        return sum(reasoned) / max(len(reasoned), 1)
+
+    @property
+    def tokens_per_item(self) -> float:
+        """Mean of the tokens that an item's thoughts have, all of its samples counted."""
+        counts = [sum(one) if isinstance(one, list) else one for one in self.thought_tokens]
+        return sum(counts) / max(len(counts), 1)
+
+    @property
+    def seconds_per_item(self) -> float:
+        """Mean."""
+        return self.seconds / max(len(self.modes), 1)
 
     @classmethod
     def empty(cls, options: EncodeOptions, count: int, dim: int, device: Any = "cpu") -> Encoded:
@@ -187,7 +238,7 @@ class Encoded:
         parts = ("discriminative", "generative") if options.mode == "both" else (options.mode,)
         arrays = {}
         for part in parts:
-            several = part == "generative" and options.reduce is None
+            several = part in ("generative", "adaptive") and options.reduce is None
             shape = (count, options.num_samples, dim) if several else (count, dim)
             arrays[part] = torch.full(shape, torch.nan, dtype=torch.float32, device=device)
         return cls(
@@ -198,6 +249,7 @@ class Encoded:
             [False] * count,
             truncated=[0] * count,
             thought_ids=[None] * count,
+            reason_scores=[None] * count,
         )
 
     def add(self, batch: EncodedBatch) -> None:
@@ -210,6 +262,9 @@ class Encoded:
                 self.thought_ids[index] = batch.thought_ids[place]
                 self.thought_tokens[index] = batch.thought_tokens[place]
                 self.forced[index] = batch.forced[place]
+            if batch.modes:
+                self.modes[index] = batch.modes[place]
+                self.reason_scores[index] = batch.reason_scores[place]
 
     def copy_row(self, source: int, target: int) -> None:
         """Give an item what an equal one has."""
@@ -220,6 +275,8 @@ class Encoded:
             self.thought_tokens,
             self.forced,
             self.truncated,
+            self.modes,
+            self.reason_scores,
         ):
             rows[target] = rows[source]
 
@@ -231,6 +288,7 @@ class Encoded:
             [self.embeddings] = self.embeddings.values()
         self.errors.sort(key=lambda error: error[0])
         self.batch_tokens, self.halved = budget.tokens, budget.halved
+        self.seconds = perf_counter() - self.began
 
 
 @torch.inference_mode()

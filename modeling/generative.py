@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from .backbone import back_home
-from .decoding import Decoding, prefill
+from .decoding import CachedRows, Decoding, prefill
 from .discriminative import UmeForDiscriminativeEmbedding, UmeOutput
 from .encode_loop import REDUCTIONS, EncodedBatch, EncodeOptions
 from .evaluating import evaluated
 from .pooling import DIRECT_SLOT, GENERATED_SLOT, pool, whole_number
-from .reasoning import Rollout, ThoughtTokens, think
+from .reasoning import Rollout, ThoughtTokens, ThoughtWishes, think
 from .settings import UmeSettings, UmeSettingsError
 
 
@@ -125,22 +125,39 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         if mode == "both":
             result.direct = self._finish(pool(states, batch["pooling_slots"], DIRECT_SLOT), dim)
         del states  # the prompts' states are not kept while thoughts are written
-        count = len(rows)
-        rows.take([row for row in range(count) for _ in range(num_samples)])
+        if streams is None:
+            streams = streams_of(fresh_seed(), range(len(rows)), num_samples)
+        decoding = decoding or Decoding(self.settings.max_new_tokens)
+        wishes = ThoughtWishes(decoding, num_samples, reduce, dim, vocabulary)
+        result.generated, result.rollouts = self.think_on(rows, streams, wishes)
+        return result
+
+    def think_on(
+        self, rows: CachedRows, streams: Sequence[np.random.Generator], wishes: ThoughtWishes
+    ) -> tuple[Tensor, list[list[Rollout]]]:
+        """Let prompts that have been read go on, each to its thoughts.
+
+        Args:
+            rows: ``B`` prompts; used up.
+            streams: a source of chance per row and sample, row by row.
+            wishes: how, and how many.
+
+        Returns:
+            Vectors, float32 ``[B, d]``, or ``[B, k, d]`` without a reduction; and the thoughts of every row.
+        """
+        count, samples = len(rows), wishes.num_samples
+        rows.take([row for row in range(count) for _ in range(samples)])
         rollouts = think(
             rows,
-            self._bounded(vocabulary),
+            self._bounded(wishes.vocabulary),
             self.thought_tokens,
-            decoding or Decoding(self.settings.max_new_tokens),
-            streams if streams is not None else streams_of(_fresh_seed(), range(count), num_samples),
+            wishes.decoding,
+            streams,
             official=self.settings.thought_end == "official",
         )
-        vectors = self._finish(torch.stack([rollout.state for rollout in rollouts]).float(), dim)
-        result.generated = self._reduced(vectors.view(count, num_samples, -1), reduce)
-        result.rollouts = [
-            rollouts[start : start + num_samples] for start in range(0, len(rollouts), num_samples)
-        ]
-        return result
+        vectors = self._finish(torch.stack([rollout.state for rollout in rollouts]).float(), wishes.dim)
+        thoughts = [rollouts[start : start + samples] for start in range(0, len(rollouts), samples)]
+        return self._reduced(vectors.view(count, samples, -1), wishes.reduce), thoughts
 
     def embed_batch(
         self, batch: dict[str, Tensor], options: EncodeOptions, indices: Sequence[int], tokenizer: Any
@@ -160,13 +177,7 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         done = EncodedBatch(
             [*indices], {part: vectors for part, vectors in parts.items() if vectors is not None}
         )
-        _tell_thoughts(
-            done,
-            [[one.thought for one in row] for row in found.rollouts],
-            [[one.forced for one in row] for row in found.rollouts],
-            options,
-            tokenizer,
-        )
+        tell_rollouts(done, found.rollouts, options, tokenizer)
         return done
 
     def embed_given(
@@ -195,7 +206,7 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         vectors = found.generated_embeddings.view(len(indices), options.num_samples, -1)
         done.vectors["generative"] = self._reduced(vectors, options.reduce)
         forced = [[False] * len(thoughts) for thoughts in given]
-        _tell_thoughts(done, [[[*ids] for ids in thoughts] for thoughts in given], forced, options, tokenizer)
+        tell_thoughts(done, [[[*ids] for ids in thoughts] for thoughts in given], forced, options, tokenizer)
         return done
 
     # ---- inside -------------------------------------------------------------------------------------------------
@@ -214,15 +225,29 @@ class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
         return torch.nn.functional.normalize(mean, dim=-1) if self.settings.normalize else mean
 
 
-def _tell_thoughts(
+def tell_rollouts(
+    done: EncodedBatch, rollouts: Sequence[list[Rollout]], options: EncodeOptions, tokenizer: Any
+) -> None:
+    """Write a batch's thoughts down; a row without any has none."""
+    thoughts = [[one.thought for one in row] for row in rollouts]
+    tell_thoughts(done, thoughts, [[one.forced for one in row] for row in rollouts], options, tokenizer)
+
+
+def tell_thoughts(
     done: EncodedBatch,
     thoughts: Sequence[list[list[int]]],
     forced: Sequence[list[bool]],
     options: EncodeOptions,
     tokenizer: Any,
 ) -> None:
-    """Write a batch's thoughts down: a list an item for several samples, else the one."""
+    """Write a batch's thoughts down: a list an item for several samples, else the one; None for an item without."""
     for row, flags in zip(thoughts, forced, strict=True):
+        if not row:
+            done.thoughts.append(None)
+            done.thought_ids.append(None)
+            done.thought_tokens.append(0)
+            done.forced.append(False)
+            continue
         texts = [
             tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
             for ids in row
@@ -239,6 +264,6 @@ def streams_of(seed: int, rows: Sequence[int], num_samples: int) -> list[np.rand
     return [np.random.default_rng([seed, row, sample]) for row in rows for sample in range(num_samples)]
 
 
-def _fresh_seed() -> int:
+def fresh_seed() -> int:
     """From torch's own generator, so that ``torch.manual_seed`` reaches sampling, too."""
     return int(torch.randint(2**62, ()))

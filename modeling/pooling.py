@@ -6,6 +6,8 @@ processor's knowledge and arrives as ``pooling_slots``.
 
 from __future__ import annotations
 
+import math
+import numbers
 import operator
 from typing import Any
 
@@ -86,6 +88,11 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     if number is None or number < least:
         raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
     return number
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; a bool is none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _as_int(value: Any) -> int | None:

@@ -44,7 +44,8 @@ class ThoughtTokens:
 
     @classmethod
     def of(cls, settings: UmeSettings, backbone: Any) -> ThoughtTokens:
-        """From ``config.ume.tokens`` (``gen_emb``, ``im_end``, ``disc_emb``, ``never``) and the backbone's configs.
+        """From ``config.ume.tokens`` (``gen_emb``, ``im_end``, ``disc_emb``, ``direct``, ``never``) and the backbone's
+        configs.
 
         Raises:
             UmeSettingsError: the checkpoint names no ``gen_emb``.
@@ -60,9 +61,31 @@ class ThoughtTokens:
         ends = _ids(named.get("im_end"), getattr(written, "eos_token_id", None))
         ends |= _ids(getattr(config.get_text_config(), "eos_token_id", None))
         never = _ids(
-            named.get("never"), named.get("disc_emb"), *(getattr(config, key, None) for key in _MEDIA_IDS)
+            named.get("never"),
+            named.get("disc_emb"),
+            named.get("direct"),
+            *(getattr(config, key, None) for key in _MEDIA_IDS),
         )
         return cls(gen_emb, frozenset(ends - {gen_emb}), frozenset(never - {gen_emb}))
+
+
+@dataclass(frozen=True)
+class ThoughtWishes:
+    """What is asked of the thoughts of a batch.
+
+    Attributes:
+        decoding: how they are written.
+        num_samples: of a row; they share its cache.
+        reduce: ``"mean"`` of their unit vectors, normalised again; the ``"first"``; None keeps all.
+        dim: keep the first numbers of a vector; None for the checkpoint's own.
+        vocabulary: ids from here on are rows without a token and are never written.
+    """
+
+    decoding: Decoding
+    num_samples: int = 1
+    reduce: str | None = "mean"
+    dim: int | None = None
+    vocabulary: int | None = None
 
 
 @dataclass

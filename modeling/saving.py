@@ -122,6 +122,8 @@ def write_sentence_transformers_files(
     else:
         modules = [_module(0, "", _WRAPPER)]
         modules[0]["kwargs"] = ["mode", "max_new_tokens", "instruction"]
+        if settings.kind == "adaptive":
+            modules[0]["kwargs"] += ["kappa", "budget"]
         _remove_module(folder / "1_Pooling", "pooling_mode")
         _remove_module(folder / "2_Normalize")
         # Our module does not read this, but it is where mteb looks for what a model takes beside text.

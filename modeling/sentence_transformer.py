@@ -8,7 +8,8 @@ here that imports sentence_transformers, and no file that ``AutoModel`` reaches 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +35,43 @@ _MODEL_INPUTS = (
 )
 
 
+@dataclass
+class UmeCost:
+    """What a call of ``encode`` cost.
+
+    Attributes:
+        items: inputs that were embedded.
+        reasoned: of these, with a thought.
+        thought_tokens: of all thoughts.
+        seconds: in the model.
+    """
+
+    items: int = 0
+    reasoned: int = 0
+    thought_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def invocation_ratio(self) -> float:
+        return self.reasoned / max(self.items, 1)
+
+    @property
+    def tokens_per_item(self) -> float:
+        return self.thought_tokens / max(self.items, 1)
+
+    @property
+    def seconds_per_item(self) -> float:
+        return self.seconds / max(self.items, 1)
+
+    def add(self, tokens: Sequence[int | None], seconds: float) -> None:
+        """A batch: tokens of each thought, None where there is none."""
+        thoughts = [count for count in tokens if count is not None]
+        self.items += len(tokens)
+        self.reasoned += len(thoughts)
+        self.thought_tokens += sum(thoughts)
+        self.seconds += seconds
+
+
 class UmeTransformer(InputModule):
     """Input and embedding module in one: ``modules.json`` names it alone.
 
@@ -43,13 +81,22 @@ class UmeTransformer(InputModule):
     """
 
     save_in_root: bool = True
-    forward_kwargs: ClassVar[set[str]] = {"mode", "max_new_tokens", "instruction"}  # type: ignore[misc]
+    forward_kwargs: ClassVar[set[str]] = {  # type: ignore[misc]
+        "mode",
+        "max_new_tokens",
+        "instruction",
+        "kappa",
+        "budget",
+    }
 
     def __init__(self, model: nn.Module, processor: Any) -> None:
         super().__init__()
         self.model: Any = model
         self.processor = processor
-        self._told_cuts = False  # whether a warning has told of cut texts since a call of encode began
+        # Since a call of encode began: whether a warning has told of cut texts, what decides, and what it cost.
+        self._told_cuts = False
+        self._decider: tuple[Any, Any] | None = None
+        self.cost = UmeCost()
 
     # ---- inputs to vectors --------------------------------------------------------------------------------------
 
@@ -61,6 +108,8 @@ class UmeTransformer(InputModule):
         instruction: str | None = None,
         mode: str | None = None,
         max_new_tokens: int | None = None,
+        kappa: float | None = None,
+        budget: Any = None,
         task: str | None = None,
         **kwargs: Any,
     ) -> dict[str, Tensor]:
@@ -74,7 +123,7 @@ class UmeTransformer(InputModule):
                 of a call have one, or none.
             prompt: sentence-transformers' prompt (``encode_query``, ``prompt_name`` ...): becomes the instruction.
             instruction: replaces the prompt; an input's own instruction wins over both.
-            mode, max_new_tokens: see :meth:`forward`.
+            mode, max_new_tokens, kappa, budget: see :meth:`forward`.
             task: ``"query"`` or ``"document"``: whose default instruction is used where there is no prompt.
             kwargs: none is known; sentence-transformers' ``max_length`` only shortens.
 
@@ -82,11 +131,11 @@ class UmeTransformer(InputModule):
             ItemError: an input cannot be embedded.
             ValueError: an impossible mode or argument.
         """
-        mode = self._mode(mode, max_new_tokens)
+        mode = self._mode(mode, max_new_tokens, kappa, budget)
         max_length = kwargs.pop("max_length", None)
         if kwargs:
             raise ValueError(
-                f"unknown arguments {sorted(kwargs)}; known are instruction, mode, max_new_tokens"
+                f"unknown arguments {sorted(kwargs)}; known are {', '.join(sorted(self.forward_kwargs))}"
             )
         processor = self.processor
         if max_length is not None:
@@ -96,9 +145,11 @@ class UmeTransformer(InputModule):
         ]
         thoughts = [one.get("thought") if isinstance(one, Mapping) else None for one in inputs]
         given = any(thought is not None for thought in thoughts)
-        if given and (mode == "discriminative" or None in thoughts):
-            what = "a thought needs a mode that thinks" if mode == "discriminative" else "some have a thought"
-            raise ValueError(f"{what}: give one to every input, or to none, and a mode that thinks")
+        if given and (mode != "generative" or None in thoughts):
+            what = (
+                "some have a thought" if mode == "generative" else "a thought needs a mode that thinks always"
+            )
+            raise ValueError(f"{what}: give one to every input, or to none, and mode='generative'")
         if instruction is None:
             instruction = prompt
         role = task if task in ("query", "document") else None
@@ -116,7 +167,7 @@ class UmeTransformer(InputModule):
         self._told_cuts = self._told_cuts or any(row.cut_tokens for row in rows)
         if given:
             rows = [whole for row in rows for whole in row.with_thoughts(self.model.thought_tokens.gen_emb)]
-        features = dict(processor.collate(rows, padding_side="left" if mode == "generative" else None))
+        features = dict(processor.collate(rows, padding_side=None if mode == "discriminative" else "left"))
         # Losses that split a batch must know whose the pictures are; see _create_minibatch.
         features["num_images_per_sample"] = torch.tensor([len(row.images) for row in rows])
         features["num_videos_per_sample"] = torch.tensor([len(row.videos) for row in rows])
@@ -131,6 +182,8 @@ class UmeTransformer(InputModule):
         mode: str | None = None,
         max_new_tokens: int | None = None,
         instruction: str | None = None,
+        kappa: float | None = None,
+        budget: Any = None,
     ) -> dict[str, Any]:
         """Add ``sentence_embedding`` (float32 ``[B, d]``) to the features.
 
@@ -140,8 +193,14 @@ class UmeTransformer(InputModule):
                 through: while training, the direct embedding comes out of either mode.
             max_new_tokens: length of a thought, for modes that think.
             instruction: used by :meth:`preprocess` alone.
+            kappa: of the adaptive mode: an input is thought about if p(reason) is over it; the checkpoint's when None.
+            budget: of the adaptive mode, in place of kappa: average thought tokens of the inputs of a call of
+                ``encode``; see ``AutoModel.encode``.
+
+        In modes that think, ``reasoned`` (bool ``[B]``) and ``thought_tokens`` (int64 ``[B]``) are added, too, and
+        :attr:`cost` sums up a call.
         """
-        mode = self._mode(mode, max_new_tokens)
+        mode = self._mode(mode, max_new_tokens, kappa, budget)
         batch = {name: features[name] for name in _MODEL_INPUTS if name in features}
         if "seconds_of_sample" in features and "video_grid_thw" in batch:
             seconds, count = features["seconds_of_sample"], features["num_videos_per_sample"]
@@ -149,33 +208,57 @@ class UmeTransformer(InputModule):
             batch["second_per_grid_ts"] = seconds[real]
         if self.training:
             return {**features, "sentence_embedding": self.model(**batch).embeddings}
-        given = mode == "generative" and bool((batch["pooling_slots"] == GENERATED_SLOT).any())
-        if given:
-            with evaluating(self.model):
-                embeddings = self.model(**batch).generated_embeddings
-        elif mode == "generative":
-            decoding = self.model.decoding(max_new_tokens=max_new_tokens)
-            found = self.model.embed(batch, mode, decoding=decoding, vocabulary=len(self.tokenizer))
-            embeddings = found.generated
-        else:
-            with evaluating(self.model):
-                embeddings = self.model(**batch).embeddings
+        began = perf_counter()
+        embeddings, tokens = self._embed(batch, mode, max_new_tokens, kappa, budget)
         check_vectors(embeddings)
-        return {**features, "sentence_embedding": embeddings}
+        self.cost.add(tokens, perf_counter() - began)
+        out = {**features, "sentence_embedding": embeddings}
+        if mode != "discriminative":
+            out["reasoned"] = torch.tensor([count is not None for count in tokens])
+            out["thought_tokens"] = torch.tensor([count or 0 for count in tokens])
+        return out
 
-    def _mode(self, mode: str | None, max_new_tokens: int | None) -> str:
+    def _embed(
+        self, batch: dict[str, Tensor], mode: str, max_new_tokens: int | None, kappa: Any, budget: Any
+    ) -> tuple[Tensor, list[int | None]]:
+        """Vectors of a batch, and how many tokens were thought for each; None where there was no thought."""
+        if mode == "discriminative" or bool((batch["pooling_slots"] == GENERATED_SLOT).any()):
+            with evaluating(self.model):
+                output = self.model(**batch)
+            vectors = output.embeddings if mode == "discriminative" else output.generated_embeddings
+            return vectors, [None if mode == "discriminative" else 0] * len(vectors)
+        how = {
+            "decoding": self.model.decoding(max_new_tokens=max_new_tokens),
+            "vocabulary": len(self.tokenizer),
+        }
+        if mode == "adaptive":
+            if self._decider is None or self._decider[0] != (kappa, budget):
+                self._decider = (kappa, budget), self.model.decider_of(kappa, budget)
+            found = self.model.embed_adaptively(batch, decider=self._decider[1], **how)
+            counts = zip(found.tokens, found.reasoned, strict=True)
+            return found.vectors, [tokens if reasoned else None for tokens, reasoned in counts]
+        found = self.model.embed(batch, mode, **how)
+        return found.generated, [len(row[0].thought) for row in found.rollouts]
+
+    def _mode(
+        self, mode: str | None, max_new_tokens: int | None, kappa: float | None = None, budget: Any = None
+    ) -> str:
         known = [one for one in self.model.modes if one != "both"]  # one vector per input
         if mode is not None and mode not in known:
             raise ValueError(f"mode={mode!r}: a {self.model.settings.kind} checkpoint has {', '.join(known)}")
         mode = mode or self.model.settings.mode or known[0]
         if max_new_tokens is not None and mode == "discriminative":
             raise ValueError("max_new_tokens needs a mode that thinks, 'discriminative' does not")
+        if mode != "adaptive" and (kappa is not None or budget is not None):
+            raise ValueError(f"kappa and budget are of mode='adaptive', and this is {mode!r}")
         return mode
 
     def train(self, mode: bool = True) -> UmeTransformer:
         """As of every module. sentence-transformers begins each ``encode`` with ``eval()`` and hands over its batches
-        one by one, the longest first: of those of a call, the first that has cut texts is told of."""
-        self._told_cuts = self._told_cuts and mode
+        one by one, the longest first: of those of a call, the first that has cut texts is told of, one account is kept
+        of a budget, and one of costs."""
+        if not mode:
+            self._told_cuts, self._decider, self.cost = False, None, UmeCost()
         return super().train(mode)
 
     # ---- what sentence-transformers asks ------------------------------------------------------------------------

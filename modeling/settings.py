@@ -15,6 +15,7 @@ BLOCK = "config.json: ume"
 FilledRows = dict[
     str, int | list[int]
 ]  # token to row, or to row and source; see `UmePreTrainedModel.fill_rows`
+ADAPTIVE_ONLY = ("kappa", "strategy")  # what is decided by: vectors of any choice can be compared
 FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
 
 Kind = Literal["discriminative", "generative", "adaptive", "reranker"]
@@ -57,6 +58,9 @@ class UmeSettings:
         default_mode: how items are embedded where the caller names no mode; None for the kind's own,
             ``"discriminative"`` where a checkpoint can think and seldom should.
         max_new_tokens: most tokens of a thought where the caller says nothing (generative kind).
+        kappa: p(reason) over which an item is thought about where the caller says nothing (adaptive kind).
+        strategy: what decides (adaptive kind): ``"policy"``, the tokens ``<direct>`` and ``<reason>``; or ``"probe"``,
+            the linear probe that lies beside the weights. See ``strategies``.
         thought_end: ``"forced"``: the vector is the state of the first ``<gen_emb>``, which a thought without one is
             given; ``"official"``: UME-R1's published loop, see ``reasoning.think``.
     """
@@ -72,6 +76,8 @@ class UmeSettings:
     default_mode: str | None = None
     max_new_tokens: int = 8192
     thought_end: Literal["forced", "official"] = "forced"
+    kappa: float = 0.5
+    strategy: Literal["policy", "probe"] = "policy"
 
     def __post_init__(self) -> None:
         allowed = {
@@ -80,6 +86,7 @@ class UmeSettings:
             "positions": ("mrope", "1d"),
             "pooling": ("last", "token", "mean"),
             "thought_end": ("forced", "official"),
+            "strategy": ("policy", "probe"),
         }
         for name, values in allowed.items():
             value = getattr(self, name)
@@ -100,6 +107,8 @@ class UmeSettings:
             raise UmeSettingsError(
                 f"{BLOCK}.max_new_tokens is {_shown(self.max_new_tokens)}; use a positive whole number"
             )
+        if type(self.kappa) not in (int, float) or not 0 <= self.kappa <= 1:
+            raise UmeSettingsError(f"{BLOCK}.kappa is {_shown(self.kappa)}; use a number from 0 to 1")
         if not isinstance(self.tokens, dict):
             raise UmeSettingsError(f"{BLOCK}.tokens is {_shown(self.tokens)}; use names with token ids")
         for name, ids in self.tokens.items():
@@ -146,7 +155,9 @@ class UmeSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """The block as it is written into ``config.json``."""
-        return {"schema": SCHEMA, **{_stored(name): value for name, value in asdict(self).items()}}
+        left_out = () if self.kind == "adaptive" else ADAPTIVE_ONLY
+        own = {_stored(name): value for name, value in asdict(self).items() if name not in left_out}
+        return {"schema": SCHEMA, **own}
 
 
 def _stored(name: str) -> str:

@@ -19,6 +19,7 @@ from ._version import __version__
 KINDS = (
     "discriminative",
     "generative",
+    "adaptive",
     "reranker",
 )  # of a checkpoint, and the source that has the class of each
 FILES = {  # source that is an entry point -> its file in a checkpoint, where it is not the model's

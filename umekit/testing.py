@@ -20,6 +20,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .encoding.presets import qwen3_vl_reranker
+from .modeling.adaptive import UmeForAdaptiveEmbedding
 from .modeling.discriminative import UmeForDiscriminativeEmbedding
 from .modeling.generative import UmeForGenerativeEmbedding
 from .modeling.reranker import UmeForReranking
@@ -149,7 +150,15 @@ def save_tiny_backbone(folder: Path, family: str = "qwen2_vl", *, hidden: int = 
     words = (
         "the a of and to in is it that compare picture text video page user assistant system seconds query"
     )
-    extra = ("<disc_emb>", "<gen_emb>", "<instruction_start>", "<instruction_end>", "<emb>")
+    extra = [
+        "<disc_emb>",
+        "<gen_emb>",
+        "<instruction_start>",
+        "<instruction_end>",
+        "<emb>",
+        "<direct>",
+        "<reason>",
+    ]
     tokenizer = train_tokenizer([words] * 4, 400, extra)
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(tiny_config(family, tokenizer, hidden, layers))
@@ -166,13 +175,17 @@ def save_tiny_checkpoint(folder: Path, backbone: Path, role: Any = "discriminati
     """Save a checkpoint with our settings and processor from a backbone's folder.
 
     With ``role="generative"`` it has UME-R1's form: ``<disc_emb>`` in the user turn, then a request to think that
-    quotes ``<gen_emb>``; its thoughts are at most 12 tokens of random text.
+    quotes ``<gen_emb>``; its thoughts are at most 12 tokens of random text. ``role="adaptive"`` is the same with the
+    tokens ``<direct>`` and ``<reason>``.
     """
     processor = UmeProcessor.from_pretrained(backbone)
     model_class: Any = UmeForDiscriminativeEmbedding
-    if role == "generative":
+    if role in ("generative", "adaptive"):
         model_class = UmeForGenerativeEmbedding
         names = {"disc_emb": "<disc_emb>", "gen_emb": "<gen_emb>", "im_end": "<|im_end|>"}
+        if role == "adaptive":
+            model_class = UmeForAdaptiveEmbedding
+            names |= {"direct": "<direct>", "reason": "<reason>"}
         tokens = {name: processor.tokenizer.convert_tokens_to_ids(text) for name, text in names.items()}
         settings = {"pooling": "token", "tokens": tokens, "max_new_tokens": 12, **settings}
         prompt = PromptSettings(

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import math
+import numbers
 import numpy as np
 import operator
 import os
@@ -28,11 +29,13 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 from pathlib import PureWindowsPath
+from time import perf_counter
 from torch import Tensor
 from torch import nn
 from transformers import AttentionInterface
@@ -615,6 +618,7 @@ BLOCK = "config.json: ume"
 FilledRows = dict[
     str, int | list[int]
 ]  # token to row, or to row and source; see `UmePreTrainedModel.fill_rows`
+ADAPTIVE_ONLY = ("kappa", "strategy")  # what is decided by: vectors of any choice can be compared
 FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
 
 Kind = Literal["discriminative", "generative", "adaptive", "reranker"]
@@ -657,6 +661,9 @@ class UmeSettings:
         default_mode: how items are embedded where the caller names no mode; None for the kind's own,
             ``"discriminative"`` where a checkpoint can think and seldom should.
         max_new_tokens: most tokens of a thought where the caller says nothing (generative kind).
+        kappa: p(reason) over which an item is thought about where the caller says nothing (adaptive kind).
+        strategy: what decides (adaptive kind): ``"policy"``, the tokens ``<direct>`` and ``<reason>``; or ``"probe"``,
+            the linear probe that lies beside the weights. See ``strategies``.
         thought_end: ``"forced"``: the vector is the state of the first ``<gen_emb>``, which a thought without one is
             given; ``"official"``: UME-R1's published loop, see ``reasoning.think``.
     """
@@ -672,6 +679,8 @@ class UmeSettings:
     default_mode: str | None = None
     max_new_tokens: int = 8192
     thought_end: Literal["forced", "official"] = "forced"
+    kappa: float = 0.5
+    strategy: Literal["policy", "probe"] = "policy"
 
     def __post_init__(self) -> None:
         allowed = {
@@ -680,6 +689,7 @@ class UmeSettings:
             "positions": ("mrope", "1d"),
             "pooling": ("last", "token", "mean"),
             "thought_end": ("forced", "official"),
+            "strategy": ("policy", "probe"),
         }
         for name, values in allowed.items():
             value = getattr(self, name)
@@ -700,6 +710,8 @@ class UmeSettings:
             raise UmeSettingsError(
                 f"{BLOCK}.max_new_tokens is {_shown(self.max_new_tokens)}; use a positive whole number"
             )
+        if type(self.kappa) not in (int, float) or not 0 <= self.kappa <= 1:
+            raise UmeSettingsError(f"{BLOCK}.kappa is {_shown(self.kappa)}; use a number from 0 to 1")
         if not isinstance(self.tokens, dict):
             raise UmeSettingsError(f"{BLOCK}.tokens is {_shown(self.tokens)}; use names with token ids")
         for name, ids in self.tokens.items():
@@ -746,7 +758,9 @@ class UmeSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """The block as it is written into ``config.json``."""
-        return {"schema": SCHEMA, **{_stored(name): value for name, value in asdict(self).items()}}
+        left_out = () if self.kind == "adaptive" else ADAPTIVE_ONLY
+        own = {_stored(name): value for name, value in asdict(self).items() if name not in left_out}
+        return {"schema": SCHEMA, **own}
 
 
 def _stored(name: str) -> str:
@@ -1657,6 +1671,8 @@ def write_sentence_transformers_files(
     else:
         modules = [_module(0, "", _WRAPPER)]
         modules[0]["kwargs"] = ["mode", "max_new_tokens", "instruction"]
+        if settings.kind == "adaptive":
+            modules[0]["kwargs"] += ["kappa", "budget"]
         _remove_module(folder / "1_Pooling", "pooling_mode")
         _remove_module(folder / "2_Normalize")
         # Our module does not read this, but it is where mteb looks for what a model takes beside text.
@@ -2068,6 +2084,11 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; a bool is none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _as_int(value: Any) -> int | None:
     try:
         return None if isinstance(value, bool) else operator.index(value)
@@ -2121,6 +2142,8 @@ class EncodeOptions:
         dim: keep the first ``dim`` numbers; None for as many as the model has.
         num_samples, reduce, seed: of thoughts.
         decoding: how thoughts are written; None in a mode that does not think.
+        strategy: of the adaptive mode: scores items, and reasons.
+        decider: of the adaptive mode: which scores are enough.
     """
 
     mode: str
@@ -2129,6 +2152,8 @@ class EncodeOptions:
     reduce: str | None = "mean"
     seed: int = 0
     decoding: Any = None
+    strategy: Any = None
+    decider: Any = None
 
     @classmethod
     def of(
@@ -2144,6 +2169,9 @@ class EncodeOptions:
         temperature: float | None = None,
         top_p: float | None = None,
         thoughts: Any = None,
+        kappa: float | None = None,
+        budget: Any = None,
+        strategy: Any = None,
     ) -> EncodeOptions:
         """Check a caller's wishes against what the model can do, and fill them up.
 
@@ -2164,11 +2192,20 @@ class EncodeOptions:
         if seed is not None:
             whole_number("seed", seed, least=0)
         dim = None if dim is None else check_dim(dim, model.dim)
+        deciding = {"kappa": kappa, "budget": budget, "strategy": strategy}
+        if mode != "adaptive" and (wishes := [name for name, value in deciding.items() if value is not None]):
+            raise ValueError(
+                f"{', '.join(wishes)}: only mode='adaptive' decides what is thought about, this is {mode!r}"
+            )
         if mode != "discriminative":
             # From torch's own generator, so that torch.manual_seed reaches sampling, too.
             seed = int(torch.randint(2**62, ())) if seed is None else seed
             decoding = model.decoding(num_samples, max_new_tokens, temperature, top_p)
-            return cls(mode, dim, num_samples, reduce, seed, decoding)
+            options = cls(mode, dim, num_samples, reduce, seed, decoding)
+            if mode == "adaptive":
+                chosen = {"strategy": model.strategy_of(strategy), "decider": model.decider_of(kappa, budget)}
+                options = replace(options, **chosen)
+            return options
         thinking = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         thinking["thoughts"] = thoughts
         wishes = [name for name, value in thinking.items() if value is not None]
@@ -2182,6 +2219,11 @@ class EncodeOptions:
     def thinks(self) -> bool:
         """Whether a thought is written before the vector."""
         return self.mode != "discriminative"
+
+    def begin(self, items: int) -> None:
+        """So many different items are to be embedded: whoever keeps a budget wants to know."""
+        if self.decider is not None:
+            self.decider.begin(items)
 
     @property
     def most_tokens(self) -> int | None:
@@ -2221,6 +2263,7 @@ class EncodedBatch:
         vectors: float32 ``[n, d]`` or ``[n, k, d]`` by name of an array, on the model's device; NaN where degenerate.
         errors: index and error of every item that has no vector.
         thoughts, thought_ids, thought_tokens, forced: see :class:`Encoded`.
+        modes, reason_scores: likewise, where items are decided on.
     """
 
     indices: list[int]
@@ -2230,6 +2273,8 @@ class EncodedBatch:
     thought_ids: list[Any] = field(default_factory=list)
     thought_tokens: list[Any] = field(default_factory=list)
     forced: list[Any] = field(default_factory=list)
+    modes: list[str] = field(default_factory=list)
+    reason_scores: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -2239,7 +2284,7 @@ class Encoded:
     Attributes:
         embeddings: float32 ``[n, d]``; a row of NaN where the item could not be encoded. ``[n, k, d]`` for
             ``reduce=None``; a dict of two arrays for ``mode="both"``.
-        modes: mode of every row.
+        modes: mode of every row; in the adaptive mode what was decided, ``"discriminative"`` or ``"generative"``.
         thoughts: what every row wrote before ``<gen_emb>``, tags included; None without a thought, a list of them
             for ``num_samples > 1``.
         thought_tokens: tokens of every thought, 0 without one; likewise.
@@ -2251,6 +2296,8 @@ class Encoded:
         truncated: tokens of text that every row lost to its limit, 0 where it was not cut.
         thought_ids: ids of every thought; handed back as ``thoughts``, they give the same vectors whatever they are,
             which a text need not: not every sequence of tokens is what its text is tokenised to.
+        reason_scores: in the adaptive mode, how likely reasoning was taken to pay for every row, 0 to 1; else None.
+        seconds: that the call took, reading and preparing included.
     """
 
     embeddings: Any
@@ -2263,6 +2310,30 @@ class Encoded:
     halved: bool = False
     truncated: list[int] = field(default_factory=list)
     thought_ids: list[Any] = field(default_factory=list)
+    reason_scores: list[float | None] = field(default_factory=list)
+    seconds: float = 0.0
+    began: float = field(default_factory=perf_counter, repr=False)
+
+    @property
+    def invocation_ratio(self) -> float:
+        """Share of the items that were reasoned about before they were embedded."""
+        failed = {index for index, _ in self.errors}
+        reasoned = [
+            index not in failed and (mode != "discriminative" or self.thoughts[index] is not None)
+            for index, mode in enumerate(self.modes)
+        ]
+        return sum(reasoned) / max(len(reasoned), 1)
+
+    @property
+    def tokens_per_item(self) -> float:
+        """Mean of the tokens that an item's thoughts have, all of its samples counted."""
+        counts = [sum(one) if isinstance(one, list) else one for one in self.thought_tokens]
+        return sum(counts) / max(len(counts), 1)
+
+    @property
+    def seconds_per_item(self) -> float:
+        """Mean."""
+        return self.seconds / max(len(self.modes), 1)
 
     @classmethod
     def empty(cls, options: EncodeOptions, count: int, dim: int, device: Any = "cpu") -> Encoded:
@@ -2271,7 +2342,7 @@ class Encoded:
         parts = ("discriminative", "generative") if options.mode == "both" else (options.mode,)
         arrays = {}
         for part in parts:
-            several = part == "generative" and options.reduce is None
+            several = part in ("generative", "adaptive") and options.reduce is None
             shape = (count, options.num_samples, dim) if several else (count, dim)
             arrays[part] = torch.full(shape, torch.nan, dtype=torch.float32, device=device)
         return cls(
@@ -2282,6 +2353,7 @@ class Encoded:
             [False] * count,
             truncated=[0] * count,
             thought_ids=[None] * count,
+            reason_scores=[None] * count,
         )
 
     def add(self, batch: EncodedBatch) -> None:
@@ -2294,6 +2366,9 @@ class Encoded:
                 self.thought_ids[index] = batch.thought_ids[place]
                 self.thought_tokens[index] = batch.thought_tokens[place]
                 self.forced[index] = batch.forced[place]
+            if batch.modes:
+                self.modes[index] = batch.modes[place]
+                self.reason_scores[index] = batch.reason_scores[place]
 
     def copy_row(self, source: int, target: int) -> None:
         """Give an item what an equal one has."""
@@ -2304,6 +2379,8 @@ class Encoded:
             self.thought_tokens,
             self.forced,
             self.truncated,
+            self.modes,
+            self.reason_scores,
         ):
             rows[target] = rows[source]
 
@@ -2315,6 +2392,7 @@ class Encoded:
             [self.embeddings] = self.embeddings.values()
         self.errors.sort(key=lambda error: error[0])
         self.batch_tokens, self.halved = budget.tokens, budget.halved
+        self.seconds = perf_counter() - self.began
 
 
 @torch.inference_mode()
@@ -2557,6 +2635,9 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         top_p: float | None = None,
         thoughts: Any = None,
         seed: int | None = None,
+        kappa: float | None = None,
+        budget: Any = None,
+        strategy: Any = None,
         return_details: bool = False,
     ) -> Any:
         """Embed items, without dropout whatever mode the model is in.
@@ -2568,7 +2649,8 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             role: None, ``"query"`` or ``"document"``: default instruction per side.
             instruction: replaces the role's default instruction.
             mode: one of ``modes``; the checkpoint's default when None. ``"discriminative"`` embeds at once,
-                ``"generative"`` thinks first, ``"both"`` gives both from one prefill.
+                ``"generative"`` thinks first, ``"both"`` gives both from one prefill, ``"adaptive"`` thinks of the
+                items for which it seems to pay.
             dim: keep the first ``dim`` numbers.
             batch_size: most rows of a forward; fewer where they are long, or memory does not hold them.
             max_new_tokens: most tokens of a thought; the checkpoint's when None.
@@ -2580,7 +2662,12 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
                 ``<think>...</think><answer>...``, a pair ``(thought, answer)``, or ids of tokens; None for an item
                 that is to think itself. With ``num_samples``, each is a list of so many.
             seed: makes drawing reproducible: an item's thoughts then depend on the seed and its index alone.
-            return_details: an :class:`Encoded` with thoughts and cuts instead of the vectors alone.
+            kappa: of the adaptive mode: an item is thought about if p(reason) is over it; the checkpoint's when None.
+            budget: of the adaptive mode, in place of kappa: average thought tokens per item, which kappa is chosen for
+                as it goes; or a :class:`Budget`, which keeps its account over several calls.
+            strategy: of the adaptive mode: what decides, and reasons: ``"policy"``, ``"probe"`` or a
+                :class:`Strategy`; the checkpoint's when None.
+            return_details: an :class:`Encoded` with thoughts, cuts and costs instead of the vectors alone.
 
         Returns:
             float32 ``[n, d]`` on the model's device, in the items' order; ``[n, k, d]`` for ``reduce=None``; with
@@ -2601,9 +2688,13 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
             temperature=temperature,
             top_p=top_p,
             thoughts=thoughts,
+            kappa=kappa,
+            budget=budget,
+            strategy=strategy,
         )
         whole_number("batch_size", batch_size)
         listed: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
+        result = Encoded.empty(options, len(listed), self.dim, self.device)
         rows = processor.prepare_all(
             listed,
             role=role,
@@ -2615,9 +2706,9 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
         )
         tokens = default_tokens(self.device) * options.budget_factor
         budget = TokenBudget(tokens, self.device, batch_size)
-        result = Encoded.empty(options, len(rows), self.dim, self.device)
         result.truncated = [row.cut_tokens for row in rows]
         collator = Collator(processor, self.device)
+        options.begin(len(rows))
         with evaluating(self):
             for batch in encode_batches(self, list(enumerate(rows)), options, budget, collator):
                 if batch.errors:

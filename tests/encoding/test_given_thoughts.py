@@ -175,7 +175,7 @@ def test_through_sentence_transformers(tiny_checkpoint: Callable[..., Path], enc
         model.encode(inputs, max_new_tokens=64),
         encoder.encode(texts, thoughts=THOUGHTS[:4:3], max_new_tokens=64),
     )
-    with pytest.raises(ValueError, match="a thought needs a mode that thinks"):
+    with pytest.raises(ValueError, match="a thought needs a mode that thinks always"):
         model.encode(inputs, mode="discriminative")
     with pytest.raises(ValueError, match="some have a thought"):
         model.encode([*inputs, "a text"])

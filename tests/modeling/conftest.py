@@ -1,4 +1,4 @@
-"""Makes ``flash_stand_in`` importable."""
+"""Makes the helpers that lie here importable."""
 
 import sys
 from pathlib import Path

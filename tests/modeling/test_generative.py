@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from favouring import favour
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
@@ -31,19 +32,6 @@ def opened(tiny_checkpoint: Callable[..., Path]) -> Open:
     return open_
 
 
-def _favour(model: UmeForGenerativeEmbedding, favours: dict[int, float]) -> None:
-    """Add to the logits of some tokens."""
-    plain = UmeForGenerativeEmbedding.logits_of
-
-    def logits_of(states: Tensor) -> Tensor:
-        logits = plain(model, states).clone()
-        for token, favour in favours.items():
-            logits[..., token] += favour
-        return logits
-
-    model.logits_of = logits_of  # type: ignore[method-assign]
-
-
 def _close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
@@ -61,7 +49,7 @@ def _tokens(found: Any) -> list[list[int]]:
 def test_alone_batched_and_both_modes(family: str, opened: Open, mixed_items: list[Any]) -> None:
     model, processor = opened(family)
     gen_emb = model.thought_tokens.gen_emb
-    _favour(model, {gen_emb: 0.35})
+    favour(model, {gen_emb: 0.35})
     together = _embed(model, processor, mixed_items)
     lengths = {len(tokens) for tokens in _tokens(together)}
     assert len(lengths) > 1  # rows do stop at different steps
@@ -80,7 +68,7 @@ def test_alone_batched_and_both_modes(family: str, opened: Open, mixed_items: li
 def test_the_vector_is_the_state_of_gen_emb(family: str, opened: Open, mixed_items: list[Any]) -> None:
     """One forward over prompt, thought and <gen_emb> gives the vectors of the step by step way."""
     model, processor = opened(family)
-    _favour(model, {model.thought_tokens.gen_emb: 0.35})
+    favour(model, {model.thought_tokens.gen_emb: 0.35})
     rows = processor.prepare_all(mixed_items, mode="both")
     stepwise = _embed(model, processor, mixed_items)
     whole = [
@@ -101,7 +89,7 @@ def test_media_tokens_are_never_written(opened: Open, mixed_items: list[Any]) ->
     banned = {tokenizer.convert_tokens_to_ids(name) for name in names}
     spare = set(range(len(tokenizer), model.config.get_text_config().vocab_size))
     assert spare
-    _favour(model, dict.fromkeys(banned | spare, 50.0))
+    favour(model, dict.fromkeys(banned | spare, 50.0))
     for temperature in (None, 1.0):
         found = _embed(model, processor, mixed_items, decoding=Decoding(12, temperature))
         written = {token for tokens in _tokens(found) for token in tokens}
@@ -116,7 +104,7 @@ def test_more_tokens_can_be_forbidden(opened: Open) -> None:
     tokens = {**model.settings.tokens, "never": [17, 18]}
     settings = UmeSettings(kind="generative", pooling="token", tokens=tokens)
     model = UmeForGenerativeEmbedding(model.config, model.backbone, settings)
-    _favour(model, {17: 60.0, 18: 50.0, 19: 40.0})
+    favour(model, {17: 60.0, 18: 50.0, 19: 40.0})
     found = _embed(model, processor, ["a text"], decoding=Decoding(3))
     assert _tokens(found) == [[19, 19, 19]]
 
@@ -124,7 +112,7 @@ def test_more_tokens_can_be_forbidden(opened: Open) -> None:
 def test_forced_flag_and_last_token_allowed(opened: Open) -> None:
     model, processor = opened()
     gen_emb, items = model.thought_tokens.gen_emb, ["a text", "another text of more words"]
-    _favour(model, {gen_emb: -50.0})
+    favour(model, {gen_emb: -50.0})
     found = _embed(model, processor, items, decoding=Decoding(5))
     assert [rollout.forced for row in found.rollouts for rollout in row] == [True, True]
     assert [len(tokens) for tokens in _tokens(found)] == [5, 5]
@@ -133,7 +121,7 @@ def test_forced_flag_and_last_token_allowed(opened: Open) -> None:
     assert details.thought_tokens == [5, 5]
     _close(details.embeddings, found.generated)
     # Written as the very last token allowed, <gen_emb> is still read, and nothing was forced.
-    _favour(model, {gen_emb: 50.0})
+    favour(model, {gen_emb: 50.0})
     found = _embed(model, processor, items, decoding=Decoding(1))
     assert _tokens(found) == [[gen_emb], [gen_emb]]
     assert not any(rollout.forced for row in found.rollouts for rollout in row)
@@ -143,7 +131,7 @@ def test_forced_flag_and_last_token_allowed(opened: Open) -> None:
 
 def test_a_turn_that_ends_without_gen_emb_is_forced(opened: Open) -> None:
     model, processor = opened()
-    _favour(model, {processor.tokenizer.convert_tokens_to_ids("<|im_end|>"): 50.0})
+    favour(model, {processor.tokenizer.convert_tokens_to_ids("<|im_end|>"): 50.0})
     found = _embed(model, processor, ["a text"])
     assert found.rollouts[0][0].forced
     assert found.rollouts[0][0].tokens == []
@@ -151,7 +139,7 @@ def test_a_turn_that_ends_without_gen_emb_is_forced(opened: Open) -> None:
 
 def test_rows_leave_as_they_finish(opened: Open, mixed_items: list[Any], monkeypatch: Any) -> None:
     model, processor = opened()
-    _favour(model, {model.thought_tokens.gen_emb: 0.35})
+    favour(model, {model.thought_tokens.gen_emb: 0.35})
     sizes = []
     step = CachedRows.step
     monkeypatch.setattr(
@@ -168,7 +156,7 @@ def test_samples_share_a_prefill(
     family: str, decoding: Decoding, opened: Open, mixed_items: list[Any], monkeypatch: Any
 ) -> None:
     model, processor = opened(family)
-    _favour(model, {model.thought_tokens.gen_emb: 0.35})
+    favour(model, {model.thought_tokens.gen_emb: 0.35})
     read = []
     base = model.backbone.base_model
     hook = base.register_forward_pre_hook(
@@ -242,7 +230,7 @@ def test_drawn_thoughts_belong_to_seed_and_item(opened: Open, mixed_items: list[
 def test_only_the_wanted_states_are_kept(opened: Open, mixed_items: list[Any], monkeypatch: Any) -> None:
     """Numbers in activations of the hidden size that are alive between steps: as many after 3 steps as after 40."""
     model, processor = opened()
-    _favour(model, {model.thought_tokens.gen_emb: -50.0})
+    favour(model, {model.thought_tokens.gen_emb: -50.0})
     width = model.config.get_text_config().hidden_size
     alive = []
     step = CachedRows.step

@@ -26,6 +26,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "stock": ("qwen2_vl", {}),
     "ours": ("qwen3_vl", {**OURS, "deepstack": False}),
     "generative": ("qwen2_vl", {"role": "generative", "max_new_tokens": 8}),
+    "adaptive": ("qwen2_vl", {"role": "adaptive", "max_new_tokens": 8}),
     "reranker": ("qwen3_vl", {"role": "reranker"}),
 }
 
@@ -69,7 +70,7 @@ def test_a_checkpoint_works_where_umekit_is_not(
     expected = probe.used(model, processor)
     for name in ("model", "model-first", "processor-first", "from-library"):
         np.testing.assert_array_equal(vectors[name], expected, err_msg=name)
-    if case in ("ours", "generative"):  # the installed module; of stock modules there is no other
+    if case in ("ours", "generative", "adaptive"):  # the installed module; of stock modules there is no other
         st = SentenceTransformer(modules=[UmeTransformer(model, processor)], device="cpu")
         from_library = st.encode(probe.plain_items())
     else:
