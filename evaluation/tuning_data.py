@@ -18,8 +18,8 @@ BLOCK = 256  # queries that are searched at a time
 def scored_cases(records: Records) -> Iterator[Judged]:
     """Of rows that ``umekit score`` wrote.
 
-    A candidate is right if it is the row's positive, or if its id is the row's ``positive_id`` or among its
-    ``positive_ids``. A positive that the list lacks was not recalled.
+    A candidate is right if it is the row's ``positive`` or one of its ``positives``, or if its id is the row's
+    ``positive_id`` or among its ``positive_ids``. A positive that the list lacks was not recalled.
 
     Raises:
         ValueError: a row without candidates, positive or scores; it is named.
@@ -33,16 +33,17 @@ def scored_cases(records: Records) -> Iterator[Judged]:
 
 
 def _scored(row: Mapping[str, Any]) -> Judged:
-    items, right = [_bare(item) for item in row["candidates"]], _bare(row["positive"])
+    items = [_bare(item) for item in row["candidates"]]
+    right = [_bare(item) for item in (row["positive"], *(row.get("positives") or ()))]
     names = _positive_ids(row)
     ids = row.get("candidate_ids") or [None] * len(items)
-    relevant = [item == right or name in names for item, name in zip(items, ids, strict=True)]
+    relevant = [item in right or name in names for item, name in zip(items, ids, strict=True)]
     return Judged(
         row.get("task"),
         np.array(row["recall_scores"], dtype=np.float32),
         np.array(row["rerank_scores"], dtype=np.float32),
         np.array(relevant, dtype=bool),
-        max(1, len(names), sum(relevant)),
+        max(len(right), len(names), sum(relevant)),
     )
 
 

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback
 
 import umekit
+from umekit.encoding.calibration import calibration
 from umekit.encoding.index.two_stage import fuse
 from umekit.encoding.loading import packaged_model
 from umekit.encoding.presets.u_marvel_reranker import U_MARVEL_RERANKER_SHORT
@@ -31,7 +32,6 @@ from umekit.evaluation.digit_world.glyphs import Split
 from umekit.evaluation.metrics import ranks, similarity
 from umekit.examples.train_ume_tiny import speed_up
 from umekit.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE
-from umekit.trainers.calibration import calibration
 from umekit.trainers.lora import add_lora
 from umekit.trainers.reranker import RerankerTrainer, RerankerTrainingArguments
 

@@ -42,14 +42,16 @@ class PairBatch:
 class PairCollator(ItemCollator):
     """Rows with ``query``, ``positive`` and ``negatives``, the hardest first, as mining writes them.
 
-    The role ``pairs`` holds the positive's pair and those of up to ``max_negatives`` negatives; the bool column
-    ``relevant`` tells which are to be answered with yes. A negative that is the positive, by its id or by content, is
-    left out.
+    A query with several right answers has the others under ``positives``. The role ``pairs`` holds the pairs of up to
+    ``max_positives`` positives and then of up to ``max_negatives`` negatives; the bool column ``relevant`` tells which
+    are to be answered with yes. What is there twice is left out, and so is a negative that is a positive of the row, by
+    its id or by content.
 
     Attributes:
         answers: token ids of yes and no.
         loss_span: ``"turn"`` appends the answer and the end of its turn, and counts the header before it to the
             completion, as U-MARVEL's reranker is trained; ``"answer"`` appends nothing.
+        max_positives: of a row, ``positive`` first; None for all.
         negative_depth: the negatives are drawn from so many of the first; None takes the first ones. A row has the
             same ones in every epoch.
         seed: of what is drawn.
@@ -57,6 +59,7 @@ class PairCollator(ItemCollator):
 
     answers: Sequence[int] = ()
     loss_span: str = "answer"
+    max_positives: int | None = None
     max_negatives: int | None = None
     negative_depth: int | None = None
     seed: int = 0
@@ -68,15 +71,18 @@ class PairCollator(ItemCollator):
         if end:
             processor = processor.with_max_length(processor.settings.max_length - 1 - len(end))
         query = processor.pairs_with(column(row, "query"))
-        pairs = [query.prepare(column(row, "positive"))]
-        same = content_hash(pairs[0])
+        positives = [column(row, "positive"), *items_of(row, "positives")]
+        right = {content_hash(pair): pair for pair in map(query.prepare, positives)}
         others = (query.prepare(item, index) for index, item in enumerate(self._negatives(row)))
-        pairs += [pair for pair in others if content_hash(pair) != same]
+        pairs = list(right.values())[: self.max_positives]
+        count = len(pairs)
+        pairs += [pair for pair in others if content_hash(pair) not in right]
         if end:
             pairs = [
-                _answered(pair, [self.answers[number > 0], *end], header) for number, pair in enumerate(pairs)
+                _answered(pair, [self.answers[number >= count], *end], header)
+                for number, pair in enumerate(pairs)
             ]
-        return PreparedRow({"pairs": pairs}, {"relevant": torch.arange(len(pairs)) == 0})
+        return PreparedRow({"pairs": pairs}, {"relevant": torch.arange(len(pairs)) < count})
 
     def _negatives(self, row: Mapping[str, Any]) -> list[Any]:
         items = items_of(row, "negatives")

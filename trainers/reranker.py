@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..encoding.calibration import calibration
 from ..modeling.pooling import DIRECT_SLOT
 from ..modeling.settings import LINEAR_ATTENTION_FAMILIES
 from .arguments import ItemTrainingArguments
 from .batches import ItemBatch, gather_batch, without_padding
-from .calibration import calibration
 from .distributed import sum_over_ranks
 from .dummy_media import DummyMedia, grey_picture
 from .item_trainer import ItemTrainer
@@ -29,7 +29,7 @@ from .shared_beginnings import by_row, is_worth_it, plan_rows, read_rows
 from .tokens import IGNORED, completion_labels, log_probabilities
 
 PAIRS = "pairs"  # the name of what is read by row, among a forward's inputs
-COLLATOR_SETTINGS = ("loss_span", "max_negatives", "negative_depth", "seed")
+COLLATOR_SETTINGS = ("loss_span", "max_positives", "max_negatives", "negative_depth", "seed")
 
 
 @dataclass
@@ -47,8 +47,12 @@ class RerankerTrainingArguments(ItemTrainingArguments):
     listwise_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Of the cross-entropy, over a row's candidates, of the logit of yes less that of no."
+            "help": "Of the cross-entropy, over a row's candidates, of the logit of yes less that of no; its target is "
+            "uniform over the row's positives."
         },
+    )
+    max_positives: int | None = field(
+        default=None, metadata={"help": "`positive` and the first of `positives`; None: all of a row."}
     )
     max_negatives: int | None = field(
         default=None, metadata={"help": "Negatives of a row; None: all of its list. U-MARVEL: 1."}
@@ -82,7 +86,7 @@ class RerankerTrainingArguments(ItemTrainingArguments):
         weights = (self.pointwise_weight, self.listwise_weight)
         if min(weights) < 0 or max(weights) == 0:
             raise ValueError("pointwise_weight and listwise_weight must not be negative, and not both 0")
-        for name in ("max_negatives", "negative_depth"):
+        for name in ("max_positives", "max_negatives", "negative_depth"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be positive, got {value}: pairs of both kinds are needed")
         if self.media_per_chunk:
@@ -98,10 +102,11 @@ class RerankerTrainer(ItemTrainer):
     """Train a reranker on rows of mined lists, which :class:`PairCollator` describes.
 
     Pointwise: the mean, over the pairs of all ranks, of the cross-entropy of the answer's token (or of its turn's).
-    Listwise: each row's candidates compete by the logit of yes less that of no. Both are added with their weights.
+    Listwise: each row's candidates compete by the logit of yes less that of no, and its positives are to share the
+    softmax alike (:func:`listwise_cross_entropy`). Both are added with their weights.
 
     model: a reranking model, of any backbone, with an adapter or without. Evaluation reports how well scores order
-    pairs (``auc``, ``recall@1``: the positive is the best of its row) and how far they are probabilities
+    pairs (``auc``, ``recall@1``: a positive is the best of its row) and how far they are probabilities
     (``loss``: of the two answers, ``brier``, ``calibration_error``).
     """
 
@@ -222,7 +227,7 @@ class RerankerTrainer(ItemTrainer):
         return found.sum() * (-self.args.pointwise_weight / self._labelled)
 
     def listwise(self, values: Tensor, batch: ItemBatch) -> tuple[Tensor, Metrics]:
-        """The weighted listwise loss over all ranks' rows, and the share of rows whose positive is the best."""
+        """The weighted listwise loss over all ranks' rows, and the share of rows with a positive as the best."""
         rows = gather_batch(batch.split(values, PairBatch))
         if len(rows) == 0:
             return values.sum() * 0.0, {}
@@ -267,7 +272,7 @@ class RerankerTrainer(ItemTrainer):
 
 
 def positive_is_best(rows: PairBatch) -> Tensor:
-    """bool [n]: whether a row's relevant pair is above all its others; a tie is not."""
+    """bool [n]: whether the best of a row's relevant pairs is above all its others; a tie is not."""
     own = rows.pairs.masked_fill(~rows.relevant, float("-inf")).amax(dim=1)
     others = rows.pairs.masked_fill(rows.relevant | ~rows.pair_mask, float("-inf")).amax(dim=1)
     return own > others

@@ -1,4 +1,4 @@
-"""listwise_cross_entropy and the calibration report against plain twins."""
+"""listwise_cross_entropy against its plain twin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umekit.trainers.calibration import calibration
 from umekit.trainers.objectives import listwise_cross_entropy
 
 
@@ -39,33 +38,3 @@ def test_listwise_cross_entropy_at_its_ends() -> None:
         listwise_cross_entropy(alone, ~yes, mask=yes)
     with pytest.raises(ValueError, match=r"\[n, c\]"):
         listwise_cross_entropy(alone, yes[0])
-
-
-@given(seed=st.integers(0, 2**31), count=st.integers(2, 30))
-@settings(max_examples=40, deadline=None)
-def test_calibration_equals_its_twin(seed: int, count: int) -> None:
-    rng = np.random.default_rng(seed)
-    scores, truth = rng.integers(0, 11, size=count) / 10, rng.random(count) < 0.5  # with ties, 0 and 1
-    truth[:2] = True, False
-    report = calibration(scores, truth, bins=4)
-    pairs = [(a > b) + (a == b) / 2 for a in scores[truth] for b in scores[~truth]]
-    assert report.auc == pytest.approx(np.mean(pairs))
-    assert report.brier == pytest.approx(np.mean((scores - truth) ** 2))
-    error, seen = 0.0, 0
-    for low, (mean, share, number) in zip(
-        sorted({min(int(s * 4), 3) for s in scores}), report.curve, strict=True
-    ):
-        own = [i for i, s in enumerate(scores) if min(int(s * 4), 3) == low]
-        assert (mean, share) == pytest.approx((scores[own].mean(), truth[own].mean()))
-        assert number == len(own)
-        error, seen = error + abs(mean - share) * number / count, seen + number
-    assert seen == count
-    assert report.error == pytest.approx(error)
-
-
-def test_calibration_refuses_what_are_no_probabilities() -> None:
-    with pytest.raises(ValueError, match="probabilities"):
-        calibration([0.2, 1.5], [True, False])
-    with pytest.raises(ValueError, match=r"\[n\]"):
-        calibration([], [])
-    assert np.isnan(calibration([0.2], [True]).auc)

@@ -11,7 +11,7 @@ from ...encoding.inputs.media_root import MediaRoot, media_root
 from .records import FormatRows, open_records
 
 ITEMS = ("query", "positive")
-LISTS = ("negatives", "candidates", "negative_queries")
+LISTS = ("positives", "negatives", "candidates", "negative_queries")
 OTHERS = (
     "task",
     "dataset",
@@ -39,11 +39,11 @@ def read_rows(
     columns: Mapping[str, str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> FormatRows:
-    """Rows with ``query``, ``positive`` and, where they have them, ``negatives``, ``candidates``, ``task``,
-    ``dataset``, ``positive_id``, ``positive_ids``, ``negative_ids`` (one per negative, as mining writes them),
-    ``query_id``, ``query_thought``, ``positive_thought``, ``answer``, ``teacher_scores`` (one per candidate),
-    ``positive_teacher_score``; pools ``query_thoughts`` and ``positive_thoughts`` with ``negative_queries``, and the
-    chosen ``query_action`` and ``positive_action``.
+    """Rows with ``query``, ``positive`` and, where they have them, ``positives`` (more that are right), ``negatives``,
+    ``candidates``, ``task``, ``dataset``, ``positive_id``, ``positive_ids``, ``negative_ids`` (one per negative, as
+    mining writes them), ``query_id``, ``query_thought``, ``positive_thought``, ``answer``, ``teacher_scores`` (one per
+    candidate), ``positive_teacher_score``; pools ``query_thoughts`` and ``positive_thoughts`` with
+    ``negative_queries``, and the chosen ``query_action`` and ``positive_action``.
 
     An item is a text, or an object with any of ``text, image, images, video, document, page, instruction``.
 

@@ -16,7 +16,7 @@ import numpy as np
 from ...encoding.inputs.media_root import SEPARATOR, Member
 from ...encoding.inputs.sample import MEDIA
 
-ITEMS, LISTS = ("query", "positive"), ("negatives", "candidates", "negative_queries")
+ITEMS, LISTS = ("query", "positive"), ("positives", "negatives", "candidates", "negative_queries")
 FORMATS = ("jsonl", "parquet")
 
 

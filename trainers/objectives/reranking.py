@@ -1,4 +1,4 @@
-"""Reranking over a row's candidates: the relevant one's score against those of the others."""
+"""Reranking over a row's candidates: the relevant ones' scores against those of the others."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from torch import Tensor
 
 
 def listwise_cross_entropy(scores: Tensor, relevant: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Mean over rows of ``-log softmax`` of the relevant candidates' scores, 0-d.
+    """Mean over rows of the cross-entropy ``-sum_c t_c log softmax(scores)_c``, 0-d.
 
-    scores: ``[n, c]``, of a reranker the logit of "yes" less that of "no". relevant: bool ``[n, c]``; a row's loss is
-    the mean over its relevant candidates. mask: bool ``[n, c]``, True where a candidate exists. A row with nothing to
-    tell its relevant candidates from is zero. Computed in float32 (float64 for float64 scores).
+    The target t is uniform over a row's relevant candidates, 1 / how many there are, and zero elsewhere (ListNet's
+    top-one distribution of such labels, Cao et al. 2007). So every positive pulls alike, all of them compete in one
+    softmax with the negatives, and with r positives the least that can be reached is log r, where they share all of it.
+
+    scores: ``[n, c]``, of a reranker the logit of "yes" less that of "no". relevant: bool ``[n, c]``. mask: bool
+    ``[n, c]``, True where a candidate exists. A row with a single candidate is zero. Computed in float32 (float64 for
+    float64 scores).
 
     Raises ValueError for shapes that do not fit, or a row without a relevant candidate.
 
