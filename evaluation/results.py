@@ -9,6 +9,8 @@ from ..encoding.storage.atomic import write_atomically
 from ..encoding.storage.contents import read_object
 from .benchmarks.definition import BENCHMARKS
 from .benchmarks.report import BenchmarkReport
+from .calibration_report import BENCHMARK as CALIBRATION
+from .calibration_report import CalibrationReport
 from .digit_world.report import BENCHMARK, DigitWorldReport
 from .report import KIND, SCHEMA, Report
 from .score import ResultFormatError
@@ -19,6 +21,7 @@ from .thought_report import ThoughtReport
 EXTENSIONS: dict[str, type[Report]] = {
     BENCHMARK: DigitWorldReport,
     THOUGHTS: ThoughtReport,
+    CALIBRATION: CalibrationReport,
     **dict.fromkeys(BENCHMARKS, BenchmarkReport),
 }
 

@@ -84,6 +84,10 @@ class Score:
         """float64 [n], in the order of the queries."""
         return unpack(self.per_query, self.n)
 
+    def entries(self) -> list[tuple[str, float]]:
+        """Names and values of what a model card's metadata lists."""
+        return [(self.metric, self.value)]
+
     def extra_cells(self) -> dict[str, str]:
         """Columns of a table that only this benchmark has."""
         return {}

@@ -17,6 +17,7 @@ from jinja2 import Environment, StrictUndefined
 
 from .._version import __version__
 from ..encoding.fingerprint import differences
+from ..evaluation.calibration_report import CalibrationReport
 from ..evaluation.report import Report
 from ..evaluation.tables import markdown_table
 from ..evaluation.thought_report import OWN, ThoughtReport
@@ -75,16 +76,18 @@ def build_card(
         fingerprint: the checkpoint's, if known; else it is loaded to find out (only where there are reports).
 
     Raises:
-        ResultMismatchError: a report is not of this checkpoint, or it is a reranker.
+        ResultMismatchError: a report is not of this checkpoint, or of a reranker and not its calibration.
         ValueError: two reports of one mode of a checkpoint that thinks, on the same data.
     """
     options = options or CardOptions()
     facts = read_facts(checkpoint)
     thinks = facts.settings.kind == "generative"
     if reports:
-        if facts.settings.kind == "reranker":
+        strange = [one.title for one in reports if not isinstance(one, CalibrationReport)]
+        if facts.settings.kind == "reranker" and strange:
             raise ResultMismatchError(
-                "no result file says by its weights which reranker it is of, so a reranker's card takes none"
+                f"{strange[0]} does not say by its weights which reranker it is of: a reranker's card takes results of "
+                "`umekit evaluate --benchmark calibration`"
             )
         own = fingerprint or _fingerprint(checkpoint)
         for report in reports:
@@ -155,24 +158,24 @@ def _metadata(facts: Facts, reports: Sequence[Report], name: str, options: CardO
 
 
 def _eval_results(facts: Facts, report: Report) -> list[EvalResult]:
-    """One entry a task, kind of pool and metric: what was counted, no mean; of thoughts, with the model's own alone."""
+    """An entry a task, kind of pool and metric: what was counted, no mean; of thoughts, with the model's own alone."""
     data = report.conditions.data
     thinks = facts.settings.kind == "generative"
     mode = f" ({mode_of(report, facts.settings.mode)} mode)" if thinks else ""
     return [
         EvalResult(
-            task_type="retrieval",
+            task_type="text-ranking" if facts.settings.kind == "reranker" else "retrieval",
             dataset_type=data["name"],
             dataset_name=f"{report.title} {score.label}",
             dataset_config=f"{score.task}/{score.kind}" if score.kind else score.task,
             dataset_split=data["split"],
             dataset_revision=report.revision_of(score)[:12],
-            metric_type=metric.lower().replace("@", "_at_"),
+            metric_type=metric.lower().replace("@", "_at_").replace(" ", "_"),
             metric_name=f"{metric}{mode}",
-            metric_value=round(score.value, 4),
+            metric_value=round(value, 4),
         )
         for score in report.scores
-        for metric in [score.metric.replace("R@", "recall@")]
+        for metric, value in [(name.replace("R@", "recall@"), value) for name, value in score.entries()]
         if not isinstance(report, ThoughtReport) or score.kind == OWN
     ]
 

@@ -203,5 +203,5 @@ def test_a_reranker(
     assert "At once" not in card.content
     save_tiny_reranker(Path("plain"), tiny_backbone("qwen2_vl"), positions="1d")
     assert "CrossEncoder(" not in build_card(Path("plain"), options=OPTIONS).content
-    with pytest.raises(ResultMismatchError, match="a reranker's card takes none"):
+    with pytest.raises(ResultMismatchError, match="a reranker's card takes results of"):
         build_card(Path("tiny"), [report_of(None, {"sum": 0.5})], options=OPTIONS)

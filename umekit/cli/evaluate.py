@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MODEL_OPTIONS = ("model", "preset", "device", "dtype", "attention", "compile")
 COMMON = ("tasks", "mode", "num_samples", "max_new_tokens", "rerank", "rerank_preset", "depth", "alpha")
+CALIBRATION = "calibration"
 READING = ("source", "diff", "table", "oracle_of", "pass_of")
 NOT_IN_COMMAND = ("work", "data", "resume")  # where things lie decides nothing
 
@@ -51,7 +52,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     results.add_argument(
         "--table", nargs="+", type=Path, metavar="FILE.json", help="several in one table, cost beside quality"
     )
-    results.add_argument("--picture", type=Path, metavar="FILE.png", help="of --table")
+    results.add_argument(
+        "--picture", type=Path, metavar="FILE.png", help="of --table; of calibration: the reliability curve"
+    )
     results.add_argument(
         "--oracle-of",
         nargs="+",
@@ -111,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
     report = _combined(args) or (_read(args, args.source) if args.source else _measure(args))
     if report is None:
         return 0
+    if args.picture:
+        _draw(report, args.picture)
     if args.out:
         save_report(report, args.out)
     if readme is not None:
@@ -147,8 +152,8 @@ def _check(args: argparse.Namespace) -> None:
     for path in _files(args):
         if not path.is_file():
             raise UsageError(f"{_flag(reading[0])}: there is no file {path}")
-    if args.picture and not args.table:
-        raise UsageError("--picture is of --table")
+    if args.picture and not (args.table or args.source or args.benchmark == CALIBRATION):
+        raise UsageError(f"--picture is of --table, or of {CALIBRATION}")
     every = {name for module in benchmarks.MODULES for name in module.OPTIONS}
     run_only = [*MODEL_OPTIONS, *COMMON, *sorted(every)]
     if reading:
@@ -243,6 +248,14 @@ def _command(args: argparse.Namespace) -> str:
         if value is not True:
             words += [str(part) for part in value] if isinstance(value, list) else [str(value)]
     return shlex.join(words)
+
+
+def _draw(report: Report, path: Path) -> None:
+    from ..evaluation.calibration_report import CalibrationReport, draw_reliability
+
+    if not isinstance(report, CalibrationReport):
+        raise UsageError(f"--picture is of --table, or of {CALIBRATION}, and this is of {report.benchmark}")
+    draw_reliability(report, path)
 
 
 def _show(report: Report) -> None:

@@ -19,7 +19,11 @@ SHARED = ("tasks", "queries", "size", "seed", "split", "max_new_tokens")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("thoughts")
     group.add_argument(
-        "--rows", type=Path, metavar="FILE", help="your own rows (query, positive), not DigitWorld"
+        "--rows",
+        type=Path,
+        metavar="FILE",
+        help="your own rows (query, positive), not DigitWorld; of calibration: with negatives, or a folder of `umekit "
+        "score`",
     )
 
 
