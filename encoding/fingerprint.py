@@ -135,11 +135,28 @@ def check_fingerprint(where: str, has: Mapping[str, Any], wants: Mapping[str, An
                 stacklevel=3,
             )
         return
+    if different == ["reasoner"]:
+        raise IndexMismatchError(_other_reasoner(where, has.get("reasoner"), wants.get("reasoner")))
     sides = [", ".join(f"{name} {_short(side.get(name))}" for name in different) for side in (has, wants)]
     raise IndexMismatchError(
         f"{where} was made with {sides[0]}, but the encoder has {sides[1]}; "
         "vectors of different encoders can't be compared: load that encoder, or index anew (--rebuild)"
     )
+
+
+def _other_reasoner(where: str, has: Any, wants: Any) -> str:
+    if has is None:
+        told = "was made without a reasoner, and the encoder has one: leave the reasoner out"
+    elif wants is None:
+        told = (
+            f"was made with the reasoner {_short(has)}, and the encoder has none: give that one (--reasoner)"
+        )
+    else:
+        told = (
+            f"was made with the reasoner {_short(has)}, and this one is {_short(wants)}: give that one (--reasoner), "
+            "with its side, prompt and tokens (--reasoner-...)"
+        )
+    return f"{where} {told}, or index anew (--rebuild)"
 
 
 def differences(has: Mapping[str, Any], wants: Mapping[str, Any]) -> list[str]:

@@ -167,7 +167,9 @@ class Reasoner:
         source = os.fspath(source)
         hub: dict[str, Any] = {} if revision is None else {"revision": revision}
         config = read_config(source, hub)
-        if getattr(config, "ume", None):
+        if own := getattr(config, "ume", None):
+            if isinstance(own, Mapping) and own.get("role") == "reranker":
+                raise CheckpointFilesError(f"{source} is a reranker: it scores pairs, and writes no thoughts")
             raise CheckpointFilesError(
                 f"{source} is an embedder: write its thoughts with `umekit think`, and give them as thoughts"
             )

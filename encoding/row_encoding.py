@@ -58,12 +58,22 @@ class RowEncoder:
         self.options = options
         self.halved_to: int | None = None
 
-    def encode(self, rows: Sequence[Row]) -> EncodedRows:
-        """Vectors of rows; nothing that is wrong with one of them is raised."""
+    def encode(
+        self, rows: Sequence[Row], thoughts: Sequence[Any] | None = None, **options: Any
+    ) -> EncodedRows:
+        """Vectors of rows; nothing that is wrong with one of them is raised.
+
+        Args:
+            rows: to encode.
+            thoughts: one for each row, None for a row that is to think itself.
+            options: more of ``encoder.encode``, for this call.
+        """
         reasons = {place: row.error for place, row in enumerate(rows) if row.error is not None}
         asked = [place for place in range(len(rows)) if place not in reasons]
         found = EncodedRows(np.full((len(rows), self.dim), np.nan, dtype=np.float32), reasons, set())
         if asked:
+            if thoughts is not None:
+                options["thoughts"] = [thoughts[place] for place in asked]
             fitting = {} if self.halved_to is None else {"batch_tokens": self.halved_to}
             with cuts_untold():
                 encoded = self.encoder.encode(
@@ -72,7 +82,7 @@ class RowEncoder:
                     on_error="skip",
                     show_progress=False,
                     return_details=True,
-                    **{**self.options, **fitting},
+                    **{**self.options, **options, **fitting},
                 )
             found.vectors[asked] = encoded.embeddings
             found.truncated = {

@@ -38,7 +38,7 @@ PART = re.compile(r"part-\d{5,}(-of-\d{5,})?")
 PART_FILE = re.compile(PART.pattern + r"\.(npy|ids\.json|done\.json|parquet)")
 KIND = "umekit-shards"  # of the manifest
 ADOPTED = ("batch_tokens", "threads")  # options that a run which goes on takes from its beginning
-RUN_ONLY = ("threads", "arithmetic")  # options of a run that ``encode`` is not called with
+RUN_ONLY = ("threads", "arithmetic", "thoughts")  # options of a run that ``encode`` is not called with
 
 
 class ShardFormatError(IndexFormatError):
@@ -58,7 +58,8 @@ class Run:
         source: hash of what is read. units: how many samples it has; None if only its end tells.
         shard_size: samples of a shard.
         dim, format, dtype: of the vectors.
-        options: role, instruction, mode, batch_tokens, and ``RUN_ONLY``: whatever has a say in a vector.
+        options: role, instruction, mode, batch_tokens, and ``RUN_ONLY``: whatever has a say in a vector (``thoughts``
+            is the sha256 of given ones).
         model: path or name that the model was loaded by; not compared.
         versions: of libraries; not compared.
     """
@@ -83,14 +84,19 @@ class Run:
 
     def differences(self, other: Run) -> list[str]:
         """``name here, name there`` for everything that has a say in the output."""
-        mine, theirs = asdict(self), asdict(other)
+        mine, theirs = (
+            {**asdict(run), **{f"the {name}": made for name, made in run.fingerprint.items()}}
+            for run in (self, other)
+        )
         found = []
-        for name in sorted(set(mine) - {"model", "versions", "options"}):
-            if mine[name] != theirs[name]:
-                found.append(f"{name} {_short(mine[name])}, not {_short(theirs[name])}")
+        for name in sorted({*mine, *theirs} - {"model", "versions", "options", "fingerprint"}):
+            if mine.get(name) != theirs.get(name):
+                found.append(f"{name} {_short(mine.get(name))}, not {_short(theirs.get(name))}")
         for name in sorted(set(self.options) | set(other.options)):
-            if self.options.get(name) != other.options.get(name):
-                found.append(f"{name} {self.options.get(name)!r}, not {other.options.get(name)!r}")
+            here, there = self.options.get(name), other.options.get(name)
+            if here != there:
+                told = "given thoughts of sha256" if name == "thoughts" else name
+                found.append(f"{told} {here!r}, not {there!r}")
         return found
 
 
@@ -213,6 +219,7 @@ class Done:
         halved_to: tokens of a batch, where memory did not hold those that were asked for. Other batches round
             otherwise: such a part is as right, but not byte for byte that of a machine with more memory.
         truncated: rows whose text was cut at the limit of tokens.
+        without_thought: rows that had none, in a run with given thoughts, and thought themselves.
     """
 
     run: str
@@ -223,6 +230,7 @@ class Done:
     errors: list[dict[str, str]]
     halved_to: int | None = None
     truncated: int = 0
+    without_thought: int = 0
 
     def to_json(self) -> bytes:
         return to_json({"kind": "umekit-shard", "schema": SCHEMA, **asdict(self)})
@@ -250,7 +258,7 @@ def read_done(folder: Path, part: str, run: Run, digest: str, *, hashes: bool) -
     path = folder / f"{part}.done.json"
     try:
         raw = parse(path, path.read_bytes(), "umekit-shard")
-        raw.setdefault("truncated", 0)  # older parts do not know it
+        raw = {"truncated": 0, "without_thought": 0} | raw  # older parts do not know them
         done = Done(**{name: raw[name] for name in Done.__dataclass_fields__})
         _check_record(path, done)
         whole = set(done.files) == set(data_names(part, run.format))

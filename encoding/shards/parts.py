@@ -105,6 +105,7 @@ def finish(folder: Path, scratch: AtomicFolder, run: Run, digest: str, parts: in
         "rows": sum(done.rows for _, done in found),
         "failed": sum(len(done.errors) for _, done in found),
         "truncated": sum(done.truncated for _, done in found),
+        "without_thought": sum(done.without_thought for _, done in found),
         "double_ids": len(doubles),
         "double_ids_named": doubles[:NAMED_DOUBLES],
         "parts": [
@@ -132,7 +133,7 @@ def _doubles(folder: Path, found: list[tuple[str, Done]], run: Run) -> list[str]
         for part, done in found:
             yield ids_of(folder, part, run.format, done.rows)
 
-    hashes = [np.fromiter(map(_hash, ids), np.uint64, count=len(ids)) for ids in every_ids()]
+    hashes = [np.fromiter(map(id_hash, ids), np.uint64, count=len(ids)) for ids in every_ids()]
     every: NDArray[np.uint64] = np.sort(np.concatenate([*hashes, np.zeros(0, np.uint64)]))
     suspects = set(every[1:][every[1:] == every[:-1]].tolist())
     if not suspects:
@@ -141,15 +142,17 @@ def _doubles(folder: Path, found: list[tuple[str, Done]], run: Run) -> list[str]
     doubles: dict[str, None] = {}
     for ids in every_ids():
         for name in ids:
-            if _hash(name) in suspects:
+            if id_hash(name) in suspects:
                 if name in seen:
                     doubles[name] = None
                 seen.add(name)
     return list(doubles)
 
 
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+def id_hash(name: str) -> int:
+    """Eight bytes of an id's hash."""
+    data = name.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def encode_shards_in_processes(
         rows=sum(report.rows for report in reports),
         failed=sum(report.failed for report in reports),
         truncated=sum(report.truncated for report in reports),
+        without_thought=sum(report.without_thought for report in reports),
         manifest=manifests[0] if manifests else None,
     )
     tell_cuts(report.truncated, str(folder))

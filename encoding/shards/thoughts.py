@@ -1,10 +1,11 @@
-"""Thoughts of a source, written in parts that survive a stop, and read again to be embedded with.
+"""Thoughts of a source, written in parts that survive a stop. ``given_thoughts`` reads them.
 
 ::
 
     thoughts.json            what is being made: model, processor, options, source, shard size; written first, and again
                              with the number of rows when every part is there
-    thoughts-00000.jsonl     a line an item: id, thought, tokens, forced (lists for several samples); or id, error
+    thoughts-00000.jsonl     a line an item: id, thought, tokens, forced (lists for several samples); or id, error.
+                             Of a reasoner: thought and answer apart, and text, what it wrote
 
 A part gets its name when it is complete, and depends on nothing but its items, so a run that was stopped goes on with
 the same bytes.
@@ -29,6 +30,7 @@ from ..inputs.sample import chunks, reason_of
 from ..storage.contents import IndexFormatError, library_versions, parse_json, read_object
 from ..storage.ownership import AtomicFolder, check_own, json_of
 from .files import ShardMismatchError
+from .thinkers import Thinker, thinker_of
 
 KIND, RUN = "umekit-thoughts", "thoughts.json"
 _COMPARED = ("fingerprint", "source", "units", "shard_size", "options")
@@ -65,11 +67,12 @@ def write_thoughts(
     """Let a model think about every item of a source; what is there already is not made again.
 
     Args:
-        encoder: of a generative checkpoint.
+        encoder: of a generative checkpoint; or one with a reasoner, which then thinks whatever the checkpoint is.
         source: ``umekit.encoding.inputs.open_source(...)``.
         out: folder of the parts.
         shard_size: samples (files, lines, rows) of a part.
-        role, instruction, max_new_tokens, num_samples, temperature, top_p: as in ``Encoder.encode``.
+        role, instruction, max_new_tokens, num_samples, temperature, top_p: as in ``Encoder.encode``; a reasoner has
+            the last four of its own.
         seed: drawn thoughts depend on it, and on the place of their item in the source alone.
         rank, world: which of how many processes this is; each makes every ``world``-th part.
 
@@ -77,18 +80,18 @@ def write_thoughts(
         ShardMismatchError: ``out`` was begun with another model, source or setting.
         ForeignFileError: it holds files that umekit did not write for this.
         InputError: the source changed while it was read.
+        ValueError: nothing here thinks, or a reasoner is to do what it does not.
     """
     whole_number("shard_size", shard_size)
     whole_number("seed", seed, least=0)
-    if "generative" not in encoder.model.modes:
-        raise ValueError(f"this checkpoint is {encoder.model.settings.kind}: it writes no thoughts")
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     asked: dict[str, Any] = {"role": role, "instruction": instruction, "max_new_tokens": max_new_tokens}
     asked |= {"num_samples": num_samples, "temperature": temperature, "top_p": top_p}
+    thinker = thinker_of(encoder, asked)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
     wanted = {
         "kind": KIND,
-        "fingerprint": encoder.fingerprint(),
+        "fingerprint": thinker.fingerprint(),
         "source": source.fingerprint(),
         "units": source.count(),
         "shard_size": shard_size,
@@ -101,11 +104,11 @@ def write_thoughts(
         samples, number = source.samples(), 0
         while share := list(islice(samples, shard_size)):
             if number % world == rank:
-                name = _name(number)
+                name = part_file(number)
                 if (folder / name).exists():
                     report.kept += 1
                 else:
-                    lines = _thought_lines(encoder, share, asked, [seed, number])
+                    lines = _thought_lines(thinker, share, asked, [seed, number])
                     scratch.write(name, "".join(f"{line}\n" for line in lines).encode())
                     report.made += 1
             number += 1
@@ -115,39 +118,13 @@ def write_thoughts(
     return report
 
 
-def read_thoughts(where: str | os.PathLike[str]) -> dict[str, Any]:
-    """Thoughts by id, of a finished folder of :func:`write_thoughts` or a jsonl file.
-
-    A line has an ``id`` and a ``thought``: a text, a list of them for several samples, or with ``answer`` beside it the
-    thought alone.
-
-    Raises:
-        IndexFormatError: an unfinished folder, or a line that is none of this, which is named.
-    """
-    path = Path(where)
-    files = [path]
-    if path.is_dir():
-        run = read_object(path / RUN, IndexFormatError)
-        if not isinstance(run, dict) or run.get("kind") != KIND or not isinstance(run.get("parts"), int):
-            raise IndexFormatError(f"{path} holds no finished run of umekit think")
-        files = [path / _name(number) for number in range(run["parts"])]
-    found: dict[str, Any] = {}
-    for file in files:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    row = parse_json(file, line, IndexFormatError, f"line {number}")
-                    _add(found, row, f"{file}, line {number}")
-    return found
-
-
 def read_part(where: str | os.PathLike[str], number: int) -> list[dict[str, Any]]:
     """Lines of a part of :func:`write_thoughts`, those of items without a thought included, in the source's order.
 
     Raises:
         IndexFormatError: it is not there yet, or a line is none.
     """
-    file = Path(where) / _name(number)
+    file = Path(where) / part_file(number)
     try:
         lines = file.read_bytes().splitlines()
     except FileNotFoundError:
@@ -159,22 +136,6 @@ def read_part(where: str | os.PathLike[str], number: int) -> list[dict[str, Any]
         if not isinstance(row, dict) or not ("thought" in row or "error" in row):
             raise IndexFormatError(f"{file}, line {number}: a line has a thought or an error")
     return rows
-
-
-def _add(found: dict[str, Any], row: Any, where: str) -> None:
-    if isinstance(row, dict) and isinstance(row.get("id"), str) and "error" in row:
-        return
-    thought = row.get("thought") if isinstance(row, dict) else None
-    several = isinstance(thought, list) and thought and all(isinstance(one, str) for one in thought)
-    if (
-        not isinstance(row, dict)
-        or not isinstance(row.get("id"), str)
-        or not (isinstance(thought, str) or several)
-    ):
-        raise IndexFormatError(f"{where}: a line has an id and a thought, both texts (or a list of thoughts)")
-    if row["id"] in found:
-        raise IndexFormatError(f"{where}: the id {row['id']!r} is there twice")
-    found[row["id"]] = (thought, row["answer"]) if "answer" in row else thought
 
 
 def _begin(folder: Path, scratch: AtomicFolder, wanted: dict[str, Any]) -> None:
@@ -195,7 +156,7 @@ def _begin(folder: Path, scratch: AtomicFolder, wanted: dict[str, Any]) -> None:
 def _finish(
     folder: Path, scratch: AtomicFolder, wanted: dict[str, Any], parts: int, report: ThoughtsReport
 ) -> None:
-    files = [folder / _name(number) for number in range(parts)]
+    files = [folder / part_file(number) for number in range(parts)]
     if not all(file.is_file() for file in files):
         return  # another process ends the run
     counts = {"rows": 0, "failed": 0, "forced": 0}
@@ -209,41 +170,28 @@ def _finish(
 
 
 def _thought_lines(
-    encoder: Any, samples: list[Sample], options: dict[str, Any], seeds: list[int]
+    thinker: Thinker, samples: list[Sample], options: dict[str, Any], seeds: list[int]
 ) -> Iterator[str]:
     rows = (row for sample in samples for row in sample.rows())
     for number, chunk in enumerate(chunks(rows)):
         seed = int(np.random.SeedSequence([*seeds, number]).generate_state(1)[0])
-        yield from _lines_of(encoder, chunk, options, seed)
+        yield from _lines_of(thinker, chunk, options, seed)
 
 
-def _lines_of(encoder: Any, rows: list[Row], options: dict[str, Any], seed: int) -> Iterator[str]:
-    asked = [row for row in rows if row.error is None]
+def _lines_of(thinker: Thinker, rows: list[Row], options: dict[str, Any], seed: int) -> Iterator[str]:
+    asked = [place for place, row in enumerate(rows) if row.error is None]
     with cuts_untold():
-        found = encoder.encode(
-            [row.item for row in asked],
-            mode="generative",
-            on_error="skip",
-            show_progress=False,
-            return_details=True,
-            seed=seed,
-            **options,
-        )
-    reasons = {asked[place].id: reason_of(error) for place, error in found.errors}
-    places = {id(row): place for place, row in enumerate(asked)}
-    for row in rows:
-        reason = row.error if row.error is not None else reasons.get(row.id)
-        line: dict[str, Any] = {"id": row.id}
-        if reason is not None:
-            line["error"] = reason
-        else:
-            place = places[id(row)]
-            line |= {"thought": found.thoughts[place], "tokens": found.thought_tokens[place]}
-            line["forced"] = found.forced[place]
-        yield json.dumps(line, ensure_ascii=False)
+        thoughts = thinker.think([rows[place].item for place in asked], options, seed)
+    found = dict(zip(asked, thoughts, strict=True))
+    for place, row in enumerate(rows):
+        thought = found.get(place)
+        if thought is None or isinstance(thought, Exception):
+            thought = {"error": row.error if thought is None else reason_of(thought)}
+        yield json.dumps({"id": row.id, **thought}, ensure_ascii=False)
 
 
-def _name(number: int) -> str:
+def part_file(number: int) -> str:
+    """Name of a part."""
     return f"thoughts-{number:05d}.jsonl"
 
 

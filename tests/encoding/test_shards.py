@@ -149,7 +149,7 @@ def test_another_model_source_or_setting_is_refused(rows: Path, tmp_path: Path) 
         run(rows, out, stopping(2))
     with pytest.raises(FileExistsError, match="holds a run"):
         run(rows, out, resume=False)
-    with pytest.raises(ShardMismatchError, match="fingerprint"):
+    with pytest.raises(ShardMismatchError, match="the model"):
         run(rows, out, ProbeEncoder(model="f" * 64))
     for options, word in (
         ({"role": "query"}, "role"),

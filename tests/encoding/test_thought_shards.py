@@ -13,7 +13,8 @@ import umekit
 from umekit.cli.main import main
 from umekit.encoding.inputs import open_source
 from umekit.encoding.shards.files import ShardMismatchError
-from umekit.encoding.shards.thoughts import read_thoughts, write_thoughts
+from umekit.encoding.shards.given_thoughts import open_thoughts
+from umekit.encoding.shards.thoughts import write_thoughts
 from umekit.encoding.storage.contents import IndexFormatError
 
 
@@ -54,7 +55,8 @@ def test_a_run_goes_on_with_the_same_bytes(model: Path, source: Path, tmp_path: 
     row = json.loads(before["thoughts-00000.jsonl"].splitlines()[0])
     assert [len(row[name]) for name in ("thought", "tokens", "forced")] == [2, 2, 2]
     assert "nowhere.png" in json.loads(before["thoughts-00001.jsonl"].splitlines()[0])["error"]
-    assert sorted(read_thoughts(tmp_path / "whole")) == [f"n{number}" for number in range(5)]
+    lookup = open_thoughts(tmp_path / "whole").of_samples(0, 6)
+    assert [lookup(name) is None for name in ("n0", "n4", "gone", "n5")] == [False, False, True, True]
 
 
 def test_the_commands(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +96,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "thoughts.jsonl"
     file.write_text('{"id": "b", "thought": "c"}\n' + line)
     with pytest.raises(IndexFormatError, match="line 2"):
-        read_thoughts(file)
+        open_thoughts(file)
     file.write_text('{"id": "b", "thought": "c"}\n' * 2)
     with pytest.raises(IndexFormatError, match="twice"):
-        read_thoughts(file)
+        open_thoughts(file)

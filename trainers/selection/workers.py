@@ -168,11 +168,11 @@ class StockThinker:
     model = SimpleNamespace(modes=("generative",))
 
     def __init__(self, reasoner: Reasoner) -> None:
-        self.reasoner = reasoner
+        self._stock = reasoner
 
     def fingerprint(self) -> str:
         """Of the reasoner."""
-        return self.reasoner.fingerprint()
+        return self._stock.fingerprint()
 
     def encode(
         self,
@@ -188,7 +188,7 @@ class StockThinker:
         **_: Any,
     ) -> Any:
         """``thoughts``, ``thought_tokens``, ``forced`` and ``errors`` of items, as of a generative encoding."""
-        reasoner = copy.copy(self.reasoner)
+        reasoner = copy.copy(self._stock)
         reasoner.max_new_tokens = max_new_tokens or reasoner.max_new_tokens
         if temperature is None and num_samples > 1:
             temperature = 1.0

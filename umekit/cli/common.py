@@ -115,13 +115,13 @@ def item_from(args: argparse.Namespace, text: str | None) -> dict[str, Any]:
     return item
 
 
-def load_encoder(args: argparse.Namespace, model: str | None = None) -> Any:
-    """The encoder of the model arguments; ``model`` is used where --model was not given.
+def load_encoder(args: argparse.Namespace, model: str | None = None, **options: Any) -> Any:
+    """The encoder of the model arguments; ``model`` is used where --model was not given, options go to ``load``.
 
     Raises:
         UsageError: the checkpoint is a reranker, which has no vectors.
     """
-    encoder = _load(args, args.model or model, loading_options(args))
+    encoder = _load(args, args.model or model, loading_options(args) | options)
     if not hasattr(encoder, "encode"):
         raise UsageError(f"{args.model or model} is a reranker: it scores pairs and has no vectors")
     return encoder

@@ -17,7 +17,6 @@ from .common import (
     add_model_arguments,
     add_password_argument,
     limits_of,
-    load_encoder,
     mode_options,
     print_json,
     report_failures,
@@ -25,7 +24,15 @@ from .common import (
     tell_tiny,
     told_cuts,
 )
-from .encode_shards import add_shard_arguments, refuse_sources, refuse_without_shards, run_shards
+from .encode_shards import (
+    add_shard_arguments,
+    check_thinking,
+    refuse_sources,
+    refuse_without_shards,
+    run_shards,
+    told_thinkers,
+)
+from .reasoners import add_reasoner_arguments, load_encoder
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -67,13 +74,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_password_argument(parser)
     add_model_arguments(parser)
+    add_reasoner_arguments(parser)
     add_shard_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.shard_size is not None:
-        if args.thoughts is not None:
-            raise UsageError("--thoughts can't be given with --shard-size yet: leave one of them out")
         return run_shards(args)
     refuse_without_shards(args)
     import numpy as np
@@ -99,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("none of the items could be read; nothing is written")
     tell_tiny(args.model, args.files)
     encoder = load_encoder(args)
-    given = _given_thoughts(args, encoder, [name for name, _ in rows])
+    check_thinking(args, encoder)
+    given = _given_thoughts(args, [name for name, _ in rows])
     with cuts_untold():
         encoded = encoder.encode(
             [item for _, item in rows],
@@ -141,34 +148,30 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _given_thoughts(args: argparse.Namespace, encoder: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Options of ``encode`` for the thoughts that were given.
+def _given_thoughts(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Options of ``encode`` for the thoughts that were given. In one folder, an item may be called as by ``think``.
 
     Raises:
-        UsageError: none is of an item here, they are of several numbers of samples, or the model does not think.
+        UsageError: none is of an item here.
     """
     if args.thoughts is None:
         return {}
-    if "generative" not in encoder.model.modes or args.mode == "discriminative":
-        raise UsageError("--thoughts needs a generative checkpoint, and a mode that thinks")
-    from ..encoding.shards.thoughts import read_thoughts
+    from ..encoding.shards.given_thoughts import open_thoughts
 
-    found = read_thoughts(args.thoughts)
-    thoughts = [found.get(name) for name in names]
-    counts = {len(one) if isinstance(one, list) else 1 for one in thoughts if one is not None}
-    if len(counts) != 1:
-        what = (
-            "no thought of these items"
-            if not counts
-            else f"{sorted(counts)} thoughts an item: need one number"
-        )
-        raise UsageError(f"{args.thoughts} has {what}")
-    [samples] = counts
-    if samples == 1:
-        thoughts = [one[0] if isinstance(one, list) else one for one in thoughts]
-    if missing := thoughts.count(None):
-        print(f"{missing} of {len(names)} items have no thought there, and think themselves", file=sys.stderr)
-    return {"thoughts": thoughts, "num_samples": samples}
+    found = open_thoughts(args.thoughts)
+    lookup = found.of_samples(0, len(names))
+    thoughts = [lookup(name) for name in names]
+    if len(args.files) == 1 and args.files[0].is_dir():
+        folder = f"{args.files[0].as_posix()}/"
+        for place, name in enumerate(names):
+            if thoughts[place] is None:
+                thoughts[place] = lookup(name.removeprefix(folder))
+    missing = thoughts.count(None)
+    if missing == len(names):
+        raise UsageError(f"{args.thoughts} has no thought of these items, of {names[0]!r} for one")
+    if missing:
+        print(told_thinkers(missing, len(names)), file=sys.stderr)
+    return {"thoughts": thoughts, "num_samples": found.num_samples}
 
 
 def _rows(

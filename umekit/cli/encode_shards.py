@@ -14,7 +14,6 @@ from typing import Any
 from .common import (
     UsageError,
     limits_of,
-    load_encoder,
     opening,
     print_json,
     report_failures,
@@ -22,6 +21,8 @@ from .common import (
     tell_tiny,
     told_cuts,
 )
+from .ranks import devices_of, rank_and_world
+from .reasoners import load_encoder
 
 SHOWN = 20  # failed items that are printed
 NEEDS_SHARDS = (
@@ -39,8 +40,25 @@ NEEDS_SHARDS = (
 
 
 def load_on(args: argparse.Namespace, device: str | None) -> Any:
-    """The encoder of the command line on whatever device a process is given."""
-    return load_encoder(argparse.Namespace(**{**vars(args), "device": device}))
+    """The encoder of the command line on whatever device a process is given.
+
+    Raises:
+        UsageError: something is asked of thoughts, and none would be written or read.
+    """
+    encoder = load_encoder(argparse.Namespace(**{**vars(args), "device": device}))
+    check_thinking(args, encoder)
+    return encoder
+
+
+def check_thinking(args: argparse.Namespace, encoder: Any) -> None:
+    """Raise UsageError where thoughts, or how long they may be, are given to what does not think."""
+    for name in ("thoughts", "max_new_tokens"):
+        if getattr(args, name) is None:
+            continue
+        if (args.mode or encoder.model.settings.mode) == "discriminative":
+            raise UsageError(
+                f"--{name.replace('_', '-')} needs a generative checkpoint, and a mode that thinks"
+            )
 
 
 def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +128,7 @@ def refuse_sources(args: argparse.Namespace) -> None:
 
 def run_shards(args: argparse.Namespace) -> int:
     rank, world = rank_and_world()
-    devices = _devices(args, rank, world)
+    devices = devices_of(args, rank, world)
     if args.text or not args.files:
         raise UsageError("with --shard-size give a folder, jsonl, parquet, tars or a data set, and no --text")
     for name in ("shard_size", "threads", "batch_tokens", "probe"):
@@ -120,12 +138,15 @@ def run_shards(args: argparse.Namespace) -> int:
         raise UsageError(
             "--probe is for one process: probe there, and give the others --threads and --batch-tokens"
         )
+    if args.probe and args.thoughts is not None:
+        raise UsageError("--probe writes thoughts of its own: probe without --thoughts, or leave it out")
     if args.out.suffix == ".npz" or args.out.is_file():
         raise UsageError(f"--out is a folder with --shard-size, not {args.out}")
     columns = columns_of(args.column)
     from ..encoding.devices import device_of
     from ..encoding.inputs import open_source
     from ..encoding.shards.files import open_folder
+    from ..encoding.shards.given_thoughts import open_thoughts
     from ..encoding.shards.processes import encode_shards_in_processes
     from ..encoding.shards.run import encode_shards
     from ..encoding.storage.contents import stored_model
@@ -144,6 +165,7 @@ def run_shards(args: argparse.Namespace) -> int:
     with opening(args.model):
         for device in devices:
             device_of(device)
+    thoughts = None if args.thoughts is None else open_thoughts(args.thoughts, source.fingerprint())
     load = partial(load_on, args)
     tell_tiny(args.model, args.files)
     options: dict[str, Any] = {
@@ -151,6 +173,8 @@ def run_shards(args: argparse.Namespace) -> int:
         "role": args.role or "document",  # as an index encodes what is in it
         "instruction": args.instruction,
         "mode": args.mode,
+        "max_new_tokens": args.max_new_tokens,
+        "thoughts": thoughts,
         "format": args.format or "npy",
         "dtype": args.vectors or "float32",
         "threads": _threads(args, devices[0]),
@@ -207,6 +231,8 @@ def _tell(args: argparse.Namespace, report: Any, rank: int, world: int, source: 
     if args.json:
         summary = {"out": str(args.out), "rows": manifest["rows"], "failed": manifest["failed"]}
         summary |= {"truncated": manifest["truncated"]}
+        if args.thoughts is not None:
+            summary["without_thought"] = manifest["without_thought"]
         summary |= {"double_ids": manifest["double_ids"], "dim": manifest["dim"], "parts": parts}
         print_json(summary | {"made": report.made, "kept": report.kept, "left_out": left_out})
     else:
@@ -214,6 +240,8 @@ def _tell(args: argparse.Namespace, report: Any, rank: int, world: int, source: 
             f"{args.out}: {manifest['rows']} vectors of {manifest['dim']} numbers in {parts} parts, "
             f"{told_cuts(manifest['truncated'])}{manifest['failed']} not readable"
         )
+    if manifest["without_thought"]:
+        print(told_thinkers(manifest["without_thought"], manifest["rows"]), file=sys.stderr)
     report_left_out(left_out)
     if manifest["failed"]:
         with (args.out / "errors.jsonl").open(encoding="utf-8") as lines:
@@ -227,38 +255,9 @@ def _tell(args: argparse.Namespace, report: Any, rank: int, world: int, source: 
     return 1 if failed and world == 1 else 0
 
 
-def rank_and_world() -> tuple[int, int]:
-    """Rank and number of processes, as torchrun and its like say them."""
-    try:
-        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError:
-        raise UsageError("RANK and WORLD_SIZE in the environment are not numbers") from None
-    if not 0 <= rank < world:
-        raise UsageError(f"RANK is {rank} and WORLD_SIZE {world} in the environment")
-    return rank, world
-
-
-def _devices(args: argparse.Namespace, rank: int, world: int) -> list[str | None]:
-    """A device for each process of this command."""
-    named: list[str | None] = list(args.device.split(",")) if args.device else [None]
-    if not all(name is None or name.strip() for name in named):
-        raise UsageError(f"--device is {args.device!r}: an empty name stands there")
-    if args.processes is not None and args.processes < 1:
-        raise UsageError(f"--processes is {args.processes}; need at least 1")
-    count = args.processes or len(named)
-    if count % len(named):
-        raise UsageError(f"--processes {count} can't be shared among {len(named)} devices evenly")
-    devices = named * (count // len(named))
-    if world == 1:
-        return devices
-    if len(devices) > 1:
-        raise UsageError("torchrun starts the processes: leave --processes and several devices out")
-    if named[0] is None and "LOCAL_RANK" in os.environ:
-        import torch
-
-        if torch.cuda.is_available():
-            return [f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"]
-    return devices
+def told_thinkers(count: int, rows: int) -> str:
+    """A line for the items that had no thought among those that were given."""
+    return f"{count} of {rows} items have no thought there, and think themselves"
 
 
 def _threads(args: argparse.Namespace, device: str | None) -> int | None:

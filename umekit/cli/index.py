@@ -11,7 +11,6 @@ from .common import (
     add_model_arguments,
     add_password_argument,
     limits_of,
-    load_encoder,
     mode_options,
     print_json,
     report_failures,
@@ -19,6 +18,7 @@ from .common import (
     tell_tiny,
     told_cuts,
 )
+from .reasoners import add_reasoner_arguments, load_encoder
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,6 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_password_argument(parser)
     add_model_arguments(parser)
+    add_reasoner_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

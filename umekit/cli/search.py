@@ -12,7 +12,6 @@ from .common import (
     add_model_arguments,
     item_from,
     limits_of,
-    load_encoder,
     load_reranker,
     mode_options,
     print_json,
@@ -22,6 +21,7 @@ from .common import (
     tell_tiny,
     told_thought,
 )
+from .reasoners import add_reasoner_arguments, load_encoder
 
 if TYPE_CHECKING:
     from ..encoding.cascade_folder import CascadeRecord, Fusion
@@ -48,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     add_item_arguments(parser)
     add_model_arguments(parser)
+    add_reasoner_arguments(parser)
     group = parser.add_argument_group("reranking")
     group.add_argument(
         "--rerank",

@@ -11,13 +11,14 @@ from .common import (
     add_model_arguments,
     add_password_argument,
     limits_of,
-    load_encoder,
     positive,
     print_json,
     report_left_out,
     tell_tiny,
 )
-from .encode_shards import columns_of, hub_or_path, rank_and_world
+from .encode_shards import columns_of, hub_or_path
+from .ranks import device_of_rank, rank_and_world
+from .reasoners import add_reasoner_arguments, load_encoder
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,8 +26,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "think",
         help="write the thoughts of a data set",
         description="Write what a generative checkpoint thinks of a folder, jsonl, parquet, webdataset tars or a data "
-        "set: thoughts-*.jsonl with id, thought, tokens and forced (cut at its limit). The same call goes on with what "
-        "--out holds. umekit encode --thoughts DIR embeds with them. Exit code 1: some items could not be read.",
+        "set: thoughts-*.jsonl with id, thought, tokens and forced (cut at its limit). With --reasoner, what that "
+        "model thinks, for any checkpoint: thought, answer, and text, all that it wrote. The same call goes on with "
+        "what --out holds. umekit encode --thoughts DIR embeds with them. Exit code 1: some items could not be read.",
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="IN", help="what to think about")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
@@ -55,10 +57,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     add_password_argument(parser)
     add_model_arguments(parser)
+    add_reasoner_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..encoding.inputs import open_source
+    from ..encoding.shards.thinkers import thinker_of
     from ..encoding.shards.thoughts import write_thoughts
 
     rank, world = rank_and_world()
@@ -77,23 +81,23 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from None
     tell_tiny(args.model, args.files)
+    names = ("role", "instruction", "max_new_tokens", "num_samples", "temperature", "top_p")
+    asked = {name: getattr(args, name) for name in names}
+    args.device = args.device or device_of_rank()
     encoder = load_encoder(args)
-    if "generative" not in encoder.model.modes:
-        raise UsageError(f"this checkpoint is {encoder.model.settings.kind}: it writes no thoughts")
+    try:
+        thinker_of(encoder, asked)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     report = write_thoughts(
         encoder,
         source,
         args.out,
         args.shard_size,
-        role=args.role,
-        instruction=args.instruction,
-        max_new_tokens=args.max_new_tokens,
-        num_samples=args.num_samples,
-        temperature=args.temperature,
-        top_p=args.top_p,
         seed=args.seed,
         rank=rank,
         world=world,
+        **asked,
     )
     if args.json:
         print_json({"out": str(args.out), **vars(report)})

@@ -142,6 +142,6 @@ def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Re
 
 
 def _ranks() -> tuple[int, int]:
-    from ..encode_shards import rank_and_world
+    from ..ranks import rank_and_world
 
     return rank_and_world()
