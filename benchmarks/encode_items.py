@@ -40,8 +40,8 @@ def make_items(folder: Path, count: int, processor: UmeProcessor, seed: int = 0)
     """``count`` items by kind, and ``"mix"``: all of them, shuffled."""
     rng = np.random.default_rng(seed)
     makers: dict[str, Any] = {
-        "texts": lambda _: _text(rng, processor),
-        "images": lambda number: _image(folder / f"{number}.jpg", rng),
+        "texts": lambda _: make_text(rng, processor),
+        "images": lambda number: make_image(folder / f"{number}.jpg", rng),
         "clips": lambda number: _clip(folder / f"{number}.mp4", rng),
         "pages": lambda number: _page(folder / f"{number}.pdf", rng),
     }
@@ -58,12 +58,12 @@ def make_items(folder: Path, count: int, processor: UmeProcessor, seed: int = 0)
     return found
 
 
-def _log_uniform(rng: np.random.Generator, bounds: tuple[int, int]) -> int:
+def log_uniform(rng: np.random.Generator, bounds: tuple[int, int]) -> int:
     return round(math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1]))))
 
 
-def _text(rng: np.random.Generator, processor: UmeProcessor) -> tuple[str, str]:
-    wanted = _log_uniform(rng, TOKENS)
+def make_text(rng: np.random.Generator, processor: UmeProcessor) -> tuple[str, str]:
+    wanted = log_uniform(rng, TOKENS)
     words = " ".join(f"{word}{rng.integers(1000)}" for word in rng.choice(WORDS, wanted))
     text = processor.prompt_tokenizer.cut(words, wanted)
     return text, text
@@ -77,15 +77,15 @@ def _picture(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
 
 
-def _image(path: Path, rng: np.random.Generator) -> tuple[Any, Any]:
-    _picture((_log_uniform(rng, SIDES), _log_uniform(rng, SIDES)), rng).save(path, quality=90)
+def make_image(path: Path, rng: np.random.Generator) -> tuple[Any, Any]:
+    _picture((log_uniform(rng, SIDES), log_uniform(rng, SIDES)), rng).save(path, quality=90)
     with Image.open(path) as file:
         return {"image": str(path)}, {"image": file.convert("RGB")}
 
 
 def _clip(path: Path, rng: np.random.Generator) -> tuple[Any, Any]:
     count, rate = CLIP
-    width, height = (2 * round(_log_uniform(rng, (96, 384)) / 2) for _ in range(2))
+    width, height = (2 * round(log_uniform(rng, (96, 384)) / 2) for _ in range(2))
     start, end = (_picture((width, height), rng) for _ in range(2))
     frames = [Image.blend(start, end, number / count) for number in range(count)]
     with av.open(str(path), "w") as film:

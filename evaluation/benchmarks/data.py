@@ -266,10 +266,9 @@ class HubData:
         repo = self.benchmark.media_repo
         if repo is None:
             raise BenchmarkDataError(f"{task.name}: its media are in no Hub repository; give a local folder")
-        parts = Path(task.media).parts
-        patterns = [f"{task.media}/*", *("/".join(parts[:depth]) + "*" for depth in range(2, len(parts)))]
-        patterns += [f"{'/'.join(parts[:-1])}/*.tar*"] if len(parts) > 1 else []
-        folder = snapshot(repo, patterns, self._commit(repo))
+        folder = snapshot(repo, _patterns(task.media), self._commit(repo))
+        if not folder.is_dir():
+            raise BenchmarkDataError(f"{task.name}: {repo} has neither {task.media} nor an archive of it")
         return LocalData(folder, self.cache / "unpacked").media(task)
 
     def revision(self, task: Task) -> str:
@@ -282,6 +281,14 @@ class HubData:
 
     def _commit(self, repo: str) -> str:
         return commit_of(repo, self.asked)
+
+
+def _patterns(media: str) -> list[str]:
+    """A folder of media, and what it may be packed in: archives called as it or as a folder above it, or beside it."""
+    parts = Path(media).parts
+    named = ["/".join(parts[:depth]) for depth in range(len(parts), 0, -1)]
+    beside = [f"{named[1]}/*.tar*"] if len(named) > 1 else []
+    return [f"{media}/*", *(f"{one}{sign}*" for one in named for sign in ".-_"), *beside]
 
 
 @cache

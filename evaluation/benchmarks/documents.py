@@ -5,7 +5,8 @@ VLM2Vec ``src/data/eval_dataset/{vidore,visrag}_dataset.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from ...encoding.inputs.json_records import FormatError
@@ -18,7 +19,12 @@ from .wording import Words, join
 def read_documents(task: Task, data: BenchmarkData) -> Problem:
     """All pages for every query; of qrels that stand there twice the higher counts, and only those above 0."""
     instruction, target = str(task.options["instruction"]), str(task.options["target_instruction"])
-    media, candidates = data.media(task), Candidates()
+    candidates = Candidates()
+
+    @cache
+    def media() -> Media:
+        return data.media(task)
+
     page = Words("", target, join(target, "", after_media=True))
     for place, row in data.rows(task, "corpus"):
         name = text_of(row, "corpus-id", place)
@@ -50,11 +56,14 @@ def read_documents(task: Task, data: BenchmarkData) -> Problem:
     return Problem(task, queries, candidates.entries, relevant, notes=notes)
 
 
-def _picture(media: Media, row: Mapping[str, Any], name: str) -> Any:
-    """The row's own picture, or that of the folder ``<corpus-id>.png``, where the official code puts it."""
+def _picture(media: Callable[[], Media], row: Mapping[str, Any], name: str) -> Any:
+    """The row's own picture, or that of the folder ``<corpus-id>.png``, where the official code puts it.
+
+    The folder, on the Hub an archive of all tasks, is asked for only where a row has none.
+    """
     image = row.get("image")
     if isinstance(image, Mapping) and image.get("bytes") is not None:
         return bytes(image["bytes"])
     if isinstance(image, (bytes, bytearray)):
         return bytes(image)
-    return media.picture(image if isinstance(image, str) and image else f"{name}.png")
+    return media().picture(image if isinstance(image, str) and image else f"{name}.png")

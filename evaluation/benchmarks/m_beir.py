@@ -17,6 +17,7 @@ from .definition import Benchmark, Task
 from .problem import Candidates, Entry, Problem, ProblemError
 from .wording import Words
 
+IMAGES = "mbeir_images/"  # the folder of media, which rows name, too
 OWN_DATASET_ONLY = ("oven", "infoseek")  # whose positives of other data sets do not count
 
 
@@ -90,7 +91,7 @@ def _candidate(row: Mapping[str, Any], did: str, media: Media, place: str) -> En
 
 def _image(row: Mapping[str, Any], name: str, media: Media) -> dict[str, Any]:
     path = row.get(name)
-    return {"image": media.picture(str(path))} if path else {}
+    return {"image": media.picture(str(path).removeprefix(IMAGES))} if path else {}
 
 
 def _file(data: BenchmarkData, name: str) -> Rows:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 Item = dict[str, Any]
@@ -365,6 +366,9 @@ MMEB_V2: dict[str, Callable[[Path], Case]] = {
     "QVHighlight": qvhighlight,
     "MomentSeeker": momentseeker,
     "ViDoRe_shiftproject": lambda root: documents(root, "ViDoRe_shiftproject", "shiftproject_test_beir"),
+    "ViDoRe_esg_reports_v2_multilingual": lambda root: documents(
+        root, "ViDoRe_esg_reports_v2_multilingual", "esg_reports_v2"
+    ),
     "VisRAG_ChartQA": lambda root: documents(root, "VisRAG_ChartQA", "VisRAG-Ret-Test-ChartQA"),
     "ViDoSeek-page": lambda root: documents(root, "ViDoSeek-page", "ViDoSeek-page-fixed"),
 }
@@ -372,76 +376,79 @@ MMEB_V2: dict[str, Callable[[Path], Case]] = {
 
 # ---- M-BEIR -------------------------------------------------------------------------------------------------------
 
+# Every form of task: its data set and its id, what queries and candidates are made of, and what those of R@5 or R@10
+# are asked among.
+FORMS = {
+    "visualnews_task0": (0, "text", "image", 8),
+    "webqa_task1": (2, "text", "text", 8),
+    "edis_task2": (3, "text", "image,text", 8),
+    "mscoco_task3": (9, "image", "text", 8),
+    "nights_task4": (4, "image", "image", 8),
+    "oven_task6": (5, "image,text", "text", 8),
+    "fashioniq_task7": (7, "image,text", "image", 14),
+    "infoseek_task8": (6, "image,text", "image,text", 8),
+}
+OTHERS = "4:0"  # of another data set; OVEN's and InfoSeek's qrels name such, and these do not count
+
 
 def mbeir(root: Path) -> dict[str, dict[str, Case]]:
-    """Two tasks, ``nights_task4`` and ``oven_task6``, in their own pools and in the union."""
-    header = "query_modality\tcand_modality\tdataset_name\tdataset_id\tprompt_1\tprompt_2\n"
-    table = "image\timage\tnights\t4\tfind a twin of it\tlook alike\nimage,text\ttext\toven\t5\twhat is this\tname it\n"
-    (root / "instructions").mkdir(parents=True)
-    (root / "instructions/query_instructions.tsv").write_text(header + table, encoding="utf-8")
-    pools: dict[str, list[Any]] = {"nights": [], "oven": []}
+    """A task of each form, in its own pool and in the union."""
+    table = ["query_modality\tcand_modality\tdataset_name\tdataset_id\tprompt_1\tprompt_2"]
+    union: list[Any] = []
     items: dict[str, Item] = {}
-    for number in range(4):
-        path = f"mbeir_images/nights/{number}.jpg"
-        did = f"4:{number}"
-        pools["nights"].append(
-            {"did": did, "txt": "", "img_path": path, "modality": "image", "src_content": ""}
-        )
-        items[did] = {"image": picture(root / path, 110 + number)}
-        did = f"5:{number}"
-        pools["oven"].append(
-            {"did": did, "txt": f"a {COLOURS[number]} bird", "img_path": None, "modality": "text"}
-        )
-        items[did] = {"text": f"A {COLOURS[number]} bird."}
-    asked = {"nights_task4": [], "oven_task6": []}
-    queries: dict[str, tuple[str, Item, list[str]]] = {}
-    for number in range(3):
-        shown = picture(root / f"mbeir_images/q/{number}.jpg", 120 + number)
-        base = {
-            "query_img_path": f"mbeir_images/q/{number}.jpg",
-            "query_src_content": "",
-            "neg_cand_list": [],
-        }
-        right = [f"4:{number}", f"4:{number + 1}"]
-        asked["nights_task4"].append(
-            {
-                "qid": f"4:{number}",
-                "query_txt": None,
-                "query_modality": "image",
-                "pos_cand_list": right,
-                **base,
-            }
-        )
-        queries[f"4:{number}"] = (
-            "nights_task4",
-            {"image": shown, "instruction": "Find a twin of it."},
-            right,
-        )
-        asked["oven_task6"].append(
-            {"qid": f"5:{number}", "query_txt": "the bird", "query_modality": "image,text", **base}
-            | {"pos_cand_list": [f"5:{number}", "4:0"]}  # of another data set, which does not count
-        )
-        item = {"image": shown, "instruction": "What is this.", "text": "the bird."}
-        queries[f"5:{number}"] = ("oven_task6", item, [f"5:{number}"])
-    for task, rows in asked.items():
-        lines(root / f"query/test/mbeir_{task}_test.jsonl", rows)
-        lines(root / f"cand_pool/local/mbeir_{task}_cand_pool.jsonl", pools[task.partition("_")[0]])
-        qrels = "".join(
-            f"{row['qid']} 0 {did} 1 {task[-1]}\n" for row in rows for did in row["pos_cand_list"]
-        )
-        path = root / f"qrels/test/mbeir_{task}_test_qrels.txt"
+    asked: dict[str, list[tuple[Item, list[str]]]] = {}
+    own: dict[str, list[str]] = {}
+    for name, (dataset, query, candidate, size) in FORMS.items():
+        table.append(f"{query}\t{candidate}\t{name.split('_')[0]}\t{dataset}\tfind {name}\tlook alike")
+        pool = [_mbeir_candidate(root, f"{dataset}:{number}", candidate) for number in range(size)]
+        items |= {row["did"]: item for row, item in pool}
+        own[name] = [row["did"] for row, _ in pool]
+        union += [row for row, _ in pool]
+        middle = "_test" if name.startswith("mscoco") else ""
+        lines(root / f"cand_pool/local/mbeir_{name}{middle}_cand_pool.jsonl", [row for row, _ in pool])
+        rows = [_mbeir_query(root, name, number, size) for number in range(3)]
+        asked[name] = [(item, right) for _, item, right in rows]
+        lines(root / f"query/test/mbeir_{name}_test.jsonl", [row for row, _, _ in rows])
+        qrels = [f"{row['qid']} 0 {did} 1 {name[-1]}\n" for row, _, _ in rows for did in row["pos_cand_list"]]
+        path = root / f"qrels/test/mbeir_{name}_test_qrels.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(qrels, encoding="utf-8")
-    lines(root / "cand_pool/global/mbeir_union_test_cand_pool.jsonl", pools["nights"] + pools["oven"])
-    cases = {task: {"local": Case(), "global": Case()} for task in asked}
-    for task, item, right in queries.values():
-        own = [row["did"] for row in pools[task.partition("_")[0]]]
-        for kind, dids in (("local", own), ("global", [*items])):
-            if kind == "global":
-                dids = [row["did"] for row in pools["nights"] + pools["oven"]]
-            gains = {dids.index(did): 1.0 for did in right}
-            cases[task][kind].add(item, [items[did] for did in dids], gains)
+        path.write_text("".join(qrels), encoding="utf-8")
+    (root / "instructions").mkdir(parents=True)
+    (root / "instructions/query_instructions.tsv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    lines(root / "cand_pool/global/mbeir_union_test_cand_pool.jsonl", union)
+    cases = {name: {"local": Case(), "global": Case()} for name in FORMS}
+    for name, queries in asked.items():
+        for kind, dids in (("local", own[name]), ("global", [row["did"] for row in union])):
+            for item, right in queries:
+                gains = {dids.index(did): 1.0 for did in right}
+                cases[name][kind].add(item, [items[did] for did in dids], gains)
     return cases
+
+
+def _mbeir_candidate(root: Path, did: str, modality: str) -> tuple[Item, Item]:
+    dataset, number = map(int, did.split(":"))
+    path = f"mbeir_images/{dataset}/{number}.jpg" if "image" in modality else None
+    said = f"a {COLOURS[number % 8]} bird of {dataset}, number {number}" if "text" in modality else None
+    row = {"did": did, "txt": said, "img_path": path, "modality": modality, "src_content": ""}
+    item: Item = {} if path is None else {"image": picture(root / path, 1000 + 50 * dataset + number)}
+    return row, item if said is None else {**item, "text": f"A{said[1:]}."}
+
+
+def _mbeir_query(root: Path, name: str, number: int, size: int) -> tuple[Item, Item, list[str]]:
+    """A query, its item, and what is right: two, of which one may be found and the other not."""
+    dataset, modality, _, _ = FORMS[name]
+    path = f"mbeir_images/{dataset}/q{number}.jpg" if "image" in modality else None
+    said = f"the bird {number}" if "text" in modality else None
+    right = [f"{dataset}:{number}", f"{dataset}:{size - 1 - number}"] if number else [f"{dataset}:0"]
+    foreign = [OTHERS] if name.startswith(("oven", "infoseek")) else []
+    row = {
+        "qid": f"{dataset}:{number}", "query_txt": said, "query_img_path": path, "query_modality": modality,
+        "query_src_content": "", "pos_cand_list": foreign + right, "neg_cand_list": [],
+    }  # fmt: skip
+    # each instruction is cleaned, and instruction and text together: the text keeps its small letter
+    item: Item = {"instruction": f"Find {name}."}
+    item |= {} if path is None else {"image": picture(root / path, 2000 + 50 * dataset + number)}
+    return row, item | ({"text": f"{said}."} if said else {}), right
 
 
 # ---- zero-shot ----------------------------------------------------------------------------------------------------
@@ -450,10 +457,58 @@ T2I = "Find me an everyday image that matches the given caption."
 I2T = "Find an image caption describing the following everyday image."
 
 
+T2V = "Find an everyday video match with caption."
+
+
+def film(path: Path, seed: int) -> str:
+    """A clip of a second."""
+    av = pytest.importorskip("av")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("mpeg4", rate=4)
+        track.width, track.height, track.pix_fmt = 56, 56, "yuv420p"
+        for _ in range(4):
+            frame = np.full((56, 56, 3), rng.integers(0, 255, 3), dtype=np.uint8)
+            container.mux(track.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(track.encode())
+    return str(path)
+
+
+def msrvtt(root: Path) -> Case:
+    """``MSRVTT_JSFUSION_test.csv`` beside whole clips; of a clip's sentences one is asked."""
+    pool = [{"video": film(root / f"msrvtt/video{7010 + number}.mp4", 170 + number)} for number in range(4)]
+    said = [f"someone, in {COLOURS[number]}, cooks" for number in range(4)]
+    rows = [f'ret{number},msr{number},video{7010 + number},"{said[number]}"' for number in range(4)]
+    table = "\n".join(["key,vid_key,video_id,sentence", *rows])
+    (root / "msrvtt/MSRVTT_JSFUSION_test.csv").write_text(table + "\n", encoding="utf-8")
+    case = Case()
+    for number, text in enumerate(said):
+        case.add({"text": text, "instruction": T2V}, pool, {number: 1.0})
+    return case
+
+
+def msvd(root: Path) -> Case:
+    """Rows of ``VLM2Vec/MSVD`` beside folders of frames, 12 of which are shown; every caption is asked."""
+    case, pool, rows = Case(), [], []
+    for number in range(3):
+        name = f"clip_{number}_{number + 5}"
+        every = frames(root / f"msvd/{name}", 180 + number, count=15)
+        assert len(every) == 8
+        places = np.linspace(1, 15, 12, dtype=int)
+        pool.append({"video": [str(root / f"msvd/{name}/frame_{place}.jpg") for place in places]})
+        captions = [f"a {COLOURS[number + step]} cat" for step in range(number + 1)]
+        rows.append({"video_id": name, "video": f"{name}.avi", "caption": captions})
+    for number, row in enumerate(rows):
+        for text in row["caption"]:
+            case.add({"text": text, "instruction": T2V}, pool, {number: 1.0})
+    lines(root / "msvd/test.jsonl", rows)
+    return case
+
+
 def zero_shot(root: Path) -> dict[str, Case]:
-    cases = {
-        name: Case() for name in ("Flickr30k_t2i", "Flickr30k_i2t", "ShareGPT4V_t2i", "Urban1K_i2t", "CIRCO")
-    }
+    names = ("Flickr30k_t2i", "Flickr30k_i2t", "ShareGPT4V_t2i", "Urban1K_i2t", "CIRCO")
+    cases = {name: Case() for name in names} | {"MSR-VTT_t2v": msrvtt(root), "MSVD_t2v": msvd(root)}
     shown = [{"image": picture(root / f"flickr/images/{number}.png", 130 + number)} for number in range(2)]
     texts = [f"a {COLOURS[number]} house" for number in range(8)] + ["one more", "and one"]
     (root / "flickr/texts.json").write_text(json.dumps(texts), encoding="utf-8")

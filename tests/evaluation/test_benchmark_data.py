@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import layouts
+import numpy as np
 import pytest
 
 from umekit.encoding.inputs import unpacking
@@ -19,7 +21,7 @@ from umekit.encoding.inputs.unpacking import archives_in, unpacked
 from umekit.evaluation.benchmarks import HubData, LocalData, load_benchmark
 from umekit.evaluation.benchmarks import data as module
 from umekit.evaluation.benchmarks.data import BenchmarkDataError, Media, chosen_frames
-from umekit.evaluation.benchmarks.readers import read_problem
+from umekit.evaluation.benchmarks.readers import Choices, read_problem
 from umekit.processing.limits import MediaError, MediaLimits
 
 MMEB = load_benchmark("mmeb-v2")
@@ -52,6 +54,33 @@ def test_media_are_found_by_their_exact_names(tmp_path: Path) -> None:
     for name in ("../frames/209741", "/etc/passwd"):
         with pytest.raises(OutsideRootError):
             media.picture(name)
+
+
+def test_every_reader_says_what_is_shown_to_whom(mmeb: Any, mbeir: Any, zero_shot: Any) -> None:
+    """Queries, their pools and gains, item by item: texts as the official code assembles them, media, instructions."""
+    cases = [("mmeb-v2", mmeb[0], name, "", case) for name, case in mmeb[1].items()]
+    cases += [
+        ("m-beir", mbeir[0], name, kind, kinds[kind]) for name, kinds in mbeir[1].items() for kind in kinds
+    ]
+    cases += [("zero-shot", zero_shot[0], name, "", case) for name, case in zero_shot[1].items()]
+    for benchmark, root, name, kind, case in cases:
+        whole = load_benchmark(benchmark)
+        problem = read_problem(
+            whole, whole.chosen([name])[0], LocalData(root), Choices(kind or "local", "first")
+        )
+        assert [entry.item(whole.text) for entry in problem.queries] == case.queries, name
+        every = np.arange(len(problem.candidates))
+        for number, (pool, gains) in enumerate(zip(case.pools, case.gains, strict=True)):
+            places = every if problem.pools is None else problem.pools[number]
+            shown = [problem.candidates[place].item(whole.text) for place in places]
+            right = {
+                shown.index(problem.candidates[at].item(whole.text)): g
+                for at, g in problem.relevant[number].items()
+            }
+            # a pool's order decides the official order of ties alone: of image tasks the gold is the first there
+            assert sorted(map(repr, shown)) == sorted(map(repr, pool)), name
+            assert right == {shown.index(pool[at]): gain for at, gain in gains.items()}, name
+            assert problem.task.reader != "mmeb-image" or list(right) == [0], name
 
 
 def _tar(path: Path, names: dict[str, bytes], mode: str = "w:gz") -> Path:
@@ -135,7 +164,6 @@ def test_links_bombs_and_damage_are_refused(tmp_path: Path, monkeypatch: pytest.
 
 def _rows(task: str, change: Callable[[dict[str, Any]], None], root: Path, to: Path) -> LocalData:
     import json
-    import shutil
 
     shutil.copytree(root, to)
     path = to / f"image-query/{task}.jsonl"
@@ -159,6 +187,27 @@ def test_a_row_that_is_wrong_is_named(change: Any, error: str, tmp_path: Path) -
     data = _rows("HatefulMemes", change, root, tmp_path / "copy")
     with pytest.raises((FormatError, FileNotFoundError, OutsideRootError), match=error):
         read_problem(MMEB, _task("HatefulMemes"), data)
+
+
+def test_pictures_of_m_beir_may_lie_in_their_archive(mbeir: Any, tmp_path: Path) -> None:
+    """The published form: ``mbeir_images.tar.gz`` in parts, at the top."""
+    root, cases = mbeir
+    packed = tmp_path / "packed"
+    shutil.copytree(root, packed, ignore=shutil.ignore_patterns("mbeir_images"))
+    files = {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in (root / "mbeir_images").rglob("*.jpg")
+    }
+    data = _tar(tmp_path / "whole.tar.gz", files).read_bytes()
+    for number, part in enumerate((data[: len(data) // 2], data[len(data) // 2 :])):
+        (packed / f"mbeir_images.tar.gz.part-0{number}").write_bytes(part)
+    benchmark = load_benchmark("m-beir")
+    task = benchmark.chosen(["nights_task4"])[0]
+    problem = read_problem(benchmark, task, LocalData(packed, tmp_path / "cache"))
+    wanted = [item["image"] for item in cases["nights_task4"]["local"].queries]
+    found = [str(entry.media["image"]) for entry in problem.queries]
+    assert [Path(one).read_bytes() for one in found] == [Path(one).read_bytes() for one in wanted]
+    assert all(str(tmp_path / "cache") in one for one in found)
 
 
 def test_rows_that_are_not_there_are_named(tmp_path: Path) -> None:

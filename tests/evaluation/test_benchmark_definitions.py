@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from umekit.evaluation.benchmarks.definition import BENCHMARKS, TaskNameError, load_benchmark
+from umekit.evaluation.benchmarks.problem import Entry, Problem
 from umekit.evaluation.benchmarks.readers import READERS
 from umekit.evaluation.benchmarks.report import BenchmarkReport, BenchmarkScore
 from umekit.evaluation.benchmarks.videos import labels_of
+from umekit.evaluation.benchmarks.wording import Words
 from umekit.evaluation.conditions import Conditions
 from umekit.evaluation.report import MissingTaskError
+from umekit.evaluation.tables import mean_rows, score_rows
 
 FAMILIES = {
     "image CLS": 10, "image QA": 10, "image RET": 12, "image GD": 4, "video CLS": 5, "video QA": 5, "video RET": 5,
@@ -147,3 +150,49 @@ def test_a_score_at_chance_is_an_alarm() -> None:
     low = replace(report.scores[0], chance=0.001)
     report = replace(report, scores=[low, report.scores[1]])
     assert [one.startswith("at chance: ImageNet-1K") for one in report.alarms] == [True]
+
+
+def test_the_mean_of_m_beir_is_that_of_sixteen_tasks() -> None:
+    """Plain, whatever the tasks' sizes; of the union apart; and none where a pool was not run."""
+    benchmark = load_benchmark("m-beir")
+    scores = [
+        BenchmarkScore(
+            task.name, task.metric, value / 100, 10 * value, task.family, kind=kind,
+            chance=0.0, optimistic=value / 100, official=value / 100,
+        )
+        for kind, base in (("local", 20), ("global", 50))
+        for value, task in enumerate(benchmark.tasks, start=base)
+    ]  # fmt: skip
+    plain = _report("mmeb-v1", {"CIRR": 0.5})
+    report = replace(
+        plain, benchmark="m-beir", scores=scores, complete=benchmark.complete(("local", "global"))
+    )
+    assert report.mean() == pytest.approx(sum(range(20, 36)) / 1600)
+    with pytest.raises(MissingTaskError, match="visualnews_task0/local"):
+        _one_less(report).mean()
+    alone = replace(report, scores=scores[16:], complete=benchmark.complete(("global",)))
+    assert alone.mean() == pytest.approx(sum(range(50, 66)) / 1600)
+
+
+def test_a_reader_sees_which_metric_a_number_is_of() -> None:
+    """Trap: hit@1 and nDCG@5 of one table mixed up (VLM2Vec#194)."""
+    report = _report("mmeb-v2", {task.name: 0.5 for task in load_benchmark("mmeb-v2").tasks})
+    headers, rows = score_rows(report)
+    metrics = {str(row[headers.index("task")]): row[headers.index("metric")] for row in rows}
+    assert (metrics["CIRR"], metrics["ViDoRe_tatdqa"]) == ("hit@1", "ndcg_linear@5")
+    headers, rows = mean_rows(report)
+    said = {str(row[0]): " ".join(map(str, row)) for row in rows}
+    assert "hit@1" in said["image CLS"]
+    assert "ndcg_linear@5" in said["visdoc OOD"]
+    assert all(name in said[report.total] for name in ("hit@1", "ndcg_linear@5"))
+
+
+def test_other_numbers_of_queries_or_candidates_are_told() -> None:
+    """Trap: a corpus without its doubles, 277 pages for 1,663, has another score (mteb#1607)."""
+    task = load_benchmark("mmeb-v2").chosen(["ViDoRe_tatdqa"])[0]
+    entries = [Entry(f"{number}", Words("x", joined="x")) for number in range(276)]
+    problem = Problem(task, entries[:5], entries, [{0: 1.0}] * 5)
+    assert problem.counts() == [
+        "ViDoRe_tatdqa: 5 queries, the benchmark has 1,646",
+        "ViDoRe_tatdqa: pools of 276 to 276 candidates, the benchmark has 277",
+    ]

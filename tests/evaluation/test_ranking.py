@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import ndcg_score
 
 from umekit.evaluation import ranking
@@ -84,13 +85,22 @@ def test_a_constant_embedder_scores_at_chance_or_less(metric: str) -> None:
 
 
 def test_bf16_ties_do_not_lean_to_the_gold() -> None:
-    """Trap: in bf16 many scores are equal; ours are float32 whatever the vectors came from."""
+    """Trap: in bf16 scores that are less than 1/256 apart are equal; ours are float32."""
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((40, 64)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = rank(vectors[:4], vectors, [{number: 1.0} for number in range(4)])
-    assert all(one.tolist() == [1] for one in found.pessimistic)
-    assert found.pessimistic[0] == found.optimistic[0] == found.official[0]
+    queries = rng.standard_normal((20, 64)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    aside = rng.standard_normal((20, 64)).astype(np.float32)
+    aside -= (aside * queries).sum(axis=1, keepdims=True) * queries
+    aside /= np.linalg.norm(aside, axis=1, keepdims=True)
+    # of each query a gold at a cosine of 0.8985 and another candidate at 0.8990, which is the better one
+    golds, others = (c * queries + np.sqrt(1 - c * c) * aside for c in (0.8985, 0.8990))
+    candidates = np.concatenate([golds, others]).astype(np.float32)
+    pools = [np.array([number, 20 + number]) for number in range(20)]
+    rounded = [(queries[n] @ candidates[pools[n]].T).astype(np.float32) for n in range(20)]
+    assert all(torch.tensor(one).bfloat16().unique().numel() == 1 for one in rounded), "in bf16 they tie"
+    found = rank(queries, candidates, [{number: 1.0} for number in range(20)], pools)
+    for order in ORDERS:
+        assert [one.tolist() for one in found.of(order)[0]] == [[2]] * 20, order
 
 
 @pytest.mark.parametrize("blocks", [4, 1000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common import UsageError, load_encoder, load_reranker
@@ -11,12 +12,19 @@ if TYPE_CHECKING:
     from ...evaluation.report import Report
 
 NAMES = ("mteb",)
-OPTIONS: tuple[str, ...] = ()
-SHARED = ("tasks", "mode", "rerank")
+OPTIONS = ("task_file",)
+SHARED = ("tasks", "mode", "rerank", "num_samples", "max_new_tokens")
+THINKING = ("mode", "num_samples", "max_new_tokens")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
+    group = parser.add_argument_group("mteb")
+    group.add_argument(
+        "--task-file",
+        type=Path,
+        metavar="FILE.py",
+        help="tasks of your own, classes of mteb's AbsTask, to be run by their names; the file is executed",
+    )
 
 
 def check(args: argparse.Namespace) -> None:
@@ -24,12 +32,30 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("give a task or benchmark of mteb: mteb:ViDoRe(v2), mteb:VidoreDocVQARetrieval")
     if args.rerank and (args.depth or args.alpha is not None):
         raise UsageError("--depth and --alpha are not of mteb, whose reranking tasks have their own lists")
+    if args.rerank and any(getattr(args, name) is not None for name in THINKING):
+        raise UsageError("--rerank runs the reranker alone in mteb, which has no mode and no thoughts")
+    if args.task_file is not None and not args.task_file.is_file():
+        raise UsageError(f"--task-file: there is no file {args.task_file}")
 
 
 def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Report | None:
-    from ...evaluation.mteb_run import run_mteb
+    """Raises UsageError: mteb knows no such name; the file of tasks has none."""
+    from ...evaluation.mteb_run import named_tasks, own_tasks, run_mteb
 
-    encoder = load_reranker(args, args.rerank, args.rerank_preset) if args.rerank else load_encoder(args)
+    what = name.partition(":")[2]
+    try:
+        own = own_tasks(args.task_file) if args.task_file else {}
+        chosen, known = named_tasks(what, args.tasks, own)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    options = {one: value for one in THINKING[1:] if (value := getattr(args, one)) is not None}
     return run_mteb(
-        encoder, name.partition(":")[2], args.tasks, mode=args.mode, model_name=model, command=command
+        load_reranker(args, args.rerank, args.rerank_preset) if args.rerank else load_encoder(args),
+        chosen,
+        what,
+        known=known,
+        mode=args.mode,
+        options=options,
+        model_name=model,
+        command=command,
     )

@@ -1,0 +1,125 @@
+"""Benchmarks with thoughts: generative and sampled runs, and what several of them would score together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import umekit
+from umekit.cli.main import main
+from umekit.evaluation.benchmarks import BenchmarkReport, LocalData, load_benchmark, run_benchmark
+from umekit.evaluation.benchmarks.run import RunSettings
+from umekit.evaluation.results import load_report, save_report
+
+TASKS = ["DocVQA", "MSCOCO_i2t", "VisDial"]  # nine queries, with four or five candidates each
+NEW = 4
+pytestmark = pytest.mark.filterwarnings("ignore::umekit.evaluation.metrics.TieWarning")
+
+
+@pytest.fixture(scope="module")
+def thinking(tiny_checkpoint: Callable[..., Path]) -> Any:
+    return umekit.load(str(tiny_checkpoint("qwen2_vl", role="generative")))
+
+
+@pytest.fixture(scope="module")
+def reports(thinking: Any, mmeb: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, BenchmarkReport]:
+    """Result files of both modes, and of three seeds."""
+    root, _ = mmeb
+    found = {}
+    for name, mode, seed in (
+        ("discriminative", "discriminative", None),
+        ("generative", "generative", None),
+        *((f"seed {seed}", "generative", seed) for seed in range(3)),
+    ):
+        report = run_benchmark(
+            thinking,
+            load_benchmark("mmeb-v2"),
+            LocalData(root),
+            tmp_path_factory.mktemp("work"),
+            RunSettings(tasks=TASKS, mode=mode, seed=seed, max_new_tokens=NEW),
+        )
+        assert report is not None
+        found[name] = report
+    return found
+
+
+def _by_hand(thinking: Any, case: Any, **options: Any) -> list[float]:
+    """Hits of each query: equal candidates once, in the order of the rows, as one call."""
+    documents = list({repr(one): one for pool in case.pools for one in pool}.values())
+    queries = thinking.encode(case.queries, role="query", max_new_tokens=NEW, **options)
+    vectors = dict(
+        zip(
+            map(repr, documents),
+            thinking.encode(documents, role="document", max_new_tokens=NEW, **options),
+            strict=True,
+        )
+    )
+    found = []
+    for query, pool, gains in zip(queries, case.pools, case.gains, strict=True):
+        scores = np.stack([vectors[repr(one)] for one in pool]) @ query
+        [gold] = gains
+        found.append(float((scores >= scores[gold]).sum() == 1))
+    return found
+
+
+def test_both_modes_score_what_their_vectors_score(reports: Any, thinking: Any, mmeb: Any) -> None:
+    for mode in ("discriminative", "generative"):
+        report = reports[mode]
+        for score in report.scores:
+            wanted = _by_hand(thinking, mmeb[1][score.task], mode=mode)
+            assert score.query_values().tolist() == wanted, (mode, score.task)
+        thinks = mode == "generative"
+        for side in ("all queries", "all documents"):
+            cost = report.costs[side]
+            assert cost["invocation_ratio"] == float(thinks)
+            assert 0 < cost["tokens_per_item"] <= NEW if thinks else cost["thought_tokens"] == 0
+        assert report.conditions.settings["mode"] == mode
+        assert report.conditions.settings["max_new_tokens"] == NEW
+
+
+def test_samples_are_averaged(thinking: Any, mmeb: Any, tmp_path: Path) -> None:
+    """``num_samples`` thoughts of an item: their vectors' mean, drawn anew from the same seed."""
+    root, cases = mmeb
+    settings = RunSettings(tasks=["DocVQA"], mode="generative", num_samples=3, seed=1, max_new_tokens=NEW)
+    report = run_benchmark(thinking, load_benchmark("mmeb-v2"), LocalData(root), tmp_path, settings)
+    assert report is not None
+    wanted = _by_hand(thinking, cases["DocVQA"], mode="generative", num_samples=3, seed=1)
+    assert report.scores[0].query_values().tolist() == wanted
+    assert report.conditions.settings["num_samples"] == 3
+    cost = report.costs["all queries"]
+    assert (cost["items"], cost["thoughts"]) == (3, 3)
+    assert NEW < cost["tokens_per_item"] <= 3 * NEW
+
+
+def _values(report: Any) -> Any:
+    return np.concatenate([score.query_values() for score in report.scores])
+
+
+def test_an_oracle_and_pass_at_k(reports: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, report in reports.items():
+        save_report(report, tmp_path / f"{name}.json")
+
+    def together(*arguments: object) -> Any:
+        capsys.readouterr()
+        assert main(["evaluate", *map(str, arguments), "--out", str(tmp_path / "out.json"), "--json"]) == 0
+        json.loads(capsys.readouterr().out)
+        return _values(load_report(tmp_path / "out.json"))
+
+    modes = [_values(reports[mode]) for mode in ("discriminative", "generative")]
+    assert (modes[0] != modes[1]).any(), "or an oracle would be either of them"
+    wanted = np.maximum(*modes)
+    files = [tmp_path / f"{mode}.json" for mode in ("discriminative", "generative")]
+    assert together("--oracle-of", *files).tolist() == wanted.tolist()
+    samples = np.stack([_values(reports[f"seed {seed}"]) for seed in range(3)])
+    right = samples.sum(axis=0).astype(int)
+    assert ((right > 0) & (right < 3)).any(), "or pass@k would be that of one sample"
+    files = [tmp_path / f"seed {seed}.json" for seed in range(3)]
+    for k in (1, 2, 3):
+        by_hand = [1 - comb(3 - c, k) / comb(3, k) for c in right]
+        assert together("--pass-of", k, *files) == pytest.approx(by_hand, abs=1e-6), k
