@@ -19,6 +19,7 @@ from umekit.evaluation.results import load_report, save_report
 
 TASKS = ["DocVQA", "MSCOCO_i2t", "VisDial"]  # nine queries, with four or five candidates each
 NEW = 4
+MOST = {"generative": NEW, "discriminative": None}  # tokens of a thought, where there is one
 pytestmark = pytest.mark.filterwarnings("ignore::umekit.evaluation.metrics.TieWarning")
 
 
@@ -42,21 +43,22 @@ def reports(thinking: Any, mmeb: Any, tmp_path_factory: pytest.TempPathFactory) 
             load_benchmark("mmeb-v2"),
             LocalData(root),
             tmp_path_factory.mktemp("work"),
-            RunSettings(tasks=TASKS, mode=mode, seed=seed, max_new_tokens=NEW),
+            RunSettings(tasks=TASKS, seed=seed, mode=mode, max_new_tokens=MOST[mode]),
         )
         assert report is not None
         found[name] = report
     return found
 
 
-def _by_hand(thinking: Any, case: Any, **options: Any) -> list[float]:
+def _by_hand(thinking: Any, case: Any, mode: str, **options: Any) -> list[float]:
     """Hits of each query: equal candidates once, in the order of the rows, as one call."""
+    options |= {"mode": mode, "max_new_tokens": MOST[mode]}
     documents = list({repr(one): one for pool in case.pools for one in pool}.values())
-    queries = thinking.encode(case.queries, role="query", max_new_tokens=NEW, **options)
+    queries = thinking.encode(case.queries, role="query", **options)
     vectors = dict(
         zip(
             map(repr, documents),
-            thinking.encode(documents, role="document", max_new_tokens=NEW, **options),
+            thinking.encode(documents, role="document", **options),
             strict=True,
         )
     )
@@ -72,7 +74,7 @@ def test_both_modes_score_what_their_vectors_score(reports: Any, thinking: Any, 
     for mode in ("discriminative", "generative"):
         report = reports[mode]
         for score in report.scores:
-            wanted = _by_hand(thinking, mmeb[1][score.task], mode=mode)
+            wanted = _by_hand(thinking, mmeb[1][score.task], mode)
             assert score.query_values().tolist() == wanted, (mode, score.task)
         thinks = mode == "generative"
         for side in ("all queries", "all documents"):
@@ -80,7 +82,7 @@ def test_both_modes_score_what_their_vectors_score(reports: Any, thinking: Any, 
             assert cost["invocation_ratio"] == float(thinks)
             assert 0 < cost["tokens_per_item"] <= NEW if thinks else cost["thought_tokens"] == 0
         assert report.conditions.settings["mode"] == mode
-        assert report.conditions.settings["max_new_tokens"] == NEW
+        assert report.conditions.settings["max_new_tokens"] == MOST[mode]
 
 
 def test_samples_are_averaged(thinking: Any, mmeb: Any, tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_samples_are_averaged(thinking: Any, mmeb: Any, tmp_path: Path) -> None:
     settings = RunSettings(tasks=["DocVQA"], mode="generative", num_samples=3, seed=1, max_new_tokens=NEW)
     report = run_benchmark(thinking, load_benchmark("mmeb-v2"), LocalData(root), tmp_path, settings)
     assert report is not None
-    wanted = _by_hand(thinking, cases["DocVQA"], mode="generative", num_samples=3, seed=1)
+    wanted = _by_hand(thinking, cases["DocVQA"], "generative", num_samples=3, seed=1)
     assert report.scores[0].query_values().tolist() == wanted
     assert report.conditions.settings["num_samples"] == 3
     cost = report.costs["all queries"]

@@ -137,7 +137,23 @@ def test_what_cannot_be_run_is_said_in_one_line(
         (["mmeb-v2", "--task-file", task_file], "mmeb-v2 has no --task-file"),
     ):
         assert _run("--benchmark", *arguments, "--out", tmp_path / "r.json") == 2, arguments
-        said = capsys.readouterr().err
-        assert words in said, arguments
-        assert said.strip().count("\n") == 0 or "Warning" in said, said
+        errors = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("umekit evaluate:")
+        ]
+        assert len(errors) == 1, arguments
+        assert words in errors[0], arguments
     assert not (tmp_path / "r.json").exists()
+
+
+def test_get_model_finds_a_registered_reranker(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mteb
+
+    from umekit.evaluation.mteb_model import MtebReranker, register
+
+    # mteb asks for torchvision and torchcodec as soon as a model takes pictures and videos; ours needs neither
+    monkeypatch.setattr(mteb.models.ModelMeta, "_missing_dependencies", lambda *_: [])
+    name = register(str(RERANKER), preset="qwen3-vl-reranker")
+    model = mteb.get_model(name)
+    assert isinstance(model, MtebReranker)
+    assert model.mteb_model_meta.model_type == ["cross-encoder"]
+    assert model.reranker.fingerprint() == umekit.load(RERANKER, preset="qwen3-vl-reranker").fingerprint()
