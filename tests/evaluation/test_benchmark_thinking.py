@@ -19,6 +19,7 @@ from umekit.evaluation.results import load_report, save_report
 from umekit.modeling.encode_loop import Encoded
 
 TASKS = ["DocVQA", "MSCOCO_i2t", "VisDial"]  # nine queries, with four or five candidates each
+MORE = ["HatefulMemes", "EDIS", "CIRR", "RefCOCO-Matching"]
 NEW = 4
 MOST = {"generative": NEW, "discriminative": None}  # tokens of a thought, where there is one
 pytestmark = pytest.mark.filterwarnings("ignore::umekit.evaluation.metrics.TieWarning")
@@ -99,6 +100,7 @@ def test_samples_are_averaged(thinking: Any, mmeb: Any, tmp_path: Path) -> None:
 class Drawn:
     """Vectors drawn anew for each item, mode and seed, so that results differ in every query."""
 
+    salt = 5  # of several, one with which each mode is better somewhere
     dim, arithmetic, batch_tokens = 8, "cpu, float32, none", 100
 
     def fingerprint(self) -> dict[str, Any]:
@@ -111,7 +113,7 @@ class Drawn:
 
     def _row(self, item: Any, mode: str, seed: int | None) -> Any:
         known = {key: Path(value).name if key == "image" else value for key, value in item.items()}
-        digest = hashlib.sha256(repr((sorted(known.items()), mode, seed)).encode()).digest()
+        digest = hashlib.sha256(repr((self.salt, sorted(known.items()), mode, seed)).encode()).digest()
         row = np.random.default_rng(list(digest)).standard_normal(self.dim).astype(np.float32)
         return row / np.linalg.norm(row)
 
@@ -124,7 +126,7 @@ def test_an_oracle_and_pass_at_k(mmeb: Any, tmp_path: Path, capsys: pytest.Captu
     """From result files that the runs wrote, by the verb, against sums by hand."""
 
     def values_of(mode: str, seed: int | None = None) -> Any:
-        settings = RunSettings(tasks=TASKS, mode=mode, seed=seed)
+        settings = RunSettings(tasks=[*TASKS, *MORE], mode=mode, seed=seed)
         work = tmp_path / f"{mode}{seed}"
         report = run_benchmark(Drawn(), load_benchmark("mmeb-v2"), LocalData(mmeb[0]), work, settings)
         assert report is not None
