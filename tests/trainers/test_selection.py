@@ -356,6 +356,31 @@ def test_thoughts_of_another_form_are_counted(tmp_path: Path) -> None:
     assert lines(report)[0]["query_thoughts"] == []
 
 
+def test_models_are_opened_one_after_the_other(tmp_path: Path) -> None:
+    """A function that opens one is called when it is its turn; before the next, nobody holds the former."""
+    order: list[str] = []
+
+    class Watched(StubThinker):
+        def __init__(self, word: str) -> None:
+            super().__init__(word)
+            order.append(f"open {word}")
+
+        def __del__(self) -> None:
+            order.append(f"free {self.word}")
+
+    def judge() -> StubEvaluator:
+        order.append("evaluator")
+        return StubEvaluator()
+
+    workers = [Worker("a", lambda: Watched("a")), Worker("b", lambda: Watched("b"))]
+    report = select(judge, plain_rows(), out=tmp_path, workers=workers)
+    assert order == ["open a", "free a", "open b", "free b", "evaluator"]
+    assert select(judge, plain_rows(), out=tmp_path, workers=workers) == report
+    wrong = [Worker("a", lambda: SimpleNamespace(model=SimpleNamespace(modes=())))]
+    with pytest.raises(TypeError, match="'a' writes no thoughts"):
+        select(judge, plain_rows(), out=tmp_path / "wrong", workers=wrong)
+
+
 def test_what_is_no_worker() -> None:
     with pytest.raises(ValueError, match="worker's name"):
         Worker("a/b", StubThinker("x"))

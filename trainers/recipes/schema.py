@@ -36,7 +36,7 @@ class ModelSpec(_Strict):
 
     path: str | None = None
     preset: str | None = None
-    role: Literal["discriminative", "generative", "reranker"] | None = None
+    role: Literal["discriminative", "generative", "adaptive", "reranker"] | None = None
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     quantize: Literal["4bit", "8bit"] | None = None
@@ -200,6 +200,12 @@ class SelectStep(_Strict):
     data: DataSpec
     settings: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _unfiltered(self) -> SelectStep:
+        if any(source.filter_thoughts is not None for source in self.data.sources):
+            raise ValueError("filter_thoughts is for the rows of a training, after thoughts are chosen")
+        return self
 
 
 class SoupStep(_Strict):

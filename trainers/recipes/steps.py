@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,14 +228,18 @@ def select_step(step: SelectStep, context: StepContext) -> dict[str, Any]:
         where = spec.path if spec.step is None else context.result_of(spec.step)
         return {"path": where, "preset": spec.preset, "revision": spec.revision, "device": device}
 
-    evaluator: Any = load(**found(step.evaluator), **options)
-    if not hasattr(evaluator, "rerank_many"):
-        raise RecipeError(f"step {step.name}: the evaluator answers no pairs with yes or no")
+    def evaluator() -> Any:
+        judge: Any = load(**found(step.evaluator), **options)
+        if not hasattr(judge, "rerank_many"):
+            raise RecipeError(f"step {step.name}: the evaluator answers no pairs with yes or no")
+        return judge
+
     workers = []
     for one in step.workers:
         drawn = one.model_dump(include={"name", "temperature", "samples", "top_p", "max_new_tokens", "sides"})
-        workers.append(Worker(model=open_thinker(**found(one), **options), **drawn))
-    rows: Any = eval_rows(_sources(step.data, context, evaluator.processor))
+        workers.append(Worker(model=partial(open_thinker, **found(one), **options), **drawn))
+    sources = open_sources(step.data, context.formats, context.result_of, None, context.recipe.seed)
+    rows: Any = eval_rows(sources)
     report = select(
         evaluator, rows, out=context.folder / "rows", settings=settings, workers=workers, **step.options
     )

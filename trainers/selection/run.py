@@ -29,7 +29,7 @@ from .settings import SelectionReport, SelectionSettings
 from .sheet import is_sheet, sampled, sheet
 from .statistics import statistics
 from .weighing import PairEvaluator
-from .workers import OneSide, Worker, WrittenThoughts, let_think
+from .workers import OneSide, Worker, WrittenThoughts, free_memory, let_think
 
 MANIFEST, SHEET, CARD = "selection.json", "samples.html", "README.md"
 KIND = "umekit-selection"
@@ -43,7 +43,7 @@ REPORTED = ("media_root", "rows", "failed_rows", "failed_pairs", "statistics")
 
 
 def select(
-    evaluator: PairEvaluator,
+    evaluator: PairEvaluator | Callable[[], PairEvaluator],
     rows: Sequence[Any],
     *,
     out: str | os.PathLike[str],
@@ -68,8 +68,8 @@ def select(
     called again with the same arguments, and writes the same bytes.
 
     Args:
-        evaluator: an ``umekit.Reranker``, or any other model that answers yes or no, see :class:`PairEvaluator`. It
-            alone sees both sides.
+        evaluator: an ``umekit.Reranker``, or any other model that answers yes or no, see :class:`PairEvaluator`; or a
+            function that opens it, which is called when all workers are done. It alone sees both sides.
         rows: dicts with ``query``, ``positive``, and ``negatives`` as mining writes them; pools that are there already
             in ``query_thoughts`` and ``positive_thoughts``: lists of ``{"worker", "thought", "answer"}``, or of texts
             ``<think>...</think><answer>...``. Other columns are kept.
@@ -108,14 +108,11 @@ def select(
     names = [worker.name for worker in workers]
     if len(set(names)) != len(names):
         raise ValueError(f"workers need different names, got {', '.join(names)}")
-    counter = tokenizer or evaluator.processor.tokenizer  # type: ignore[attr-defined]
     folder, layout = Path(out), OutputLayout(format, media_root)
     keys = scan(rows, layout)
     media = None if media_root is None else MediaRoot(media_root)
-    base = {
+    base: dict[str, Any] = {
         "rows": hashlib.sha256(b"".join(one.tobytes() for one in keys.values())).hexdigest(),
-        "evaluator": evaluator.fingerprint(),
-        "workers": {worker.name: worker.identity() for worker in workers},
         "own_thoughts": own_thoughts,
         "weighing": settings.weighing(),
         "media_root": None if media_root is None else os.fspath(media_root),
@@ -123,22 +120,35 @@ def select(
         "shard_size": shard_size,
     }
     more = {"choosing": settings.choosing(), "format": format, "max_failed": max_failed, "samples": samples}
-    done = finished(folder / MANIFEST, KIND, base | more)
-    if done is not None:
+    if (
+        folder / MANIFEST
+    ).exists():  # nobody needs to think: it is the result of these arguments, or of others
+        base["workers"] = {worker.name: worker.hired().identity() for worker in workers}
+        base["evaluator"] = _opened(evaluator).fingerprint()
+        done = finished(folder / MANIFEST, KIND, base | more)
+        assert done is not None
         return _report(done, folder)
     own = open_work(folder)
     store = own if work is None else Path(work)
     _check_places(folder, own, layout)
 
     written: dict[str, dict[str, Any]] = {worker.name: {} for worker in workers}
+    known: dict[str, Any] = {}
     for worker in workers:
+        hired = worker.hired()
+        known[worker.name] = hired.identity()
         for side in (side for side in settings.sides if side in worker.sides):
-            told = [base["rows"], worker.name, worker.identity(), side, shard_size, settings.seed]
+            told = [base["rows"], worker.name, known[worker.name], side, shard_size, settings.seed]
             where = store / f"thoughts-{_digest(told)}"
             where.mkdir(parents=True, exist_ok=True)
             source, share = OneSide(rows, side, keys[side], media), {"rank": rank, "world": world}
-            let_think(worker, source, side, where, shard_size=shard_size, seed=settings.seed, **share)
+            let_think(hired, source, side, where, shard_size=shard_size, seed=settings.seed, **share)
             written[worker.name][side] = WrittenThoughts(where, shard_size)
+        del hired
+        free_memory()  # the next one, or the evaluator, needs it
+    evaluator = _opened(evaluator)
+    base |= {"workers": known, "evaluator": evaluator.fingerprint()}
+    counter = tokenizer or evaluator.processor.tokenizer  # type: ignore[attr-defined]
     pools = Pools(lambda text: len(counter(text, add_special_tokens=False).input_ids), own_thoughts, written)
 
     find = _as_it_is if media is None else media.item
@@ -171,6 +181,10 @@ def select(
     write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
     remove_marked(own, WORK_FILES)
     return _report(manifest, folder)
+
+
+def _opened(evaluator: Any) -> PairEvaluator:
+    return evaluator() if callable(evaluator) else evaluator  # type: ignore[no-any-return]
 
 
 def _write(

@@ -7,10 +7,11 @@ in sight would leak it. Only the evaluator sees both.
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,7 +41,8 @@ class Worker:
 
     Attributes:
         name: by which its thoughts are known; a part of a folder's name.
-        model: an :class:`Encoder` of a checkpoint that thinks, or a :class:`Reasoner`.
+        model: an :class:`Encoder` of a checkpoint that thinks, or a :class:`Reasoner`; or a function that opens one, so
+            that memory holds it only while it thinks.
         temperature, top_p, max_new_tokens: None for the model's own; without a temperature one thought is greedy.
         samples: thoughts of an item.
         sides: whose items it thinks of.
@@ -64,11 +66,21 @@ class Worker:
         whole_number("samples", self.samples)
         if not self.sides or not set(self.sides) <= set(SIDES):
             raise ValueError(f"worker {self.name!r}: sides is {self.sides}; use {', '.join(SIDES)}")
+        if callable(self.model):
+            return
         thinks = isinstance(self.model, Reasoner) or "generative" in getattr(self.thinker.model, "modes", ())
         if not thinks:
             raise TypeError(
                 f"worker {self.name!r} writes no thoughts: give a reasoner, or a checkpoint that thinks"
             )
+
+    def hired(self) -> Worker:
+        """The same with its model opened.
+
+        Raises:
+            TypeError: the model writes no thoughts.
+        """
+        return replace(self, model=self.model()) if callable(self.model) else self
 
     @property
     def thinker(self) -> Any:
@@ -117,8 +129,15 @@ def open_thinker(
     return Reasoner.from_pretrained(path, **told, model_kwargs=model_kwargs)
 
 
+def free_memory() -> None:
+    """Give back what a model took that nobody holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 class OneSide(Items):
-    """The queries of rows, or their positives: what a worker is handed. It holds no row, and no other side."""
+    """The queries of rows, or their positives: what a worker is handed, item by item, and nothing else of a row."""
 
     def __init__(
         self, rows: Sequence[Any], side: str, keys: NDArray[np.int64], media: MediaRoot | None

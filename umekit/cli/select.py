@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,15 +147,16 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     rows, media = open_rows(args.rows, args.media_root)
-    evaluator = load_reranker(args, args.evaluator, args.evaluator_preset)
-    models = {path: _thinker(args, path) for path in dict.fromkeys(path for _, path, _ in asked)}
     drawn = {"samples": args.num_samples, "top_p": args.top_p, "max_new_tokens": args.max_new_tokens}
     try:
-        workers = [Worker(name, models[path], temperature, **drawn) for name, path, temperature in asked]
-    except (ValueError, TypeError) as error:
+        workers = [
+            Worker(name, partial(_thinker, args, name, path), temperature, **drawn)
+            for name, path, temperature in asked
+        ]
+    except ValueError as error:
         raise UsageError(str(error)) from None
     report = select(
-        evaluator,
+        partial(load_reranker, args, args.evaluator, args.evaluator_preset),
         rows,
         out=args.out,
         settings=settings,
@@ -199,9 +201,12 @@ def _prior(text: str) -> tuple[str, float]:
         raise UsageError(f"--prior {text}: give NAME=P{'' if given else ', with a number'}") from None
 
 
-def _thinker(args: argparse.Namespace, path: str) -> Any:
+def _thinker(args: argparse.Namespace, name: str, path: str) -> Any:
     """A checkpoint of ours, or a stock model."""
     from ..trainers.selection.workers import open_thinker
 
     with opening(path):
-        return open_thinker(path, device=args.device, dtype=args.dtype)
+        model = open_thinker(path, device=args.device, dtype=args.dtype)
+        if "generative" not in getattr(getattr(model, "model", None), "modes", ("generative",)):
+            raise UsageError(f"--worker {name}: {path} writes no thoughts")
+        return model

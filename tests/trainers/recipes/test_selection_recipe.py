@@ -71,6 +71,7 @@ def recipe(tmp_path: Path, *changes: tuple[str, str]) -> Path:
     [
         ("evaluator: {step: evaluator}", "evaluator: {step: joint}", "'joint' is no training before it"),
         ("evaluator: {step: evaluator}", "evaluator: {}", "name a step or a path"),
+        ("pools: true}}", "pools: true}, filter_thoughts: {}}", "after thoughts are chosen"),
         (
             "{name: selected, step: select}",
             "{name: selected, step: evaluator}",
