@@ -14,20 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..dry_run import dry_run
-from .schema import MineStep, Recipe, RecipeError, ScoreStep, SelectStep, SoupStep, Step, TrainStep
+from .row_steps import mine_step, score_step, select_step, selection_settings
+from .schema import Recipe, RecipeError
 from .sources import Opener
 from .step_names import check_inside
-from .steps import (
-    StepContext,
-    build_trainer,
-    mine_step,
-    score_step,
-    select_step,
-    selection_settings,
-    soup_step,
-    train_step,
-    training_arguments,
-)
+from .step_specs import MineStep, ScoreStep, SelectStep, SoupStep, Step, TrainStep
+from .steps import StepContext, build_trainer, soup_step, train_step, training_arguments
 
 DONE = "done.json"
 RECIPE_FILE = "recipe.json"

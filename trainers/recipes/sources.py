@@ -16,7 +16,8 @@ from ..sampling import PlannedRows, Source, plan_epochs
 from ..sampling.planned_rows import ids_of_source
 from ..sampling.targets import UNKNOWN
 from ..thought_filters import filter_thoughts
-from .schema import DataSpec, RecipeError, SourceSpec
+from .schema import RecipeError
+from .step_specs import DataSpec, SourceSpec
 
 logger = logging.getLogger(__name__)
 

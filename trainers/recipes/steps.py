@@ -1,4 +1,4 @@
-"""The kinds of steps: training, mining, scoring, selecting thoughts, souping."""
+"""The steps that leave a model: training and souping; and what a step of either kind begins with."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import HfArgumentParser, set_seed
 
-from ...encoding.encoder import Encoder
 from ...encoding.loading import load
 from ..arguments import ItemTrainingArguments
 from ..checkpoints import last_complete_checkpoint
@@ -26,29 +24,13 @@ from ..lora import add_lora
 from ..lora.checkpoint_souping import soup_checkpoints
 from ..lora.merging import merge
 from ..lora.souping import soup
-from ..mining import mine
 from ..registry import trainer_class
 from ..sampling import PlannedRows, Source
-from ..scoring import score
-from ..selection import SelectionSettings, Worker, select
-from ..selection.workers import open_thinker
 from .plan_file import check_plan, write_plan
 from .prompts import get_prompt
-from .schema import (
-    START,
-    DataSpec,
-    MineStep,
-    ModelSpec,
-    OpenedSpec,
-    PromptSpec,
-    Recipe,
-    RecipeError,
-    ScoreStep,
-    SelectStep,
-    SoupStep,
-    TrainStep,
-)
+from .schema import START, Recipe, RecipeError
 from .sources import Opener, eval_rows, open_sources, train_rows
+from .step_specs import DataSpec, ModelSpec, PromptSpec, SoupStep, TrainStep
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +108,7 @@ def build_trainer(step: TrainStep, context: StepContext) -> ItemTrainer:
     """The trainer of a step, ready to run: model, prompt, adapter, data, arguments."""
     args = training_arguments(step, context)
     # Made first: the arguments choose this process's device, which quantised weights are loaded onto.
-    model, processor = _start(
+    model, processor = start_of_step(
         context, context.recipe.start_of(step), None if _is_sharded(args) else args.device
     )
     if step.prompt is not None:
@@ -136,7 +118,7 @@ def build_trainer(step: TrainStep, context: StepContext) -> ItemTrainer:
         add_lora(model, **step.lora.model_dump())
     batch = args.per_device_train_batch_size * args.world_size
     steps = args.max_steps * args.gradient_accumulation_steps
-    sources = _sources(step.data, context, processor)
+    sources = sources_of(step.data, context, processor)
     rows = train_rows(step.data, sources, batch, steps, args.num_train_epochs, context.recipe.seed)
     if args.max_steps <= 0:
         args.max_steps = len(rows) // batch // args.gradient_accumulation_steps
@@ -147,7 +129,7 @@ def build_trainer(step: TrainStep, context: StepContext) -> ItemTrainer:
             )
     held_out = None
     if step.eval_data is not None:
-        held_out = eval_rows(_sources(step.eval_data, context, processor))
+        held_out = eval_rows(sources_of(step.eval_data, context, processor))
     trainer = trainer_class(step.trainer)
     objective = trainer.make_objective(args)
     if step.objective_from is not None:
@@ -194,74 +176,6 @@ def training_arguments(step: TrainStep, context: StepContext) -> ItemTrainingArg
     return args
 
 
-def mine_step(step: MineStep, context: StepContext) -> dict[str, Any]:
-    """Find hard negatives for the rows of all sources together."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, processor = _start(context, context.recipe.start_of(step), device)
-    rows: Any = eval_rows(_sources(step.data, context, processor))
-    encoder: Any = Encoder(model, processor)
-    report = mine(encoder, rows, out=context.folder / "rows", **step.options)
-    return {"result": "rows", **dataclasses.asdict(report)}
-
-
-def score_step(step: ScoreStep, context: StepContext) -> dict[str, Any]:
-    """Score the candidates of all sources' rows by the embedder and by the teacher."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    embedder: Any = Encoder(*_start(context, step.start, device))
-    teacher: Any = load(
-        context.result_of(step.reranker), device=device, **_model_options(context.recipe.model)
-    )
-    if not hasattr(teacher, "rerank"):
-        raise RecipeError(f"step {step.name}: what {step.reranker!r} left scores no pairs")
-    rows: Any = eval_rows(_sources(step.data, context, embedder.processor))
-    report = score(embedder, teacher, rows, out=context.folder / "rows", **step.options)
-    assert report is not None
-    return {"result": "rows", **dataclasses.asdict(report)}
-
-
-def select_step(step: SelectStep, context: StepContext) -> dict[str, Any]:
-    """Choose among the candidate thoughts of all sources' rows."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings, options = selection_settings(step), _model_options(context.recipe.model)
-
-    def found(spec: OpenedSpec) -> dict[str, Any]:
-        where = spec.path if spec.step is None else context.result_of(spec.step)
-        return {"path": where, "preset": spec.preset, "revision": spec.revision, "device": device}
-
-    def evaluator() -> Any:
-        judge: Any = load(**found(step.evaluator), **options)
-        if not hasattr(judge, "rerank_many"):
-            raise RecipeError(f"step {step.name}: the evaluator answers no pairs with yes or no")
-        return judge
-
-    workers = []
-    for one in step.workers:
-        drawn = one.model_dump(include={"name", "temperature", "samples", "top_p", "max_new_tokens", "sides"})
-        workers.append(Worker(model=partial(open_thinker, **found(one), **options), **drawn))
-    sources = open_sources(step.data, context.formats, context.result_of, None, context.recipe.seed)
-    rows: Any = eval_rows(sources)
-    report = select(
-        evaluator, rows, out=context.folder / "rows", settings=settings, workers=workers, **step.options
-    )
-    assert report is not None
-    return {"result": "rows", **dataclasses.asdict(report)}
-
-
-def selection_settings(step: SelectStep) -> SelectionSettings:
-    """The settings of a step.
-
-    Raises:
-        RecipeError: there is no such setting, or it cannot have this value.
-    """
-    try:
-        given: dict[str, Any] = {
-            name: tuple(one) if name == "sides" else one for name, one in step.settings.items()
-        }
-        return SelectionSettings(**given)
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"step {step.name}: settings: {error}") from None
-
-
 def soup_step(step: SoupStep, context: StepContext) -> dict[str, Any]:
     """Average what several steps left: adapters, or whole models."""
     parts = [context.result_of(name) for name in step.of]
@@ -275,15 +189,15 @@ def soup_step(step: SoupStep, context: StepContext) -> dict[str, Any]:
     return {"result": result.name, "of": list(step.of)}
 
 
-def _sources(data: DataSpec, context: StepContext, processor: Any) -> list[Source]:
+def sources_of(data: DataSpec, context: StepContext, processor: Any) -> list[Source]:
     seed = context.recipe.seed
     return open_sources(data, context.formats, context.result_of, processor.tokenizer, seed)
 
 
-def _start(context: StepContext, name: str, device: torch.device | None) -> tuple[Any, Any]:
+def start_of_step(context: StepContext, name: str, device: torch.device | None) -> tuple[Any, Any]:
     """Model and processor that a step starts from; on the CPU for no device."""
     spec = context.recipe.model
-    options = {**_model_options(spec), "device": device or torch.device("cpu")}
+    options = {**model_options(spec), "device": device or torch.device("cpu")}
     if name == START:
         encoder = load(spec.path, preset=spec.preset, role=spec.role, revision=spec.revision, **options)
     else:
@@ -291,7 +205,7 @@ def _start(context: StepContext, name: str, device: torch.device | None) -> tupl
     return encoder.model, encoder.processor
 
 
-def _model_options(spec: ModelSpec) -> dict[str, Any]:
+def model_options(spec: ModelSpec) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": spec.dtype}
     if spec.attn_implementation is not None:
         options["attn_implementation"] = spec.attn_implementation

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from umekit.trainers.recipes import PROMPTS, RecipeError, launch_line, read_recipe
-from umekit.trainers.recipes.schema import TrainStep
+from umekit.trainers.recipes.step_specs import TrainStep
 
 FOLDER = Path(__file__).parents[3] / "examples" / "recipes"
 RECIPE = """

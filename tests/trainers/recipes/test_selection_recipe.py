@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 import umekit
 from umekit.evaluation.digit_world.dataset import open_digit_world
 from umekit.trainers.recipes import FORMATS, RecipeError, read_recipe, run_recipe
-from umekit.trainers.recipes.steps import selection_settings
+from umekit.trainers.recipes.row_steps import selection_settings
 from umekit.trainers.registry import trainer_class
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "recipes"

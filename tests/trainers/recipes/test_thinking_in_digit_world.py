@@ -11,8 +11,8 @@ import pytest
 import umekit
 from umekit.evaluation.digit_world.dataset import open_digit_world
 from umekit.trainers.recipes import FORMATS, RecipeError, read_recipe, run_recipe
-from umekit.trainers.recipes.schema import DataSpec
 from umekit.trainers.recipes.sources import open_sources
+from umekit.trainers.recipes.step_specs import DataSpec
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "recipes"
 FORMATS_HERE = {**FORMATS, "digit-world": open_digit_world}
