@@ -75,8 +75,8 @@ class ActionCollator(ThoughtCollator):
         tokenizer = self.processor.prompt_tokenizer
         if missing := [token for token in map(action_token, ACTIONS) if token not in tokenizer.added]:
             raise ValueError(
-                f"the tokenizer has no token {' and no '.join(missing)}: load a checkpoint of kind 'adaptive', which "
-                "has both"
+                f"the tokenizer has no token {' and no '.join(missing)}: load a checkpoint of kind 'adaptive', or a "
+                "stock Qwen3-VL with preset='mmemb-r1', which adds both"
             )
         return [tokenizer.id_of(action_token(action)) for action in ACTIONS]
 

@@ -36,6 +36,7 @@ MMEMB_R1 = replace(
     fixture=("", ""),
     repos=(),
     families=("qwen3_vl",),
+    model=replace(UME_R1.model, kind="adaptive"),
     processor=processor,
     tokens=(
         *UME_R1.tokens,

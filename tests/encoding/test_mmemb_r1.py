@@ -20,6 +20,12 @@ def test_a_stock_backbone_gets_the_tokens_of_actions(tiny_backbone: Callable[[st
     assert tokens["direct"] != tokens["reason"]
     vectors = encoder.encode(["a picture", "a text"], mode="both", max_new_tokens=4)
     assert all(np.isfinite(one).all() for one in vectors.values())
+    assert encoder.model.settings.kind == "adaptive"
+    for kappa, mode in ((0.0, "generative"), (1.0, "discriminative")):  # to think always, and never
+        found = encoder.encode(
+            ["a text"], mode="adaptive", kappa=kappa, max_new_tokens=4, return_details=True
+        )
+        assert found.modes == [mode]
     prompt = encoder.processor.prepare("a text", mode="generative").rendered
     assert "a text\n<disc_emb>\n" in prompt
     assert prompt.endswith("<|im_start|>assistant\n")  # where the choice is read

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import umekit
 from umekit.trainers import JointReasoningTrainingArguments
-from umekit.trainers.actions import ActionCollator, action_of, prompt_ends
+from umekit.trainers.actions import ActionCollator, action_margins, action_of, prompt_ends
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 2e-4  # of the largest number
@@ -185,6 +185,17 @@ def test_parts_and_gradients(outcomes: Any, plain: Any, case: str) -> None:
         assert run[case]["gradients"].keys() == gradients.keys()
         for name, gradient in run[case]["gradients"].items():
             close(gradient, gradients[name], name)
+
+
+def test_the_choice_that_is_trained_is_the_one_that_is_made() -> None:
+    """The margin of training is the logit that the adaptive kind decides by."""
+    encoder = umekit.load(role="adaptive", device="cpu")
+    ids = ActionCollator(encoder.processor).action_ids()
+    states = torch.randn(3, 5, encoder.model.dim)
+    places = torch.tensor([4, 0, 2])
+    found = action_margins(encoder.model, states, places, ids)
+    torch.testing.assert_close(found, encoder.model.action_logits(states[torch.arange(3), places]))
+    assert found.abs().min() > 0
 
 
 def test_evaluation_takes_each_side_as_it_is_labelled(tmp_path: Path, plain: Any) -> None:

@@ -38,8 +38,10 @@ def test_from_pools_to_a_model(tmp_path: Path) -> None:
     assert all(one["candidates"] == 12 for one in told["workers"].values())
     assert {"eval_disc_recall@1", "eval_gen_disc_recall@1", "eval_recall@1"} <= set(results[2].metrics)
     encoder = umekit.load(results[2].folder)
-    vectors = encoder.encode(["walk from p1 h2"], mode="both", max_new_tokens=4)
-    assert all(np.isfinite(one).all() for one in vectors.values())
+    assert encoder.model.settings.kind == "adaptive"
+    for mode in ("adaptive", "generative", "discriminative"):
+        more = {} if mode == "discriminative" else {"max_new_tokens": 4}
+        assert np.isfinite(encoder.encode(["walk from p1 h2"], mode=mode, **more)).all()
     logged = json.loads(
         next((tmp_path / "joint" / "trainer").glob("checkpoint-*/trainer_state.json")).read_text()
     )
