@@ -32,11 +32,14 @@ class EncodedRows:
         vectors: float32 ``[n, d]``; NaN where there is none.
         reasons: place of a row without a vector -> why.
         truncated: places of rows whose text was cut at the limit of tokens.
+        reasoned, thought_tokens: rows that were thought about before they were embedded, and what was written.
     """
 
     vectors: NDArray[np.float32]
     reasons: dict[int, str]
     truncated: set[int]
+    reasoned: int = 0
+    thought_tokens: int = 0
 
 
 class RowEncoder:
@@ -88,6 +91,11 @@ class RowEncoder:
             found.truncated = {
                 asked[index] for index, count in enumerate(getattr(encoded, "truncated", [])) if count
             }
+            counts = [
+                sum(one) if isinstance(one, list) else one for one in getattr(encoded, "thought_tokens", [])
+            ]
+            found.thought_tokens = sum(counts)
+            found.reasoned = round(getattr(encoded, "invocation_ratio", 0.0) * len(asked))
             found.reasons |= {asked[index]: reason_of(error) for index, error in encoded.errors}
             if getattr(encoded, "halved", False):
                 self.halved_to = int(encoded.batch_tokens)

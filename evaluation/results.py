@@ -11,6 +11,8 @@ from .benchmarks.definition import BENCHMARKS
 from .benchmarks.report import BenchmarkReport
 from .calibration_report import BENCHMARK as CALIBRATION
 from .calibration_report import CalibrationReport
+from .curve_report import BENCHMARK as CURVE
+from .curve_report import CurveReport
 from .digit_world.report import BENCHMARK, DigitWorldReport
 from .report import KIND, SCHEMA, Report
 from .score import ResultFormatError
@@ -22,6 +24,7 @@ EXTENSIONS: dict[str, type[Report]] = {
     BENCHMARK: DigitWorldReport,
     THOUGHTS: ThoughtReport,
     CALIBRATION: CalibrationReport,
+    CURVE: CurveReport,
     **dict.fromkeys(BENCHMARKS, BenchmarkReport),
 }
 

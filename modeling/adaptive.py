@@ -100,7 +100,7 @@ class UmeForAdaptiveEmbedding(UmeForGenerativeEmbedding):
         if not isinstance(reason, int) or not isinstance(direct, int):
             raise UmeSettingsError(
                 "config.ume.tokens names no 'direct' and 'reason': this checkpoint has no policy of its own; give "
-                "strategy=, or fit a probe (umekit tune)"
+                "strategy=, or fit a probe (umekit probe)"
             )
         return reason, direct
 
@@ -116,7 +116,7 @@ class UmeForAdaptiveEmbedding(UmeForGenerativeEmbedding):
             return Policy()
         if name == "probe":
             if self.probe is None:
-                raise ValueError(f"this checkpoint has no {PROBE_FILE}: fit a probe (umekit tune)")
+                raise ValueError(f"this checkpoint has no {PROBE_FILE}: fit a probe (umekit probe)")
             return self.probe
         if not callable(getattr(name, "scores", None)):
             raise ValueError(

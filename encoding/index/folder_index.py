@@ -55,6 +55,9 @@ class IndexReport:
     rows: int = 0
     seconds: float = 0.0
     truncated: int = 0  # rows of this run whose text was cut at the limit of tokens
+    encoded: int = 0  # rows of this run
+    reasoned: int = 0  # of these, thought about
+    thought_tokens: int = 0  # of these thoughts
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,9 @@ class _Update:
             return
         encoded = self.encoder.encode(rows)
         self.report.truncated += len(encoded.truncated)
+        self.report.encoded += len(rows)
+        self.report.reasoned += encoded.reasoned
+        self.report.thought_tokens += encoded.thought_tokens
         for place, row in enumerate(rows):
             if place in encoded.reasons:
                 self._fail(row.id, encoded.reasons[place])

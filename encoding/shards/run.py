@@ -38,6 +38,8 @@ def encode_shards(
     role: str | None = None,
     instruction: str | None = None,
     mode: str | None = None,
+    kappa: float | None = None,
+    budget: float | None = None,
     dim: int | None = None,
     max_new_tokens: int | None = None,
     thoughts: GivenThoughts | None = None,
@@ -62,8 +64,9 @@ def encode_shards(
         out: folder of the parts.
         shard_size: samples (files, lines, rows) of a part; one part's vectors are held in memory.
         resume: go on with a run that ``out`` holds; False refuses. With ``world > 1`` it is always so.
-        role, instruction, mode, dim, max_new_tokens: as in ``Encoder.encode``.
+        role, instruction, mode, kappa, dim, max_new_tokens: as in ``Encoder.encode``.
         thoughts: to embed with, see :func:`open_thoughts`; a row without one thinks itself.
+        budget: likewise; met in each part on its own, so that a part does not depend on those before.
         batch_tokens: padded tokens of a forward; the encoder's, or what the run began with.
         threads: of torch on a CPU, where their number changes the last digits; those that are set, or what the run
             began with.
@@ -96,6 +99,8 @@ def encode_shards(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"role": role, "instruction": instruction, "mode": mode}
+    deciding = {"kappa": kappa, "budget": budget}
+    options |= {name: value for name, value in deciding.items() if value is not None}
     options |= {"batch_tokens": batch_tokens, "threads": threads}
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens

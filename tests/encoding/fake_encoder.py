@@ -51,7 +51,8 @@ class FakeEncoder:
         vectors = np.array(rows, dtype=np.float32).reshape(len(items), self.dim)
         if not return_details:
             return vectors
-        return SimpleNamespace(embeddings=vectors, errors=errors, thoughts=[None] * len(items))
+        costs = {"invocation_ratio": 0.0, "tokens_per_item": 0.0, "seconds_per_item": 0.001}
+        return SimpleNamespace(embeddings=vectors, errors=errors, thoughts=[None] * len(items), **costs)
 
     def encode_query(self, items: Any, **options: Any) -> Any:
         return self.encode(items, **options)

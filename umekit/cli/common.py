@@ -50,6 +50,20 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, embedder: bool = Tru
     )
 
 
+def add_adaptive_arguments(parser: argparse.ArgumentParser) -> None:
+    """What an adaptive checkpoint thinks about."""
+    group = parser.add_argument_group("adaptive mode", "for checkpoints that decide what they think about")
+    group.add_argument(
+        "--kappa",
+        type=float,
+        metavar="K",
+        help="think where p(reason) is over it: 0 nearly always, 1 never (default: the checkpoint's)",
+    )
+    group.add_argument(
+        "--budget", type=float, metavar="N", help="instead: average thought tokens an item, met as it goes"
+    )
+
+
 def positive(text: str) -> int:
     """An argument that is a whole number from 1 on."""
     try:
@@ -227,22 +241,53 @@ def _is_of_demo(path: Path) -> bool:
 
 
 def mode_options(args: argparse.Namespace) -> dict[str, Any]:
-    given = {"mode": args.mode, "max_new_tokens": getattr(args, "max_new_tokens", None)}
-    return {name: value for name, value in given.items() if value is not None}
+    names = ("mode", "max_new_tokens", "kappa", "budget")
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
+
+
+def check_adaptive(args: argparse.Namespace, encoder: Any) -> None:
+    """Raise UsageError where --kappa and --budget mean nothing, before anything is read for hours."""
+    from ..modeling.encode_loop import EncodeOptions
+
+    if args.kappa is None and args.budget is None:
+        return
+    try:
+        EncodeOptions.of(encoder.model, mode=args.mode, kappa=args.kappa, budget=args.budget)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def costs_of(encoded: Any) -> dict[str, float]:
+    """Of the details of a call: share of the items that were thought about, thought tokens and seconds of an item."""
+    return {
+        "invocation_ratio": round(encoded.invocation_ratio, 4),
+        "tokens_per_item": round(encoded.tokens_per_item, 2),
+        "seconds_per_item": round(encoded.seconds_per_item, 5),
+    }
+
+
+def told_costs(costs: Mapping[str, float]) -> str:
+    """The same in words."""
+    return (
+        f"{costs['invocation_ratio']:.0%} thought about, {costs['tokens_per_item']:.1f} thought tokens and "
+        f"{costs['seconds_per_item']:.4f} s an item"
+    )
 
 
 def told_thought(encoded: Any, place: int = 0) -> dict[str, Any]:
     """The thought of an item's vector: text, tokens, and whether it was cut at its limit; nothing without one."""
+    score = encoded.reason_scores[place] if getattr(encoded, "reason_scores", None) else None
+    decided = {} if score is None else {"p_reason": round(score, 4), "mode": encoded.modes[place]}
     if encoded.thoughts[place] is None:
-        return {}
+        return decided
     tokens, forced = encoded.thought_tokens[place], encoded.forced[place]
-    return {"thought": encoded.thoughts[place], "thought_tokens": tokens, "forced": forced}
+    return {"thought": encoded.thoughts[place], "thought_tokens": tokens, "forced": forced, **decided}
 
 
 def shown_thought(told: Mapping[str, Any]) -> str:
     """The same in a line; empty without a thought."""
-    if not told:
-        return ""
+    if "thought" not in told:
+        return f"embedded at once: p(reason) is {told['p_reason']:.2f}" if "p_reason" in told else ""
     cut = ", cut at its limit" if told["forced"] else ""
     return f"thought ({told['thought_tokens']} tokens{cut}): {_cell(told['thought'])}"
 

@@ -14,14 +14,18 @@ from typing import Any
 from ..processing.prompts import ROLES
 from .common import (
     UsageError,
+    add_adaptive_arguments,
     add_model_arguments,
     add_password_argument,
+    check_adaptive,
+    costs_of,
     limits_of,
     mode_options,
     print_json,
     report_failures,
     report_left_out,
     tell_tiny,
+    told_costs,
     told_cuts,
 )
 from .encode_shards import (
@@ -75,6 +79,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_password_argument(parser)
     add_model_arguments(parser)
     add_reasoner_arguments(parser)
+    add_adaptive_arguments(parser)
     add_shard_arguments(parser)
 
 
@@ -106,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     tell_tiny(args.model, args.files)
     encoder = load_encoder(args)
     check_thinking(args, encoder)
+    check_adaptive(args, encoder)
     given = _given_thoughts(args, [name for name, _ in rows])
     with cuts_untold():
         encoded = encoder.encode(
@@ -130,6 +136,9 @@ def run(args: argparse.Namespace) -> int:
     manifest = {"fingerprint": encoder.fingerprint(), "role": args.role, "mode": args.mode}
     if given:
         manifest["thoughts"] = str(args.thoughts)
+    for name in ("kappa", "budget"):
+        if getattr(args, name) is not None:
+            manifest[name] = getattr(args, name)
     manifest |= {"instruction": args.instruction, "versions": library_versions()}
     buffer = io.BytesIO()
     np.savez(
@@ -141,10 +150,12 @@ def run(args: argparse.Namespace) -> int:
     write_atomically(args.out, buffer.getvalue())
     if args.json:
         summary = {"out": str(args.out), "rows": len(kept), "dim": encoder.dim, "failed": failed}
-        print_json(summary | {"truncated": truncated, "left_out": left_out})
+        print_json(summary | {"truncated": truncated, "left_out": left_out, **costs_of(encoded)})
     else:
         made = f"{len(kept)} vectors of {encoder.dim} numbers"
-        print(f"{args.out}: {made}, {told_cuts(truncated)}{len(failed)} not readable")
+        print(
+            f"{args.out}: {made}, {told_cuts(truncated)}{len(failed)} not readable; {told_costs(costs_of(encoded))}"
+        )
     return 1 if failed else 0
 
 

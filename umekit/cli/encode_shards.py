@@ -175,6 +175,8 @@ def run_shards(args: argparse.Namespace) -> int:
         "mode": args.mode,
         "max_new_tokens": args.max_new_tokens,
         "thoughts": thoughts,
+        "kappa": args.kappa,
+        "budget": args.budget,
         "format": args.format or "npy",
         "dtype": args.vectors or "float32",
         "threads": _threads(args, devices[0]),

@@ -20,7 +20,7 @@ MODEL_OPTIONS = ("model", "preset", "device", "dtype", "attention", "compile")
 COMMON = ("tasks", "mode", "num_samples", "max_new_tokens", "rerank", "rerank_preset", "depth", "alpha")
 CALIBRATION = "calibration"
 READING = ("source", "diff", "table", "oracle_of", "pass_of")
-NOT_IN_COMMAND = ("work", "data", "resume")  # where things lie decides nothing
+NOT_IN_COMMAND = ("work", "data", "resume", "draw")  # where things lie decides nothing
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

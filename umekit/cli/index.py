@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .common import (
     UsageError,
+    add_adaptive_arguments,
     add_model_arguments,
     add_password_argument,
+    check_adaptive,
     limits_of,
     mode_options,
     print_json,
@@ -19,6 +22,9 @@ from .common import (
     told_cuts,
 )
 from .reasoners import add_reasoner_arguments, load_encoder
+
+if TYPE_CHECKING:
+    from ..encoding.index.folder_index import IndexReport
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_password_argument(parser)
     add_model_arguments(parser)
     add_reasoner_arguments(parser)
+    add_adaptive_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from ..encoding.index.manifest import MANIFEST
     from ..encoding.index.opening import index_settings, named_model
     from ..encoding.storage.contents import stored_model
+    from ..modeling.budget import Budget
     from ..processing.cut_texts import cuts_untold
 
     if not args.path.is_dir():
@@ -72,18 +80,27 @@ def run(args: argparse.Namespace) -> int:
         former = index_settings(target)
         args.model = args.model or named_model(target, former)
         args.mode = args.mode or former.get("mode")
+        if args.kappa is None and args.budget is None:
+            args.kappa, args.budget = former.get("kappa"), former.get("budget")
     settings = {"role": "document", "mode": args.mode, "model": stored_model(args.model)}
+    deciding = {"kappa": args.kappa, "budget": args.budget}
+    settings |= {name: value for name, value in deciding.items() if value is not None}
     tell_tiny(args.model, [args.path])
+    encoder = load_encoder(args)
+    check_adaptive(args, encoder)
+    options = mode_options(args)
+    if args.budget is not None:
+        options["budget"] = Budget(args.budget)  # one account over all that is encoded
     with cuts_untold():  # told below
         _, report = index_folder(
-            load_encoder(args),
+            encoder,
             args.path,
             target,
             recursive=not args.no_recursive,
             settings=settings,
             rebuild=args.rebuild,
             show_progress=False if args.quiet else None,
-            encode_options=mode_options(args),
+            encode_options=options,
             limits=limits_of(args),
         )
     if args.json:
@@ -92,11 +109,19 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{target}: {report.rows} rows; files: {len(report.added)} new, {len(report.updated)} changed, "
             f"{report.unchanged} unchanged, {len(report.removed)} gone, {len(report.failed)} not readable; "
-            f"{told_cuts(report.truncated)}{report.seconds:.1f} s"
+            f"{told_cuts(report.truncated)}{_told_thoughts(report)}{report.seconds:.1f} s"
         )
     report_left_out(report.left_out)
     report_failures(report.failed)
     return 1 if report.failed else 0
+
+
+def _told_thoughts(report: IndexReport) -> str:
+    """What was thought about the rows of this run; nothing where nothing was."""
+    if not report.reasoned:
+        return ""
+    tokens, rows = report.thought_tokens, max(report.encoded, 1)
+    return f"{report.reasoned} of {report.encoded} rows thought about, {tokens / rows:.1f} thought tokens a row, "
 
 
 def _from_shards(args: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ VERBS: tuple[str, ...] = (
     "mine",
     "score",
     "tune",
+    "probe",
     "select",
     "soup",
     "merge",

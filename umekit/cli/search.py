@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from .common import (
     UsageError,
+    add_adaptive_arguments,
     add_item_arguments,
     add_model_arguments,
+    check_adaptive,
+    costs_of,
     item_from,
     limits_of,
     load_reranker,
@@ -19,6 +22,7 @@ from .common import (
     report_failures,
     shown_thought,
     tell_tiny,
+    told_costs,
     told_thought,
 )
 from .reasoners import add_reasoner_arguments, load_encoder
@@ -49,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_item_arguments(parser)
     add_model_arguments(parser)
     add_reasoner_arguments(parser)
+    add_adaptive_arguments(parser)
     group = parser.add_argument_group("reranking")
     group.add_argument(
         "--rerank",
@@ -112,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"the index {folder} is empty")
     if args.mode is None:
         args.mode = settings.get("mode")
+    check_adaptive(args, encoder)
     query = encoder.encode([item], role="query", return_details=True, **mode_options(args))
     wanted = args.k if fusion is None else fusion.depth
     found, scores = index.search(query.embeddings, min(wanted, len(index)))
@@ -119,7 +125,8 @@ def run(args: argparse.Namespace) -> int:
     ranked = [(name, {"score": score}) for name, score in best]
     told: dict[str, Any] = told_thought(query)
     if told and not args.json:
-        print(shown_thought(told), end="\n\n")
+        print(shown_thought(told), told_costs(costs_of(query)), sep="\n", end="\n\n")
+    cost = costs_of(query)
     if root is not None and fusion is not None:
         del encoder  # two models need not be in memory at once
         ranked, told["failed"] = rerank(args, item, index, best, root, fusion, record)
@@ -129,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
             {"rank": rank, **scores, "id": name, "metadata": index.get(name)}
             for rank, (name, scores) in enumerate(ranked, start=1)
         ]
-        print_json({"index": str(folder), "results": rows, **told})
+        print_json({"index": str(folder), "results": rows, **told, "cost": cost})
     else:
         print_table(
             ("rank", *ranked[0][1], "id", "what"),

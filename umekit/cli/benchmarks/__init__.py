@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import calibration, digit_world, mteb, retrieval, thoughts
+from . import calibration, curve, digit_world, mteb, retrieval, thoughts
 
-MODULES: tuple[ModuleType, ...] = (digit_world, thoughts, calibration, retrieval, mteb)
+MODULES: tuple[ModuleType, ...] = (digit_world, thoughts, curve, calibration, retrieval, mteb)
 NAMES: tuple[str, ...] = tuple(name for module in MODULES for name in module.NAMES)
 
 

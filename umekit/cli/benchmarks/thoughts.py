@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..common import UsageError, load_encoder
 
 if TYPE_CHECKING:
     from ...evaluation.report import Report
+    from ...evaluation.thought_sensitivity import Questions
 
 NAMES = ("thoughts",)
 OPTIONS = ("rows",)
@@ -31,31 +32,36 @@ def check(_: argparse.Namespace) -> None:
     """Nothing can be said before the rows are read."""
 
 
+def asked_questions(args: argparse.Namespace) -> tuple[list[Questions], dict[str, Any]]:
+    """DigitWorld's questions, or the caller's own rows, and what data they are.
+
+    Raises:
+        ValueError: tasks or rows that can't be scored.
+    """
+    from ...evaluation.thought_sensitivity import digit_world_questions, row_questions, rows_sha256
+
+    if args.rows is None:
+        names = ("tasks", "queries", "size", "seed", "split")
+        given = {name: value for name in names if (value := getattr(args, name)) is not None}
+        return digit_world_questions(**given)
+    from ...trainers.formats.own import read_rows
+
+    found = read_rows(args.rows)
+    rows = [found[index] for index in range(min(len(found), args.queries or len(found)))]
+    questions = row_questions(rows, args.rows.name)
+    return questions, {"name": args.rows.name, "split": "all", "revision": rows_sha256(questions)}
+
+
 def measure(args: argparse.Namespace, _name: str, model: str, command: str) -> Report:
     """The thought-sensitivity report of the model of the command line.
 
     Raises:
         UsageError: the checkpoint writes no thoughts; tasks or rows that can't be scored.
     """
-    from ...evaluation.thought_sensitivity import (
-        digit_world_questions,
-        row_questions,
-        rows_sha256,
-        score_thoughts,
-    )
+    from ...evaluation.thought_sensitivity import score_thoughts
 
     try:
-        if args.rows is None:
-            names = ("tasks", "queries", "size", "seed", "split")
-            given = {name: value for name in names if (value := getattr(args, name)) is not None}
-            questions, data = digit_world_questions(**given)
-        else:
-            from ...trainers.formats.own import read_rows
-
-            found = read_rows(args.rows)
-            rows = [found[index] for index in range(min(len(found), args.queries or len(found)))]
-            questions = row_questions(rows, args.rows.name)
-            data = {"name": args.rows.name, "split": "all", "revision": rows_sha256(questions)}
+        questions, data = asked_questions(args)
         encoder = load_encoder(args)
         return score_thoughts(
             encoder,
