@@ -140,7 +140,7 @@ def measure_curve(
         for kind, hits in _fixed(tasks[one.task]).items()
     ]
     curves = {name: _curves([task]) for name, task in tasks.items()}
-    settings = {"mode": "adaptive", "changed_side": "query", "document_mode": document_mode}
+    settings: dict[str, Any] = {"mode": "adaptive", "changed_side": "query", "document_mode": document_mode}
     settings |= {"max_new_tokens": max_new_tokens, "kappa": encoder.model.settings.kappa}
     complete: Any = {
         one.task: {"family": one.family, "kinds": ["adaptive", NEVER, ALWAYS, IDEAL], "metric": METRIC}

@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from .._version import __version__
 from ..encoding.fingerprint import differences
 from ..evaluation.calibration_report import CalibrationReport
+from ..evaluation.curve_report import CurveReport
 from ..evaluation.report import Report
 from ..evaluation.tables import markdown_table
 from ..evaluation.thought_report import OWN, ThoughtReport
@@ -30,8 +31,16 @@ NOT_STATED = "Not stated by the author of this checkpoint."
 TAGS = {
     "discriminative": ("multimodal-embedding", "sentence-transformers", "feature-extraction"),
     "generative": ("multimodal-embedding", "sentence-transformers", "feature-extraction", "reasoning"),
+    "adaptive": (
+        "multimodal-embedding",
+        "sentence-transformers",
+        "feature-extraction",
+        "reasoning",
+        "adaptive-reasoning",
+    ),
     "reranker": ("multimodal-reranking", "sentence-transformers", "reranker"),
 }
+THINKING = ("generative", "adaptive")
 ENGINES = {"sentence-transformers": "sentence-transformers", "vllm": "vLLM"}
 
 
@@ -81,7 +90,8 @@ def build_card(
     """
     options = options or CardOptions()
     facts = read_facts(checkpoint)
-    thinks = facts.settings.kind == "generative"
+    kind = facts.settings.kind
+    thinks = kind in THINKING
     if reports:
         strange = [one.title for one in reports if not isinstance(one, CalibrationReport)]
         if facts.settings.kind == "reranker" and strange:
@@ -107,7 +117,7 @@ def build_card(
             engines=_engines(facts),
             settings=settings_rows(facts),
             scores=[(_heading(facts, report), markdown_table(report)) for report in reports],
-            modes=modes_section(reports, facts.settings.mode) if thinks else "",
+            modes=modes_section(reports, facts.settings.mode, kind == "adaptive") if thinks else "",
             training_data=sections.get("Training data") or NOT_STATED,
             limits=sections.get("Limits")
             or f"{NOT_STATED} What is not in the scores above was not measured.",
@@ -160,7 +170,7 @@ def _metadata(facts: Facts, reports: Sequence[Report], name: str, options: CardO
 def _eval_results(facts: Facts, report: Report) -> list[EvalResult]:
     """An entry a task, kind of pool and metric: what was counted, no mean; of thoughts, with the model's own alone."""
     data = report.conditions.data
-    thinks = facts.settings.kind == "generative"
+    thinks = facts.settings.kind in THINKING
     mode = f" ({mode_of(report, facts.settings.mode)} mode)" if thinks else ""
     return [
         EvalResult(
@@ -176,14 +186,14 @@ def _eval_results(facts: Facts, report: Report) -> list[EvalResult]:
         )
         for score in report.scores
         for metric, value in [(name.replace("R@", "recall@"), value) for name, value in score.entries()]
-        if not isinstance(report, ThoughtReport) or score.kind == OWN
+        if score.kind == {ThoughtReport: OWN, CurveReport: "adaptive"}.get(type(report), score.kind)
     ]
 
 
 def _heading(facts: Facts, report: Report) -> str:
     """Of a report's scores; of a checkpoint with modes it says which."""
     words = f"{report.title}, {report.conditions.data['split']} split"
-    if facts.settings.kind != "generative" or isinstance(report, ThoughtReport):
+    if facts.settings.kind not in THINKING or isinstance(report, ThoughtReport | CurveReport):
         return words
     return f"{words}, {mode_of(report, facts.settings.mode)} mode"
 
@@ -192,7 +202,7 @@ def _engines(facts: Facts) -> list[str]:
     lines = []
     for target, name in ENGINES.items():
         native, reason = facts.native(target)
-        of = " of its direct vectors" if facts.settings.kind == "generative" else ""
+        of = " of its direct vectors" if facts.settings.kind in THINKING else ""
         lines.append(
             f"{name}: {f'the settings have a native form{of}, but' if native else 'not possible;'} {reason}."
         )
@@ -204,7 +214,11 @@ def _default_about(facts: Facts, name: str) -> str:
     if facts.settings.kind == "reranker":
         return f"{name} scores how well a document answers a query, in 0..1; either is {taken[:-1]}."
     made = f"{name} embeds {taken} as vectors of {facts.dim} numbers in one space"
-    return f"{made}, at once or after a thought." if facts.settings.kind == "generative" else f"{made}."
+    ways = {
+        "generative": ", at once or after a thought",
+        "adaptive": ", at once or after a thought, and decides which",
+    }
+    return f"{made}{ways.get(facts.settings.kind, '')}."
 
 
 def _versions(facts: Facts, reports: Sequence[Report]) -> str:

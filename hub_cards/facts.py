@@ -163,13 +163,30 @@ def _of_kind(facts: Facts) -> list[tuple[str, str]]:
     if settings.kind == "reranker":
         return [("Scores", "in 0..1: probability of yes against no"), ("Role", settings.kind)]
     rows = [("Dimensions", str(facts.dim)), ("Role", settings.kind)]
-    if settings.kind == "generative":
+    if settings.kind in ("generative", "adaptive"):
+        decides = settings.kind == "adaptive"
         rows += [
-            ("Modes", "discriminative (at once), generative (after a thought), both"),
+            (
+                "Modes",
+                f"{'adaptive (as it decides), ' if decides else ''}discriminative (at once), generative (after a "
+                "thought), both",
+            ),
             ("Default mode", str(settings.mode)),
             (
                 "Longest thought",
                 f"{settings.max_new_tokens:,} tokens, unless `max_new_tokens` says otherwise",
+            ),
+        ]
+    if settings.kind == "adaptive":
+        deciding = {
+            "policy": "its next-token logits of `<reason>` and `<direct>` after the prompt",
+            "probe": "a linear probe on the last state of the prompt",
+        }
+        rows += [
+            ("What decides", deciding[settings.strategy]),
+            (
+                "Kappa",
+                f"{settings.kappa:g}: thinks where p(reason) is over it, unless `kappa` or `budget` says otherwise",
             ),
         ]
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .adaptive_snippets import adaptive_snippets
 from .direct_snippets import direct_snippets
 from .facts import Facts
 from .reranker_snippets import reranker_snippets
@@ -11,6 +12,7 @@ from .thinking_snippets import thinking_snippets
 KINDS = {
     "discriminative": direct_snippets,
     "generative": thinking_snippets,
+    "adaptive": adaptive_snippets,
     "reranker": reranker_snippets,
 }
 

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from .encoding.loading import load
     from .encoding.reasoner import Reasoner
     from .encoding.reranker import Reranked, Reranker
+    from .modeling.budget import Budget
     from .modeling.discriminative import UmeForDiscriminativeEmbedding
     from .modeling.encode_loop import Encoded
     from .processing.processor import UmeProcessor
 
 _PUBLIC = {
+    "Budget": ".modeling.budget",
     "Cascade": ".encoding.cascade",
     "Encoded": ".modeling.encode_loop",
     "Encoder": ".encoding.encoder",
@@ -50,6 +52,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Budget",
     "Cascade",
     "Encoded",
     "Encoder",

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -18,8 +19,11 @@ import umekit
 from umekit.cli.main import main
 from umekit.evaluation.conditions import Conditions
 from umekit.evaluation.costs import Cost
+from umekit.evaluation.curve_report import CurveReport
+from umekit.evaluation.curves import Outcomes
 from umekit.evaluation.digit_world.report import DigitWorldReport, DigitWorldScore, Share
 from umekit.evaluation.results import save_report
+from umekit.evaluation.score import Score
 from umekit.evaluation.thought_report import CONDITIONS, ThoughtReport, ThoughtScore
 from umekit.hub_cards.card import CardOptions, ResultMismatchError, build_card
 from umekit.hub_cards.modes import modes_section
@@ -205,3 +209,68 @@ def test_a_reranker(
     assert "CrossEncoder(" not in build_card(Path("plain"), options=OPTIONS).content
     with pytest.raises(ResultMismatchError, match="a reranker's card takes results of"):
         build_card(Path("tiny"), [report_of(None, {"sum": 0.5})], options=OPTIONS)
+
+
+@pytest.fixture
+def deciding(folder: Path, tiny_checkpoint: Callable[..., Path]) -> Path:
+    (folder / "tiny").symlink_to(tiny_checkpoint("qwen2_vl", role="adaptive"))
+    return Path("tiny")
+
+
+def test_a_checkpoint_that_decides_runs_in_every_way(
+    deciding: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sentence_transformers")
+    card = build_card(deciding, options=OPTIONS)
+    printed = []
+    for code in blocks(card):
+        run(code)
+        out = capsys.readouterr().out
+        printed.append([float(one) for one in re.findall(r"-?\d\.\d{3,}", out)][:6])
+    for scores in printed:
+        assert len(scores) == 6
+        assert scores == pytest.approx(printed[0], abs=2e-4)
+    assert len(printed) == 3
+    text = card.content
+    assert "adaptive-reasoning" in text
+    assert "| Kappa | 0.5: thinks where p(reason) is over it" in text
+    assert "and decides which" in text
+    assert "What thinking where it pays scores and costs was not measured" in text
+
+
+def test_a_curve_stands_in_the_card_of_its_checkpoint(deciding: Path) -> None:
+    own = umekit.load("tiny").fingerprint()
+    outcomes = Outcomes(np.array([1.0, 0, 0, 0]), np.array([1.0, 1, 0, 0]), np.array([20.0, 30, 20, 30]))
+    hits = {"never": [1, 0, 0, 0], "adaptive": [1, 1, 0, 0], "always": [1, 1, 0, 0], "ideal": [1, 1, 0, 0]}
+    scores = [
+        Score.of_queries("walk", "R@1", values, kind=kind, family="walk", candidates=4, chance=0.25)
+        for kind, values in hits.items()
+    ]
+    points = {name: [getattr(outcomes, name)()] for name in ("never", "always", "ideal")}
+    points["policy"] = outcomes.sweep(np.array([0.1, 0.9, 0.2, 0.3]))
+    costs = {"never": Cost(4, 0.4), "adaptive": Cost(4, 0.8, 1, 30), "always": Cost(4, 2.0, 4, 100)}
+    report = CurveReport(
+        "curve",
+        scores,
+        own,
+        conditions("adaptive"),
+        complete={"walk": {"family": "walk", "kinds": [*hits], "metric": "R@1"}},
+        costs={f"queries, {name}": cost.to_dict() for name, cost in costs.items()},
+        curves={"all tasks": points},
+    )
+    save_report(report, Path("curve.json"))
+    assert main(["card", "tiny", "--results", "curve.json", "--out", "card.md"]) == 0
+    text = Path("card.md").read_text()
+    section = text[text.index("## At once, or after a thought") : text.index("## Training data")]
+    for line in (
+        "| walk | never | 0.250 |",
+        "| walk | adaptive | 0.500 |",
+        "| adaptive | 25.0% | 7.5 | 0.2000 | a machine, 2 cores |",
+        "| always | 100.0% | 25.0 | 0.5000 | a machine, 2 cores |",
+        "| ideal | 25.0% | 7.5 | - | - |",
+    ):
+        assert line in section
+    assert "| all tasks | policy, cheapest as good as always | 0.500 | 25.0% | 7.5 | 30% |" in text
+    data = yaml.safe_load(text.split("---\n")[1])
+    [result] = data["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == 0.5
