@@ -6,8 +6,8 @@ behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,19 +25,28 @@ class Fusing:
         name: of it, for people.
         depth: candidates of a query that are ranked again.
         alpha: weight of the cosine; the reranker's score has the rest.
+        alphas: task -> its own weight of the cosine, as a cascade has them.
     """
 
     reranker: Any
     name: str
     depth: int = DEPTH
     alpha: float = FUSION
+    alphas: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.depth < 1 or not 0 <= self.alpha <= 1:
-            raise ValueError(f"depth is {self.depth} and alpha {self.alpha}: give 1 or more, and 0 to 1")
+        if self.depth < 1:
+            raise ValueError(f"depth is {self.depth}: give 1 or more")
+        for share in (self.alpha, *self.alphas.values()):
+            fuse([], [], share)
+
+    def of_task(self, task: str) -> Fusing:
+        """The same with the task's own weight, if it has one, for all."""
+        return replace(self, alpha=self.alphas.get(task, self.alpha), alphas={})
 
     def settings(self) -> dict[str, Any]:
-        return {"reranker": self.name, "depth": self.depth, "alpha": self.alpha}
+        own = {"alphas": dict(self.alphas)} if self.alphas else {}
+        return {"reranker": self.name, "depth": self.depth, "alpha": self.alpha, **own}
 
     def scores(self, query: Any, candidates: Sequence[Any]) -> list[float]:
         """The reranker's, in 0..1. Raises what it raises for an item that it cannot score."""

@@ -232,7 +232,8 @@ def _score(
     left = without_failures(problem, queries, candidates)
     if rerank is not None and left is not None:
         kept = work / f"reranked-{problem.task.name.replace('/', '_')}{one.kind}.json"
-        ranks, cost = reranked(left, rerank, style, kept, f"{store.folder.name} {one.revision} {style}")
+        how = rerank.of_task(problem.task.name)
+        ranks, cost = reranked(left, how, style, kept, f"{store.folder.name} {one.revision} {style}")
     score, notes = score_problem(
         problem, queries, candidates, kind=one.kind, revision=one.revision, ranks=ranks
     )

@@ -260,7 +260,8 @@ def _score(
     tables, cost = _tables(asked, documents), Cost()
     if rerank is not None:
         began = perf_counter()
-        tables = [_reranked(pool, table, rerank) for pool, table in zip(pools, tables, strict=True)]
+        how = rerank.of_task(task.name)
+        tables = [_reranked(pool, table, how) for pool, table in zip(pools, tables, strict=True)]
         scored = sum(len(one) * min(rerank.depth, one.shape[1]) for one in tables)
         cost = Cost(scored, perf_counter() - began)
     low, high = _ranks(pools, tables), _ranks(pools, tables, "optimistic")

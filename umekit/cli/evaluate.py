@@ -81,12 +81,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="thoughts of an item, averaged; of digit-world: drawn for each query, for pass@k",
     )
-    group.add_argument("--rerank", metavar="PATH", help="a reranker for the first candidates of each query")
+    group.add_argument(
+        "--rerank",
+        metavar="PATH",
+        help="a reranker for the first candidates of each query, or the folder of a cascade of `umekit tune`",
+    )
     group.add_argument("--rerank-preset", metavar="NAME", help="preset of the reranker")
     group.add_argument(
-        "--depth", type=positive, metavar="N", help="candidates that are ranked again (default 50)"
+        "--depth",
+        type=positive,
+        metavar="N",
+        help="candidates that are ranked again (default: the cascade's, or 50)",
     )
-    group.add_argument("--alpha", type=float, metavar="A", help="weight of the cosine, 0 to 1 (default 0.5)")
+    group.add_argument(
+        "--alpha",
+        type=float,
+        metavar="A",
+        help="weight of the cosine, 0 to 1 (default: the cascade's, or 0.5)",
+    )
     group.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     for module in benchmarks.MODULES:
         module.add_arguments(parser)

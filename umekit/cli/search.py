@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cascades import cascade_of, reranker_of
 from .common import (
     UsageError,
     add_adaptive_arguments,
@@ -15,7 +16,6 @@ from .common import (
     costs_of,
     item_from,
     limits_of,
-    load_reranker,
     mode_options,
     print_json,
     print_table,
@@ -162,32 +162,17 @@ def check_reranking(args: argparse.Namespace) -> None:
         )
 
 
-def cascade_of(args: argparse.Namespace) -> CascadeRecord | None:
-    """The cascade that --rerank names; None for a bare reranker. Raises UsageError for options of the other one."""
-    from ..encoding.cascade_folder import is_cascade, read_cascade
-
-    if args.rerank is None or not is_cascade(args.rerank):
-        if args.task is not None:
-            raise UsageError(f"--task is of a cascade, and {args.rerank} is none: `umekit tune` makes one")
-        return None
-    if args.rerank_preset is not None:
-        raise UsageError(
-            f"--rerank-preset is of a bare reranker; {args.rerank} is a cascade, which has its own"
-        )
-    record = read_cascade(args.rerank)
-    tasks = record.fusion.tasks
-    if args.task is not None and args.task not in tasks:
-        there = ", ".join(tasks) or "no task"
-        raise UsageError(f"--task: no share was chosen for {args.task}; {args.rerank} has {there}")
-    return record
-
-
 def fusion_of(args: argparse.Namespace, record: CascadeRecord | None) -> Fusion | None:
-    """Share of the cosine and depth of this search; None without reranking."""
+    """Share of the cosine and depth of this search; None without reranking. Raises UsageError for a task without."""
     from ..encoding.cascade_folder import Fusion
 
     if args.rerank is None:
         return None
+    if args.task is not None and record is None:
+        raise UsageError(f"--task is of a cascade, and {args.rerank} is none: `umekit tune` makes one")
+    if args.task is not None and record is not None and args.task not in record.fusion.tasks:
+        there = ", ".join(record.fusion.tasks) or "no task"
+        raise UsageError(f"--task: no share was chosen for {args.task}; {args.rerank} has {there}")
     own = Fusion() if record is None else record.fusion
     alpha = own.alpha_of(args.task) if args.fusion is None else args.fusion
     return Fusion(alpha, depth=max(own.depth, args.k) if args.rerank_depth is None else args.rerank_depth)
@@ -222,14 +207,8 @@ def rerank(
     """
     from ..encoding.index.two_stage import folder_items, rescore
 
-    if record is None:
-        reranker = load_reranker(args, args.rerank, args.rerank_preset)
-    else:
-        source = record.reranker
-        reranker = load_reranker(args, source.name, source.preset, source.revision)
-        record.check("reranker", reranker.fingerprint(), args.rerank)
     [fused], told = rescore(
-        reranker,
+        reranker_of(args, record),
         [item],
         [best],
         folder_items(index, root, limits_of(args)),

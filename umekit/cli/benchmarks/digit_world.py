@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ..common import UsageError, load_encoder, load_reranker, positive
+from ..cascades import fusing_of
+from ..common import UsageError, load_encoder, positive
 
 if TYPE_CHECKING:
     from ...evaluation.report import Report
@@ -42,21 +43,15 @@ def check(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace, _name: str, model: str, command: str) -> Report | None:
     from ...evaluation.digit_world.evaluate import score_digit_world
-    from ...evaluation.fusing import Fusing
 
     names = ("tasks", "mode", "max_new_tokens", "num_samples", *OPTIONS)
     options = {name: value for name in names if (value := getattr(args, name)) is not None}
-    fusing = None
-    if args.rerank:
-        reranker = load_reranker(args, args.rerank, args.rerank_preset)
-        fusing = Fusing(
-            reranker, model_name(args.rerank), args.depth or 50, 0.5 if args.alpha is None else args.alpha
-        )
+    encoder = load_encoder(args)
     return score_digit_world(
-        load_encoder(args),
+        encoder,
         **options,
         progress=not args.quiet,
-        rerank=fusing,
+        rerank=fusing_of(args, encoder),
         model=model,
         command=command,
     )

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common import UsageError, load_encoder, load_reranker, positive
-from .digit_world import model_name
+from ..cascades import fusing_of
+from ..common import UsageError, load_encoder, positive
 
 if TYPE_CHECKING:
     from ...evaluation.report import Report
@@ -89,7 +89,6 @@ def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Re
     from ...evaluation.benchmarks import HubData, LocalData, load_benchmark, run_benchmark
     from ...evaluation.benchmarks.prompting import prompting
     from ...evaluation.benchmarks.run import RunSettings
-    from ...evaluation.fusing import Fusing
 
     rank, world = _ranks()
     benchmark, work = load_benchmark(name), work_of(args)
@@ -103,14 +102,9 @@ def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Re
         if args.data
         else HubData(benchmark, work / "hub", args.revision)
     )
-    rerank = None
-    if args.rerank:
-        reranker = load_reranker(args, args.rerank, args.rerank_preset)
-        rerank = Fusing(
-            reranker, model_name(args.rerank), args.depth or 50, 0.5 if args.alpha is None else args.alpha
-        )
+    encoder = load_encoder(args)
     report = run_benchmark(
-        load_encoder(args),
+        encoder,
         benchmark,
         data,
         work,
@@ -126,7 +120,7 @@ def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Re
             max_new_tokens=args.max_new_tokens,
             preset=args.preset,
         ),
-        rerank=rerank,
+        rerank=fusing_of(args, encoder),
         rank=rank,
         world=world,
         model=model,
