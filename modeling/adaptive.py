@@ -267,16 +267,17 @@ class UmeForAdaptiveEmbedding(UmeForGenerativeEmbedding):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """As of every kind; with the probe that lies beside the weights, where there is one."""
+        """As of every kind; with the probe that lies beside the weights, where one decides."""
         source = os.fspath(pretrained_model_name_or_path)
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name)}
         loaded = super().from_pretrained(source, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.settings.strategy != "probe":  # nothing is asked of the Hub
+            return loaded
         path = cached_file(source, PROBE_FILE, _raise_exceptions_for_missing_entries=False, **hub)
-        if path is not None:
-            model.probe = Probe.load(Path(path))
-        elif model.settings.strategy == "probe":
+        if path is None:
             raise UmeSettingsError(f"{source} says that a probe decides, and has no {PROBE_FILE}")
+        model.probe = Probe.load(Path(path))
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]

@@ -14,6 +14,7 @@ from favouring import favour
 from torch import Tensor
 
 import umekit
+from umekit.evaluation.digit_world import DigitWorld
 from umekit.modeling import adaptive as adaptive_module
 from umekit.modeling.adaptive import UmeForAdaptiveEmbedding
 from umekit.modeling.budget import Budget
@@ -416,3 +417,21 @@ def test_the_encoder_is_a_door(tiny_checkpoint: Callable[..., Path], mixed_items
     assert abs(sum(met.thought_tokens) - 100) <= 0.02 * 100 + 6
     query = encoder.encode_query("a text", kappa=0)
     _close(query, encoder.encode_query("a text", mode="generative"))
+
+
+def test_ume_tiny_can_decide() -> None:
+    """The committed model, read as an adaptive one: texts, pictures and clips of its world, alone as in a batch."""
+    encoder: Any = umekit.load(role="adaptive", device="cpu")
+    assert encoder.model.settings.mode == "adaptive"
+    items: list[Any] = []
+    for task in ("retrieve_scene", "retrieve_clip"):
+        pool = DigitWorld("test", seed=3).pool(task, queries=4, size=4)
+        items += [*pool.queries[:3], *pool.candidates[:3]]
+    options = {"max_new_tokens": 4, "return_details": True}
+    kappa = _middle(encoder.encode(items, kappa=1, **options).reason_scores)
+    found = encoder.encode(items, kappa=kappa, **options)
+    assert set(found.modes) == {"discriminative", "generative"}
+    for place, item in enumerate(items):
+        alone = encoder.encode([item], kappa=kappa, **options)
+        assert (alone.modes, alone.thought_ids) == ([found.modes[place]], [found.thought_ids[place]])
+        _close(alone.embeddings[0], found.embeddings[place])
