@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adaptive_rlvr import AdaptiveRLVRTrainer, AdaptiveRLVRTrainingArguments
     from .arguments import ContrastiveTrainingArguments
     from .collating import ContrastiveCollator
     from .contrastive import ContrastiveTrainer
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .selection import select
 
 _PUBLIC = {
+    "AdaptiveRLVRTrainer": ".adaptive_rlvr",
+    "AdaptiveRLVRTrainingArguments": ".adaptive_rlvr",
     "ContrastiveCollator": ".collating",
     "ContrastiveObjective": ".objectives.module",
     "ContrastiveTrainer": ".contrastive",
@@ -47,6 +50,8 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "AdaptiveRLVRTrainer",
+    "AdaptiveRLVRTrainingArguments",
     "ContrastiveCollator",
     "ContrastiveObjective",
     "ContrastiveTrainer",

@@ -31,6 +31,11 @@ def write_completions(folder: Path, step: int, sides: Mapping[str, RewardedGroup
                         "text": text,
                         **{f"reward_{name}": value[row, sample].item() for name, value in side.parts.items()},
                         "advantage": side.advantages[row, sample].item(),
+                        **(
+                            {}
+                            if side.action_advantages is None
+                            else {"action_advantage": side.action_advantages[row, sample].item()}
+                        ),
                     }
                 )
     path = folder / FOLDER / f"step-{step:06d}.jsonl"

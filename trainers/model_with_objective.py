@@ -42,6 +42,12 @@ def read_slots(output: Any) -> Tensor:
     return torch.stack([direct, torch.zeros_like(direct) if generated is None else generated], dim=1)
 
 
+def produced(slots: Tensor) -> Tensor:
+    """The vector after a thought where there is one, [..., d], of both, [..., 2, d]; see :func:`read_slots`."""
+    direct, generated = slots[..., 0, :], slots[..., 1, :]
+    return torch.where(generated.ne(0).any(dim=-1, keepdim=True), generated, direct)
+
+
 class ModelWithObjective(nn.Module):
     """Model and objective as one module, so that the optimiser, DDP and FSDP see both.
 

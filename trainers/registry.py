@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .item_trainer import ItemTrainer
 
 TRAINERS = {
+    "adaptive-rlvr": (".adaptive_rlvr", "AdaptiveRLVRTrainer"),
     "contrastive": (".contrastive", "ContrastiveTrainer"),
     "distillation": (".distillation", "DistillationTrainer"),
     "reranker": (".reranker", "RerankerTrainer"),

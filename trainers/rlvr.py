@@ -38,6 +38,7 @@ from .rollout_rewards import (
     total_reward,
 )
 from .rollout_trainer import SIDES, RolloutTrainer
+from .rollouts import Completion
 
 
 @dataclass
@@ -156,7 +157,7 @@ class RLVRTrainer(RolloutTrainer):
             )
             sides[role] = self.rewarded(groups, batch.names)
         if len(batch):
-            rollouts.advantages = torch.cat([one.advantages.flatten() for one in sides.values()])
+            self._give_advantages(rollouts, list(sides.values()))
         self._count(rollouts)
         if self.reference is not None:
             with self.reference.of(model, self.native_model) as reference:
@@ -164,7 +165,7 @@ class RLVRTrainer(RolloutTrainer):
         self._write(sides)
         metrics: Metrics = {}
         for role, one in sides.items():
-            metrics |= {f"{role}_{name}": value for name, value in one.metrics().items()}
+            metrics |= {f"{role}_{name}": value for name, value in self.measured(one, written[role]).items()}
         return Drawn(rollouts, vectors["positive"], metrics)
 
     def rewarded(self, groups: RolloutGroups, names: Sequence[str]) -> RewardedGroups:
@@ -175,6 +176,15 @@ class RLVRTrainer(RolloutTrainer):
         )
         return RewardedGroups(groups, parts, reward, advantages)
 
+    def measured(self, side: RewardedGroups, written: Sequence[Sequence[Completion]]) -> Metrics:
+        """What is logged of one side. written: its completions, of this rank."""
+        return side.metrics()
+
+    def _give_advantages(self, rollouts: RolloutBatch, sides: Sequence[RewardedGroups]) -> None:
+        rollouts.advantages = torch.cat([side.advantages.flatten() for side in sides])
+        actions = [side.action_advantages.flatten() for side in sides if side.action_advantages is not None]
+        rollouts.action_advantages = torch.cat(actions) if actions else None
+
     def _count(self, rollouts: RolloutBatch) -> None:
         """How many rollouts, and tokens of theirs, all ranks have."""
         spans = rollouts.spans()
@@ -182,6 +192,8 @@ class RLVRTrainer(RolloutTrainer):
             [len(rollouts.items[spans[role]]), sum(one.completion for one in rollouts.items[spans[role]])]
             for role in rollouts.roles
         ]
+        if rollouts.thinks is not None:
+            own = [[count, tokens + count] for count, tokens in own]
         totals = sum_over_ranks(torch.tensor(own, device=self.args.device)).tolist()
         rollouts.totals = {role: (n, t) for role, (n, t) in zip(rollouts.roles, totals, strict=True)}
 
@@ -198,7 +210,7 @@ class RLVRTrainer(RolloutTrainer):
 
     def local_loss(self, model: Any, output: Any, inputs: Mapping[str, Any]) -> Tensor:
         """The policy losses of both sides; the first update's own log-probabilities count as the old ones."""
-        likely = self._likely(model, output, inputs["local_labels"])
+        likely = self._likely(model, output, inputs)
         args = self.args
         loss, sums = policy_losses(
             likely,

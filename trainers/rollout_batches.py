@@ -23,14 +23,19 @@ class RolloutBatch(ItemBatch):
 
     Attributes:
         groups: samples of a row.
-        advantages: float32 ``[items]``.
-        totals: by role, rollouts and their tokens, of all ranks.
-        old, reference: of each item, log-probabilities of its completion's tokens as they were sampled, and by the
-            reference; None where they are not used, and where the first update's own count.
+        advantages: float32 ``[items]``, of a completion's tokens.
+        thinks: of each rollout, whether its action was to think; None where there are no actions.
+        action_advantages: float32 ``[items]``, of the actions.
+        totals: by role, rollouts and what they were asked for, tokens and actions, of all ranks.
+        old, reference: of each item, log-probabilities of its completion's tokens, and of its action behind them, as
+            they were sampled, and by the reference; None where they are not used, and where the first update's own
+            count.
     """
 
     groups: int = 1
     advantages: Tensor = field(default_factory=lambda: torch.zeros(0))
+    thinks: list[bool] | None = None
+    action_advantages: Tensor | None = None
     totals: dict[str, tuple[float, float]] = field(default_factory=dict)
     old: list[Tensor] | None = None
     reference: list[Tensor] | None = None
@@ -44,7 +49,9 @@ class RolloutBatch(ItemBatch):
         """What a policy's loss needs of some items, collated.
 
         ``labels`` int64, ``old`` and ``reference`` float32 [items, L], each at the position that predicts a token;
-        ``roles`` int64 and ``advantages`` float32 [items].
+        ``roles`` int64 and ``advantages`` float32 [items]. With actions there is a column more, [items, L + 1], whose
+        label is 1 for an item that thinks and 0 for one that does not, ``advantages`` are of that shape, too, and
+        ``action_places`` int64 [items] is where a prompt ends and its action is predicted.
         """
         items = [self.items[index] for index in indices]
         labels = completion_labels(items, inputs["input_ids"], inputs["attention_mask"])
@@ -53,9 +60,19 @@ class RolloutBatch(ItemBatch):
             next((n for n, role in enumerate(self.roles) if spans[role].start <= i < spans[role].stop), -1)
             for i in indices
         ]
+        if self.thinks is not None:
+            thinks = [int(self.thinks[index]) if index < len(self.thinks) else IGNORED for index in indices]
+            labels = torch.cat([labels, labels.new_tensor(thinks)[:, None]], dim=1)
         found: dict[str, Any] = {"labels": labels, "roles": torch.tensor(roles)}
+        if self.thinks is not None:
+            found["action_places"] = prompt_ends(items, inputs["attention_mask"])
         if len(self.advantages) == len(self.items):
             found["advantages"] = self.advantages[list(indices)]
+            if self.action_advantages is not None:
+                tokens = found["advantages"][:, None].expand(-1, labels.shape[1] - 1)
+                found["advantages"] = torch.cat(
+                    [tokens, self.action_advantages[list(indices)][:, None]], dim=1
+                )
         for name, values in (("old", self.old), ("reference", self.reference)):
             if values is not None:
                 placed = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
@@ -75,17 +92,28 @@ def rollout_batch(
         for prompt, samples in zip(batch.items[spans[role]], rows, strict=True)
         for tokens in samples
     ]
+    thinks = None
+    if ends.direct is not None:
+        thinks = [not ends.at_once(one) for rows in written.values() for samples in rows for one in samples]
     groups = next((len(samples) for rows in written.values() for samples in rows), 1)
     counts: dict[str, list[int] | None] = {role: [groups] * len(rows) for role, rows in written.items()}
     # A rank without rows runs its forwards all the same.
     return RolloutBatch(
-        items or batch.items[:1], counts, batch.columns, batch.tasks, batch.names, groups=groups
+        items or batch.items[:1],
+        counts,
+        batch.columns,
+        batch.tasks,
+        batch.names,
+        groups=groups,
+        thinks=thinks,
     )
 
 
 def with_completion(prompt: Any, tokens: Sequence[int], ends: RolloutEnds) -> Any:
-    """A prompt and what was written after it, its slot where the vector is, if it has one."""
+    """A prompt and what was written after it, its slot where the vector is, if it has one; an action is not written."""
     prompt = replace(prompt, limit=0)  # that of prompts; a completion has its own
+    if ends.at_once(tokens):
+        return prompt
     place = ends.place(tokens)
     if place is None:
         if ends.official:
@@ -95,6 +123,14 @@ def with_completion(prompt: Any, tokens: Sequence[int], ends: RolloutEnds) -> An
         return prompt.continued(tokens)
     item = prompt.continued(tokens[: place + 1], GENERATED_SLOT)
     return item.continued(tokens[place + 1 :]) if place + 1 < len(tokens) else item
+
+
+def prompt_ends(items: Sequence[Any], attention_mask: Tensor) -> Tensor:
+    """int64 ``[items]``: where the last token of each prompt is, of ``[B, L]``, padded on either side."""
+    lasts = [
+        mask.nonzero()[-1 - item.completion, 0] for item, mask in zip(items, attention_mask, strict=False)
+    ]
+    return torch.stack(lasts)
 
 
 METRICS = ("clip_fraction", "ratio", "kl", "entropy")

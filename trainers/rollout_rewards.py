@@ -104,12 +104,14 @@ def total_reward(
 
 @dataclass(frozen=True)
 class RewardedGroups:
-    """groups: what was rewarded. parts: by name, without weights; reward: their sum; advantages; all [n, g]."""
+    """groups: what was rewarded. parts: by name, without weights; reward: their sum; advantages: of the tokens, and
+    action_advantages: of the actions, where there are such; all [n, g]."""
 
     groups: RolloutGroups
     parts: Mapping[str, Tensor]
     reward: Tensor
     advantages: Tensor
+    action_advantages: Tensor | None = None
 
     def metrics(self) -> dict[str, Tensor]:
         """Means over the rollouts of all ranks; ``forced_share`` is that of rollouts without a vector of their own,

@@ -15,7 +15,7 @@ from ..modeling.evaluating import evaluating
 from .batches import ContrastiveBatch, ItemBatch, gather_batch, without_padding
 from .contrastive import ContrastiveTrainer
 from .distributed import max_over_ranks
-from .model_with_objective import read_slots
+from .model_with_objective import produced, read_slots
 from .rlvr_arguments import RLVRTrainingArguments, RolloutCollator
 from .rollout_batches import RolloutBatch
 from .rollouts import Completion, ModelRollouts, Prompt, RolloutEnds, RolloutEngine, Sampling
@@ -46,8 +46,7 @@ class RolloutTrainer(ContrastiveTrainer):
         if "generative" not in getattr(model, "modes", ()):
             raise TypeError(f"{type(model).__name__} does not think: load it with kind 'generative'")
         super().__init__(model, args, **kwargs)
-        tokens, settings = self.native_model.thought_tokens, self.native_model.settings
-        self.ends = RolloutEnds(tokens.gen_emb, tokens.ends, settings.thought_end == "official")
+        self.ends = self.rollout_ends()
         if self.ends.official and args.media_per_chunk:
             raise ValueError("thought_end 'official' marks prompts, which media_per_chunk prepares again")
         if rollout_engine is None and (self.is_fsdp_enabled or self._shards_parameters):
@@ -55,10 +54,29 @@ class RolloutTrainer(ContrastiveTrainer):
                 "the model cannot write thoughts with its parameters in shards: train with DDP or ZeRO-1/2, or give a "
                 "rollout_engine"
             )
-        self.own_engine = ModelRollouts(
-            self.native_model, self.processing_class, args.rollout_tokens, self.compute_loss_context_manager
+        self.own_engine = self.own_rollouts()
+        self.engine = rollout_engine or self.own_engine
+
+    # ---- seams -----------------------------------------------------------------------------------
+
+    def rollout_ends(self) -> RolloutEnds:
+        """What ends a rollout of the model, and where its vector is."""
+        tokens = self.native_model.thought_tokens
+        return RolloutEnds(tokens.gen_emb, tokens.ends, self.native_model.settings.thought_end == "official")
+
+    def own_rollouts(self) -> ModelRollouts:
+        """The model's own engine."""
+        model, args = self.native_model, self.args
+        return ModelRollouts(
+            model, self.processing_class, args.rollout_tokens, self.compute_loss_context_manager
         )
-        self.engine: RolloutEngine = rollout_engine or self.own_engine
+
+    def sampling(self) -> Sampling:
+        """How the groups of the trained sides are written."""
+        args = self.args
+        return Sampling(
+            args.num_generations, args.max_completion_length, args.sampling_temperature, args.top_k
+        )
 
     @property
     def _shards_parameters(self) -> bool:
@@ -84,9 +102,7 @@ class RolloutTrainer(ContrastiveTrainer):
             ]
             for role in SIDES
         }
-        sampling = Sampling(
-            args.num_generations, args.max_completion_length, args.sampling_temperature, args.top_k
-        )
+        sampling = self.sampling()
         asked = [prompt for role in self.trained_sides for prompt in prompts[role]]
         found = self.engine.rollout(asked, sampling)
         if len(found) != len(asked) or any(len(row) != sampling.count for row in found):
@@ -99,8 +115,7 @@ class RolloutTrainer(ContrastiveTrainer):
             for number, role in enumerate(self.trained_sides)
         }
         if args.targets == "greedy":
-            greedy = Sampling(1, args.max_completion_length, 0.0)
-            done["positive"] = self.own_engine.rollout(prompts["positive"], greedy)
+            done["positive"] = [[one] for one in self.greedy(batch.items[spans["positive"]])]
         return done
 
     def vectors(
@@ -146,9 +161,8 @@ class RolloutTrainer(ContrastiveTrainer):
         kept: list[Tensor] = []
 
         def keep(native: Any, output: Any, inputs: Mapping[str, Any]) -> Tensor:
-            labels = inputs["local_labels"]
-            values = self._likely(native, output, labels)
-            kept[:] = [row[mask] for row, mask in zip(values, labels != IGNORED, strict=True)]
+            values = self._likely(native, output, inputs)
+            kept[:] = [row[mask] for row, mask in zip(values, inputs["local_labels"] != IGNORED, strict=True)]
             return values.sum()
 
         read = read_slots if vectors else None
@@ -158,13 +172,13 @@ class RolloutTrainer(ContrastiveTrainer):
                 for place, index in enumerate(chunk if weight else ()):
                     likely[index] = kept[place]
                     if values is not None:
-                        found[index] = values[place, 1].float()
+                        found[index] = produced(values[place]).float()
         ordered = torch.stack([found[index] for index in range(len(found))]) if found else None
         return ordered, likely
 
     def _valid(self, rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
         """bool [n, g]: which rollouts have a vector of their own."""
-        found = [[self.ends.official or self.ends.place(one) is not None for one in row] for row in rows]
+        found = [[self.ends.has_vector(one) for one in row] for row in rows]
         shape = (len(rows), len(rows[0]) if rows else self.args.num_generations)
         return torch.tensor(found, dtype=torch.bool, device=self.args.device).view(shape)
 
@@ -173,7 +187,11 @@ class RolloutTrainer(ContrastiveTrainer):
         text: str = tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def _likely(self, model: Any, output: Any, labels: Tensor) -> Tensor:
+    def _likely(self, model: Any, output: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """Log-probabilities of ``local_labels``, float32 and of their shape."""
+        return self._likely_tokens(model, output, inputs["local_labels"])
+
+    def _likely_tokens(self, model: Any, output: Any, labels: Tensor) -> Tensor:
         """Log-probabilities of tokens at the temperature that they were sampled at, float32 [items, L]."""
         states = output.last_hidden_state
         if self.args.sampling_temperature != 1:
@@ -187,18 +205,21 @@ class RolloutTrainer(ContrastiveTrainer):
 
     # ---- evaluation ------------------------------------------------------------------------------
 
+    def greedy(self, items: Sequence[Any]) -> list[Completion]:
+        """What the model itself does with items where nothing is left to chance."""
+        sampling = Sampling(1, self.args.max_completion_length, 0.0)
+        return [row[0] for row in self.own_engine.rollout([Prompt(item, (0,)) for item in items], sampling)]
+
     @torch.no_grad()
     def evaluate_batches(
         self, model: nn.Module, batches: Iterable[ItemBatch]
     ) -> tuple[dict[str, float], int]:
         """InfoNCE and recall@1 of greedy thoughts of both sides (of queries with frozen targets' first vectors)."""
-        greedy = Sampling(1, self.args.max_completion_length, 0.0)
 
         def vectors(role: str, batch: ItemBatch) -> Tensor:
             if role == "positive" and self.args.targets == "frozen":
                 return batch.columns["positive_vectors"][:, 0].to(self.args.device)
-            prompts = [Prompt(item, (0,)) for item in batch.items[batch.spans()[role]]]
-            found = [row[0].vector for row in self.own_engine.rollout(prompts, greedy)]
+            found = [one.vector for one in self.greedy(batch.items[batch.spans()[role]])]
             return torch.stack([one for one in found if one is not None]).to(self.args.device)
 
         def read() -> Iterable[tuple[list[str], ContrastiveBatch]]:

@@ -110,22 +110,30 @@ class ModelRollouts:
             for sample in range(sampling.count)
         ]
         with self.autocast():
-            found = self.model.embed(
-                inputs,
-                "generative",
-                decoding=Decoding(sampling.max_tokens, sampling.temperature, top_k=sampling.top_k),
-                num_samples=sampling.count,
-                reduce=None,
-                streams=streams,
-                vocabulary=len(self.processor.tokenizer),
-            )
+            return self.written(inputs, prompts, sampling, streams)
+
+    def written(
+        self, inputs: dict[str, Tensor], prompts: Sequence[Prompt], sampling: Sampling, streams: list[Any]
+    ) -> list[list[Completion]]:
+        """Completions of one collated batch. streams: a source of chance per prompt and sample, prompt by prompt."""
+        found = self.model.embed(
+            inputs,
+            "generative",
+            decoding=Decoding(sampling.max_tokens, sampling.temperature, top_k=sampling.top_k),
+            num_samples=sampling.count,
+            reduce=None,
+            streams=streams,
+            vocabulary=len(self.processor.tokenizer),
+        )
         return [
-            [
-                Completion([*one.tokens, *([] if one.ending is None else [one.ending])], vector)
-                for one, vector in zip(row, vectors, strict=True)
-            ]
+            [Completion(written_tokens(one), vector) for one, vector in zip(row, vectors, strict=True)]
             for row, vectors in zip(found.rollouts, found.generated.clone(), strict=True)
         ]
+
+
+def written_tokens(rollout: Any) -> list[int]:
+    """What the policy chose of a model's :class:`Rollout`, an early end of the turn included."""
+    return [*rollout.tokens, *([] if rollout.ending is None else [rollout.ending])]
 
 
 @dataclass(frozen=True)
@@ -137,14 +145,27 @@ class RolloutEnds:
         ends: tokens that end the turn.
         official: the turn's end ends a rollout, and its last ``<gen_emb>`` counts, the prompt's own where it wrote none
             (UME-R1). Otherwise its first ``<gen_emb>`` ends it, and one without has no vector.
+        direct: an engine's completion that begins with this token stands for no completion: its vector is the prompt's
+            direct one. None where there are no actions.
     """
 
     gen_emb: int
     ends: frozenset[int]
     official: bool = False
+    direct: int | None = None
+
+    def at_once(self, tokens: Sequence[int]) -> bool:
+        """Whether a rollout embeds without a thought."""
+        return self.direct is not None and len(tokens) > 0 and tokens[0] == self.direct
+
+    def has_vector(self, tokens: Sequence[int]) -> bool:
+        """Whether a rollout has a vector of its own."""
+        return self.official or self.at_once(tokens) or self.place(tokens) is not None
 
     def cut(self, tokens: Sequence[int]) -> list[int]:
         """Tokens up to the one that ends the rollout, that one included. Raises ValueError where there is none."""
+        if self.at_once(tokens):
+            return [int(tokens[0])]
         stop = self.ends if self.official else self.ends | {self.gen_emb}
         end = next((place + 1 for place, token in enumerate(tokens) if token in stop), len(tokens))
         if end == 0:

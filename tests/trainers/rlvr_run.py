@@ -13,7 +13,13 @@ from reasoning_reference import CHECKPOINT, rows
 from reasoning_run import Gradients, give_lora
 
 import umekit
-from umekit.trainers import RLVRTrainer, RLVRTrainingArguments
+from umekit.modeling.adaptive import UmeForAdaptiveEmbedding
+from umekit.trainers import (
+    AdaptiveRLVRTrainer,
+    AdaptiveRLVRTrainingArguments,
+    RLVRTrainer,
+    RLVRTrainingArguments,
+)
 
 DEFAULTS: dict[str, Any] = {
     "max_steps": 1,
@@ -42,22 +48,34 @@ def rlvr_trainer(
     thought_end: str = "forced",
     train_dataset: Any = None,
     trainer: dict[str, Any] | None = None,
+    adaptive: bool = False,
     **settings: Any,
-) -> RLVRTrainer:
-    """One step over the four pairs. trainer: more of its arguments."""
+) -> Any:
+    """One step over the four pairs. trainer: more of its arguments. adaptive: of a model that decides, and its kind."""
     encoder = umekit.load(checkpoint, preset=preset, device="cpu", attn_implementation="eager")
     encoder.model.settings = replace(encoder.model.settings, thought_end=thought_end)
+    if adaptive:
+        encoder.model = deciding(encoder.model)
     if lora:
         give_lora(encoder.model)
     settings = {**DEFAULTS, "per_device_train_batch_size": 4 // world, **settings}
-    args = RLVRTrainingArguments(output_dir=str(folder), **settings)
-    return RLVRTrainer(
+    arguments = AdaptiveRLVRTrainingArguments if adaptive else RLVRTrainingArguments
+    args = arguments(output_dir=str(folder), **settings)
+    return (AdaptiveRLVRTrainer if adaptive else RLVRTrainer)(
         encoder.model,
         args,
         processing_class=encoder.processor,
         train_dataset=rows() if train_dataset is None else train_dataset,
         callbacks=[Gradients()],
         **(trainer or {}),
+    )
+
+
+def deciding(model: Any) -> UmeForAdaptiveEmbedding:
+    """A model that thinks as one that decides; two tokens that are used for nothing else stand for the actions."""
+    tokens = {**model.settings.tokens, "direct": 97, "reason": 98}
+    return UmeForAdaptiveEmbedding(
+        model.config, model.backbone, replace(model.settings, kind="adaptive", tokens=tokens)
     )
 
 
@@ -79,6 +97,15 @@ CASES: dict[str, dict[str, Any]] = {
     "lora": {"max_steps": 2, "lora": True, "chunk_tokens": 400},
     "updates": {"max_steps": 4, "num_iterations": 2, "loss_norm": "token"},
     "greedy": {"targets": "greedy", "loss_norm": "sequence"},
+    "adaptive": {
+        "adaptive": True,
+        "max_steps": 2,
+        "action_warmup_steps": 1,
+        "action_weight": 3.0,
+        "anchor_weight": 0.1,
+        "chunk_tokens": 400,
+        "num_iterations": 1,
+    },
 }
 
 

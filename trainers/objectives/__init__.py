@@ -1,5 +1,6 @@
 """Objectives: pure functions of vectors and scores, and the modules that hold their learnable parts."""
 
+from .adaptive import adaptive_reward, break_even, thought_advantages, utility_gap
 from .contrastive import info_nce
 from .distillation import candidate_cosines, listwise_kl
 from .module import ContrastiveObjective
@@ -11,6 +12,8 @@ from .temperature import LearnableTemperature
 __all__ = [
     "ContrastiveObjective",
     "LearnableTemperature",
+    "adaptive_reward",
+    "break_even",
     "candidate_cosines",
     "format_reward",
     "group_advantages",
@@ -19,4 +22,6 @@ __all__ = [
     "listwise_kl",
     "policy_loss",
     "rank_gap_reward",
+    "thought_advantages",
+    "utility_gap",
 ]
