@@ -97,15 +97,16 @@ class PairRows(Dataset):  # type: ignore[type-arg]
         return rows
 
 
-def train(start: Path, args: argparse.Namespace) -> tuple[Any, Any]:
-    """Model and processor of a reranker, its adapter trained."""
+def train(start: Path, args: argparse.Namespace, rows: Any = None) -> tuple[Any, Any]:
+    """Model and processor of a reranker, its adapter trained, on ``rows`` or on those of all tasks."""
     encoder = umekit.load(start, device="cpu", attn_implementation="sdpa")
     model, processor = U_MARVEL_RERANKER_SHORT.put_on(encoder.model, encoder.processor)
     if args.bf16:
         speed_up(model)
     torch.manual_seed(args.seed)
     add_lora(model, rank=args.rank, alpha=2 * args.rank, dropout=0.0, parts=("language", "merger"))
-    rows = PairRows(args.steps, args.batch, seed=args.seed)
+    if rows is None:
+        rows = PairRows(args.steps, args.batch, seed=args.seed)
     trainer = RerankerTrainer(
         model,
         RerankerTrainingArguments(

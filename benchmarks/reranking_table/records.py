@@ -1,0 +1,96 @@
+"""The arms of the table as data: where each starts, who teaches it, on how much it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+TINY = "ume-tiny"
+Kind = Literal["stage2", "reranker", "distilled", "continued"]
+# Whatever recall alone leaves something to: the first has recall@1 of .64 by ume-tiny.
+TASKS = ("edit_scene", "same_page", "retrieve_clip")
+POOL, DEPTH = 400, 10  # candidates of a pool, and of them those that are scored again
+POOLS = 20  # of training rows, for each task
+STUDENT_POOLS = 2  # of them the student's: a tenth
+QUERIES, VALIDATION = 2000, 400  # of each task
+QUICK = 4  # what a quick table divides steps by
+VERSION = 1  # raise it where what rows, pools or scores mean is changed
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training.
+
+    Attributes:
+        name, what: for files and readers.
+        kind: ``stage2`` goes on with in-batch and hard negatives, ``reranker`` learns to answer yes or no,
+            ``distilled`` learns the teacher's scores of a tenth of the rows, ``continued`` those rows with hard
+            negatives.
+        start: ``ume-tiny``, or the arm whose checkpoint of the same seed it goes on from.
+        teacher: the reranker whose scored rows it reads; the arm that only takes their lists, too.
+        steps, batch: of the optimiser, and rows of a step.
+        rates: learning rates that are tried; the best on validation rows is kept.
+        arguments: of the trainer.
+    """
+
+    name: str
+    what: str
+    kind: Kind
+    start: str = TINY
+    teacher: str | None = None
+    steps: int = 200
+    batch: int = 40
+    rates: tuple[float, ...] = (2e-4,)
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Arms that must be there first."""
+        return tuple(name for name in (self.start, self.teacher) if name is not None and name != TINY)
+
+    def quick(self) -> Arm:
+        """A quarter of it."""
+        return replace(self, steps=max(1, self.steps // QUICK), rates=self.rates[:1])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+STAGE2 = Arm("stage2", "in-batch and hard negatives, the embedder that recalls", "stage2")
+RERANKER = Arm(
+    "reranker",
+    "a LoRA on it that answers yes or no: far negatives first, then near-duplicates",
+    "reranker",
+    "stage2",
+    steps=1000,
+    batch=8,
+    rates=(1e-3,),
+)
+# Equal rows, steps and candidates: what differs is whether the scores are learnt or which one is right.
+_STUDENT: dict[str, Any] = {
+    "start": "stage2",
+    "teacher": "reranker",
+    "steps": 300,
+    "batch": 16,
+    "rates": (3e-4, 1e-3),
+}
+DISTILLED = Arm(
+    "distilled",
+    "a fresh LoRA on stage 2 that learns the fused scores of a tenth of the rows",
+    "distilled",
+    **_STUDENT,
+)
+CONTINUED = Arm(
+    "continued", "the same LoRA, rows, lists and steps with hard negatives", "continued", **_STUDENT
+)
+ARMS: dict[str, Arm] = {arm.name: arm for arm in (STAGE2, RERANKER, DISTILLED, CONTINUED)}
+
+
+def chain(names: Iterable[str]) -> list[Arm]:
+    """These arms, each after those that it needs."""
+    found: dict[str, Arm] = {}
+    for name in names:
+        for one in (*chain(ARMS[name].needs), ARMS[name]):
+            found.setdefault(one.name, one)
+    return list(found.values())

@@ -1,0 +1,195 @@
+"""An arm of a seed, from its start to its result; what is there already is left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from findings_table.store import digest, pack, read_json, write_json
+from measuring import machine
+
+import umekit
+from umekit.encoding.encoder import Encoder
+from umekit.evaluation.tuning import Tuning
+
+from . import scoring, training
+from .records import ARMS, QUERIES, QUICK, STUDENT_POOLS, TINY, VALIDATION, VERSION, Arm, chain
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where a table is made, and how large.
+
+    Attributes:
+        runs: folder of checkpoints and scored rows. results: of what is kept.
+        start: what stage 2 begins from.
+        stage2: a folder in its place, which is then only scored.
+        quick: a quarter of the steps, a fifth of the queries, half of the student's rows.
+        bf16: train in bfloat16 autocast; scores are made in float32.
+    """
+
+    runs: Path
+    results: Path
+    start: Path
+    stage2: Path | None = None
+    quick: bool = False
+    bf16: bool = False
+
+    @property
+    def queries(self) -> int:
+        return QUERIES // 5 if self.quick else QUERIES
+
+    @property
+    def validation(self) -> int:
+        return VALIDATION // QUICK if self.quick else VALIDATION
+
+    @property
+    def student_pools(self) -> int:
+        return 1 if self.quick else STUDENT_POOLS
+
+    def arm(self, name: str) -> Arm:
+        return ARMS[name].quick() if self.quick else ARMS[name]
+
+    def file(self, name: str, seed: int) -> Path:
+        """The result of an arm and seed."""
+        return self.results / f"{name}-{seed}.json"
+
+    def checkpoint(self, name: str, seed: int) -> Path:
+        """Its weights."""
+        if name == "stage2" and self.stage2 is not None:
+            return self.stage2
+        return self.runs / f"{name}-{seed}" / "checkpoint"
+
+    def fingerprint(self, name: str) -> str:
+        """Of what decides an arm's result: its settings, its start, its teacher, and the size of the table."""
+        arm = self.arm(name)
+        given = self.stage2 if name == "stage2" and self.stage2 is not None else self.start
+        parts: list[Any] = [VERSION, arm.to_dict(), self.queries, self.validation, self.student_pools]
+        parts += [self.fingerprint(other) for other in arm.needs]
+        parts += [_weights_hash(given), self.stage2 is None] if name == "stage2" else []
+        return digest(parts)
+
+    def known(self, name: str, seed: int) -> Record | None:
+        """The result, if it is of this table."""
+        found = read_json(self.file(name, seed))
+        return found if found is not None and found["fingerprint"] == self.fingerprint(name) else None
+
+    def is_ready(self, name: str, seed: int) -> bool:
+        """Whether others can go on from the arm."""
+        return self.known(name, seed) is not None and self.checkpoint(name, seed).is_dir()
+
+
+@cache
+def _weights_hash(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
+def run_seed(table: Table, names: list[str], seed: int) -> None:
+    """Every arm of a seed that has no result yet, and those that it needs, in turn."""
+    arms = chain(names)
+    for place, arm in enumerate(arms):
+        if table.known(arm.name, seed) is not None:
+            missing = (other for other in arms[place + 1 :] if table.known(other.name, seed) is None)
+            if table.is_ready(arm.name, seed) or not any(arm.name in other.needs for other in missing):
+                continue
+        began = time.perf_counter()
+        found = _run(table, table.arm(arm.name), seed)
+        minutes = round((time.perf_counter() - began) / 60, 1)
+        record = {
+            "fingerprint": table.fingerprint(arm.name),
+            "settings": table.arm(arm.name).to_dict(),
+            "seed": seed,
+            "machine": machine(),
+            "bf16": table.bf16,
+            "queries": table.queries,
+            **found,
+            "minutes": minutes,
+        }
+        write_json(table.file(arm.name, seed), record)
+        print(f"{arm.name}, seed {seed}: {minutes} min", flush=True)
+
+
+def _run(table: Table, arm: Arm, seed: int) -> Record:
+    out = table.checkpoint(arm.name, seed)
+    if arm.kind == "reranker":
+        return _reranker(table, arm, seed, out)
+    if arm.kind == "stage2" and table.stage2 is not None:
+        encoder = _open(table.stage2)
+        return {**_hits(encoder, table.queries), "validation": _validation(table, encoder)}
+    scored = None if arm.teacher is None else _scored(table, arm, seed)
+    start = table.start if arm.start == TINY else table.checkpoint(arm.start, seed)
+    best: training.Trained | None = None
+    tried: dict[float, float] = {}
+    for rate in arm.rates:
+        trained = training.train_embedder(arm, seed, start, rate, bf16=table.bf16, scored=scored)
+        tried[rate] = _validation(table, trained.encoder)
+        if best is None or tried[rate] > tried[best.rate]:
+            best = trained
+    assert best is not None
+    best.trainer.save_model(str(out))
+    return {
+        **_hits(best.encoder, table.queries),
+        "rate": best.rate,
+        "rates": {f"{rate:g}": value for rate, value in tried.items()},
+        "validation": tried[best.rate],
+        "temperature": best.temperature,
+        "losses": best.losses,
+        **({} if scored is None else {"rows": len(scored)}),
+    }
+
+
+def _reranker(table: Table, arm: Arm, seed: int, out: Path) -> Record:
+    start = table.checkpoint(arm.start, seed)
+    training.train_reranker(arm, seed, start, arm.rates[0], out, bf16=table.bf16)
+    encoder, reranker = _open(start), umekit.load(out, device="cpu", dtype=torch.float32)
+    tuning = scoring.tuned(encoder, reranker, table.validation)
+    return {
+        **scoring.cascade_hits(encoder, reranker, table.queries, tuning),
+        "alphas": tuning.alphas,
+        "alpha": tuning.alpha,
+        "alpha_of": tuning.tasks,
+        "validation": _validation_of(tuning),
+    }
+
+
+def _validation_of(tuning: Tuning) -> dict[str, float]:
+    """Hits at 1 of the fusion, by task."""
+    return {
+        task: round(tuning.value(task, tuning.tasks.get(task, tuning.alpha)), 4) for task in tuning.queries
+    }
+
+
+def _scored(table: Table, arm: Arm, seed: int) -> list[Mapping[str, Any]]:
+    """The student's rows, scored once for all arms; what is fused is what was best for all tasks on validation."""
+    assert arm.teacher is not None
+    teacher = table.known(arm.teacher, seed)
+    assert teacher is not None
+    encoder = _open(table.checkpoint(arm.start, seed))
+    reranker = umekit.load(table.checkpoint(arm.teacher, seed), device="cpu", dtype=torch.float32)
+    folder = table.runs / f"scored-{seed}" / table.fingerprint(arm.teacher)
+    return scoring.scored_rows(encoder, reranker, teacher["alpha"], seed, table.student_pools, folder)
+
+
+def _open(folder: Path) -> Encoder:
+    encoder: Encoder = umekit.load(folder, device="cpu", dtype=torch.float32)
+    return encoder
+
+
+def _validation(table: Table, encoder: Encoder) -> float:
+    """Mean of the tasks' recall@1 on the validation handwriting: what learning rates are chosen by."""
+    found = scoring.embedder_hits(encoder, "validation", table.validation)["hits"]
+    return round(float(np.mean([values.mean() for values in found.values()])), 4)
+
+
+def _hits(encoder: Encoder, queries: int) -> Mapping[str, Any]:
+    found = scoring.embedder_hits(encoder, "test", queries)
+    return {name: {task: pack(values) for task, values in of.items()} for name, of in found.items()}
