@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 ROW_INDEX = "__row__"
-ROW_PLACE = "__place__"  # (name of the source, row in it), where the data set knows it
+ROW_PLACE = "__place__"  # (name of the source, row in it), or in words, where the data set knows it
 READ_ERROR = "__read_error__"
 
 
@@ -16,7 +16,7 @@ class IndexedRows(Dataset):  # type: ignore[type-arg]
     """A map-style dataset whose rows know their index, so that an error can name it.
 
     A data set with ``place(index) -> (name of the source, row in it)`` may give one row under several indices (a plan
-    of several epochs does); its rows are named by their place.
+    of several epochs does); its rows are named by their place. Those of ``open_records`` say it in words.
 
     keep_errors: a row that cannot be read (an image column that does not decode) becomes a row that holds the
         error, for a collator that leaves bad rows out.
@@ -44,8 +44,10 @@ class IndexedRows(Dataset):  # type: ignore[type-arg]
 
 def row_name(row: Mapping[str, Any], position: int) -> str:
     """How an error names a row, which stands at ``position`` of its batch."""
-    if ROW_PLACE in row:
-        source, number = row[ROW_PLACE]
+    if isinstance(place := row.get(ROW_PLACE), str):
+        return place
+    if place is not None:
+        source, number = place
         return f"row {number} of source {source!r}"
     name = f"row {row[ROW_INDEX]}" if ROW_INDEX in row else f"row {position} of the batch"
     shown = {key: row[key] for key in ("dataset", "positive_id") if row.get(key) is not None}
