@@ -18,21 +18,22 @@ class BenchmarkScore(Score):
     """A score, and what it would be if ties counted otherwise.
 
     Attributes:
-        optimistic, official: the same metric with ties for the model, and as the official code sorts them.
+        optimistic, official: the same metric with ties for the model, and as the official code sorts them; None where
+            several results are combined.
         wrong_modality: share of the first k candidates that are not of the modality that was asked for; None where a
             pool has one modality.
         failed: queries and candidates that could not be encoded; such a query scores 0.
     """
 
-    optimistic: float
-    official: float
+    optimistic: float | None = None
+    official: float | None = None
     wrong_modality: float | None = None
     failed: int = 0
 
     def extra_cells(self) -> dict[str, str]:
         wrong = "-" if self.wrong_modality is None else f"{self.wrong_modality:.3f}"
-        differs = self.official != self.value
-        return {"wrong modality": wrong, "official order": f"{self.official:.3f}" if differs else "-"}
+        same = self.official is None or self.official == self.value
+        return {"wrong modality": wrong, "official order": "-" if same else f"{self.official:.3f}"}
 
 
 @dataclass(frozen=True)

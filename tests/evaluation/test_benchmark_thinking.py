@@ -147,6 +147,8 @@ def test_an_oracle_and_pass_at_k(mmeb: Any, tmp_path: Path, capsys: pytest.Captu
     files = [tmp_path / f"generative{seed}/result.json" for seed in range(3)]
     for k in (1, 2, 3):
         by_hand = [1 - comb(3 - c, k) / comb(3, k) for c in right]
-        assert together("--pass-of", k, *files) == pytest.approx(by_hand, abs=1e-6), k
+        assert together("--pass-of", k, *files) == pytest.approx(by_hand, abs=5e-4), (
+            k
+        )  # a file keeps half precision
     assert main(["evaluate", "--pass-of", "4", *map(str, files), "--out", str(tmp_path / "out.json")]) == 2
     capsys.readouterr()
