@@ -21,7 +21,7 @@ from findings_table.store import digest, read_json, write_json
 from measuring import machine
 from thinking_table import report, scoring
 from thinking_table.records import ARMS, TINY, Arm, chain
-from thinking_table.rows import MIXTURE
+from thinking_table.rows import MIXTURE, print_of_rows
 
 RESULTS = Path(__file__).parent / "results" / "thinking"
 START = Path(__file__).parents[1] / "examples" / TINY
@@ -86,7 +86,7 @@ def run_seed(arms: list[Arm], seed: int, args: argparse.Namespace) -> None:
 def fingerprint(arm: Arm) -> str:
     """Of what decides an arm's result, and that of the arm it starts from."""
     before = fingerprint(ARMS[arm.start]) if arm.start != TINY else ""
-    return digest([arm.to_dict(), MIXTURE, before])
+    return digest([arm.to_dict(), MIXTURE, print_of_rows(), before])
 
 
 def write_report(args: argparse.Namespace) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+from hashlib import sha256
 from typing import Any
 
+from findings_table.store import digest
 from torch.utils.data import Dataset
 
 from umekit.evaluation.digit_world.dataset import THOUGHTS, TaskRows
+from umekit.evaluation.digit_world.teachers import TEACHERS
 
 MAX_HOPS = 8
 GROWTH = 0.3  # of the training, over which walks grow to eight hops
@@ -48,6 +52,18 @@ class Mixture(Dataset):  # type: ignore[type-arg]
             self.tasks[name].max_hops = min(MAX_HOPS, int((MAX_HOPS + 1) * step / (GROWTH * self.steps)))
         row = self.tasks[name][(self.first + step) * MIXTURE[name] + number]
         return row if self.thoughts else {key: row[key] for key in row if key not in THOUGHTS}
+
+
+@cache
+def print_of_rows() -> str:
+    """Tells the first batch of training rows, their pictures and thoughts, from those of another DigitWorld."""
+    parts = []
+    for teacher in TEACHERS:
+        rows = Mixture(1, 0, teacher=teacher, growing=False)
+        for row in map(rows.__getitem__, range(rows.batch)):
+            picture = row["query"]["image"]
+            parts.append([row["query_thought"], row["answer"], sha256(picture.tobytes()).hexdigest()])
+    return digest(parts)
 
 
 def prompts(count: int, seed: int, first: int) -> TaskRows:
