@@ -51,7 +51,8 @@ WEIGHTS = {
 }
 ORDER = tuple(task for turn in range(3) for task, weight in WEIGHTS.items() if weight > turn)
 FAMILY = 8
-NEAR, OTHER = 2, 1  # wrong candidates of a row: near-duplicates, and whatever else
+WRONG, NEAR = 3, 2  # wrong candidates of a row, and how many of them are near-duplicates
+EASY = 0.25  # of the batches, the first ones, have none: what differs everywhere is told apart first
 DEPTH, POOL = 10, 400
 
 
@@ -79,13 +80,14 @@ class PairRows(Dataset):  # type: ignore[type-arg]
         pool = self.world.pool(task, self.batch, FAMILY * self.batch, "hard", index=number)
         draw = np.random.default_rng([self.seed, number])
         families = np.array(pool.families)
+        near_ones = NEAR if number >= EASY * self.batches else 0
         rows = []
         for place in draw.permutation(len(pool.rows)).tolist():
             own = families == families[place]
             own[place] = False
             far = np.flatnonzero(families != families[place])
-            near = draw.choice(np.flatnonzero(own), NEAR, replace=False)
-            wrong = [*near, *draw.choice(far, OTHER, replace=False)]
+            near = draw.choice(np.flatnonzero(own), near_ones, replace=False)
+            wrong = [*near, *draw.choice(far, WRONG - near_ones, replace=False)]
             rows.append(
                 {
                     "query": pool.queries[place],

@@ -204,7 +204,8 @@ class Preset:
         kind: Any = UmeForReranking if self.model.kind == "reranker" else type(model)
         if kind is UmeForReranking:
             answers = {name: _ids(processor.tokenizer, token) for name, token in self.model_tokens.items()}
-            own |= {"kind": kind.kind, "tokens": {**model.settings.tokens, **answers}, "dim": None}
+            own |= {"kind": kind.kind, "tokens": {**model.settings.tokens, **answers}}
+            own |= {"dim": None, "default_mode": None}
         settings = replace(model.settings, **(own | changes))
         settings.check_backbone(model.config.model_type)
         changed = kind(model.config, model.backbone, settings)
