@@ -1,10 +1,12 @@
 # Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
-# Sources, in this order: weight_files config_words config_checks packing settings backbone batching versions
-#   adapters patches saving composed pooling encode_loop evaluating discriminative
+# Sources, in this order: pooling budget weight_files config_words config_checks packing settings backbone
+#   decoding batching encode_loop evaluating versions adapters patches saving composed discriminative
+#   reasoning generative strategies adaptive
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib
 import inspect
@@ -19,6 +21,9 @@ import shutil
 import threading
 import torch
 import warnings
+from bisect import bisect_left
+from bisect import insort
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Hashable
 from collections.abc import Iterator
@@ -35,6 +40,9 @@ from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 from pathlib import PureWindowsPath
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save_file
 from time import perf_counter
 from torch import Tensor
 from torch import nn
@@ -45,6 +53,7 @@ from transformers import AutoModelForImageTextToText
 from transformers import AutoTokenizer
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import ModelOutput
@@ -57,6 +66,292 @@ from typing import ClassVar
 from typing import Literal
 from typing import TypeVar
 from weakref import WeakKeyDictionary
+
+
+# ---- pooling -----------------------------------------------------------------------------------------------
+# The only pooling there is: the mean of the states that a slot names.
+#
+# Last token, a special token and a masked mean are all the same operation; which tokens carry the embedding is the
+# processor's knowledge and arrives as ``pooling_slots``.
+
+
+NO_SLOT = 0
+DIRECT_SLOT = 1
+GENERATED_SLOT = 2
+
+
+class DegenerateVectorError(ValueError):
+    """A vector is zero, not finite or constant: the model, the checkpoint or the dtype is broken."""
+
+
+def pool(states: Tensor, slots: Tensor, slot: int = DIRECT_SLOT, *, partial: bool = False) -> Tensor:
+    """Average the states whose slot is ``slot``, in float32.
+
+    Args:
+        states: ``[B, L, d]``, any float dtype, after the final norm.
+        slots: int8 ``[B, L]``.
+        slot: 1 for the direct embedding, 2 for the generated one.
+        partial: a row without the slot is zero.
+
+    Returns:
+        float32 ``[B, d]``, not normalised.
+
+    Raises:
+        ValueError: shapes differ, or a row has no such slot (which never means a fallback) and ``partial`` is False.
+    """
+    if slots.shape != states.shape[:2]:
+        raise ValueError(f"pooling_slots {tuple(slots.shape)} do not fit states {tuple(states.shape[:2])}")
+    weights = (slots == slot).to(torch.float32)
+    count = weights.sum(dim=1, keepdim=True)
+    if not partial and not bool((count > 0).all()):
+        rows = torch.nonzero(count.squeeze(1) == 0).flatten().tolist()
+        raise ValueError(f"rows {rows} have no token in pooling slot {slot}")
+    # Unpooled states may be padding's: a product would carry their NaN into the mean, a selection does not.
+    chosen = torch.where(weights.unsqueeze(-1) > 0, states.float(), 0.0)
+    return chosen.sum(dim=1) / count.clamp(min=1)
+
+
+def finish(pooled: Tensor, *, normalize: bool = True, dim: int | None = None) -> Tensor:
+    """Truncate to ``dim`` numbers, then scale to length one, in float32.
+
+    Args:
+        pooled: float32 ``[B, d]``.
+        normalize: scale rows to length one.
+        dim: keep the first ``dim`` numbers; None keeps all.
+
+    Raises:
+        ValueError: ``dim`` is no whole number from 1 to d.
+    """
+    if dim is not None:
+        pooled = pooled[..., : check_dim(dim, pooled.shape[-1])]
+    return torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled
+
+
+def check_dim(dim: Any, most: int) -> int:
+    """``dim`` as an int.
+
+    Raises:
+        ValueError: it is no whole number (a bool is none), or not in 1..``most``.
+    """
+    number = _as_int(dim)
+    if number is None or not 1 <= number <= most:
+        raise ValueError(f"dim is {dim!r}; use a whole number from 1 to {most}, or None for all")
+    return number
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """An argument that must be a whole number from ``least`` on, as an int.
+
+    Raises:
+        ValueError: it is another; a bool and a float are none.
+    """
+    number = _as_int(value)
+    if number is None or number < least:
+        raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
+    return number
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; a bool is none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _as_int(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def degenerate_rows(vectors: Tensor) -> Tensor:
+    """Which of ``[B, d]`` or ``[B, k, d]`` have a vector that is zero, not finite or constant: bool ``[B]``."""
+    finite = torch.isfinite(vectors).all(dim=-1)
+    spread = vectors.amax(dim=-1) - vectors.amin(dim=-1)
+    flat = (spread <= 1e-12) if vectors.shape[-1] > 1 else (vectors.abs().squeeze(-1) <= 1e-12)
+    return (~finite | flat).flatten(1).any(dim=1) if vectors.dim() > 2 else ~finite | flat
+
+
+def check_vectors(vectors: Tensor) -> None:
+    """Raise ``DegenerateVectorError`` if a row of ``[B, d]`` is zero, not finite or constant."""
+    bad = degenerate_rows(vectors)
+    if bool(bad.any()):
+        rows = torch.nonzero(bad).flatten().tolist()
+        raise DegenerateVectorError(
+            f"rows {rows[:10]} of the vectors are zero, constant or not finite; "
+            "the weights, the dtype or the attention kernel of this model are broken"
+        )
+
+
+# ---- budget ------------------------------------------------------------------------------------------------
+# Which items reason: those whose score is over kappa, which is fixed, or chosen as it goes so that a budget is met.
+#
+# A strategy scores a prompt, how likely reasoning is to pay; here is the other half, the threshold. :class:`Kappa` looks
+# at one score and nothing else, so that an item's decision is its own whatever the batch. :class:`Budget` has a memory:
+# its decisions depend on the items before, in the order in which they come, and on nothing else (no chance, no clock).
+
+
+WINDOW = 1024  # scores that a quantile is taken of
+PRIOR = tuple((place + 0.5) / 16 for place in range(16))  # before many are seen: as if these had been
+SLACK = 0.02  # of all tokens: how far from the budget it may be on the way
+LENGTHS = 128  # thoughts that the mean length is taken of
+
+
+class Kappa:
+    """A row reasons if its score is over ``kappa``.
+
+    >>> Kappa(0.5).decide([0.5, 0.75])
+    [False, True]
+    """
+
+    def __init__(self, kappa: float) -> None:
+        self.kappa = check_kappa(kappa)
+
+    def begin(self, items: int) -> None:
+        """So many items are to come, in one call."""
+
+    def decide(self, scores: Sequence[float]) -> list[bool]:
+        """Whether rows with these scores reason, of as many as can be said now: the first, and at least one."""
+        return [score > self.kappa for score in scores]
+
+    def spent(self, tokens: Sequence[int]) -> None:
+        """What the rows that were last decided to reason have written, an entry for each."""
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """What is decided inside is forgotten if an error comes out: memory may not hold a batch."""
+        before = copy.deepcopy(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+
+class Budget(Kappa):
+    """Meets an average of thought tokens per item, by choosing kappa anew for every item.
+
+    After ``t`` items that have written ``S`` tokens the account is ``A = budget * t - S``. The next item may reason if
+    its score is over kappa, the ``1 - f`` quantile of the last 1,024 scores, where ``f = (budget + A / h) / m`` is the
+    share of items that brings the account back to zero over ``h`` items, at the mean length ``m`` of the last 128
+    thoughts. That is the threshold; a corridor stands around it: an item reasons whatever its score once ``A`` is over
+    the slack, and none does that would bring it under minus the slack, where the slack is 2 % of ``budget * n`` (``n``
+    the larger of the items so far and those announced), or one thought where that is more. So sorted scores, equal
+    ones and any order at all end within the slack, and a batch of one as one of thousands, provided that what is left
+    to be thought can still spend it: a budget over what all items would write is not met, and then all reason.
+
+    Rows of a batch are decided in order, with ``m`` in place of lengths that are not known yet. So that lengths which
+    surprise are made up for, there are never more thoughts under way than have ended, nor more than a quarter of what
+    is left to spend, or half the slack where that is more; the rest of the batch waits. The very first item is thought
+    about whatever its score, to learn what a thought costs. One object may be handed to several calls, which then keep
+    one account.
+
+    A re-derivation: MMEmb-R1 has published no code, and says nothing of budgets.
+
+    Args:
+        tokens: average per item, over 0.
+
+    Attributes:
+        kappa: the latest threshold.
+        items, tokens_spent: so far.
+
+    >>> budget, spent = Budget(10), 0
+    >>> for _ in range(1000):
+    ...     if budget.decide([0.5]) == [True]:  # equal scores say nothing, and each thought has 40 tokens
+    ...         budget.spent([40])
+    ...         spent += 40
+    >>> abs(spent - 10 * 1000) <= 0.02 * 10 * 1000 + 40
+    True
+    """
+
+    def __init__(self, tokens: float) -> None:
+        super().__init__(0.5)
+        if not is_number(tokens) or tokens <= 0:
+            raise ValueError(
+                f"budget is {tokens!r}; give a number of tokens over 0, or mode='discriminative' for none"
+            )
+        self.tokens = float(tokens)
+        self.items = 0
+        self.tokens_spent = 0
+        self._expected = 0  # items, with those that are announced
+        self._thoughts = 0
+        self._under_way = 0  # thoughts without a length yet
+        self._waiting = 0  # rows that were asked for and not decided: their scores are known already
+        self._lengths: deque[int] = deque(maxlen=LENGTHS)
+        self._scores = deque(PRIOR, maxlen=WINDOW)
+        self._sorted = list(PRIOR)
+
+    def begin(self, items: int) -> None:
+        """So many items are to come: what is announced lets the account swing more on the way."""
+        self._expected = max(self._expected, self.items + items)
+
+    def decide(self, scores: Sequence[float]) -> list[bool]:
+        """As of :class:`Kappa`. Those that are not decided yet must be asked for again, after :meth:`spent`."""
+        for score in scores[self._waiting :]:
+            self._see(score)
+        left = self.tokens * max(self._expected, self.items + len(scores)) - self.tokens_spent
+        enough = max(min(left / 4 / self.length, self._thoughts), self.slack / 2 / self.length, 1.0)
+        chosen: list[bool] = []
+        for score in scores:
+            if self._under_way >= enough:
+                break
+            chosen.append(self._reasons(score))
+        self._waiting = len(scores) - len(chosen)
+        return chosen
+
+    def spent(self, tokens: Sequence[int]) -> None:
+        self._lengths.extend(tokens)
+        self.tokens_spent += sum(tokens)
+        self._thoughts += len(tokens)
+        self._under_way = 0
+
+    @property
+    def length(self) -> float:
+        """Mean tokens of a thought lately; before there was any, as if every item could have one."""
+        return max(sum(self._lengths) / len(self._lengths), 1.0) if self._lengths else self.tokens
+
+    @property
+    def slack(self) -> float:
+        """How far the account may be from zero, in tokens."""
+        return max(SLACK * self.tokens * max(self.items, self._expected), self.length)
+
+    def _see(self, score: float) -> None:
+        if len(self._scores) == WINDOW:
+            del self._sorted[bisect_left(self._sorted, self._scores[0])]
+        self._scores.append(score)
+        insort(self._sorted, score)
+
+    def _reasons(self, score: float) -> bool:
+        self.items += 1
+        length, slack = self.length, self.slack
+        account = self.tokens * self.items - self.tokens_spent - self._under_way * length
+        horizon = max(SLACK * max(self.items, self._expected), 1.0)
+        share = (self.tokens + (account - self.tokens) / horizon) / length
+        place = math.ceil((1 - min(max(share, 0.0), 1.0)) * len(self._sorted)) - 1
+        self.kappa = self._sorted[place] if place >= 0 else 0.0
+        reasons = account > slack or (score > self.kappa and account - length >= -slack)
+        self._under_way += reasons
+        return reasons
+
+
+def decider_of(kappa: Any, budget: Any, default: float) -> Kappa:
+    """What a caller's ``kappa`` and ``budget`` ask for; a budget may be an account that is kept already.
+
+    Raises:
+        ValueError: both are given, or one is no such number.
+    """
+    if budget is None:
+        return Kappa(default if kappa is None else kappa)
+    if kappa is not None:
+        raise ValueError("kappa and budget both say how much is thought: give one of them")
+    # Not isinstance: a checkpoint's own code has a class of its own.
+    return budget if hasattr(budget, "tokens_spent") else Budget(budget)
+
+
+def check_kappa(kappa: Any) -> float:
+    """Raise ValueError unless it is a number from 0 to 1."""
+    if not is_number(kappa) or not 0 <= kappa <= 1:
+        raise ValueError(f"kappa is {kappa!r}; give a number from 0 (reason nearly always) to 1 (never)")
+    return float(kappa)
 
 
 # ---- weight_files ------------------------------------------------------------------------------------------
@@ -1050,6 +1345,208 @@ def cache_of(output: Any) -> Any:
     return output.cache if hasattr(output, "cache") else output.past_key_values
 
 
+# ---- decoding ----------------------------------------------------------------------------------------------
+# Rows that have been read once and go on token by token: prefill, one step, choice of the next token.
+#
+# The loop belongs to :mod:`reasoning`; here is what it stands on. Positions are passed explicitly at every step
+# (the backbone's own ``rope_deltas`` are module state and may be another batch's), and of the states only the last
+# one of every row is ever kept.
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How thoughts are written.
+
+    Attributes:
+        max_new_tokens: most tokens of a thought, ``<gen_emb>`` counted where the model writes it itself.
+        temperature: None or 0 takes the likeliest token; otherwise tokens are drawn.
+        top_p: draw from the fewest tokens that hold this much probability; 1 from all.
+        top_k: draw from this many likeliest tokens; None from all.
+    """
+
+    max_new_tokens: int = 8192
+    temperature: float | None = None
+    top_p: float = 1.0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        whole_number("max_new_tokens", self.max_new_tokens)
+        if self.temperature is not None and not (is_number(self.temperature) and self.temperature >= 0):
+            raise ValueError(
+                f"temperature is {self.temperature}; give a number from 0 on, or None for greedy"
+            )
+        if not (is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p is {self.top_p}; give a number over 0 and up to 1")
+        if self.top_k is not None:
+            whole_number("top_k", self.top_k)
+
+
+class GrowingLayer(DynamicLayer):
+    """A cache layer with room for tokens to come: the stock one copies all that it has for every token."""
+
+    keys: Any  # [B, heads, tokens so far, D], views of the rooms
+    values: Any
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.__dict__.update(layer.__dict__)
+        self._rooms: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write new tokens ``[B, heads, new, D]`` behind the others; all of them, as views."""
+        old = self.keys.shape[2]
+        new = old + key_states.shape[2]
+        if self._rooms is None or new > self._rooms[0].shape[2]:
+            self._rooms = (_with_room(self.keys, new), _with_room(self.values, new))
+        keys, values = self._rooms
+        keys[:, :, old:new], values[:, :, old:new] = key_states, value_states
+        self.keys, self.values = keys[:, :, :new], values[:, :, :new]
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Any) -> None:
+        super().reorder_cache(beam_idx)
+        self._rooms = None
+
+
+def _with_room(stored: Tensor, tokens: int) -> Tensor:
+    batch, heads, old, width = stored.shape
+    room = stored.new_empty(batch, heads, tokens + tokens // 4 + 64, width)
+    room[:, :, :old] = stored
+    return room
+
+
+class CachedRows:
+    """Left-padded rows with their cache, ready for the next token.
+
+    Attributes:
+        state: ``[B, H]``, after the final norm, of the last token that each row has read.
+    """
+
+    def __init__(self, base: Any, cache: Any, mask: Tensor, position: Tensor, state: Tensor) -> None:
+        self.state = state
+        self._base = base
+        self._cache = cache
+        self._mask = mask  # [B, tokens so far]
+        self._position = position  # [B], of the next token
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def step(self, tokens: Tensor) -> None:
+        """Read one more token per row, int64 ``[B]``, or some at once, ``[B, K]``; ``state`` is the last one's own."""
+        tokens = tokens.view(len(self), -1)
+        count = tokens.shape[1]
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), count)], dim=1)
+        positions = self._position.view(1, -1, 1) + torch.arange(count, device=tokens.device)
+        output = self._base(
+            input_ids=tokens,
+            attention_mask=self._mask,
+            position_ids=positions.expand(3, -1, -1),
+            use_cache=True,
+            return_dict=True,
+            **cache_argument(self._base, self._cache),
+        )
+        self.state = back_home(output.last_hidden_state[:, -1], self._mask)
+        self._position = self._position + count
+
+    def take(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order; a row that is named several times is branched."""
+        if list(rows) != list(range(len(self))):
+            self._select(rows)
+
+    def branch(self, rows: Sequence[int]) -> CachedRows:
+        """These rows, to go on apart from the others: what either reads, the other does not see."""
+        cache = copy.copy(self._cache)
+        cache.layers = [_detached(layer) for layer in cache.layers]
+        apart = CachedRows(self._base, cache, self._mask, self._position, self.state)
+        apart._select(rows)
+        return apart
+
+    def _select(self, rows: Sequence[int]) -> None:
+        index = torch.tensor(rows, dtype=torch.long, device=self.state.device)
+        self._cache.reorder_cache(index)  # the only selection that linear-attention layers have, too
+        self._mask, self._position, self.state = self._mask[index], self._position[index], self.state[index]
+
+
+def _detached(layer: Any) -> Any:
+    """A layer whose tensors can be replaced without the other's; linear-attention layers hold theirs in dicts."""
+    apart = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, (dict, list)):
+            setattr(apart, name, copy.copy(value))
+    return apart
+
+
+def prefill(backbone: Any, inputs: dict[str, Tensor], settings: UmeSettings) -> tuple[CachedRows, Tensor]:
+    """Read a batch of prompts once.
+
+    Args:
+        backbone: a native ``...ForConditionalGeneration``.
+        inputs: as for ``backbone.states_of``; padding must be on the left.
+        settings: positions and DeepStack of the checkpoint.
+
+    Returns:
+        The rows, and the states of their prompts ``[B, L, H]``.
+
+    Raises:
+        ValueError: a row ends in padding.
+    """
+    base = base_of(backbone)
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        mask = torch.ones_like(inputs["input_ids"])
+    if not bool(mask[:, -1].all()):
+        raise ValueError(
+            "a batch that goes on must be padded on the left: collate(rows, padding_side='left')"
+        )
+    inputs = {**inputs, "attention_mask": mask}
+    positions = positions_of(base, inputs, settings.positions)
+    output = base(
+        input_ids=inputs["input_ids"],
+        attention_mask=mask,
+        position_ids=positions,
+        mm_encoder_outputs=vision_features(base, inputs, deepstack=settings.deepstack),
+        use_cache=True,
+        return_dict=True,
+    )
+    states = back_home(output.last_hidden_state, mask)
+    cache = cache_of(output)
+    cache.layers = [GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    # After a picture the axes differ, and the largest may lie before the last token.
+    following = positions.masked_fill(mask.unsqueeze(0) == 0, 0).amax(dim=(0, 2)) + 1
+    return CachedRows(base, cache, mask, following, states[:, -1].clone()), states
+
+
+def choose(logits: Tensor, decoding: Decoding, streams: Sequence[np.random.Generator]) -> list[int]:
+    """The next token of every row.
+
+    Args:
+        logits: ``[B, V]``; ``-inf`` is never chosen.
+        decoding: greedy, or temperature, top-k and top-p.
+        streams: one source of chance per row, so that a row's tokens do not depend on its neighbours.
+    """
+    if not decoding.temperature:
+        return logits.argmax(dim=-1).tolist()
+    logits = logits.float()
+    if decoding.top_k is not None and decoding.top_k < logits.shape[1]:
+        least = logits.topk(decoding.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    probabilities = (logits / decoding.temperature).softmax(dim=-1)
+    order = None
+    if decoding.top_p < 1:
+        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= decoding.top_p, 0)
+    edges = probabilities.double().cumsum(dim=-1)
+    total = edges[:, -1:]
+    drawn = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=logits.device)
+    places = torch.searchsorted(edges, drawn.unsqueeze(1) * total, right=True)
+    places = torch.minimum(places, (edges < total).sum(dim=-1, keepdim=True))  # rounding up to the total
+    return (places if order is None else order.gather(1, places)).squeeze(1).tolist()
+
+
 # ---- batching ----------------------------------------------------------------------------------------------
 # Which rows go through a model together: planned by tokens, fewer where memory runs out, and collated.
 
@@ -1186,6 +1683,415 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     said = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in said for words in _MEMORY_WORDS)
+
+
+# ---- encode_loop -------------------------------------------------------------------------------------------
+# The encode loop of every door: prepared rows to vectors, in batches that memory holds, each row in its place.
+#
+# A door (``AutoModel.encode``, the installed package's ``Encoder``) says what the caller wants in
+# :class:`EncodeOptions`, hands prepared rows to :func:`encode_batches` and puts what comes out into an :class:`Encoded`.
+
+
+REDUCTIONS = ("mean", "first", None)
+THINKING_BUDGET = 4  # a step costs little per row: batches that think are this much larger
+ROOM_FOR_THOUGHT = 256  # tokens that a thought is taken to have while batches are planned
+_DEGENERATE = (
+    "its vector is zero, constant or not finite; "
+    "the weights, the dtype or the attention kernel of this model are broken"
+)
+
+Row = tuple[int, Any]  # index of an item, and the item as the processor has prepared it
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How a call embeds; see ``encode``.
+
+    Attributes:
+        mode: a mode of the model.
+        dim: keep the first ``dim`` numbers; None for as many as the model has.
+        num_samples, reduce, seed: of thoughts.
+        decoding: how thoughts are written; None in a mode that does not think.
+        strategy: of the adaptive mode: scores items, and reasons.
+        decider: of the adaptive mode: which scores are enough.
+    """
+
+    mode: str
+    dim: int | None = None
+    num_samples: int = 1
+    reduce: str | None = "mean"
+    seed: int = 0
+    decoding: Any = None
+    strategy: Any = None
+    decider: Any = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        *,
+        mode: str | None = None,
+        dim: int | None = None,
+        num_samples: int = 1,
+        reduce: str | None = "mean",
+        seed: int | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        thoughts: Any = None,
+        kappa: float | None = None,
+        budget: Any = None,
+        strategy: Any = None,
+    ) -> EncodeOptions:
+        """Check a caller's wishes against what the model can do, and fill them up.
+
+        Raises:
+            ValueError: the model has no such mode or ``dim``, or a wish that only a mode that thinks can fulfil.
+        """
+        mode = model.settings.mode if mode is None else mode
+        if mode not in model.modes:
+            kind = model.settings.kind
+            needed = "a generative" if kind == "discriminative" else "another"
+            raise ValueError(
+                f"mode is {mode!r} and this one is {kind}: it has {', '.join(model.modes)}, any other mode needs "
+                f"{needed} checkpoint"
+            )
+        if reduce not in REDUCTIONS:
+            raise ValueError(f"reduce is {reduce!r}; use 'mean', 'first' or None")
+        whole_number("num_samples", num_samples)
+        if seed is not None:
+            whole_number("seed", seed, least=0)
+        dim = None if dim is None else check_dim(dim, model.dim)
+        deciding = {"kappa": kappa, "budget": budget, "strategy": strategy}
+        if mode != "adaptive" and (wishes := [name for name, value in deciding.items() if value is not None]):
+            raise ValueError(
+                f"{', '.join(wishes)}: only mode='adaptive' decides what is thought about, this is {mode!r}"
+            )
+        if mode != "discriminative":
+            # From torch's own generator, so that torch.manual_seed reaches sampling, too.
+            seed = int(torch.randint(2**62, ())) if seed is None else seed
+            decoding = model.decoding(num_samples, max_new_tokens, temperature, top_p)
+            options = cls(mode, dim, num_samples, reduce, seed, decoding)
+            if mode == "adaptive":
+                chosen = {"strategy": model.strategy_of(strategy), "decider": model.decider_of(kappa, budget)}
+                options = replace(options, **chosen)
+            return options
+        thinking = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        thinking["thoughts"] = thoughts
+        wishes = [name for name, value in thinking.items() if value is not None]
+        if num_samples > 1 or wishes:
+            raise ValueError(
+                f"{', '.join(wishes) or 'num_samples'} needs a mode that thinks; this one does not"
+            )
+        return cls(mode, dim)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a thought is written before the vector."""
+        return self.mode != "discriminative"
+
+    def begin(self, items: int) -> None:
+        """So many different items are to be embedded: whoever keeps a budget wants to know."""
+        if self.decider is not None:
+            self.decider.begin(items)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Of a thought; None in a mode that does not think."""
+        return self.decoding.max_new_tokens if self.thinks else None
+
+    @property
+    def draws(self) -> bool:
+        """Whether equal items have thoughts, and so vectors, of their own."""
+        return self.thinks and (self.num_samples > 1 or bool(self.decoding.temperature))
+
+    @property
+    def padding_side(self) -> str:
+        """Of its batches: a prompt that goes on ends where its row does."""
+        return "left" if self.thinks else "right"
+
+    @property
+    def budget_factor(self) -> int:
+        """How many times the usual tokens a batch may have where nobody has said how many."""
+        return THINKING_BUDGET if self.thinks else 1
+
+    def tokens(self, row: Any) -> int:
+        """Tokens that a prepared item takes up, its thoughts included."""
+        if not self.thinks:
+            return len(row.input_ids)
+        if row.given:
+            return sum(len(row.input_ids) + len(thought) + 1 for thought in row.given)
+        return (len(row.input_ids) + min(self.decoding.max_new_tokens, ROOM_FOR_THOUGHT)) * self.num_samples
+
+
+@dataclass
+class EncodedBatch:
+    """What some rows became; lists have an entry per row.
+
+    Attributes:
+        indices: of the items.
+        vectors: float32 ``[n, d]`` or ``[n, k, d]`` by name of an array, on the model's device; NaN where degenerate.
+        errors: index and error of every item that has no vector.
+        thoughts, thought_ids, thought_tokens, forced: see :class:`Encoded`.
+        modes, reason_scores: likewise, where items are decided on.
+    """
+
+    indices: list[int]
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    errors: list[tuple[int, Exception]] = field(default_factory=list)
+    thoughts: list[Any] = field(default_factory=list)
+    thought_ids: list[Any] = field(default_factory=list)
+    thought_tokens: list[Any] = field(default_factory=list)
+    forced: list[Any] = field(default_factory=list)
+    modes: list[str] = field(default_factory=list)
+    reason_scores: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Encoded:
+    """Result of ``encode(..., return_details=True)``; lists have an entry per item.
+
+    Attributes:
+        embeddings: float32 ``[n, d]``; a row of NaN where the item could not be encoded. ``[n, k, d]`` for
+            ``reduce=None``; a dict of two arrays for ``mode="both"``.
+        modes: mode of every row; in the adaptive mode what was decided, ``"discriminative"`` or ``"generative"``.
+        thoughts: what every row wrote before ``<gen_emb>``, tags included; None without a thought, a list of them
+            for ``num_samples > 1``.
+        thought_tokens: tokens of every thought, 0 without one; likewise.
+        forced: whether a thought did not get to ``<gen_emb>`` within its limit; likewise.
+        errors: ``(index, exception)`` of every item that was skipped.
+        batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them. Other
+            batches change the last digits of vectors.
+        halved: whether memory did not hold what was asked for.
+        truncated: tokens of text that every row lost to its limit, 0 where it was not cut.
+        thought_ids: ids of every thought; handed back as ``thoughts``, they give the same vectors whatever they are,
+            which a text need not: not every sequence of tokens is what its text is tokenised to.
+        reason_scores: in the adaptive mode, how likely reasoning was taken to pay for every row, 0 to 1; else None.
+        seconds: that the call took, reading and preparing included.
+    """
+
+    embeddings: Any
+    modes: list[str]
+    thoughts: list[Any]
+    thought_tokens: list[Any]
+    forced: list[Any]
+    errors: list[tuple[int, Exception]] = field(default_factory=list)
+    batch_tokens: int = 0
+    halved: bool = False
+    truncated: list[int] = field(default_factory=list)
+    thought_ids: list[Any] = field(default_factory=list)
+    reason_scores: list[float | None] = field(default_factory=list)
+    seconds: float = 0.0
+    began: float = field(default_factory=perf_counter, repr=False)
+
+    @property
+    def invocation_ratio(self) -> float:
+        """Share of the items that were reasoned about before they were embedded."""
+        failed = {index for index, _ in self.errors}
+        reasoned = [
+            index not in failed and (mode != "discriminative" or self.thoughts[index] is not None)
+            for index, mode in enumerate(self.modes)
+        ]
+        return sum(reasoned) / max(len(reasoned), 1)
+
+    @property
+    def tokens_per_item(self) -> float:
+        """Mean of the tokens that an item's thoughts have, all of its samples counted."""
+        counts = [sum(one) if isinstance(one, list) else one for one in self.thought_tokens]
+        return sum(counts) / max(len(counts), 1)
+
+    @property
+    def seconds_per_item(self) -> float:
+        """Mean."""
+        return self.seconds / max(len(self.modes), 1)
+
+    @classmethod
+    def empty(cls, options: EncodeOptions, count: int, dim: int, device: Any = "cpu") -> Encoded:
+        """Nothing encoded yet: rows of NaN, by name of an array. dim: of the model."""
+        dim = options.dim or dim
+        parts = ("discriminative", "generative") if options.mode == "both" else (options.mode,)
+        arrays = {}
+        for part in parts:
+            several = part in ("generative", "adaptive") and options.reduce is None
+            shape = (count, options.num_samples, dim) if several else (count, dim)
+            arrays[part] = torch.full(shape, torch.nan, dtype=torch.float32, device=device)
+        return cls(
+            arrays,
+            [options.mode] * count,
+            [None] * count,
+            [0] * count,
+            [False] * count,
+            truncated=[0] * count,
+            thought_ids=[None] * count,
+            reason_scores=[None] * count,
+        )
+
+    def add(self, batch: EncodedBatch) -> None:
+        """Put a batch's rows in their places."""
+        for part, vectors in batch.vectors.items():
+            self.embeddings[part][batch.indices] = vectors.to(self.embeddings[part].device)
+        for place, index in enumerate(batch.indices):
+            if batch.thoughts:
+                self.thoughts[index] = batch.thoughts[place]
+                self.thought_ids[index] = batch.thought_ids[place]
+                self.thought_tokens[index] = batch.thought_tokens[place]
+                self.forced[index] = batch.forced[place]
+            if batch.modes:
+                self.modes[index] = batch.modes[place]
+                self.reason_scores[index] = batch.reason_scores[place]
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Give an item what an equal one has."""
+        for rows in (
+            *self.embeddings.values(),
+            self.thoughts,
+            self.thought_ids,
+            self.thought_tokens,
+            self.forced,
+            self.truncated,
+            self.modes,
+            self.reason_scores,
+        ):
+            rows[target] = rows[source]
+
+    def finish(self, budget: TokenBudget, numpy: bool = False) -> None:
+        """Say what the batches were, and make of the arrays what a caller gets."""
+        if numpy:
+            self.embeddings = {part: rows.numpy() for part, rows in self.embeddings.items()}
+        if len(self.embeddings) == 1:
+            [self.embeddings] = self.embeddings.values()
+        self.errors.sort(key=lambda error: error[0])
+        self.batch_tokens, self.halved = budget.tokens, budget.halved
+        self.seconds = perf_counter() - self.began
+
+
+@torch.inference_mode()
+def encode_batches(
+    model: Any, rows: Sequence[Row], options: EncodeOptions, budget: TokenBudget, collator: Collator
+) -> Iterator[EncodedBatch]:
+    """Embed prepared rows in batches of the budget; what memory does not hold is planned again with half of it.
+
+    What the collator holds for later batches is let go of before anything is planned again.
+
+    Args:
+        model: an embedding model of ours.
+        rows: prepared for the options' mode.
+        options: what the caller wants.
+        budget: tokens of a batch; what is learned about memory stays in it.
+        collator: makes the batches; may work ahead.
+
+    Yields:
+        Each batch after it was run; or an item that memory does not hold even alone, with a MemoryError that says so.
+    """
+    for given in (False, True):  # a thought that is given takes one forward, one that is written many
+        left = [(index, row) for index, row in rows if bool(row.given) == given]
+        while left:
+            batches = plan_batches([options.tokens(row) for _, row in left], budget.tokens, rows=budget.rows)
+            planned = [Planned.of(model, [left[number] for number in batch]) for batch in batches]
+            left = []
+            for place, batch in enumerate(planned):
+                if place + 1 < len(planned):
+                    collator.prefetch(planned[place + 1].inputs, options.padding_side)
+                run = partial(encode_batch, model, batch, options, collator)
+                done = budget.attempt(run)
+                if done is None and collator.release():
+                    done = budget.attempt(run)
+                if done is not None:
+                    yield done
+                elif len(batch.rows) > 1:
+                    budget.halve(len(batch.rows) * max(options.tokens(row) for _, row in batch.rows))
+                    left = [row for later in planned[place:] for row in later.rows]
+                    break
+                else:
+                    [(index, row)] = batch.rows
+                    yield EncodedBatch([index], errors=[(index, MemoryError(_too_large(row, budget)))])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Rows that go through the model together, all with given thoughts or all without, and what goes in."""
+
+    rows: list[Row]
+    inputs: list[Any]
+
+    @classmethod
+    def of(cls, model: Any, rows: list[Row]) -> Planned:
+        if not rows[0][1].given:
+            return cls(rows, [row for _, row in rows])
+        gen_emb = model.thought_tokens.gen_emb
+        return cls(rows, [whole for _, row in rows for whole in row.with_thoughts(gen_emb)])
+
+
+def encode_batch(model: Any, planned: Planned, options: EncodeOptions, collator: Collator) -> EncodedBatch:
+    """Embed rows in one forward, or one prefill and its thoughts."""
+    indices = [index for index, _ in planned.rows]
+    batch = collator.collate(planned.inputs, options.padding_side)
+    given = [row.given for _, row in planned.rows]
+    if any(given):
+        done = model.embed_given(batch, options, indices, given, collator.processor.tokenizer)
+    elif options.thinks:
+        done = model.embed_batch(batch, options, indices, collator.processor.tokenizer)
+    else:
+        done = EncodedBatch(indices, {options.mode: model(**batch, dim=options.dim).embeddings})
+    bad = {part: degenerate_rows(vectors) for part, vectors in done.vectors.items()}
+    for place in torch.nonzero(torch.stack([*bad.values()]).any(dim=0)).flatten().tolist():
+        index = indices[place]
+        done.errors.append((index, DegenerateVectorError(f"item {index}: {_DEGENERATE}")))
+    if done.errors:
+        for part, vectors in done.vectors.items():
+            vectors[bad[part]] = torch.nan
+    return done
+
+
+def _too_large(row: Any, budget: TokenBudget) -> str:
+    return (
+        f"its {len(row.input_ids)} tokens do not fit into the memory of {budget.device} even alone: give smaller or "
+        "fewer media, or a smaller max_length or pixel budget"
+    )
+
+
+# ---- evaluating --------------------------------------------------------------------------------------------
+# Encoding never drops out, whatever mode the model is in, and leaves it as it was.
+
+
+# How many callers hold each module that was in training mode. Two encoders may share a backbone, and threads a model:
+# the last one to leave puts a module back.
+_HELD: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for every part of a model that is in training mode; each is put back afterwards.
+
+    The flags are set and no ``train()`` is called, which a part may have its own idea of. Parts in training mode are
+    held by all threads that encode; training in one thread while another encodes is not possible.
+    """
+    with _LOCK:
+        held = [part for part in model.modules() if part.training or part in _HELD]
+        for part in held:
+            _HELD[part] = _HELD.get(part, 0) + 1
+            part.training = False
+    try:
+        yield
+    finally:
+        with _LOCK:
+            for part in held:
+                _HELD[part] -= 1
+                if _HELD[part] == 0:
+                    del _HELD[part]
+                    part.training = True
+
+
+def evaluated(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a model that runs in evaluation mode."""
+
+    @functools.wraps(method)
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with evaluating(self):
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 # ---- versions ----------------------------------------------------------------------------------------------
@@ -2001,529 +2907,6 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         return self.backbone.dtype
 
 
-# ---- pooling -----------------------------------------------------------------------------------------------
-# The only pooling there is: the mean of the states that a slot names.
-#
-# Last token, a special token and a masked mean are all the same operation; which tokens carry the embedding is the
-# processor's knowledge and arrives as ``pooling_slots``.
-
-
-NO_SLOT = 0
-DIRECT_SLOT = 1
-GENERATED_SLOT = 2
-
-
-class DegenerateVectorError(ValueError):
-    """A vector is zero, not finite or constant: the model, the checkpoint or the dtype is broken."""
-
-
-def pool(states: Tensor, slots: Tensor, slot: int = DIRECT_SLOT, *, partial: bool = False) -> Tensor:
-    """Average the states whose slot is ``slot``, in float32.
-
-    Args:
-        states: ``[B, L, d]``, any float dtype, after the final norm.
-        slots: int8 ``[B, L]``.
-        slot: 1 for the direct embedding, 2 for the generated one.
-        partial: a row without the slot is zero.
-
-    Returns:
-        float32 ``[B, d]``, not normalised.
-
-    Raises:
-        ValueError: shapes differ, or a row has no such slot (which never means a fallback) and ``partial`` is False.
-    """
-    if slots.shape != states.shape[:2]:
-        raise ValueError(f"pooling_slots {tuple(slots.shape)} do not fit states {tuple(states.shape[:2])}")
-    weights = (slots == slot).to(torch.float32)
-    count = weights.sum(dim=1, keepdim=True)
-    if not partial and not bool((count > 0).all()):
-        rows = torch.nonzero(count.squeeze(1) == 0).flatten().tolist()
-        raise ValueError(f"rows {rows} have no token in pooling slot {slot}")
-    # Unpooled states may be padding's: a product would carry their NaN into the mean, a selection does not.
-    chosen = torch.where(weights.unsqueeze(-1) > 0, states.float(), 0.0)
-    return chosen.sum(dim=1) / count.clamp(min=1)
-
-
-def finish(pooled: Tensor, *, normalize: bool = True, dim: int | None = None) -> Tensor:
-    """Truncate to ``dim`` numbers, then scale to length one, in float32.
-
-    Args:
-        pooled: float32 ``[B, d]``.
-        normalize: scale rows to length one.
-        dim: keep the first ``dim`` numbers; None keeps all.
-
-    Raises:
-        ValueError: ``dim`` is no whole number from 1 to d.
-    """
-    if dim is not None:
-        pooled = pooled[..., : check_dim(dim, pooled.shape[-1])]
-    return torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled
-
-
-def check_dim(dim: Any, most: int) -> int:
-    """``dim`` as an int.
-
-    Raises:
-        ValueError: it is no whole number (a bool is none), or not in 1..``most``.
-    """
-    number = _as_int(dim)
-    if number is None or not 1 <= number <= most:
-        raise ValueError(f"dim is {dim!r}; use a whole number from 1 to {most}, or None for all")
-    return number
-
-
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """An argument that must be a whole number from ``least`` on, as an int.
-
-    Raises:
-        ValueError: it is another; a bool and a float are none.
-    """
-    number = _as_int(value)
-    if number is None or number < least:
-        raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
-    return number
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number; a bool is none."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _as_int(value: Any) -> int | None:
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None
-
-
-def degenerate_rows(vectors: Tensor) -> Tensor:
-    """Which of ``[B, d]`` or ``[B, k, d]`` have a vector that is zero, not finite or constant: bool ``[B]``."""
-    finite = torch.isfinite(vectors).all(dim=-1)
-    spread = vectors.amax(dim=-1) - vectors.amin(dim=-1)
-    flat = (spread <= 1e-12) if vectors.shape[-1] > 1 else (vectors.abs().squeeze(-1) <= 1e-12)
-    return (~finite | flat).flatten(1).any(dim=1) if vectors.dim() > 2 else ~finite | flat
-
-
-def check_vectors(vectors: Tensor) -> None:
-    """Raise ``DegenerateVectorError`` if a row of ``[B, d]`` is zero, not finite or constant."""
-    bad = degenerate_rows(vectors)
-    if bool(bad.any()):
-        rows = torch.nonzero(bad).flatten().tolist()
-        raise DegenerateVectorError(
-            f"rows {rows[:10]} of the vectors are zero, constant or not finite; "
-            "the weights, the dtype or the attention kernel of this model are broken"
-        )
-
-
-# ---- encode_loop -------------------------------------------------------------------------------------------
-# The encode loop of every door: prepared rows to vectors, in batches that memory holds, each row in its place.
-#
-# A door (``AutoModel.encode``, the installed package's ``Encoder``) says what the caller wants in
-# :class:`EncodeOptions`, hands prepared rows to :func:`encode_batches` and puts what comes out into an :class:`Encoded`.
-
-
-REDUCTIONS = ("mean", "first", None)
-THINKING_BUDGET = 4  # a step costs little per row: batches that think are this much larger
-ROOM_FOR_THOUGHT = 256  # tokens that a thought is taken to have while batches are planned
-_DEGENERATE = (
-    "its vector is zero, constant or not finite; "
-    "the weights, the dtype or the attention kernel of this model are broken"
-)
-
-Row = tuple[int, Any]  # index of an item, and the item as the processor has prepared it
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How a call embeds; see ``encode``.
-
-    Attributes:
-        mode: a mode of the model.
-        dim: keep the first ``dim`` numbers; None for as many as the model has.
-        num_samples, reduce, seed: of thoughts.
-        decoding: how thoughts are written; None in a mode that does not think.
-        strategy: of the adaptive mode: scores items, and reasons.
-        decider: of the adaptive mode: which scores are enough.
-    """
-
-    mode: str
-    dim: int | None = None
-    num_samples: int = 1
-    reduce: str | None = "mean"
-    seed: int = 0
-    decoding: Any = None
-    strategy: Any = None
-    decider: Any = None
-
-    @classmethod
-    def of(
-        cls,
-        model: Any,
-        *,
-        mode: str | None = None,
-        dim: int | None = None,
-        num_samples: int = 1,
-        reduce: str | None = "mean",
-        seed: int | None = None,
-        max_new_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        thoughts: Any = None,
-        kappa: float | None = None,
-        budget: Any = None,
-        strategy: Any = None,
-    ) -> EncodeOptions:
-        """Check a caller's wishes against what the model can do, and fill them up.
-
-        Raises:
-            ValueError: the model has no such mode or ``dim``, or a wish that only a mode that thinks can fulfil.
-        """
-        mode = model.settings.mode if mode is None else mode
-        if mode not in model.modes:
-            kind = model.settings.kind
-            needed = "a generative" if kind == "discriminative" else "another"
-            raise ValueError(
-                f"mode is {mode!r} and this one is {kind}: it has {', '.join(model.modes)}, any other mode needs "
-                f"{needed} checkpoint"
-            )
-        if reduce not in REDUCTIONS:
-            raise ValueError(f"reduce is {reduce!r}; use 'mean', 'first' or None")
-        whole_number("num_samples", num_samples)
-        if seed is not None:
-            whole_number("seed", seed, least=0)
-        dim = None if dim is None else check_dim(dim, model.dim)
-        deciding = {"kappa": kappa, "budget": budget, "strategy": strategy}
-        if mode != "adaptive" and (wishes := [name for name, value in deciding.items() if value is not None]):
-            raise ValueError(
-                f"{', '.join(wishes)}: only mode='adaptive' decides what is thought about, this is {mode!r}"
-            )
-        if mode != "discriminative":
-            # From torch's own generator, so that torch.manual_seed reaches sampling, too.
-            seed = int(torch.randint(2**62, ())) if seed is None else seed
-            decoding = model.decoding(num_samples, max_new_tokens, temperature, top_p)
-            options = cls(mode, dim, num_samples, reduce, seed, decoding)
-            if mode == "adaptive":
-                chosen = {"strategy": model.strategy_of(strategy), "decider": model.decider_of(kappa, budget)}
-                options = replace(options, **chosen)
-            return options
-        thinking = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-        thinking["thoughts"] = thoughts
-        wishes = [name for name, value in thinking.items() if value is not None]
-        if num_samples > 1 or wishes:
-            raise ValueError(
-                f"{', '.join(wishes) or 'num_samples'} needs a mode that thinks; this one does not"
-            )
-        return cls(mode, dim)
-
-    @property
-    def thinks(self) -> bool:
-        """Whether a thought is written before the vector."""
-        return self.mode != "discriminative"
-
-    def begin(self, items: int) -> None:
-        """So many different items are to be embedded: whoever keeps a budget wants to know."""
-        if self.decider is not None:
-            self.decider.begin(items)
-
-    @property
-    def most_tokens(self) -> int | None:
-        """Of a thought; None in a mode that does not think."""
-        return self.decoding.max_new_tokens if self.thinks else None
-
-    @property
-    def draws(self) -> bool:
-        """Whether equal items have thoughts, and so vectors, of their own."""
-        return self.thinks and (self.num_samples > 1 or bool(self.decoding.temperature))
-
-    @property
-    def padding_side(self) -> str:
-        """Of its batches: a prompt that goes on ends where its row does."""
-        return "left" if self.thinks else "right"
-
-    @property
-    def budget_factor(self) -> int:
-        """How many times the usual tokens a batch may have where nobody has said how many."""
-        return THINKING_BUDGET if self.thinks else 1
-
-    def tokens(self, row: Any) -> int:
-        """Tokens that a prepared item takes up, its thoughts included."""
-        if not self.thinks:
-            return len(row.input_ids)
-        if row.given:
-            return sum(len(row.input_ids) + len(thought) + 1 for thought in row.given)
-        return (len(row.input_ids) + min(self.decoding.max_new_tokens, ROOM_FOR_THOUGHT)) * self.num_samples
-
-
-@dataclass
-class EncodedBatch:
-    """What some rows became; lists have an entry per row.
-
-    Attributes:
-        indices: of the items.
-        vectors: float32 ``[n, d]`` or ``[n, k, d]`` by name of an array, on the model's device; NaN where degenerate.
-        errors: index and error of every item that has no vector.
-        thoughts, thought_ids, thought_tokens, forced: see :class:`Encoded`.
-        modes, reason_scores: likewise, where items are decided on.
-    """
-
-    indices: list[int]
-    vectors: dict[str, Tensor] = field(default_factory=dict)
-    errors: list[tuple[int, Exception]] = field(default_factory=list)
-    thoughts: list[Any] = field(default_factory=list)
-    thought_ids: list[Any] = field(default_factory=list)
-    thought_tokens: list[Any] = field(default_factory=list)
-    forced: list[Any] = field(default_factory=list)
-    modes: list[str] = field(default_factory=list)
-    reason_scores: list[float] = field(default_factory=list)
-
-
-@dataclass
-class Encoded:
-    """Result of ``encode(..., return_details=True)``; lists have an entry per item.
-
-    Attributes:
-        embeddings: float32 ``[n, d]``; a row of NaN where the item could not be encoded. ``[n, k, d]`` for
-            ``reduce=None``; a dict of two arrays for ``mode="both"``.
-        modes: mode of every row; in the adaptive mode what was decided, ``"discriminative"`` or ``"generative"``.
-        thoughts: what every row wrote before ``<gen_emb>``, tags included; None without a thought, a list of them
-            for ``num_samples > 1``.
-        thought_tokens: tokens of every thought, 0 without one; likewise.
-        forced: whether a thought did not get to ``<gen_emb>`` within its limit; likewise.
-        errors: ``(index, exception)`` of every item that was skipped.
-        batch_tokens: padded tokens of one forward; fewer than asked for where memory did not hold them. Other
-            batches change the last digits of vectors.
-        halved: whether memory did not hold what was asked for.
-        truncated: tokens of text that every row lost to its limit, 0 where it was not cut.
-        thought_ids: ids of every thought; handed back as ``thoughts``, they give the same vectors whatever they are,
-            which a text need not: not every sequence of tokens is what its text is tokenised to.
-        reason_scores: in the adaptive mode, how likely reasoning was taken to pay for every row, 0 to 1; else None.
-        seconds: that the call took, reading and preparing included.
-    """
-
-    embeddings: Any
-    modes: list[str]
-    thoughts: list[Any]
-    thought_tokens: list[Any]
-    forced: list[Any]
-    errors: list[tuple[int, Exception]] = field(default_factory=list)
-    batch_tokens: int = 0
-    halved: bool = False
-    truncated: list[int] = field(default_factory=list)
-    thought_ids: list[Any] = field(default_factory=list)
-    reason_scores: list[float | None] = field(default_factory=list)
-    seconds: float = 0.0
-    began: float = field(default_factory=perf_counter, repr=False)
-
-    @property
-    def invocation_ratio(self) -> float:
-        """Share of the items that were reasoned about before they were embedded."""
-        failed = {index for index, _ in self.errors}
-        reasoned = [
-            index not in failed and (mode != "discriminative" or self.thoughts[index] is not None)
-            for index, mode in enumerate(self.modes)
-        ]
-        return sum(reasoned) / max(len(reasoned), 1)
-
-    @property
-    def tokens_per_item(self) -> float:
-        """Mean of the tokens that an item's thoughts have, all of its samples counted."""
-        counts = [sum(one) if isinstance(one, list) else one for one in self.thought_tokens]
-        return sum(counts) / max(len(counts), 1)
-
-    @property
-    def seconds_per_item(self) -> float:
-        """Mean."""
-        return self.seconds / max(len(self.modes), 1)
-
-    @classmethod
-    def empty(cls, options: EncodeOptions, count: int, dim: int, device: Any = "cpu") -> Encoded:
-        """Nothing encoded yet: rows of NaN, by name of an array. dim: of the model."""
-        dim = options.dim or dim
-        parts = ("discriminative", "generative") if options.mode == "both" else (options.mode,)
-        arrays = {}
-        for part in parts:
-            several = part in ("generative", "adaptive") and options.reduce is None
-            shape = (count, options.num_samples, dim) if several else (count, dim)
-            arrays[part] = torch.full(shape, torch.nan, dtype=torch.float32, device=device)
-        return cls(
-            arrays,
-            [options.mode] * count,
-            [None] * count,
-            [0] * count,
-            [False] * count,
-            truncated=[0] * count,
-            thought_ids=[None] * count,
-            reason_scores=[None] * count,
-        )
-
-    def add(self, batch: EncodedBatch) -> None:
-        """Put a batch's rows in their places."""
-        for part, vectors in batch.vectors.items():
-            self.embeddings[part][batch.indices] = vectors.to(self.embeddings[part].device)
-        for place, index in enumerate(batch.indices):
-            if batch.thoughts:
-                self.thoughts[index] = batch.thoughts[place]
-                self.thought_ids[index] = batch.thought_ids[place]
-                self.thought_tokens[index] = batch.thought_tokens[place]
-                self.forced[index] = batch.forced[place]
-            if batch.modes:
-                self.modes[index] = batch.modes[place]
-                self.reason_scores[index] = batch.reason_scores[place]
-
-    def copy_row(self, source: int, target: int) -> None:
-        """Give an item what an equal one has."""
-        for rows in (
-            *self.embeddings.values(),
-            self.thoughts,
-            self.thought_ids,
-            self.thought_tokens,
-            self.forced,
-            self.truncated,
-            self.modes,
-            self.reason_scores,
-        ):
-            rows[target] = rows[source]
-
-    def finish(self, budget: TokenBudget, numpy: bool = False) -> None:
-        """Say what the batches were, and make of the arrays what a caller gets."""
-        if numpy:
-            self.embeddings = {part: rows.numpy() for part, rows in self.embeddings.items()}
-        if len(self.embeddings) == 1:
-            [self.embeddings] = self.embeddings.values()
-        self.errors.sort(key=lambda error: error[0])
-        self.batch_tokens, self.halved = budget.tokens, budget.halved
-        self.seconds = perf_counter() - self.began
-
-
-@torch.inference_mode()
-def encode_batches(
-    model: Any, rows: Sequence[Row], options: EncodeOptions, budget: TokenBudget, collator: Collator
-) -> Iterator[EncodedBatch]:
-    """Embed prepared rows in batches of the budget; what memory does not hold is planned again with half of it.
-
-    What the collator holds for later batches is let go of before anything is planned again.
-
-    Args:
-        model: an embedding model of ours.
-        rows: prepared for the options' mode.
-        options: what the caller wants.
-        budget: tokens of a batch; what is learned about memory stays in it.
-        collator: makes the batches; may work ahead.
-
-    Yields:
-        Each batch after it was run; or an item that memory does not hold even alone, with a MemoryError that says so.
-    """
-    for given in (False, True):  # a thought that is given takes one forward, one that is written many
-        left = [(index, row) for index, row in rows if bool(row.given) == given]
-        while left:
-            batches = plan_batches([options.tokens(row) for _, row in left], budget.tokens, rows=budget.rows)
-            planned = [Planned.of(model, [left[number] for number in batch]) for batch in batches]
-            left = []
-            for place, batch in enumerate(planned):
-                if place + 1 < len(planned):
-                    collator.prefetch(planned[place + 1].inputs, options.padding_side)
-                run = partial(encode_batch, model, batch, options, collator)
-                done = budget.attempt(run)
-                if done is None and collator.release():
-                    done = budget.attempt(run)
-                if done is not None:
-                    yield done
-                elif len(batch.rows) > 1:
-                    budget.halve(len(batch.rows) * max(options.tokens(row) for _, row in batch.rows))
-                    left = [row for later in planned[place:] for row in later.rows]
-                    break
-                else:
-                    [(index, row)] = batch.rows
-                    yield EncodedBatch([index], errors=[(index, MemoryError(_too_large(row, budget)))])
-
-
-@dataclass(frozen=True)
-class Planned:
-    """Rows that go through the model together, all with given thoughts or all without, and what goes in."""
-
-    rows: list[Row]
-    inputs: list[Any]
-
-    @classmethod
-    def of(cls, model: Any, rows: list[Row]) -> Planned:
-        if not rows[0][1].given:
-            return cls(rows, [row for _, row in rows])
-        gen_emb = model.thought_tokens.gen_emb
-        return cls(rows, [whole for _, row in rows for whole in row.with_thoughts(gen_emb)])
-
-
-def encode_batch(model: Any, planned: Planned, options: EncodeOptions, collator: Collator) -> EncodedBatch:
-    """Embed rows in one forward, or one prefill and its thoughts."""
-    indices = [index for index, _ in planned.rows]
-    batch = collator.collate(planned.inputs, options.padding_side)
-    given = [row.given for _, row in planned.rows]
-    if any(given):
-        done = model.embed_given(batch, options, indices, given, collator.processor.tokenizer)
-    elif options.thinks:
-        done = model.embed_batch(batch, options, indices, collator.processor.tokenizer)
-    else:
-        done = EncodedBatch(indices, {options.mode: model(**batch, dim=options.dim).embeddings})
-    bad = {part: degenerate_rows(vectors) for part, vectors in done.vectors.items()}
-    for place in torch.nonzero(torch.stack([*bad.values()]).any(dim=0)).flatten().tolist():
-        index = indices[place]
-        done.errors.append((index, DegenerateVectorError(f"item {index}: {_DEGENERATE}")))
-    if done.errors:
-        for part, vectors in done.vectors.items():
-            vectors[bad[part]] = torch.nan
-    return done
-
-
-def _too_large(row: Any, budget: TokenBudget) -> str:
-    return (
-        f"its {len(row.input_ids)} tokens do not fit into the memory of {budget.device} even alone: give smaller or "
-        "fewer media, or a smaller max_length or pixel budget"
-    )
-
-
-# ---- evaluating --------------------------------------------------------------------------------------------
-# Encoding never drops out, whatever mode the model is in, and leaves it as it was.
-
-
-# How many callers hold each module that was in training mode. Two encoders may share a backbone, and threads a model:
-# the last one to leave puts a module back.
-_HELD: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-_LOCK = threading.Lock()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every part of a model that is in training mode; each is put back afterwards.
-
-    The flags are set and no ``train()`` is called, which a part may have its own idea of. Parts in training mode are
-    held by all threads that encode; training in one thread while another encodes is not possible.
-    """
-    with _LOCK:
-        held = [part for part in model.modules() if part.training or part in _HELD]
-        for part in held:
-            _HELD[part] = _HELD.get(part, 0) + 1
-            part.training = False
-    try:
-        yield
-    finally:
-        with _LOCK:
-            for part in held:
-                _HELD[part] -= 1
-                if _HELD[part] == 0:
-                    del _HELD[part]
-                    part.training = True
-
-
-def evaluated(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a model that runs in evaluation mode."""
-
-    @functools.wraps(method)
-    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with evaluating(self):
-            return method(self, *args, **kwargs)
-
-    return call
-
-
 # ---- discriminative ----------------------------------------------------------------------------------------
 # The discriminative embedder: one forward, one vector.
 #
@@ -2716,3 +3099,930 @@ class UmeForDiscriminativeEmbedding(UmePreTrainedModel):
                 result.add(batch)
         result.finish(budget)
         return result if return_details else result.embeddings
+
+
+# ---- reasoning ---------------------------------------------------------------------------------------------
+# Rollouts: think, write ``<gen_emb>``, and keep the state *of* that token.
+#
+# The state that carries the embedding is that of the step which reads ``<gen_emb>``, not of the one which predicted
+# it; so a ``<gen_emb>`` that comes as the very last token allowed is still read. Only what a row writes itself counts:
+# prompts quote the token, too.
+
+
+# Ids in a backbone's config that stand for media: written into a thought, they would have no pixels behind them.
+_MEDIA_IDS = (
+    "image_token_id",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "vision_token_id",
+)
+
+
+@dataclass(frozen=True)
+class ThoughtTokens:
+    """Ids that a rollout has to know.
+
+    Attributes:
+        gen_emb: ends a thought; its state is the embedding.
+        ends: end the turn (``<|im_end|>`` ...); before ``<gen_emb>`` they mean that the thought went astray.
+        never: may never be chosen.
+    """
+
+    gen_emb: int
+    ends: frozenset[int] = frozenset()
+    never: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, settings: UmeSettings, backbone: Any) -> ThoughtTokens:
+        """From ``config.ume.tokens`` (``gen_emb``, ``im_end``, ``disc_emb``, ``direct``, ``never``) and the backbone's
+        configs.
+
+        Raises:
+            UmeSettingsError: the checkpoint names no ``gen_emb``.
+        """
+        named = settings.tokens
+        gen_emb = named.get("gen_emb")
+        if not isinstance(gen_emb, int):
+            raise UmeSettingsError(
+                "config.ume.tokens names no 'gen_emb': this checkpoint has no token for thoughts"
+            )
+        config = backbone.config
+        written = getattr(backbone, "generation_config", None)
+        ends = _ids(named.get("im_end"), getattr(written, "eos_token_id", None))
+        ends |= _ids(getattr(config.get_text_config(), "eos_token_id", None))
+        never = _ids(
+            named.get("never"),
+            named.get("disc_emb"),
+            named.get("direct"),
+            *(getattr(config, key, None) for key in _MEDIA_IDS),
+        )
+        return cls(gen_emb, frozenset(ends - {gen_emb}), frozenset(never - {gen_emb}))
+
+
+@dataclass(frozen=True)
+class ThoughtWishes:
+    """What is asked of the thoughts of a batch.
+
+    Attributes:
+        decoding: how they are written.
+        num_samples: of a row; they share its cache.
+        reduce: ``"mean"`` of their unit vectors, normalised again; the ``"first"``; None keeps all.
+        dim: keep the first numbers of a vector; None for the checkpoint's own.
+        vocabulary: ids from here on are rows without a token and are never written.
+    """
+
+    decoding: Decoding
+    num_samples: int = 1
+    reduce: str | None = "mean"
+    dim: int | None = None
+    vocabulary: int | None = None
+
+
+@dataclass
+class Rollout:
+    """One thought.
+
+    Attributes:
+        tokens: what was written, without a forced ``<gen_emb>``.
+        thought: its tokens before ``<gen_emb>``.
+        forced: whether the row never got to ``<gen_emb>`` by itself within the limit.
+        state: ``[H]``, the state of ``<gen_emb>``.
+        ending: the token by which the row ended its turn too early, in whose place ``<gen_emb>`` was put.
+    """
+
+    tokens: list[int]
+    thought: list[int]
+    forced: bool
+    state: Tensor
+    ending: int | None = None
+
+
+def think(
+    rows: CachedRows,
+    output: Callable[[Tensor], Tensor],
+    names: ThoughtTokens,
+    decoding: Decoding,
+    streams: Sequence[np.random.Generator],
+    *,
+    official: bool = False,
+) -> list[Rollout]:
+    """Let every row write its thought; rows leave the batch as they finish.
+
+    Args:
+        rows: prefilled prompts; used up.
+        output: states ``[B, H]`` to logits ``[B, V]``.
+        names: ids to end at and to avoid.
+        decoding: choice of tokens and limit.
+        streams: one source of chance per row.
+        official: read on to the end of the turn and take the *last* ``<gen_emb>``; where there is none, or no step
+            has read it, the state of the last step (UME-R1's published loop) and not a forced ``<gen_emb>``.
+
+    Returns:
+        A rollout per row, in the rows' order.
+    """
+    never = torch.tensor(sorted(names.never), dtype=torch.long, device=rows.state.device)
+
+    def following(active: Sequence[int]) -> list[int]:
+        logits = output(rows.state)
+        logits = logits.index_fill(1, never[never < logits.shape[1]], float("-inf"))
+        return choose(logits, decoding, [streams[row] for row in active])
+
+    loop = _to_the_last if official else _to_the_first
+    done = loop(rows, following, names, decoding.max_new_tokens)
+    return [done[row] for row in range(len(done))]
+
+
+_Following = Callable[[Sequence[int]], list[int]]
+
+
+def _to_the_first(
+    rows: CachedRows, following: _Following, names: ThoughtTokens, limit: int
+) -> dict[int, Rollout]:
+    done: dict[int, Rollout] = {}
+    written: list[list[int]] = [[] for _ in range(len(rows))]
+    active = list(range(len(rows)))
+    for length in range(limit + 1):
+        # At the limit no choice is left; the last pass only reads the <gen_emb> of those that have none.
+        chosen = following(active) if length < limit else [names.gen_emb] * len(active)
+        forced = [length == limit or token in names.ends for token in chosen]
+        tokens = [names.gen_emb if astray else token for token, astray in zip(chosen, forced, strict=True)]
+        rows.step(torch.tensor(tokens, dtype=torch.long, device=rows.state.device))
+        keep = []
+        for place, row in enumerate(active):
+            if not forced[place]:
+                written[row].append(tokens[place])
+            if tokens[place] == names.gen_emb:
+                thought = [token for token in written[row] if token != names.gen_emb]
+                ending = chosen[place] if forced[place] and length < limit else None
+                done[row] = Rollout(written[row], thought, forced[place], rows.state[place].clone(), ending)
+            else:
+                keep.append(place)
+        active = [active[place] for place in keep]
+        if not active:
+            break
+        rows.take(keep)
+    return done
+
+
+def _to_the_last(
+    rows: CachedRows, following: _Following, names: ThoughtTokens, limit: int
+) -> dict[int, Rollout]:
+    done: dict[int, Rollout] = {}
+    written: list[list[int]] = [[] for _ in range(len(rows))]
+    found: dict[int, Tensor] = {}
+    active = list(range(len(rows)))
+    for length in range(1, limit + 1):
+        tokens = following(active)
+        keep = []
+        for place, row in enumerate(active):
+            written[row].append(tokens[place])
+            if tokens[place] not in names.ends and length < limit:
+                keep.append(place)
+                continue
+            unread = row not in found or tokens[place] == names.gen_emb
+            state = rows.state[place].clone() if unread else found[row]
+            places = [i for i, token in enumerate(written[row]) if token == names.gen_emb]
+            end = places[-1] if places else len(written[row]) - (tokens[place] in names.ends)
+            done[row] = Rollout(written[row], written[row][:end], unread, state)
+        active, tokens = [active[place] for place in keep], [tokens[place] for place in keep]
+        if not active:
+            break
+        rows.take(keep)
+        rows.step(torch.tensor(tokens, dtype=torch.long, device=rows.state.device))
+        for place, token in enumerate(tokens):
+            if token == names.gen_emb:
+                found[active[place]] = rows.state[place].clone()
+    return done
+
+
+def _ids(*groups: int | Sequence[int] | None) -> set[int]:
+    found: set[int] = set()
+    for group in groups:
+        if group is not None:
+            found |= {group} if isinstance(group, int) else set(group)
+    return found
+
+
+# ---- generative --------------------------------------------------------------------------------------------
+# The generative embedder: it can embed at once, or think first and embed what it has thought.
+#
+# *Discriminative* is the state at the prompt's own embedding token, from one prefill. *Generative* goes on from the
+# same prefill: the model writes a thought and then ``<gen_emb>``, whose state is the vector. The prompt of a thought
+# only adds text after the embedding token, so that *both* cost no second prefill.
+
+
+@dataclass
+class UmeThoughts:
+    """What a batch became.
+
+    Attributes:
+        direct: float32 ``[B, d]``, or None where it was not asked for.
+        generated: float32 ``[B, d]``, or ``[B, k, d]`` without a reduction; None where it was not asked for.
+        rollouts: ``k`` thoughts per row; empty where nothing was thought.
+    """
+
+    direct: Tensor | None = None
+    generated: Tensor | None = None
+    rollouts: list[list[Rollout]] = field(default_factory=list)
+
+
+class UmeForGenerativeEmbedding(UmeForDiscriminativeEmbedding):
+    """Embeds directly or after a thought.
+
+    Example::
+
+        model = AutoModel.from_pretrained(repo, trust_remote_code=True)
+        vectors = model.encode(items, processor=processor, mode="generative", max_new_tokens=512)
+    """
+
+    kind: ClassVar[str] = "generative"
+    modes: ClassVar[tuple[str, ...]] = ("generative", "discriminative", "both")
+
+    def __init__(self, config: Any, backbone: Any = None, settings: UmeSettings | None = None) -> None:
+        super().__init__(config, backbone, settings)
+        if self.settings.attention != "causal" or not getattr(config.get_text_config(), "is_causal", True):
+            raise UmeSettingsError(
+                "a checkpoint that thinks needs causal attention, this one is bidirectional"
+            )
+        self.thought_tokens = ThoughtTokens.of(self.settings, self.backbone)
+
+    def _pooled(self, states: Tensor, slots: Tensor, dim: int | None) -> UmeOutput:
+        # Prompts with their thoughts: slot 2 marks the <gen_emb> of a row, beside slot 1; a row that has none is zero.
+        output = super()._pooled(states, slots, dim)
+        if bool((slots == GENERATED_SLOT).any()):
+            output.generated_embeddings = self._finish(pool(states, slots, GENERATED_SLOT, partial=True), dim)
+        return output
+
+    def decoding(
+        self,
+        num_samples: int = 1,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+    ) -> Decoding:
+        """A caller's wishes, filled up from the checkpoint's settings."""
+        if temperature is None and num_samples > 1:
+            temperature = 1.0
+        limit = self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens
+        return Decoding(limit, temperature, 1.0 if top_p is None else top_p)
+
+    def logits_of(self, states: Tensor) -> Tensor:
+        """States ``[..., H]`` to logits ``[..., V]``."""
+        return back_home(self.backbone.get_output_embeddings()(states), states)
+
+    @evaluated
+    @torch.inference_mode()
+    def embed(
+        self,
+        batch: dict[str, Tensor],
+        mode: str = "generative",
+        *,
+        decoding: Decoding | None = None,
+        num_samples: int = 1,
+        reduce: Literal["mean", "first"] | None = "mean",
+        dim: int | None = None,
+        streams: Sequence[np.random.Generator] | None = None,
+        vocabulary: int | None = None,
+    ) -> UmeThoughts:
+        """Embed one collated batch; the prompts are read once, whatever the mode and the number of samples.
+
+        Args:
+            batch: from ``processor.collate(rows, padding_side="left")``; rows prepared for a mode that thinks.
+            mode: one of ``modes``.
+            decoding: greedy up to the checkpoint's limit when None.
+            num_samples: thoughts per row; they share the prompt's cache.
+            reduce: ``"mean"`` of the thoughts' unit vectors, normalised again; the ``"first"``; None keeps all.
+            dim: keep the first ``dim`` numbers.
+            streams: a source of chance per row and sample, row by row; fresh ones from torch's seed when None.
+            vocabulary: ids from here on are rows without a token and are never written.
+        """
+        if mode not in self.modes or reduce not in REDUCTIONS or whole_number("num_samples", num_samples) < 1:
+            raise ValueError(
+                f"mode={mode!r} is not one of {self.modes}, reduce={reduce!r} not one of {REDUCTIONS}, "
+                f"or num_samples={num_samples} is under 1"
+            )
+        inputs = {name: value for name, value in batch.items() if name != "pooling_slots"}
+        if mode == "discriminative":
+            return UmeThoughts(
+                direct=self(**inputs, pooling_slots=batch["pooling_slots"], dim=dim).embeddings
+            )
+        rows, states = prefill(self.backbone, inputs, self.settings)
+        result = UmeThoughts()
+        if mode == "both":
+            result.direct = self._finish(pool(states, batch["pooling_slots"], DIRECT_SLOT), dim)
+        del states  # the prompts' states are not kept while thoughts are written
+        if streams is None:
+            streams = streams_of(fresh_seed(), range(len(rows)), num_samples)
+        decoding = decoding or Decoding(self.settings.max_new_tokens)
+        wishes = ThoughtWishes(decoding, num_samples, reduce, dim, vocabulary)
+        result.generated, result.rollouts = self.think_on(rows, streams, wishes)
+        return result
+
+    def think_on(
+        self, rows: CachedRows, streams: Sequence[np.random.Generator], wishes: ThoughtWishes
+    ) -> tuple[Tensor, list[list[Rollout]]]:
+        """Let prompts that have been read go on, each to its thoughts.
+
+        Args:
+            rows: ``B`` prompts; used up.
+            streams: a source of chance per row and sample, row by row.
+            wishes: how, and how many.
+
+        Returns:
+            Vectors, float32 ``[B, d]``, or ``[B, k, d]`` without a reduction; and the thoughts of every row.
+        """
+        count, samples = len(rows), wishes.num_samples
+        rows.take([row for row in range(count) for _ in range(samples)])
+        rollouts = think(
+            rows,
+            self._bounded(wishes.vocabulary),
+            self.thought_tokens,
+            wishes.decoding,
+            streams,
+            official=self.settings.thought_end == "official",
+        )
+        vectors = self._finish(torch.stack([rollout.state for rollout in rollouts]).float(), wishes.dim)
+        thoughts = [rollouts[start : start + samples] for start in range(0, len(rollouts), samples)]
+        return self._reduced(vectors.view(count, samples, -1), wishes.reduce), thoughts
+
+    def embed_batch(
+        self, batch: dict[str, Tensor], options: EncodeOptions, indices: Sequence[int], tokenizer: Any
+    ) -> EncodedBatch:
+        """:meth:`embed` for the encode loop: a batch of these items, in a mode that thinks."""
+        found = self.embed(
+            batch,
+            options.mode,
+            decoding=options.decoding,
+            num_samples=options.num_samples,
+            reduce=options.reduce,
+            dim=options.dim,
+            streams=streams_of(options.seed, indices, options.num_samples),
+            vocabulary=len(tokenizer),
+        )
+        parts = {"discriminative": found.direct, "generative": found.generated}
+        done = EncodedBatch(
+            [*indices], {part: vectors for part, vectors in parts.items() if vectors is not None}
+        )
+        tell_rollouts(done, found.rollouts, options, tokenizer)
+        return done
+
+    def embed_given(
+        self,
+        batch: dict[str, Tensor],
+        options: EncodeOptions,
+        indices: Sequence[int],
+        given: Sequence[Sequence[Sequence[int]]],
+        tokenizer: Any,
+    ) -> EncodedBatch:
+        """Items with thoughts that are not theirs to write: one forward, nothing is generated.
+
+        Args:
+            batch: prompts that each of their thoughts and ``<gen_emb>`` follow, ``[n * k, L]``, item by item.
+            options: of the call.
+            indices: of the items.
+            given: ids of ``k`` thoughts per item.
+            tokenizer: writes them as texts.
+        """
+        found = self(**batch, dim=options.dim)
+        done = EncodedBatch([*indices])
+        if options.mode == "both":
+            done.vectors["discriminative"] = found.embeddings.view(len(indices), options.num_samples, -1)[
+                :, 0
+            ]
+        vectors = found.generated_embeddings.view(len(indices), options.num_samples, -1)
+        done.vectors["generative"] = self._reduced(vectors, options.reduce)
+        forced = [[False] * len(thoughts) for thoughts in given]
+        tell_thoughts(done, [[[*ids] for ids in thoughts] for thoughts in given], forced, options, tokenizer)
+        return done
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _bounded(self, vocabulary: int | None) -> Any:
+        if vocabulary is None:
+            return self.logits_of
+        return lambda states: self.logits_of(states)[:, :vocabulary]
+
+    def _reduced(self, vectors: Tensor, reduce: str | None) -> Tensor:
+        if reduce is None:
+            return vectors
+        if reduce == "first" or vectors.shape[1] == 1:
+            return vectors[:, 0]
+        mean = torch.nn.functional.normalize(vectors, dim=-1).mean(dim=1)
+        return torch.nn.functional.normalize(mean, dim=-1) if self.settings.normalize else mean
+
+
+def tell_rollouts(
+    done: EncodedBatch, rollouts: Sequence[list[Rollout]], options: EncodeOptions, tokenizer: Any
+) -> None:
+    """Write a batch's thoughts down; a row without any has none."""
+    thoughts = [[one.thought for one in row] for row in rollouts]
+    tell_thoughts(done, thoughts, [[one.forced for one in row] for row in rollouts], options, tokenizer)
+
+
+def tell_thoughts(
+    done: EncodedBatch,
+    thoughts: Sequence[list[list[int]]],
+    forced: Sequence[list[bool]],
+    options: EncodeOptions,
+    tokenizer: Any,
+) -> None:
+    """Write a batch's thoughts down: a list an item for several samples, else the one; None for an item without."""
+    for row, flags in zip(thoughts, forced, strict=True):
+        if not row:
+            done.thoughts.append(None)
+            done.thought_ids.append(None)
+            done.thought_tokens.append(0)
+            done.forced.append(False)
+            continue
+        texts = [
+            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            for ids in row
+        ]
+        whole = options.num_samples > 1
+        done.thoughts.append(texts if whole else texts[0])
+        done.thought_ids.append(row if whole else row[0])
+        done.thought_tokens.append([len(ids) for ids in row] if whole else len(row[0]))
+        done.forced.append(flags if whole else flags[0])
+
+
+def streams_of(seed: int, rows: Sequence[int], num_samples: int) -> list[np.random.Generator]:
+    """Sources of chance that belong to an item and a sample, whatever batch they come to be in."""
+    return [np.random.default_rng([seed, row, sample]) for row in rows for sample in range(num_samples)]
+
+
+def fresh_seed() -> int:
+    """From torch's own generator, so that ``torch.manual_seed`` reaches sampling, too."""
+    return int(torch.randint(2**62, ()))
+
+
+# ---- strategies --------------------------------------------------------------------------------------------
+# What decides on a prompt that has been read, and what reasoning is: the seam of adaptive embedding.
+#
+# A :class:`Strategy` scores prompts after one prefill, and a row whose score is over kappa reasons: from the same cache,
+# by the strategy's own :meth:`~Strategy.reason`, which is a thought where nothing else is said. Three decide here:
+#
+# * :class:`Policy`: the model itself, by its next-token logits of ``<reason>`` against ``<direct>`` (MMEmb-R1);
+# * :class:`Margin`: the lead of the best candidate over the next, under the direct vector; no training;
+# * :class:`Probe`: logistic regression on the last state of the prompt; trained in seconds, for any generative model.
+#
+# Whoever reasons otherwise, K latent tokens in one pass for instance, overrides :meth:`~Strategy.reason` alone.
+# A re-derivation of MMEmb-R1's adaptive control: no code of it is public; margin and probe are ours, to compare with.
+
+
+PROBE_FILE = "reasoning_probe.safetensors"  # beside the weights of a checkpoint
+CANDIDATES = 65_536  # of a block of scores
+
+
+@dataclass
+class ReadPrompts:
+    """A batch of ``B`` prompts after its prefill.
+
+    Attributes:
+        indices: of the items.
+        state: ``[B, H]``, of each prompt's last token, which the next token is predicted from.
+        direct: float32 ``[B, d]``, the vectors of the discriminative mode, finished; they cost nothing further.
+        rows: the prompts with their cache; None where a thought is given, and nothing goes on.
+        streams: sources of chance of a row, one for each sample.
+    """
+
+    indices: list[int]
+    state: Tensor
+    direct: Tensor
+    rows: CachedRows | None = None
+    streams: list[list[np.random.Generator]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, places: Sequence[int]) -> None:
+        """Keep these prompts; the others leave, and their cache with them."""
+        if self.rows is not None:
+            self.rows.take(places)
+        self._keep(places)
+
+    def branch(self, places: Sequence[int]) -> ReadPrompts:
+        """These prompts, to go on apart from the others."""
+        rows = None if self.rows is None else self.rows.branch(places)
+        apart = ReadPrompts(self.indices, self.state, self.direct, rows, self.streams)
+        apart._keep(places)
+        return apart
+
+    def _keep(self, places: Sequence[int]) -> None:
+        self.state, self.direct = self.state[list(places)], self.direct[list(places)]
+        self.indices = [self.indices[place] for place in places]
+        self.streams = [self.streams[place] for place in places] if self.streams else []
+
+
+@dataclass
+class Reasoned:
+    """What rows became by reasoning.
+
+    Attributes:
+        vectors: float32 ``[n, d]``, or ``[n, k, d]`` without a reduction of ``k`` samples.
+        tokens: what each row cost, in tokens, all of its samples counted.
+        rollouts: ``k`` thoughts of each row; none where reasoning writes no text.
+    """
+
+    vectors: Tensor
+    tokens: list[int]
+    rollouts: list[list[Rollout]]
+
+
+class Strategy:
+    """Decides and reasons; see the module's docstring. One must give :meth:`scores`."""
+
+    def scores(self, model: Any, prompts: ReadPrompts) -> Tensor:
+        """How likely reasoning is to pay for each prompt: float32 ``[B]`` in 0..1, of each prompt on its own."""
+        raise NotImplementedError(f"{type(self).__name__} scores nothing")
+
+    def decide(self, model: Any, prompts: ReadPrompts, kappa: float) -> list[bool]:
+        """Whether each prompt reasons, under a fixed threshold."""
+        return [score > kappa for score in self.scores(model, prompts).tolist()]
+
+    def reason(self, model: Any, prompts: ReadPrompts, wishes: ThoughtWishes) -> Reasoned:
+        """Reason about prompts, from the cache that they have; they are used up."""
+        streams = [stream for row in prompts.streams for stream in row]
+        vectors, rollouts = model.think_on(prompts.rows, streams, wishes)
+        return Reasoned(vectors, [sum(len(one.thought) for one in row) for row in rollouts], rollouts)
+
+
+class Policy(Strategy):
+    """The model's own: softmax over its next-token logits of ``<reason>`` and ``<direct>``, taken for the first."""
+
+    def scores(self, model: Any, prompts: ReadPrompts) -> Tensor:
+        return torch.sigmoid(model.action_logits(prompts.state).float())
+
+
+class Margin(Strategy):
+    """One minus the lead of the best candidate over the next, at least 0: close calls are thought about.
+
+    A margin under ``m`` reasons at ``kappa = 1 - m``.
+
+    Args:
+        candidates: float32 ``[c, d]``, unit rows, of at least two; or a function of direct vectors ``[B, d]`` that
+            gives the scores of the best two ``[B, 2]``, of an index for instance.
+    """
+
+    def __init__(self, candidates: Any) -> None:
+        self._best: Callable[[Tensor], Any]
+        if callable(candidates):
+            self._best = candidates
+            return
+        table = torch.as_tensor(candidates, dtype=torch.float32)
+        if table.dim() != 2 or len(table) < 2:
+            raise ValueError(f"a margin is between two candidates at least; these are {tuple(table.shape)}")
+        self._best = lambda vectors: best_two(vectors, table)
+
+    def scores(self, model: Any, prompts: ReadPrompts) -> Tensor:
+        best = torch.as_tensor(self._best(prompts.direct), dtype=torch.float32)
+        return (1 - (best[:, 0] - best[:, 1])).clamp(0, 1)
+
+
+class Probe(Strategy):
+    """Logistic regression on the state of a prompt's last token: ``sigmoid(state . weight + bias)``.
+
+    Args:
+        weight: ``[H]``. bias: of one number.
+
+    Raises:
+        ValueError: these are no finite numbers of such shapes.
+    """
+
+    def __init__(self, weight: Any, bias: Any) -> None:
+        self.weight = torch.as_tensor(weight, dtype=torch.float32).detach().cpu()
+        self.bias = torch.as_tensor(bias, dtype=torch.float32).detach().cpu().reshape(-1)
+        if self.weight.dim() != 1 or len(self.bias) != 1:
+            raise ValueError(
+                f"a probe has a weight [H] and one bias, not {tuple(self.weight.shape)} and {len(self.bias)}"
+            )
+        if not bool(torch.isfinite(self.weight).all() and torch.isfinite(self.bias).all()):
+            raise ValueError("a probe's numbers must be finite")
+
+    def scores(self, model: Any, prompts: ReadPrompts) -> Tensor:
+        if prompts.state.shape[1] != len(self.weight):
+            raise ValueError(
+                f"the probe is for states of {len(self.weight)} numbers, this model has {prompts.state.shape[1]}"
+            )
+        states = prompts.state.float()
+        return torch.sigmoid(states @ self.weight.to(states.device) + self.bias.to(states.device))
+
+    def save(self, folder: Path) -> None:
+        """Write ``reasoning_probe.safetensors`` into a folder."""
+        save_file({"weight": self.weight, "bias": self.bias}, str(folder / PROBE_FILE))
+
+    @classmethod
+    def load(cls, path: Path) -> Probe:
+        """From such a file.
+
+        Raises:
+            ValueError: it is no such file.
+        """
+        try:
+            found = load_file(str(path))
+            return cls(found["weight"], found["bias"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} holds no probe: {error}") from None
+
+
+def best_two(vectors: Tensor, candidates: Tensor) -> Tensor:
+    """Scores of the best two candidates ``[c, d]`` of each vector ``[B, d]``: float32 ``[B, 2]``, best first."""
+    best = vectors.new_full((len(vectors), 2), float("-inf"))
+    for block in candidates.to(vectors.device).split(CANDIDATES):
+        best = torch.cat([best, vectors @ block.T], dim=1).topk(2, dim=1).values
+    return best
+
+
+# ---- adaptive ----------------------------------------------------------------------------------------------
+# The adaptive embedder: it reads an item once, and then thinks about it only if that seems to pay.
+#
+# A re-derivation of MMEmb-R1's adaptive control, of which no code or weights are public. What is ours, and decided here:
+#
+# * **The action is read off the prefill and never written.** ``p(reason)`` is the softmax over the next-token logits of
+#   ``<reason>`` and ``<direct>`` after the prompt that asks for a thought. So a decision costs no token on either side,
+#   and every vector is that of one of the other two modes: decisions change, vectors do not. (A model that was taught to
+#   begin its thoughts with ``<reason>`` writes it there by itself; ``<direct>`` is never written.)
+# * **The direct vector is the discriminative one**, the state of the prompt's own embedding token. It is in hand after
+#   the same prefill, while ``<direct><gen_emb>`` would cost two more tokens and be a third kind of vector to be taught.
+# * **Rows part after the prefill.** Those that are embedded at once leave the batch; the others go on from their cache.
+#
+# Which strategy decides, and what reasoning is, is a seam: see ``strategies``. Which score is enough: see ``budget``.
+
+
+_HUB_ARGUMENTS = ("cache_dir", "token", "revision", "subfolder", "local_files_only")
+
+
+@dataclass
+class UmeDecisions:
+    """What a batch became in the adaptive mode; lists have an entry per row.
+
+    Attributes:
+        vectors: float32 ``[B, d]``, or ``[B, k, d]`` without a reduction, where a direct vector stands ``k`` times.
+        scores: float32 ``[B]``, how likely reasoning was taken to pay.
+        reasoned: whether it was reasoned about.
+        tokens: what reasoning cost; 0 without.
+        rollouts: its thoughts; none without.
+    """
+
+    vectors: Tensor
+    scores: Tensor
+    reasoned: list[bool]
+    tokens: list[int]
+    rollouts: list[list[Rollout]] = field(default_factory=list)
+
+
+class UmeForAdaptiveEmbedding(UmeForGenerativeEmbedding):
+    """Embeds at once, or after a thought where that seems to pay.
+
+    Example::
+
+        model = AutoModel.from_pretrained(repo, trust_remote_code=True)
+        vectors = model.encode(items, processor=processor, kappa=0.3)  # thinks more often than at 0.5
+        found = model.encode(items, processor=processor, budget=40, return_details=True)
+        found.modes, found.invocation_ratio, found.tokens_per_item, found.seconds_per_item
+    """
+
+    kind: ClassVar[str] = "adaptive"
+    modes: ClassVar[tuple[str, ...]] = ("adaptive", "generative", "discriminative", "both")
+
+    def __init__(self, config: Any, backbone: Any = None, settings: UmeSettings | None = None) -> None:
+        super().__init__(config, backbone, settings)
+        self.probe: Probe | None = None
+
+    # ---- deciding -----------------------------------------------------------------------------------------------
+
+    def action_logits(self, states: Tensor) -> Tensor:
+        """Logit of ``<reason>`` minus that of ``<direct>``, with a gradient as torch is set.
+
+        Args:
+            states: ``[..., H]``, of the last token of prompts that ask for a thought.
+
+        Returns:
+            ``[...]``; its sigmoid is p(reason).
+
+        Raises:
+            UmeSettingsError: the checkpoint has no such tokens.
+        """
+        reason, direct = self._action_tokens()
+        logits = self.logits_of(states)
+        return logits[..., reason] - logits[..., direct]
+
+    def _action_tokens(self) -> tuple[int, int]:
+        """Ids of ``<reason>`` and ``<direct>``."""
+        reason, direct = (self.settings.tokens.get(name) for name in ("reason", "direct"))
+        if not isinstance(reason, int) or not isinstance(direct, int):
+            raise UmeSettingsError(
+                "config.ume.tokens names no 'direct' and 'reason': this checkpoint has no policy of its own; give "
+                "strategy=, or fit a probe (umekit probe)"
+            )
+        return reason, direct
+
+    def strategy_of(self, strategy: Any = None) -> Strategy:
+        """What a caller's ``strategy`` names; the checkpoint's when None.
+
+        Raises:
+            ValueError: no such strategy, or one that this checkpoint lacks.
+        """
+        name = self.settings.strategy if strategy is None else strategy
+        if name == "policy":
+            self._action_tokens()
+            return Policy()
+        if name == "probe":
+            if self.probe is None:
+                raise ValueError(f"this checkpoint has no {PROBE_FILE}: fit a probe (umekit probe)")
+            return self.probe
+        if not callable(getattr(name, "scores", None)):
+            raise ValueError(
+                f"strategy is {name!r}; use 'policy', 'probe' or an object with scores and reason"
+            )
+        return name  # type: ignore[no-any-return]  # not isinstance: a checkpoint's own code has its own classes
+
+    def decider_of(self, kappa: Any = None, budget: Any = None) -> Kappa:
+        """What says which scores are enough; the checkpoint's kappa where nothing is said."""
+        return decider_of(kappa, budget, self.settings.kappa)
+
+    def set_probe(self, probe: Probe, kappa: float | None = None) -> None:
+        """Let a probe decide where nothing is said, from now on and in what is saved."""
+        kappa = self.settings.kappa if kappa is None else kappa
+        self.settings = replace(self.settings, strategy="probe", kappa=kappa)
+        self.probe = probe
+
+    # ---- embedding ----------------------------------------------------------------------------------------------
+
+    @evaluated
+    @torch.inference_mode()
+    def embed_adaptively(
+        self,
+        batch: dict[str, Tensor],
+        *,
+        strategy: Any = None,
+        decider: Kappa | None = None,
+        decoding: Decoding | None = None,
+        num_samples: int = 1,
+        reduce: Literal["mean", "first"] | None = "mean",
+        dim: int | None = None,
+        indices: Sequence[int] | None = None,
+        streams: Sequence[np.random.Generator] | None = None,
+        vocabulary: int | None = None,
+    ) -> UmeDecisions:
+        """Embed one collated batch: one prefill, and thoughts of the rows that are to have one.
+
+        Args:
+            batch: from ``processor.collate(rows, padding_side="left")``; rows prepared for a mode that thinks.
+            strategy: see :meth:`strategy_of`.
+            decider: see :meth:`decider_of`.
+            indices: of the items; 0 to B - 1 when None.
+            decoding, num_samples, reduce, dim, streams, vocabulary: see :meth:`embed`.
+        """
+        decoding = decoding or Decoding(self.settings.max_new_tokens)
+        wishes = ThoughtWishes(decoding, whole_number("num_samples", num_samples), reduce, dim, vocabulary)
+        inputs = {name: value for name, value in batch.items() if name != "pooling_slots"}
+        rows, states = prefill(self.backbone, inputs, self.settings)
+        direct = self._finish(pool(states, batch["pooling_slots"], DIRECT_SLOT), wishes.dim)
+        del states  # the prompts' states are not kept while thoughts are written
+        numbers = list(range(len(rows)) if indices is None else indices)
+        chance = list(streams) if streams is not None else streams_of(fresh_seed(), numbers, num_samples)
+        apart = [chance[start : start + num_samples] for start in range(0, len(chance), num_samples)]
+        prompts = ReadPrompts(numbers, rows.state, direct, rows, apart)
+        return self._decided(prompts, self.strategy_of(strategy), decider or self.decider_of(), wishes)
+
+    def embed_batch(
+        self, batch: dict[str, Tensor], options: EncodeOptions, indices: Sequence[int], tokenizer: Any
+    ) -> EncodedBatch:
+        """For the encode loop: a batch of these items, in a mode that thinks."""
+        if options.mode != "adaptive":
+            return super().embed_batch(batch, options, indices, tokenizer)
+        with options.decider.attempt():
+            found = self.embed_adaptively(
+                batch,
+                strategy=options.strategy,
+                decider=options.decider,
+                decoding=options.decoding,
+                num_samples=options.num_samples,
+                reduce=options.reduce,  # type: ignore[arg-type]
+                dim=options.dim,
+                indices=indices,
+                streams=streams_of(options.seed, indices, options.num_samples),
+                vocabulary=len(tokenizer),
+            )
+        done = _told(found, indices)
+        tell_rollouts(done, found.rollouts, options, tokenizer)
+        # Not every strategy writes what it reasons.
+        done.thought_tokens = [
+            told if rollouts else tokens
+            for told, rollouts, tokens in zip(done.thought_tokens, found.rollouts, found.tokens, strict=True)
+        ]
+        return done
+
+    def embed_given(
+        self,
+        batch: dict[str, Tensor],
+        options: EncodeOptions,
+        indices: Sequence[int],
+        given: Sequence[Sequence[Sequence[int]]],
+        tokenizer: Any,
+    ) -> EncodedBatch:
+        """Items with thoughts that are not theirs to write: one forward, and decisions as if they had written them."""
+        if options.mode != "adaptive":
+            return super().embed_given(batch, options, indices, given, tokenizer)
+        samples = options.num_samples
+        found = self(**batch, dim=options.dim)
+        ends = [
+            -len(thoughts[0]) - 2 for thoughts in given
+        ]  # padding is on the left, <gen_emb> the last token
+        state = torch.stack([found.last_hidden_state[row * samples, end] for row, end in enumerate(ends)])
+        prompts = ReadPrompts([*indices], state, found.embeddings[::samples])
+        vectors = found.generated_embeddings.view(len(indices), samples, -1)
+        handed = _Given(options.strategy, self._reduced(vectors, options.reduce), indices, given)
+        wishes = ThoughtWishes(options.decoding, samples, options.reduce)
+        with options.decider.attempt():
+            decided = self._decided(prompts, handed, options.decider, wishes)
+        done = _told(decided, indices)
+        kept = [
+            [[*ids] for ids in thoughts] if yes else []
+            for yes, thoughts in zip(decided.reasoned, given, strict=True)
+        ]
+        tell_thoughts(done, kept, [[False] * len(row) for row in kept], options, tokenizer)
+        return done
+
+    def _decided(
+        self, prompts: ReadPrompts, strategy: Any, decider: Kappa, wishes: ThoughtWishes
+    ) -> UmeDecisions:
+        """Decide, and reason where that is wanted; in several rounds where a budget waits for what thoughts cost."""
+        scores = strategy.scores(self, prompts).float()
+        vectors = prompts.direct.clone()
+        if wishes.reduce is None:
+            vectors = vectors.unsqueeze(1).repeat(1, wishes.num_samples, 1)
+        count = len(prompts)
+        done = UmeDecisions(vectors, scores, [False] * count, [0] * count, [[] for _ in range(count)])
+        left = list(range(count))
+        known = scores.tolist()
+        while left:
+            chosen = decider.decide([known[place] for place in left])
+            waiting = range(len(chosen), len(left))
+            later = prompts.branch(waiting) if waiting else None
+            thinking = [number for number, yes in enumerate(chosen) if yes]
+            if thinking:
+                prompts.take(thinking)
+                reasoned: Reasoned = strategy.reason(self, prompts, wishes)
+                decider.spent(reasoned.tokens)
+                places = [left[number] for number in thinking]
+                done.vectors[places] = reasoned.vectors
+                for number, place in enumerate(places):
+                    done.reasoned[place], done.tokens[place] = True, reasoned.tokens[number]
+                    done.rollouts[place] = reasoned.rollouts[number] if reasoned.rollouts else []
+            left = left[len(chosen) :]
+            if later is not None:
+                prompts = later
+        return done
+
+    # ---- loading and saving -------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As of every kind; with the probe that lies beside the weights, where one decides."""
+        source = os.fspath(pretrained_model_name_or_path)
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name)}
+        loaded = super().from_pretrained(source, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.settings.strategy != "probe":  # nothing is asked of the Hub
+            return loaded
+        path = cached_file(source, PROBE_FILE, _raise_exceptions_for_missing_entries=False, **hub)
+        if path is None:
+            raise UmeSettingsError(f"{source} says that a probe decides, and has no {PROBE_FILE}")
+        model.probe = Probe.load(Path(path))
+        return loaded
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As of every kind, and the probe."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.probe is not None:
+            self.probe.save(Path(save_directory))
+
+
+class _Given(Strategy):
+    """Thoughts that are there already, in place of such as are written; another strategy scores."""
+
+    def __init__(
+        self, scoring: Any, vectors: Tensor, indices: Sequence[int], given: Sequence[Sequence[Sequence[int]]]
+    ) -> None:
+        self.scoring, self.vectors, self.given = scoring, vectors, given
+        self.places = {index: place for place, index in enumerate(indices)}
+
+    def scores(self, model: Any, prompts: ReadPrompts) -> Tensor:
+        found: Tensor = self.scoring.scores(model, prompts)
+        return found
+
+    def reason(self, model: Any, prompts: ReadPrompts, wishes: ThoughtWishes) -> Reasoned:
+        places = [self.places[index] for index in prompts.indices]
+        tokens = [sum(map(len, self.given[place])) for place in places]
+        return Reasoned(self.vectors[places], tokens, [])
+
+
+def _told(found: UmeDecisions, indices: Sequence[int]) -> EncodedBatch:
+    return EncodedBatch(
+        [*indices],
+        {"adaptive": found.vectors},
+        modes=["generative" if yes else "discriminative" for yes in found.reasoned],
+        reason_scores=found.scores.tolist(),
+    )

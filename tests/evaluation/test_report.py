@@ -335,4 +335,8 @@ def test_cards_take_any_report(benchmark: str, request: pytest.FixtureRequest) -
         assert results["OK-VQA", "hit_at_1"].dataset_name == "MMEB-V2 OK-VQA"
     else:
         one = results["cirr_task7/global", "recall_at_10"]
-        assert (one.metric_value, one.metric_name, one.dataset_revision) == (0.5, "recall@10", "1234567890ab")
+        assert (one.metric_value, one.metric_name, one.dataset_revision) == (
+            0.5,
+            "recall@10 (discriminative mode)",
+            "1234567890ab",
+        )

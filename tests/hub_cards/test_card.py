@@ -124,8 +124,9 @@ def test_metadata_is_valid(checkpoint: Path) -> None:
 
 def test_the_committed_card_says_what_the_committed_results_say() -> None:
     root = ABOUT.parents[1]
-    report = load_report(root / "benchmarks" / "results" / "digit_world.json")
-    made = build_card(root / "examples" / "ume-tiny", [report], fingerprint=report.fingerprint)
+    names = ("digit_world", "ume-tiny-thinking", "ume-tiny-thoughts", "ume-tiny-curve")
+    reports = [load_report(root / "benchmarks" / "results" / f"{name}.json") for name in names]
+    made = build_card(root / "examples" / "ume-tiny", reports, fingerprint=reports[0].fingerprint)
     committed = (root / "examples" / "ume-tiny" / "README.md").read_text()
     text = made.content
     metadata = text[: text.index("\n# ")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from transformers import AutoModel, AutoProcessor
@@ -26,7 +28,8 @@ def test_it_is_small_and_complete() -> None:
 
 
 def test_its_code_is_what_a_save_writes() -> None:
-    written = {**model_files("discriminative"), **processor_files()}
+    config = json.loads((packaged_model() / "config.json").read_text(encoding="utf-8"))
+    written = {**model_files(config["ume"]["role"]), **processor_files()}
     del written["sentence_transformer_ume.py"]  # stock modules express it
     found = {path.name: path.read_text(encoding="utf-8") for path in packaged_model().rglob("*.py")}
     assert found.keys() == written.keys()
