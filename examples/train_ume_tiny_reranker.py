@@ -79,24 +79,9 @@ class PairRows(Dataset):  # type: ignore[type-arg]
         task = self.tasks[number % len(self.tasks)]
         pool = self.world.pool(task, self.batch, FAMILY * self.batch, "hard", index=number)
         draw = np.random.default_rng([self.seed, number])
-        families = np.array(pool.families)
-        near_ones = NEAR if number >= EASY * self.batches else 0
-        rows = []
-        for place in draw.permutation(len(pool.rows)).tolist():
-            own = families == families[place]
-            own[place] = False
-            far = np.flatnonzero(families != families[place])
-            near = draw.choice(np.flatnonzero(own), near_ones, replace=False)
-            wrong = [*near, *draw.choice(far, WRONG - near_ones, replace=False)]
-            rows.append(
-                {
-                    "query": pool.queries[place],
-                    "positive": pool.candidates[pool.positives[place]],
-                    "negatives": [pool.candidates[one] for one in wrong],
-                    "task": task,
-                }
-            )
-        return rows
+        near = NEAR if number >= EASY * self.batches else 0
+        order = draw.permutation(len(pool.rows)).tolist()
+        return [pool.with_negatives(place, near, WRONG - near, draw) for place in order]
 
 
 def train(start: Path, args: argparse.Namespace, rows: Any = None) -> tuple[Any, Any]:

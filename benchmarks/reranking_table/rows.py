@@ -61,28 +61,9 @@ class PoolRows(Dataset):  # type: ignore[type-arg]
         draw = np.random.default_rng([self.seed, number])
         near = self.near if number >= self.easy * self.steps else 0
         return [
-            row_with_wrong(pool, place, near, self.wrong - near, draw)
+            pool.with_negatives(place, near, self.wrong - near, draw)
             for place in order[first : first + self.batch].tolist()
         ]
-
-
-def row_with_wrong(pool: Pool, place: int, near: int, far: int, draw: np.random.Generator) -> Row:
-    """A query of a pool with its positive, and so many candidates of its own family and of others."""
-    families = np.array(pool.families)
-    own = families == families[place]
-    others = np.flatnonzero(~own)
-    own[place] = False
-    wrong = [
-        *draw.choice(np.flatnonzero(own), near, replace=False),
-        *draw.choice(others, far, replace=False),
-    ]
-    return {
-        "query": pool.queries[place],
-        "positive": pool.candidates[pool.positives[place]],
-        "positive_id": pool.candidate_ids[pool.positives[place]],
-        "negatives": [pool.candidates[one] for one in wrong],
-        "task": pool.task,
-    }
 
 
 def stage2_rows(steps: int, batch: int, seed: int) -> PoolRows:

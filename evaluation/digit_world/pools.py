@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from .rows import Draw, Item, Row, Task
 
 PoolKind = Literal["random", "hard"]
@@ -52,6 +54,25 @@ class Pool:
         if self.kind == "labels":
             return max(Counter(self.positives).values()) / len(self.positives)
         return 1 / len(self.candidates)
+
+    def with_negatives(self, query: int, near: int, far: int, rng: np.random.Generator) -> Row:
+        """A training row of a query: `near` candidates of its positive's family and `far` of others as negatives."""
+        families = np.array(self.families)
+        right = self.positives[query]
+        own = families == families[right]
+        others = np.flatnonzero(~own)
+        own[right] = False
+        wrong = [
+            *rng.choice(np.flatnonzero(own), near, replace=False),
+            *rng.choice(others, far, replace=False),
+        ]
+        return {
+            "query": self.queries[query],
+            "positive": self.candidates[right],
+            "positive_id": self.candidate_ids[right],
+            "negatives": [self.candidates[one] for one in wrong],
+            "task": self.task,
+        }
 
 
 def label_pool(name: str, task: Task, rows: list[Row]) -> Pool:

@@ -453,3 +453,19 @@ def test_at_least_100_rows_a_second() -> None:
         if best >= 100:
             break
     assert best >= 100
+
+
+def test_a_row_of_a_pool_has_negatives_of_both_kinds(world: DigitWorld) -> None:
+    pool = world.pool("retrieve_scene", 8, 64, "hard")
+    row = pool.with_negatives(3, 2, 4, np.random.default_rng(0))
+    right = pool.positives[3]
+    assert row["positive"] is pool.candidates[right]
+    assert row["positive_id"] == pool.candidate_ids[right]
+    places = [
+        next(place for place, item in enumerate(pool.candidates) if item is wrong)
+        for wrong in row["negatives"]
+    ]
+    assert len(set(places)) == 6
+    assert right not in places
+    kin = [pool.families[place] == pool.families[right] for place in places]
+    assert kin == [True, True, False, False, False, False]
