@@ -31,7 +31,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--start", type=Path, default=START, help="what all arms begin from")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        default=START,
+        help="what all arms begin from; ume-tiny has learned to think since the first results, which began before that",
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/thinking"), help="folder of checkpoints")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results")
     parser.add_argument("--jobs", type=int, default=2, help="seeds that run at the same time")
