@@ -161,8 +161,8 @@ def markdown(result: Record) -> str:
         "# Findings: thinking and reinforcement",
         "",
         "Walks in DigitWorld: a cell's digit names the next cell, and the answer (one of 72) is what stands in the "
-        "last one. All arms start from ume-tiny as it was before it learned to think (`--start`, from this repository's "
-        "history); *thinking* and *glance* (DUME) see the same rows. Hits at 1 among "
+        "last one. All arms start from ume-tiny as it was before it learned to think (`--start`, from the "
+        "repository's history); *thinking* and *glance* (DUME) see the same rows. Hits at 1 among "
         "all answers, on handwriting that no arm has seen. Verdicts as in [findings.md](findings.md). "
         f"Command: `{result['command']}`.",
         "",
