@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from torch.utils.data import Dataset
 
-from umekit.evaluation.digit_world.dataset import KEPT
+from umekit.evaluation.digit_world.dataset import kept
 from umekit.evaluation.digit_world.words import COLOURS
 from umekit.trainers.sampling import convergence_weights
 
@@ -49,7 +49,7 @@ class BatchRows(Dataset):  # type: ignore[type-arg]
 
 def _kept(row: Row) -> Row:
     """Without explicit negatives: an arm that wants some makes its own."""
-    return {key: row[key] for key in KEPT if key != "negatives"}
+    return {key: value for key, value in kept(row).items() if key != "negatives"}
 
 
 def interleaved(*tasks: str) -> Data:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from transformers import AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from ...modeling.discriminative import UmeForDiscriminativeEmbedding
 from ...modeling.reranker import UmeForReranking
 from ...modeling.settings import UmeSettings
 from ...processing.processor import UmeProcessor
@@ -22,6 +23,8 @@ from ...processing.settings import ProcessorSettings
 from ...processing.tokenizing import PoolingRule
 
 COMPAT = (None, "official")
+# What a prompt alone makes of a checkpoint.
+_KINDS: dict[str, Any] = {"discriminative": UmeForDiscriminativeEmbedding, "reranker": UmeForReranking}
 
 
 class PresetError(ValueError):
@@ -178,7 +181,8 @@ class Preset:
     def put_on(self, model: Any, processor: Any, **changes: Any) -> tuple[Any, Any]:
         """Any checkpoint under this system's prompt: the same weights, tokenizer and pixels, as ``(model, processor)``.
 
-        A reranker's prompt makes a reranker of it, which still has to learn to answer.
+        A reranker's prompt makes a reranker of it, which still has to learn to answer; that of a system that embeds at
+        once makes one of it that does, too. A probe that decides is of one prompt and does not come along.
 
         What is trained so is saved so, and served as it was trained; the published systems mostly train and serve
         with different prompts, and pay for it.
@@ -201,11 +205,13 @@ class Preset:
             )
         wanted = self.processor(model.config.model_type, processor.image_processor)
         own = {name: getattr(self.model, name) for name in ("attention", "positions", "pooling")}
-        kind: Any = UmeForReranking if self.model.kind == "reranker" else type(model)
+        own |= {"strategy": UmeSettings.strategy}
+        kind: Any = _KINDS.get(self.model.kind, type(model))
+        if kind is not type(model):
+            own |= {"kind": kind.kind, "default_mode": None}
         if kind is UmeForReranking:
             answers = {name: _ids(processor.tokenizer, token) for name, token in self.model_tokens.items()}
-            own |= {"kind": kind.kind, "tokens": {**model.settings.tokens, **answers}}
-            own |= {"dim": None, "default_mode": None}
+            own |= {"tokens": {**model.settings.tokens, **answers}, "dim": None}
         settings = replace(model.settings, **(own | changes))
         settings.check_backbone(model.config.model_type)
         changed = kind(model.config, model.backbone, settings)

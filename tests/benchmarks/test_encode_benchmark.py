@@ -73,7 +73,7 @@ def test_items_are_pinned_and_none_is_there_twice(items: Any, tmp_path: Path) ->
 def test_a_mix_of_lengths_is_hardly_padded(items: Any) -> None:
     rng = items.np.random.default_rng(0)
     for count in (256, 1024):
-        lengths = [items._log_uniform(rng, items.TOKENS) for _ in range(count)]
+        lengths = [items.log_uniform(rng, items.TOKENS) for _ in range(count)]
         for budget in (1024, 2048, 32768):
             batches = plan_batches(lengths, budget)
             assert sorted(place for batch in batches for place in batch) == list(range(count))

@@ -58,7 +58,8 @@ class Given:
         if "return_details" not in options:
             return rows
         nothing = [None] * len(rows)
-        return SimpleNamespace(embeddings=rows, errors=[], thoughts=nothing)
+        cost = {"invocation_ratio": 0.0, "tokens_per_item": 0.0, "seconds_per_item": 0.0}
+        return SimpleNamespace(embeddings=rows, errors=[], thoughts=nothing, **cost)
 
 
 class Named(Given):

@@ -14,6 +14,9 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "examples" / "notebooks").glob("
 def test_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STEPS", "2")
+    monkeypatch.setenv(
+        "THREADS", "1"
+    )  # more would stay with this process, and what forks later waits for them
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     names: dict[str, object] = {}
     for number, cell in enumerate(cells):

@@ -422,12 +422,11 @@ def test_the_encoder_is_a_door(tiny_checkpoint: Callable[..., Path], mixed_items
 def test_ume_tiny_can_decide() -> None:
     """The committed model, read as an adaptive one: texts, pictures and clips of its world, alone as in a batch."""
     encoder: Any = umekit.load(role="adaptive", device="cpu")
-    assert encoder.model.settings.mode == "adaptive"
     items: list[Any] = []
     for task in ("retrieve_scene", "retrieve_clip"):
         pool = DigitWorld("test", seed=3).pool(task, queries=4, size=4)
         items += [*pool.queries[:3], *pool.candidates[:3]]
-    options = {"max_new_tokens": 4, "return_details": True}
+    options = {"mode": "adaptive", "max_new_tokens": 4, "return_details": True}
     kappa = _middle(encoder.encode(items, kappa=1, **options).reason_scores)
     found = encoder.encode(items, kappa=kappa, **options)
     assert set(found.modes) == {"discriminative", "generative"}
