@@ -40,12 +40,14 @@ def test_killed_while_saving(tmp_path: Path, at_write: int) -> None:
         shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "run" / "checkpoint-4")
     child = os.fork()
     if child == 0:
+        signal.alarm(120)  # a fork of a process with threads may wait for them for ever
         try:
             train_until_killed(tmp_path / "run", at_write)
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), "the second checkpoint was not being written"
+    assert os.WTERMSIG(status) == signal.SIGKILL, "it hung"
     assert (tmp_path / "run" / "checkpoint-4").is_dir()
     resumed = stub_trainer(tmp_path / "run", **SETTINGS)
     resumed.train(resume_from_checkpoint=True)
