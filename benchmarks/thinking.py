@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from findings_table.schedule import processes
-from findings_table.store import digest, read_json, write_json
+from findings_table.store import digest, read_json, weights_hash, write_json
 from measuring import machine
 from thinking_table import report, scoring
 from thinking_table.records import ARMS, TINY, Arm, chain
@@ -59,7 +59,8 @@ def run_seed(arms: list[Arm], seed: int, args: argparse.Namespace) -> None:
         print_of = f"{arm.name}, seed {seed}"
         source = START if arm.start == TINY else args.runs / f"{arm.start}-{seed}" / "checkpoint"
         folder, file = args.runs / f"{arm.name}-{seed}", args.results / f"{arm.name}-{seed}.json"
-        if (known := read_json(file)) and known["arm"] == fingerprint(arm):
+        known = read_json(file)
+        if known and (known["arm"], known["start"]) == (fingerprint(arm), weights_hash(args.start)):
             needed = any(
                 other.start == arm.name and not (args.results / f"{other.name}-{seed}.json").is_file()
                 for other in arms
@@ -75,6 +76,7 @@ def run_seed(arms: list[Arm], seed: int, args: argparse.Namespace) -> None:
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         record: dict[str, Any] = {
             "arm": fingerprint(arm),
+            "start": weights_hash(args.start),
             "settings": arm.to_dict(),
             "seed": seed,
             "machine": machine(),
@@ -104,6 +106,11 @@ def write_report(args: argparse.Namespace) -> int:
                 results.setdefault(name, {})[record["seed"]] = record
     if not results:
         print("no results", file=sys.stderr)
+        return 1
+    if len({record["start"] for seeds in results.values() for record in seeds.values()}) > 1:
+        print(
+            "these results began at different weights: give another --results to one of them", file=sys.stderr
+        )
         return 1
     found = {"benchmark": "thinking", "command": "python benchmarks/thinking.py", **report.table(results)}
     stem = args.results.parent / "thinking"

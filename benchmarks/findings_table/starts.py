@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from umekit.processing.processor import UmeProcessor
 from .context import Context
 from .prompts import put_on
 from .records import Arm, Phase, Start
-from .store import VERSION, digest
+from .store import VERSION, digest, weights_hash
 from .training import open_start, train_arm
 from .world import World
 
@@ -68,7 +66,7 @@ def before(start: Start) -> Start | None:
 def fingerprint(start: Start, seed: int, given: Path | None) -> str:
     """Of everything that decides a start. ``given``: a folder in place of the warm-up; its weights count."""
     if given is not None:
-        read = _weights_hash(given)
+        read = weights_hash(given)
     else:
         read = f"own warm-up {seed}"
     parts: dict[str, Any] = {"version": VERSION, "read": read}
@@ -77,11 +75,6 @@ def fingerprint(start: Start, seed: int, given: Path | None) -> str:
     if start == "paired":
         parts |= {"arm": PAIRED.to_dict(), "rate": PAIRED_RATE}
     return digest(parts)
-
-
-@cache
-def _weights_hash(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def make_start(start: Start, seed: int, folder: Path, source: Path | None) -> dict[str, Any]:

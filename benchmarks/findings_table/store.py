@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def unpack(text: str, count: int) -> NDArray[np.uint8]:
     if not count <= len(values) <= count + 1:
         raise ValueError(f"{len(values)} packed values are not {count}")
     return values[:count]
+
+
+@cache
+def weights_hash(folder: Path) -> str:
+    """A short hash of a checkpoint's weights."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def digest(value: Any) -> str:

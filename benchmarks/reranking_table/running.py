@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from findings_table.store import digest, pack, read_json, write_json
+from findings_table.store import digest, pack, read_json, weights_hash, write_json
 from measuring import machine
 
 import umekit
@@ -75,7 +73,7 @@ class Table:
         given = self.stage2 if name == "stage2" and self.stage2 is not None else self.start
         parts: list[Any] = [VERSION, arm.to_dict(), self.queries, self.validation, self.student_pools]
         parts += [self.fingerprint(other) for other in arm.needs]
-        parts += [_weights_hash(given), self.stage2 is None] if name == "stage2" else []
+        parts += [weights_hash(given), self.stage2 is None] if name == "stage2" else []
         return digest(parts)
 
     def known(self, name: str, seed: int) -> Record | None:
@@ -86,11 +84,6 @@ class Table:
     def is_ready(self, name: str, seed: int) -> bool:
         """Whether others can go on from the arm."""
         return self.known(name, seed) is not None and self.checkpoint(name, seed).is_dir()
-
-
-@cache
-def _weights_hash(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def run_seed(table: Table, names: list[str], seed: int) -> None:
