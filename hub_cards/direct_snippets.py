@@ -1,6 +1,8 @@
-"""How a checkpoint that embeds at once is opened."""
+"""How a checkpoint that embeds at once is opened; those of other kinds are opened so for their direct vectors."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from .facts import Facts
 from .snippet import NO_REMOTE, REMOTE, Snippet, stock
@@ -59,3 +61,29 @@ def direct_snippets(facts: Facts, names: dict[str, str]) -> list[Snippet]:
 
 def direct_sentence_transformers(names: dict[str, str], native: bool) -> str:
     return _SENTENCE_TRANSFORMERS.format(**names, remote="" if native else ", trust_remote_code=True")
+
+
+def snippets_of_modes(
+    facts: Facts, names: dict[str, str], code: Mapping[str, str], direct_only: str
+) -> list[Snippet]:
+    """Of a kind with several modes, with its own ``code`` by library.
+
+    direct_only: what stock modules of sentence-transformers cannot do, where the checkpoint has these.
+    """
+    native, reason = facts.native("sentence-transformers")
+    default = f"Without `mode` it is the {facts.settings.mode} one."
+    stock_modules = Snippet(
+        "sentence-transformers",
+        f"{stock('the direct vectors', reason)} {direct_only}",
+        direct_sentence_transformers(names, native),
+    )
+    own_module = Snippet(
+        "sentence-transformers",
+        f"The repository's code is run, since stock modules can't give these vectors: {reason}. {default}",
+        code["sentence-transformers"].format(**names),
+    )
+    return [
+        Snippet("transformers", f"{REMOTE} {default}", code["transformers"].format(**names)),
+        stock_modules if native else own_module,
+        Snippet("umekit", f"{NO_REMOTE} {default}", code["umekit"].format(**names)),
+    ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .direct_snippets import direct_sentence_transformers
+from .direct_snippets import snippets_of_modes
 from .facts import Facts
-from .snippet import NO_REMOTE, REMOTE, Snippet, stock
+from .snippet import Snippet
 
 _TRANSFORMERS = """\
 from torch.nn.functional import normalize
@@ -46,16 +46,5 @@ print(asked.thought_tokens)
 
 def thinking_snippets(facts: Facts, names: dict[str, str]) -> list[Snippet]:
     """Of `repo`, `query` and `text`, which can stand in Python strings."""
-    native, reason = facts.native("sentence-transformers")
-    default = f"Without `mode` it is the {facts.settings.mode} one."
-    return [
-        Snippet("transformers", f"{REMOTE} {default}", _TRANSFORMERS.format(**names)),
-        Snippet(
-            "sentence-transformers",
-            f"{stock('the direct vectors', reason)} Vectors after a thought are not to be had here."
-            if native
-            else f"The repository's code is run, since stock modules can't give these vectors: {reason}. {default}",
-            direct_sentence_transformers(names, native) if native else _SENTENCE_TRANSFORMERS.format(**names),
-        ),
-        Snippet("umekit", f"{NO_REMOTE} {default}", _UMEKIT.format(**names)),
-    ]
+    code = {"transformers": _TRANSFORMERS, "sentence-transformers": _SENTENCE_TRANSFORMERS, "umekit": _UMEKIT}
+    return snippets_of_modes(facts, names, code, "Vectors after a thought are not to be had here.")
