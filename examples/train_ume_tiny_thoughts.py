@@ -1,4 +1,5 @@
-"""ume-tiny learns to think: a cold start in UME-R1's way, on a mixture of DigitWorld's tasks with truthful thoughts.
+"""ume-tiny learns to think, on a mixture of DigitWorld's tasks with truthful thoughts; what is embedded at a glance and
+what was thought about find each other.
 
     python examples/train_ume_tiny_thoughts.py --start examples/ume-tiny --out runs/ume-tiny-thoughts
 
@@ -17,16 +18,16 @@ from typing import Any
 import torch
 
 import umekit
-from umekit.examples.ume_tiny_thoughts import BATCH, ThinkingMixture
-from umekit.trainers import ReasoningTrainer, ReasoningTrainingArguments
+from umekit.examples.ume_tiny_thoughts import BATCH, GROWTH, ThinkingMixture
+from umekit.trainers import JointReasoningTrainer, JointReasoningTrainingArguments
 
 MAX_NEW_TOKENS = 128  # more than any thought of DigitWorld has
 
 
 def train(args: argparse.Namespace) -> None:
     """The training, and the folder that is published."""
-    encoder = umekit.load(args.start, role="generative", device="cpu", dtype=torch.float32)
-    settings = ReasoningTrainingArguments(
+    encoder = umekit.load(args.start, role="adaptive", device="cpu", dtype=torch.float32)
+    settings = JointReasoningTrainingArguments(
         output_dir=str(args.out / "trainer"),
         per_device_train_batch_size=BATCH,
         max_steps=args.steps,
@@ -38,6 +39,7 @@ def train(args: argparse.Namespace) -> None:
         max_grad_norm=1.0,
         temperature=0.05,
         learnable_temperature=True,
+        action_weight=0.0,  # when to think is a probe's to say, which is fitted afterwards
         trained_parts=None,  # the vision tower, too: digits inside thoughts are what fails first
         train_sampling_strategy="sequential",
         use_cpu=True,
@@ -48,11 +50,11 @@ def train(args: argparse.Namespace) -> None:
         disable_tqdm=True,
         seed=args.seed,
     )
-    trainer = ReasoningTrainer(
+    trainer = JointReasoningTrainer(
         encoder.model,
         settings,
         processing_class=encoder.processor,
-        train_dataset=ThinkingMixture(args.steps, args.seed),
+        train_dataset=ThinkingMixture(args.steps, args.seed, args.growth),
     )
     begun = any((args.out / "trainer").glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=True if args.resume and begun else None)
@@ -76,6 +78,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/ume-tiny-thoughts"))
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--growth", type=float, default=GROWTH, help="share of the steps over which walks grow")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

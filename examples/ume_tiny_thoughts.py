@@ -20,6 +20,7 @@ GROUPS = 5
 BATCH = sum(ALWAYS.values()) + GROUP * GROUPS
 MAX_HOPS = 8
 GROWTH = 0.2  # of the steps, over which walks grow
+BARE = 8  # one query in so many has no instruction, where its own words say what is asked
 ENDLESS = 10**7
 # What was weak at a glance comes more often than it did, and so do questions about a scene that was read out.
 OTHERS = {name: weight for name, weight in WEIGHTS.items() if name not in ALWAYS} | {
@@ -28,16 +29,21 @@ OTHERS = {name: weight for name, weight in WEIGHTS.items() if name not in ALWAYS
     "retrieve_page": 3.0,
     "clip_end": 1.0,
     "qa_what": 2.0,
+    "ground_cell": 2.0,
     "classify_digit": 1.0,
     "classify_colour": 1.0,
+    "classify_count": 1.0,
 }
 
 
 class ThinkingMixture(Dataset):  # type: ignore[type-arg]
-    """``steps`` batches of 64 rows with thoughts, read in order; a function of (seed, step)."""
+    """``steps`` batches of 64 rows with thoughts, read in order; a function of (seed, step).
 
-    def __init__(self, steps: int, seed: int = 0) -> None:
-        self.steps = steps
+    growth: share of the steps over which walks grow to eight hops; 0 for a model that walks.
+    """
+
+    def __init__(self, steps: int, seed: int = 0, growth: float = GROWTH) -> None:
+        self.steps, self.growing = steps, growth * steps
         self.fixed = {name: TaskRows(name, ENDLESS, seed=seed) for name in ALWAYS}
         self.places = [(name, place) for name, count in ALWAYS.items() for place in range(count)]
         names = list(OTHERS)
@@ -54,12 +60,21 @@ class ThinkingMixture(Dataset):  # type: ignore[type-arg]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         step, place = divmod(index, BATCH)
+        row = self._row(step, place)
+        return bare(row) if (step + place) % BARE == 0 and "text" in row["query"] else row
+
+    def _row(self, step: int, place: int) -> dict[str, Any]:
         if place < len(self.places):
             name, number = self.places[place]
             rows = self.fixed[name]
-            rows.max_hops = min(MAX_HOPS, int((MAX_HOPS + 1) * step / max(1, GROWTH * self.steps)))
+            rows.max_hops = min(MAX_HOPS, int((MAX_HOPS + 1) * step / self.growing)) if self.growing else MAX_HOPS
             return rows[step * ALWAYS[name] + number]
         group, number = divmod(place - len(self.places), GROUP)
         name = self.tasks[step][group]
         rows = self.near[name] if name in HARD and (step + group) % 2 else self.plain[name]
         return rows[(step * GROUPS + group) * GROUP + number]
+
+
+def bare(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose query has no instruction."""
+    return {**row, "query": {key: part for key, part in row["query"].items() if key != "instruction"}}

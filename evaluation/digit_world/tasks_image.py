@@ -56,22 +56,19 @@ def _all_then(scene: Scene, last: str) -> str:
     return f"{scene.caption} {last}".rstrip()
 
 
-def _centre(scene: Scene, label: str) -> list[int]:
-    return [CENTRE]
+def _with_centre(scene: Scene) -> str:
+    return _all_then(scene, scene.read([CENTRE]))
 
 
-def _of_colour(scene: Scene, label: str) -> list[int]:
-    return [cell for cell in range(CELLS) if COLOURS[scene.colours[cell]] == label]
+def _all(scene: Scene) -> str:
+    """For what the whole scene answers: to list its cells again is harder than to count them."""
+    return scene.caption
 
 
-def _red(scene: Scene, label: str) -> list[int]:
-    return _of_colour(scene, COLOURS[RED])
-
-
-def _classify(about: Callable[[Scene, str], list[int]], subject: tuple[Scene, str], draw: Draw) -> Example:
+def _classify(think: Callable[[Scene], str], subject: tuple[Scene, str], draw: Draw) -> Example:
     scene, label = subject
     query = {"image": scene.render(draw.glyphs)}
-    return answered(query, label, _all_then(scene, scene.read(about(scene, label))))
+    return answered(query, label, think(scene))
 
 
 def _spot(draw: Draw) -> Spot:
@@ -143,21 +140,21 @@ def _ground_pool(draw: Draw) -> list[Spot]:
 def _labelled(
     name: str,
     subject: Callable[[Draw], tuple[Scene, str]],
-    about: Callable[[Scene, str], list[int]],
+    think: Callable[[Scene], str],
     labels: tuple[str, ...],
     strata: int,
 ) -> Task:
     return Task(
         name, "image_classification", "image", "text", subject,
-        partial(_classify, about), parallel=True, labels=labels, strata=constant_strata(strata),
+        partial(_classify, think), parallel=True, labels=labels, strata=constant_strata(strata),
     )  # fmt: skip
 
 
 IMAGE_TASKS: tuple[Task, ...] = (
-    _labelled("classify_digit", _centre_digit, _centre, tuple(str(digit) for digit in range(10)), 10),
-    _labelled("classify_colour", _most_frequent, _of_colour, COLOURS, 8),
-    _labelled("classify_count", _red_count, _red, COUNTS, len(COUNTS)),
-    _labelled("classify_parity", _centre_parity, _centre, ("even", "odd"), 10),
+    _labelled("classify_digit", _centre_digit, _with_centre, tuple(str(digit) for digit in range(10)), 10),
+    _labelled("classify_colour", _most_frequent, _all, COLOURS, 8),
+    _labelled("classify_count", _red_count, _all, COUNTS, len(COUNTS)),
+    _labelled("classify_parity", _centre_parity, _with_centre, ("even", "odd"), 10),
     Task("qa_what", "image_qa", "image+text", "text", _spot, _ask_what, labels=NAMES,
          strata=constant_strata(80)),
     Task("qa_where", "image_qa", "image+text", "text", _spot_at, _ask_where, labels=POSITIONS,

@@ -95,3 +95,14 @@ def test_thinking_mixture_is_deterministic_and_every_row_has_its_thoughts() -> N
     walks = [[row["steps"] for row in (one[step * BATCH + place] for place in range(20))] for step in (0, 49)]
     assert max(walks[0]) == 0
     assert max(walks[1]) == 8
+    assert max(row["steps"] for row in map(ThinkingMixture(50, growth=0).__getitem__, range(20))) == 8
+
+
+def test_one_query_in_eight_whose_words_ask_for_themselves_has_no_instruction() -> None:
+    mixture = ThinkingMixture(24, seed=3)
+    rows = [mixture[index] for index in range(len(mixture))]
+    bare = [row for row in rows if "instruction" not in row["query"]]
+    asking = [row for row in rows if "text" in row["query"]]
+    assert all("text" in row["query"] for row in bare)
+    assert 0.1 < len(bare) / len(asking) < 0.15
+    assert {"walk", "qa_what"} <= {row["task"] for row in bare}
