@@ -14,10 +14,9 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from findings_table import arms
 from findings_table.schedule import processes
-from findings_table.store import write_json
 from reranking_table import report
 from reranking_table.records import ARMS, TINY
 from reranking_table.running import Table, run_seed
@@ -52,22 +51,12 @@ def main() -> int:
 
 def write_report(table: Table) -> int:
     """JSON, markdown and picture beside the folder of results."""
-    found: dict[str, dict[int, Any]] = {}
-    for name in ARMS:
-        for file in sorted(table.results.glob(f"{name}-[0-9]*.json")):
-            seed = int(file.stem.rpartition("-")[2])
-            if (record := table.known(name, seed)) is not None:
-                found.setdefault(name, {})[seed] = record
+    found = table.found()
     if not found:
         print(f"{table.results} has no results of this table", file=sys.stderr)
         return 1
     result = {"benchmark": "reranking", "command": "python benchmarks/reranking.py", **report.table(found)}
-    stem = table.results.parent / "reranking"
-    write_json(stem.with_suffix(".json"), result)
-    text = report.markdown(result)
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    report.draw(result, stem.with_suffix(".png"))
-    print(text)
+    arms.write_report(table.results.parent / "reranking", result, report.markdown, report.draw)
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -69,3 +69,28 @@ def judge(better: Sequence[ArrayLike], worse: Sequence[ArrayLike], margin: float
     elif found.high < 0 and max(by_seed) < 0:
         verdict = "reversed"
     return Judgement(found.difference, found.low, found.high, by_seed, verdict)
+
+
+def claim_facts(
+    better: Sequence[ArrayLike], worse: Sequence[ArrayLike], seeds: Sequence[int], at_least: float
+) -> dict[str, Any]:
+    """What a table tells of a claim: means, difference, interval, seeds, verdict, and whether it is as much as asked.
+
+    Args:
+        better, worse: as of :func:`judge`. seeds: whose they are.
+        at_least: the difference that is asked for; a negative one (nothing is lost) is the margin of the verdict, and
+            no part of what is told.
+    """
+    margin = max(0.0, -at_least)
+    found = judge(better, worse, margin)
+    return {
+        "better": round(float(np.mean(better)), 4),
+        "worse": round(float(np.mean(worse)), 4),
+        "difference": round(found.difference - margin, 4),
+        "interval": [round(found.low - margin, 4), round(found.high - margin, 4)],
+        "by_seed": {seed: round(gap - margin, 4) for seed, gap in zip(seeds, found.by_seed, strict=True)},
+        "at_least": at_least,
+        "reached": found.difference - margin >= at_least,
+        "queries": np.shape(better)[1],
+        "verdict": found.verdict,
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -85,12 +84,3 @@ CONTINUED = Arm(
     "continued", "the same LoRA, rows, lists and steps with hard negatives", "continued", **_STUDENT
 )
 ARMS: dict[str, Arm] = {arm.name: arm for arm in (STAGE2, RERANKER, DISTILLED, CONTINUED)}
-
-
-def chain(names: Iterable[str]) -> list[Arm]:
-    """These arms, each after those that it needs."""
-    found: dict[str, Arm] = {}
-    for name in names:
-        for one in (*chain(ARMS[name].needs), ARMS[name]):
-            found.setdefault(one.name, one)
-    return list(found.values())

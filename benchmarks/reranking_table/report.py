@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from findings_table.arms import Record, Results
 from findings_table.store import unpack
-from findings_table.verdict import judge
+from findings_table.verdict import claim_facts
 from numpy.typing import NDArray
 
 from . import claims as told
 from .claims import CONTROL, FUSED, RERANKED, START, STUDENT, Claim, Reading
 from .records import ARMS, DEPTH, POOL, TASKS
 
-Record = dict[str, Any]
-Results = Mapping[str, Mapping[int, Record]]  # arm -> seed -> what `running` wrote
 Values = NDArray[np.float64]
 SHOWN = {
     "recall": START,
@@ -63,25 +60,11 @@ def claim_row(claim: Claim, task: str, results: Results) -> Record | None:
     if not seeds:
         return None
     ours, theirs = (values(results, one, task, seeds) for one in (claim.better, claim.worse))
-    margin = -claim.at_least if claim.at_least < 0 else 0.0  # part of the verdict, not of what is shown
-    found = judge(list(ours), list(theirs), margin)
-    difference = float(ours.mean() - theirs.mean())
+    facts = claim_facts(list(ours), list(theirs), seeds, claim.at_least)
     known = conditions(results, task)
-    void = claim.needs_gain and (known is None or not known["gains"])
-    return {
-        "claim": claim.name,
-        "task": task,
-        "statement": claim.statement,
-        "better": round(float(ours.mean()), 4),
-        "worse": round(float(theirs.mean()), 4),
-        "difference": round(difference, 4),
-        "interval": [round(found.low - margin, 4), round(found.high - margin, 4)],
-        "by_seed": dict(zip(seeds, np.round((ours - theirs).mean(axis=1), 4).tolist(), strict=True)),
-        "at_least": claim.at_least,
-        "reached": difference >= claim.at_least,
-        "queries": ours.shape[1],
-        "verdict": "void" if void else found.verdict,
-    }
+    if claim.needs_gain and (known is None or not known["gains"]):
+        facts["verdict"] = "void"
+    return {"claim": claim.name, "task": task, "statement": claim.statement, **facts}
 
 
 def kept_share(results: Results, task: str, student: Reading) -> Record | None:

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from findings_table.store import digest, pack, read_json, weights_hash, write_json
-from measuring import machine
+from findings_table import arms
+from findings_table.arms import ArmTable, Record
+from findings_table.store import digest, pack, weights_hash
 
 import umekit
 from umekit.encoding.encoder import Encoder
 from umekit.evaluation.tuning import Tuning
 
 from . import scoring, training
-from .records import ARMS, QUERIES, QUICK, STUDENT_POOLS, TINY, VALIDATION, VERSION, Arm, chain
-
-Record = dict[str, Any]
+from .records import ARMS, QUERIES, QUICK, STUDENT_POOLS, TINY, VALIDATION, VERSION, Arm
 
 
 @dataclass(frozen=True)
-class Table:
-    """Where a table is made, and how large.
+class Table(ArmTable):
+    """The folders, what it begins at, and how large it is.
 
     Attributes:
-        runs: folder of checkpoints and scored rows. results: of what is kept.
         start: what stage 2 begins from.
         stage2: a folder in its place, which is then only scored.
         quick: a quarter of the steps, a fifth of the queries, half of the student's rows.
         bf16: train in bfloat16 autocast; scores are made in float32.
     """
 
-    runs: Path
-    results: Path
+    arms = ARMS
     start: Path
     stage2: Path | None = None
     quick: bool = False
@@ -57,15 +53,10 @@ class Table:
     def arm(self, name: str) -> Arm:
         return ARMS[name].quick() if self.quick else ARMS[name]
 
-    def file(self, name: str, seed: int) -> Path:
-        """The result of an arm and seed."""
-        return self.results / f"{name}-{seed}.json"
-
     def checkpoint(self, name: str, seed: int) -> Path:
-        """Its weights."""
         if name == "stage2" and self.stage2 is not None:
             return self.stage2
-        return self.runs / f"{name}-{seed}" / "checkpoint"
+        return super().checkpoint(name, seed)
 
     def fingerprint(self, name: str) -> str:
         """Of what decides an arm's result: its settings, its start, its teacher, and the size of the table."""
@@ -76,39 +67,13 @@ class Table:
         parts += [weights_hash(given), self.stage2 is None] if name == "stage2" else []
         return digest(parts)
 
-    def known(self, name: str, seed: int) -> Record | None:
-        """The result, if it is of this table."""
-        found = read_json(self.file(name, seed))
-        return found if found is not None and found["fingerprint"] == self.fingerprint(name) else None
-
-    def is_ready(self, name: str, seed: int) -> bool:
-        """Whether others can go on from the arm."""
-        return self.known(name, seed) is not None and self.checkpoint(name, seed).is_dir()
+    def facts(self, name: str) -> Record:
+        return {"bf16": self.bf16, "queries": self.queries}
 
 
-def run_seed(table: Table, names: list[str], seed: int) -> None:
+def run_seed(table: Table, names: Iterable[str], seed: int) -> None:
     """Every arm of a seed that has no result yet, and those that it needs, in turn."""
-    arms = chain(names)
-    for place, arm in enumerate(arms):
-        if table.known(arm.name, seed) is not None:
-            missing = (other for other in arms[place + 1 :] if table.known(other.name, seed) is None)
-            if table.is_ready(arm.name, seed) or not any(arm.name in other.needs for other in missing):
-                continue
-        began = time.perf_counter()
-        found = _run(table, table.arm(arm.name), seed)
-        minutes = round((time.perf_counter() - began) / 60, 1)
-        record = {
-            "fingerprint": table.fingerprint(arm.name),
-            "settings": table.arm(arm.name).to_dict(),
-            "seed": seed,
-            "machine": machine(),
-            "bf16": table.bf16,
-            "queries": table.queries,
-            **found,
-            "minutes": minutes,
-        }
-        write_json(table.file(arm.name, seed), record)
-        print(f"{arm.name}, seed {seed}: {minutes} min", flush=True)
+    arms.run_seed(table, names, seed, _run)
 
 
 def _run(table: Table, arm: Arm, seed: int) -> Record:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from findings_table.arms import chain
 from findings_table.store import pack
 from reranking_table import records, report, rows, running, scoring
 from reranking_table.claims import CLAIMS
-from reranking_table.records import ARMS, TASKS, Arm, chain
+from reranking_table.records import ARMS, TASKS, Arm
 from reranking_table.rows import PoolRows, StudentRows
 from reranking_table.running import Table, run_seed
 
@@ -34,7 +35,7 @@ def small_pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_every_claim_reads_arms_that_there_are() -> None:
     for claim in CLAIMS:
         assert {claim.better.arm, claim.worse.arm} <= set(ARMS)
-    assert [arm.name for arm in chain(["continued", "distilled"])] == [
+    assert [arm.name for arm in chain(["continued", "distilled"], ARMS)] == [
         "stage2",
         "reranker",
         "continued",
