@@ -78,7 +78,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/ume-tiny-thoughts"))
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--growth", type=float, default=GROWTH, help="share of the steps over which walks grow")
+    parser.add_argument(
+        "--growth", type=float, default=GROWTH, help="share of the steps over which walks grow"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -67,7 +67,9 @@ class ThinkingMixture(Dataset):  # type: ignore[type-arg]
         if place < len(self.places):
             name, number = self.places[place]
             rows = self.fixed[name]
-            rows.max_hops = min(MAX_HOPS, int((MAX_HOPS + 1) * step / self.growing)) if self.growing else MAX_HOPS
+            rows.max_hops = (
+                min(MAX_HOPS, int((MAX_HOPS + 1) * step / self.growing)) if self.growing else MAX_HOPS
+            )
             return rows[step * ALWAYS[name] + number]
         group, number = divmod(place - len(self.places), GROUP)
         name = self.tasks[step][group]

@@ -265,13 +265,8 @@ def test_a_thought_about_a_scene_ends_with_what_is_asked_for(world: DigitWorld) 
         assert row["query_thought"].endswith(f"{' '.join(row['query']['text'].split()[-2:])} {row['answer']}")
         words = world.row("classify_digit", index)["query_thought"].split()
         assert words[27:] == ["p5", *words[13:15]]
-        row = world.row("classify_count", index)
-        words = row["query_thought"].split()[27:]
-        assert words[1::3] == ["red"] * int(row["answer"])
-        row = world.row("classify_colour", index)
-        words = row["query_thought"].split()
-        assert set(words[27:][1::3]) == {row["answer"]}
-        assert len(words[27:]) == 3 * words[:27].count(row["answer"])
+        for task in ("classify_count", "classify_colour"):  # what all cells together answer
+            assert len(world.row(task, index)["query_thought"].split()) == 27
         row = world.row("ask_page", index)
         assert row["query_thought"].endswith(f" {row['query']['text'].split()[-1]} {row['answer']}")
 
