@@ -16,34 +16,23 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor
-from transformers.processing_utils import ProcessorMixin
 
-from ..modeling.adapters import CONFIG_FILE
-from ..modeling.backbone import load_backbone
 from ..modeling.batching import TokenBudget, default_tokens, plan_batches
 from ..modeling.evaluating import evaluating
 from ..modeling.pooling import whole_number
-from ..processing.documents import load_document
-from ..processing.families import FAMILIES
-from ..processing.items import DocumentPart, ImagePart, ItemError, TextPart, VideoPart, parse_item
-from ..processing.limits import ROOM, MediaLimits
-from ..processing.media import load_image
+from ..processing.items import ItemError, parse_item
 from ..processing.processor import UmeProcessor
-from ..processing.sampling import Sampling
-from ..processing.video import load_video
 from .calls import as_items, compute_alone_after_fork
-from .checkpoint_files import CheckpointFilesError, find_file, installed_classes, read_config, stored_tensors
 from .deduplication import first_occurrences
-from .devices import device_of
 from .fingerprint import HashOfWeights, feed_weights
+from .reasoner_loading import open_stock
+from .reasoner_questions import Question, as_shown, instruction_of
 
 PROMPT = (
     "Think about the above step by step: what it shows or asks for, and what follows from it. Then end with one line "
     "that says in a few words what is to be found or known by it."
 )
 APPENDED = "\n{thought}"  # after the content of an item, for an embedder that does not think
-PAGE_PIXELS = 1024 * 1024  # of a document's page, where no embedder says how large
 WINDOW = 64  # items whose media are held at a time
 Side = Literal["both", "query", "document"]
 
@@ -67,15 +56,6 @@ class Thought:
         for tag in ("<think>", "<answer>", "</answer>"):
             thought, answer = thought.replace(tag, ""), answer.replace(tag, "")
         return thought.strip(), answer.strip()
-
-
-@dataclass(frozen=True)
-class Question:
-    """A rendered prompt, its pictures in order, and its tokens (0 before they are counted)."""
-
-    text: str
-    images: list[Image.Image]
-    tokens: int = 0
 
 
 class Reasoner:
@@ -163,34 +143,10 @@ class Reasoner:
             LoadAuditError: it leaves a weight missing.
             DeviceError: no such device here.
         """
-        compute_alone_after_fork()
-        source = os.fspath(source)
-        hub: dict[str, Any] = {} if revision is None else {"revision": revision}
-        config = read_config(source, hub)
-        if own := getattr(config, "ume", None):
-            if isinstance(own, Mapping) and own.get("role") == "reranker":
-                raise CheckpointFilesError(f"{source} is a reranker: it scores pairs, and writes no thoughts")
-            raise CheckpointFilesError(
-                f"{source} is an embedder: write its thoughts with `umekit think`, and give them as thoughts"
-            )
-        if find_file(source, CONFIG_FILE, hub) is not None:
-            raise CheckpointFilesError(f"{source} is an adapter: merge it into its base, and load that")
-        if stored_tensors(source, hub) is None:
-            raise CheckpointFilesError(f"{source} has no safetensors; nothing pickled is read")
-        more = dict(model_kwargs or {})
-        if device is not None and more.get("device_map") is not None:
-            raise ValueError("device and device_map both say where the model goes: give one of them")
-        place = device_of(device)
-        if dtype is None:
-            dtype = torch.float32 if place.type == "cpu" else "auto"
-        if "quantization_config" in more:
-            more.setdefault("device_map", {"": place})
-        with installed_classes(source):
-            processor, template = stock_processor(source, config.model_type, hub)
-            model: Any = load_backbone(source, config=config, dtype=dtype, **hub, **more)
-        if "device_map" not in more:
-            model.to(place)
-        return cls(model.eval(), processor, template, **options)
+        model, processor, template = open_stock(
+            source, device=device, dtype=dtype, revision=revision, model_kwargs=model_kwargs
+        )
+        return cls(model, processor, template, **options)
 
     # ---- thinking -------------------------------------------------------------------------------------------------
 
@@ -269,28 +225,17 @@ class Reasoner:
         Raises:
             ItemError: which item is wrong, and how.
         """
-        settings = None if processor is None else processor.settings
-        limits = MediaLimits() if processor is None else processor.limits
-        sampling = Sampling() if settings is None else settings.sampling
-        frames = min(self.frames, sampling.max_frames)
-        least = min(sampling.min_frames, frames)
-        sampling = replace(sampling, min_frames=least, max_frames=frames, multiple=1, list_frames=0)
-        pixels = PAGE_PIXELS if settings is None else settings.budget.image[1]
         parsed = parse_item(item, index)
-        if parsed.instruction is not None:
-            instruction = parsed.instruction
-        elif instruction is None and settings is not None:
-            instruction = settings.prompt.instructions.get(role or "default", "")
+        instruction = instruction_of(parsed, role, instruction, processor)
         content: list[dict[str, Any]] = []
         images: list[Image.Image] = []
         if instruction:
             content.append({"type": "text", "text": self._as_text(instruction) + "\n"})
         try:
-            for part in parsed.parts:
-                if isinstance(part, TextPart):
-                    content.append({"type": "text", "text": self._as_text(part.text)})
+            for shown in as_shown(parsed, processor, self.frames):
+                if isinstance(shown, str):
+                    content.append({"type": "text", "text": self._as_text(shown)})
                     continue
-                shown = _pictures(part, limits, sampling, pixels)
                 content += [{"type": "image"}] * len(shown)
                 images += shown
             content.append({"type": "text", "text": "\n" + self.prompt})
@@ -404,41 +349,6 @@ class Reasoner:
         digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
         feed_weights(digest, self.model)
         return digest.hexdigest()
-
-
-def stock_processor(source: str, model_type: str, hub: Mapping[str, Any]) -> tuple[Any, str]:
-    """A checkpoint's processor by an installed class, and its chat template.
-
-    Where our own processor knows the family it takes the pixels' part, whose native one needs torchvision.
-
-    Raises:
-        CheckpointFilesError: it has no chat template.
-    """
-    if model_type in FAMILIES:
-        processor: Any = UmeProcessor.from_pretrained(source, **hub)
-        template = ProcessorMixin.get_processor_dict(source, **hub)[0].get("chat_template")
-    else:
-        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False, **hub)
-        template = getattr(processor, "chat_template", None)
-    template = template or getattr(processor.tokenizer, "chat_template", None)
-    if isinstance(template, Mapping):
-        template = template.get("default")
-    if not isinstance(template, str):
-        raise CheckpointFilesError(
-            f"{source} has no chat template: a model that follows instructions has one"
-        )
-    return processor, template
-
-
-def _pictures(
-    part: ImagePart | VideoPart | DocumentPart, limits: MediaLimits, sampling: Sampling, pixels: int
-) -> list[Image.Image]:
-    with ROOM.released():
-        if isinstance(part, ImagePart):
-            return [load_image(part.source, limits)]
-        if isinstance(part, DocumentPart):
-            return load_document(part.source, part.page, pixels, limits)
-        return load_video(part.source, sampling, limits).images
 
 
 def _numbered(found: Thought | ItemError, number: int) -> Thought | ItemError:
