@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ..modeling.adapters import merge_adapter
@@ -18,6 +19,7 @@ def export(
     role: str | None = None,
     compat: str | None = None,
     golden: bool = True,
+    mode: str | None = None,
 ) -> Path:
     """Load and save: weights in native layout, settings, processor, code and sentence-transformers files.
 
@@ -29,14 +31,20 @@ def export(
         compat: see :func:`umekit.load`; goes into the settings that are saved.
         golden: also write ``golden/``, by which ``umekit verify`` tells later whether the folder still gives the
             same vectors; it embeds twenty small items.
+        mode: how its items are embedded where nobody names a mode; its own when None. A checkpoint that can think
+            and by default embeds at once lies there with stock modules for sentence-transformers, which know no
+            thoughts: exported with a mode that thinks, it has a module of ours, which knows all of its modes.
 
     Raises:
         FileExistsError: ``out`` has files already.
+        ValueError: a mode that its kind has not.
     """
     with new_folder(out) as folder:
         encoder = load(src, preset=preset, role=role, device="cpu", dtype="auto", compat=compat)
         if getattr(encoder.model, "_hf_peft_config_loaded", False):
             merge_adapter(encoder.model.backbone)
+        if mode is not None:
+            encoder.model.settings = replace(encoder.model.settings, default_mode=mode)
         encoder.model.save_pretrained(folder)
         encoder.processor.save_pretrained(folder)
         if golden:

@@ -50,6 +50,29 @@ def test_every_door(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(again.encode(ITEMS, mode="generative"), generated, atol=1e-5)
 
 
+def test_all_modes_through_sentence_transformers(tmp_path: Path) -> None:
+    """Exported with a mode that thinks, a checkpoint has all of its modes there; its weights are the same."""
+    library = pytest.importorskip("sentence_transformers")
+    encoder = umekit.load(packaged_model(), role="adaptive")
+    out = umekit.export(packaged_model(), tmp_path / "thinks", mode="adaptive", golden=False)
+    assert (out / "sentence_transformer_ume.py").is_file()
+    model = library.SentenceTransformer(str(out), device="cpu", trust_remote_code=True)
+    short = {"max_new_tokens": 6}
+    both = encoder.encode(ITEMS, mode="both", **short)
+    decided = encoder.encode(ITEMS, mode="adaptive", kappa=0.0, **short)  # thinks of both
+    np.testing.assert_allclose(model.encode(ITEMS, kappa=0.0, **short), decided, atol=1e-5)
+    assert model[0].cost.reasoned == len(ITEMS)
+    np.testing.assert_allclose(model.encode(ITEMS, kappa=1.0), both["discriminative"], atol=1e-5)
+    assert model[0].cost.reasoned == 0
+    for mode, options in (("generative", short), ("discriminative", {})):
+        np.testing.assert_allclose(model.encode(ITEMS, mode=mode, **options), both[mode], atol=1e-5)
+    back = umekit.export(out, tmp_path / "at_once", mode="discriminative", golden=False)
+    assert not (back / "sentence_transformer_ume.py").exists()
+    with pytest.raises(UmeSettingsError, match="default_mode"):
+        umekit.export(packaged_model(), tmp_path / "none", mode="both")
+    assert not (tmp_path / "none").exists()
+
+
 def test_what_a_kind_can_have() -> None:
     assert UmeSettings(kind="generative").mode == "generative"
     assert UmeSettings(kind="reranker").mode is None

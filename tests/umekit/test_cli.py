@@ -315,17 +315,19 @@ def test_explain_a_text_and_a_file(encoder: Any, folder: Path, capsys: pytest.Ca
 def test_export_calls_the_package(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def export(src: str, out: Path, preset: str | None = None, role: str | None = None) -> None:
+    def export(src: str, out: Path, preset: str | None = None, role: str | None = None, **more: str) -> None:
         out.mkdir(exist_ok=True)
-        (out / "config.json").write_text(json.dumps([src, preset, role]))
+        (out / "config.json").write_text(json.dumps([src, preset, role, more]))
 
     monkeypatch.setitem(vars(umekit), "export", export)
     target = tmp_path / "out"
     code, out, _ = call(capsys, "export", "src", target, "--preset", "ume-r1", "--json")
     assert code == 0
     assert json.loads(out)["files"] == ["config.json"]
-    assert json.loads((target / "config.json").read_text()) == ["src", "ume-r1", None]
+    assert json.loads((target / "config.json").read_text()) == ["src", "ume-r1", None, {}]
     assert call(capsys, "export", "src", target)[0] == 2
+    assert call(capsys, "export", "src", tmp_path / "thinks", "--mode", "adaptive")[0] == 0
+    assert json.loads((tmp_path / "thinks" / "config.json").read_text())[3] == {"mode": "adaptive"}
 
 
 def test_doctor_reads_this_environment(capsys: pytest.CaptureFixture[str]) -> None:

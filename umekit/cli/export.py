@@ -24,6 +24,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--no-golden", action="store_true", help="leave out the golden vectors for umekit verify"
     )
     parser.add_argument("--role", help="the role to export, where the checkpoint allows several")
+    parser.add_argument(
+        "--mode",
+        help="how items are embedded where nobody names a mode: discriminative, generative or adaptive. With one that "
+        "thinks, sentence-transformers gets all modes of the checkpoint",
+    )
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
 
 
@@ -36,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
         )
     import umekit
 
-    options: dict[str, Any] = {"compat": args.compat} if args.compat else {}
+    given = {"compat": args.compat, "mode": args.mode}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value}
     if args.no_golden:
         options["golden"] = False
     with opening(args.src):
