@@ -83,14 +83,15 @@ def claim_facts(
     """
     margin = max(0.0, -at_least)
     found = judge(better, worse, margin)
+    ours, theirs = np.array(better, dtype=np.float64), np.array(worse, dtype=np.float64)
     return {
-        "better": round(float(np.mean(better)), 4),
-        "worse": round(float(np.mean(worse)), 4),
+        "better": round(float(ours.mean()), 4),
+        "worse": round(float(theirs.mean()), 4),
         "difference": round(found.difference - margin, 4),
         "interval": [round(found.low - margin, 4), round(found.high - margin, 4)],
         "by_seed": {seed: round(gap - margin, 4) for seed, gap in zip(seeds, found.by_seed, strict=True)},
         "at_least": at_least,
         "reached": found.difference - margin >= at_least,
-        "queries": np.shape(better)[1],
+        "queries": ours.shape[1],
         "verdict": found.verdict,
     }

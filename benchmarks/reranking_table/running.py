@@ -19,6 +19,7 @@ from umekit.evaluation.tuning import Tuning
 
 from . import scoring, training
 from .records import ARMS, QUERIES, QUICK, STUDENT_POOLS, TINY, VALIDATION, VERSION, Arm
+from .rows import reranker_rows
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def _run(table: Table, arm: Arm, seed: int) -> Record:
 
 def _reranker(table: Table, arm: Arm, seed: int, out: Path) -> Record:
     start = table.checkpoint(arm.start, seed)
-    training.train_reranker(arm, seed, start, arm.rates[0], out, bf16=table.bf16)
+    rows = reranker_rows(arm.steps, arm.batch, seed)
+    training.train_reranker(rows, seed, start, arm.rates[0], out, bf16=table.bf16)
     encoder, reranker = _open(start), umekit.load(out, device="cpu", dtype=torch.float32)
     tuning = scoring.tuned(encoder, reranker, table.validation)
     return {

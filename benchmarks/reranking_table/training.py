@@ -27,7 +27,7 @@ from umekit.trainers import (
 from umekit.trainers.objectives.saving import SETTINGS_FILE
 
 from .records import Arm
-from .rows import StudentRows, reranker_rows, stage2_rows
+from .rows import StudentRows, stage2_rows
 
 RANK = 32
 COMMON: dict[str, Any] = {
@@ -117,16 +117,19 @@ def train_embedder(
     return Trained(trainer, encoder, rate, losses, temperature)
 
 
-def train_reranker(arm: Arm, seed: int, start: Path, rate: float, out: Path, *, bf16: bool) -> None:
-    """A LoRA on ``start`` in the folder ``out``, which names it by a relative path."""
+def train_reranker(rows: Any, seed: int, start: Path, rate: float, out: Path, *, bf16: bool) -> None:
+    """A LoRA on ``start`` in the folder ``out``, which names it by a relative path.
+
+    rows: a data set of ``steps`` batches of ``batch`` rows, which are read in order.
+    """
     options = argparse.Namespace(
         bf16=bf16,
         seed=seed,
         rank=RANK,
         out=out,
-        batch=arm.batch,
-        steps=arm.steps,
+        batch=rows.batch,
+        steps=rows.steps,
         learning_rate=rate,
     )
-    model, processor = train_adapter(start, options, reranker_rows(arm.steps, arm.batch, seed))
+    model, processor = train_adapter(start, options, rows)
     save_reranker(model, processor, start, out)

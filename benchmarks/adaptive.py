@@ -1,0 +1,91 @@
+"""Which thoughts are worth teaching, and when is it worth thinking? MMEmb-R1, re-derived and tried in DigitWorld.
+
+    git archive 52099b7 examples/ume-tiny | tar -x -C runs     # ume-tiny before it had ever thought
+    python benchmarks/adaptive.py --untaught runs/examples/ume-tiny --seeds 0 1 2
+    python benchmarks/adaptive.py --report-only
+
+Checkpoints lie in ``--runs``; the result of every arm and seed is one file of ``--results`` as soon as it is there, so
+that a stopped table goes on where it was, on another day or machine. A seed is a process of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from adaptive_table import report
+from adaptive_table.records import ARMS, UNTAUGHT
+from adaptive_table.running import Table, run_seed
+from findings_table import arms
+from findings_table.arms import Results
+from findings_table.schedule import processes
+
+RESULTS = Path(__file__).parent / "results" / "adaptive"
+TINY = Path(__file__).parents[1] / "examples" / "ume-tiny"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--start", type=Path, default=TINY, help="what the evaluator and the joint training begin from"
+    )
+    parser.add_argument(
+        "--untaught",
+        type=Path,
+        help="what the arms of selection begin from: ume-tiny before it had ever thought, see above",
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/adaptive"), help="folder of checkpoints")
+    parser.add_argument(
+        "--results", type=Path, help=f"folder of results (default: {RESULTS}; of a quick table: in --runs)"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="seeds that run at the same time")
+    parser.add_argument(
+        "--quick", action="store_true", help="a quarter of the steps, rows and queries; the evaluator whole"
+    )
+    parser.add_argument("--report-only", action="store_true")
+    args = parser.parse_args()
+    results = args.results or (args.runs / "quick" if args.quick else RESULTS)
+    runs = args.runs / "quick-runs" if args.quick else args.runs
+    if not args.report_only:
+        from_untaught = [one.name for one in arms.chain(args.arms, ARMS) if one.start == UNTAUGHT]
+        if from_untaught and args.untaught is None:
+            parser.error(
+                f"{', '.join(from_untaught)} begin at --untaught FOLDER; see the first lines of this file"
+            )
+        table = Table(runs, results, args.start, args.untaught, args.quick)
+        with processes(args.jobs) as pool:
+            list(pool.map(partial(run_seed, table, args.arms), args.seeds))
+    return write_report(Table(runs, results, quick=args.quick))
+
+
+def write_report(table: Table) -> int:
+    """JSON, markdown and picture beside the folder of results."""
+    found = table.found()
+    if not found:
+        print(f"{table.results} has no results of this table", file=sys.stderr)
+        return 1
+    if mixed := several_weights(found):
+        print(
+            f"these results began at several {mixed}: give another --results to one of them", file=sys.stderr
+        )
+        return 1
+    result = {"benchmark": "adaptive", "command": "python benchmarks/adaptive.py", **report.table(found)}
+    arms.write_report(table.results.parent / "adaptive", result, report.markdown, report.draw)
+    return 0
+
+
+def several_weights(found: Results) -> list[str]:
+    """Roots of which the records of a table name more than one checkpoint."""
+    seen: dict[str, set[str]] = {}
+    for record in (record for seeds in found.values() for record in seeds.values()):
+        for root, value in record["weights"].items():
+            seen.setdefault(root, set()).add(value)
+    return [root for root, values in seen.items() if len(values) > 1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""One training of an arm, by the trainers of the package."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback
+
+import umekit
+from umekit.trainers import (
+    AdaptiveRLVRTrainer,
+    AdaptiveRLVRTrainingArguments,
+    JointReasoningTrainer,
+    JointReasoningTrainingArguments,
+)
+
+from .records import Arm
+from .rows import TRAINED, Batches, Row, rl_rows
+
+MAX_TOKENS = 96  # of a thought; no thought of the mix has more
+LOGGED = (
+    *("step", "loss", "query_ce", "query_action_ce", "disc_loss", "gen_disc_loss"),
+    *("query_reward", "query_delta", "query_invocation_ratio", "query_thought_tokens", "query_collapse"),
+)
+COMMON: dict[str, Any] = {
+    "weight_decay": 0.05,
+    "adam_beta2": 0.98,
+    "max_grad_norm": 1.0,
+    "temperature": 0.05,
+    "trained_parts": None,  # the vision tower, too: digits inside thoughts are what fails first
+    "train_sampling_strategy": "sequential",
+    "use_cpu": True,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+REWARDED: dict[str, Any] = {
+    "num_generations": 8,
+    "max_completion_length": MAX_TOKENS,
+    "beta": 0.02,
+    "targets": "greedy",  # words: the queries are trained
+    "min_deviation": 0.01,  # rewards that differ by next to nothing are not blown up
+    "reasoning_cost": 0.1,
+    "action_weight": 10.0,  # as many tokens as half a thought
+    "collapse_window": 20,
+    "log_completions_steps": 0,
+}
+
+
+def train(
+    arm: Arm, seed: int, start: Path, out: Path, selected: list[list[Row]] | None = None
+) -> dict[str, Any]:
+    """Train an embedder from the checkpoint ``start``, save it in ``out``; what was logged.
+
+    selected: by part, the rows of a joint training.
+    """
+    torch.manual_seed(seed)
+    encoder = umekit.load(start, role="adaptive", device="cpu", dtype=torch.float32)
+    # What was learned of deciding elsewhere, by a probe for instance, is no part of this.
+    encoder.model.settings = replace(
+        encoder.model.settings,
+        default_mode="adaptive",
+        strategy="policy",
+        kappa=0.5,
+        max_new_tokens=MAX_TOKENS,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        common = {
+            "output_dir": scratch,
+            "per_device_train_batch_size": arm.batch,
+            "max_steps": arm.steps,
+            "learning_rate": arm.rate,
+            "seed": seed,
+            **COMMON,
+        }
+        trainer: Any
+        if arm.kind == "rl":
+            trainer = AdaptiveRLVRTrainer(
+                encoder.model,
+                AdaptiveRLVRTrainingArguments(
+                    **common,
+                    **REWARDED,
+                    lr_scheduler_type="constant",
+                    action_warmup_steps=arm.steps // 3,
+                    logging_steps=1,
+                ),
+                processing_class=encoder.processor,
+                train_dataset=rl_rows(arm.steps, arm.batch, seed),
+            )
+        else:
+            assert selected is not None
+            trainer = JointReasoningTrainer(
+                encoder.model,
+                JointReasoningTrainingArguments(
+                    **common,
+                    lr_scheduler_type="cosine",
+                    warmup_steps=max(1, arm.steps // 10),
+                    logging_steps=10,
+                ),
+                processing_class=encoder.processor,
+                train_dataset=Batches(selected, TRAINED, arm.steps, seed),
+            )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    encoder.model.eval()
+    encoder.model.save_pretrained(out)
+    encoder.processor.save_pretrained(out)
+    return {"log": [_short(line) for line in trainer.state.log_history if "loss" in line]}
+
+
+def _short(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: float(f"{float(line[name]):.4g}") for name in LOGGED if name in line}
