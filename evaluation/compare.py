@@ -55,7 +55,7 @@ def compare(before: Report, after: Report) -> Comparison:
     """Raises ValueError: the reports are of two benchmarks."""
     if before.benchmark != after.benchmark:
         raise ValueError(f"{before.benchmark} and {after.benchmark} can't be compared")
-    old, new = (dict(_flat(report.to_dict())) for report in (before, after))
+    old, new = (facts_of(report) for report in (before, after))
     left, right = ({_name(score): score for score in report.scores} for report in (before, after))
     means, now = ({mean.family: mean for mean in report.family_means()} for report in (before, after))
     data = [
@@ -74,6 +74,11 @@ def compare(before: Report, after: Report) -> Comparison:
     )
 
 
+def facts_of(report: Report) -> dict[str, Any]:
+    """`settings.queries` -> 2000, of everything that may explain a difference."""
+    return dict(_flat(report.to_dict()))
+
+
 def _name(score: Score) -> str:
     return f"{score.label} {score.metric}"
 
@@ -88,7 +93,6 @@ def _change(before: Score, after: Score, same_data: bool) -> Change:
 
 
 def _flat(block: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`settings.queries` -> 2000, of everything that may explain a difference."""
     for name, value in block.items():
         if isinstance(value, dict) and name not in _NO_CONDITION:
             yield from _flat(value, f"{prefix}{name}.")

@@ -12,6 +12,7 @@ from .report import FamilyMean, Report
 from .score import CONFIDENCE, Score
 
 Cell = str | int | float
+WORDS = ("family", "task", "pool", "metric", "cost", "result", "mode")  # columns
 
 START, END = "<!-- digit-world:start -->", "<!-- digit-world:end -->"
 
@@ -22,10 +23,10 @@ class MarkerError(ValueError):
 
 def markdown_table(report: Report) -> str:
     """Scores of every task, means of the families, the benchmark's own tables, alarms and conditions."""
-    means = _markdown(*mean_rows(report), bold=(report.total, "no"))
-    parts = [_markdown(*score_rows(report)), means, *report.extra_tables()]
+    means = markdown(*mean_rows(report), bold=(report.total, "no"))
+    parts = [markdown(*score_rows(report)), means, *report.extra_tables()]
     if report.costs:
-        parts.append(_markdown(*cost_rows(report)))
+        parts.append(markdown(*cost_rows(report)))
     if report.alarms:
         parts.append("\n".join(f"* **{alarm}**" for alarm in report.alarms))
     if missing := report.missing():
@@ -131,9 +132,10 @@ def cost_rows(report: Report) -> tuple[list[str], list[list[Cell]]]:
     return headers, rows
 
 
-def _markdown(headers: list[str], rows: list[list[Cell]], bold: Sequence[str] = ()) -> str:
+def markdown(headers: list[str], rows: list[list[Cell]], bold: Sequence[str] = ()) -> str:
+    """Rows of cells as a Markdown table: words to the left, numbers to the right, with three digits."""
     cells = [[_text(cell) if cell not in bold else f"**{cell}**" for cell in row] for row in rows]
-    words = [name for name in headers if name in ("family", "task", "pool", "metric", "cost")]
+    words = [name for name in headers if name in WORDS]
     return table(headers, cells, left=len(words)) if rows else ""
 
 

@@ -292,11 +292,14 @@ def _tell(report: Report, name: str = "") -> None:
 
 
 def _table(args: argparse.Namespace) -> int:
-    from ..evaluation.beside import beside_rows, draw_beside
+    from ..evaluation.beside import beside_rows, draw_beside, said
 
-    reports = {path.stem: _read(args, path) for path in args.table}
+    stems = [path.stem for path in args.table]
+    names = stems if len(set(stems)) == len(stems) else [str(path) for path in args.table]
+    reports = {name: _read(args, path) for name, path in zip(names, args.table, strict=True)}
     try:
         headers, rows = beside_rows(reports)
+        lines = said(reports)
         if args.picture:
             draw_beside(reports, args.picture)
     except ValueError as error:
@@ -305,6 +308,8 @@ def _table(args: argparse.Namespace) -> int:
         print_json([dict(zip(headers, row, strict=True)) for row in rows])
     else:
         print_table(headers, rows)
+    for line in lines:
+        print(line, file=sys.stderr)
     return 0
 
 
