@@ -1,6 +1,7 @@
 """MMEB's image tasks: a query with candidates of its own, of which the first is right.
 
-VLM2Vec ``src/data/eval_dataset/image_{cls,qa,i2i_vg}_dataset.py``, ``image_{i2t,t2i}_eval.py``; version 1: ``eval.py``.
+VLM2Vec ``src/data/eval_dataset/image_{cls,qa,i2i_vg}_dataset.py``, ``image_{i2t,t2i}_eval.py``; version 1: ``eval.py``
+and ``src/dataset.py`` of its branch.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ def read_image_task(task: Task, data: BenchmarkData) -> Problem:
 
 
 def read_v1_task(task: Task, data: BenchmarkData) -> Problem:
-    """Columns ``qry_text, qry_img_path, tgt_text[], tgt_img_path[]``: instruction and placeholder are in the text."""
+    """Columns ``qry_text, qry_img_path, tgt_text[], tgt_img_path[]``: instruction and placeholder are in the text.
+
+    The official code puts its image token in the placeholder's place and changes nothing else: what version 2 joins,
+    line breaks and all, stands there.
+    """
     media, candidates = data.media(task), Candidates()
     queries: list[Entry] = []
     pools: list[np.ndarray] = []
@@ -67,7 +72,11 @@ def _query(task: Task, media: Media, row: Mapping[str, Any], place: str, number:
 def _pictures(
     task: Task, media: Media, row: Mapping[str, Any], texts: list[str], paths: list[str], place: str
 ) -> list[Entry]:
-    """Candidates with a picture, and a caption in WebQA, EDIS and RefCOCO-Matching."""
+    """Candidates with a picture, and a caption in WebQA, EDIS and RefCOCO-Matching.
+
+    A text finds pictures by their path; where a picture finds pictures, as in RefCOCO-Matching, several objects of one
+    picture are candidates, and path and caption are the name.
+    """
     if not paths or len(texts) not in (1, len(paths)):
         raise FormatError(f"{place}: {len(texts)} tgt_text and {len(paths)} tgt_img_path")
     instruction = text_of(row, "tgt_inst", place, "").replace(PLACEHOLDER, "")
@@ -77,7 +86,7 @@ def _pictures(
         caption = texts[number if len(texts) > 1 else 0] if captioned else ""
         joined = join(f"{instruction} {caption}" if captioned else instruction, "", after_media=True)
         joined = joined.replace(" \n", "\n") + ("\n" if captioned or task.form == "t2i" else "")
-        name = f"{path}:{caption.strip(chr(34))}"
+        name = path if task.form == "t2i" else f"{path}:{caption.strip(chr(34))}"
         words = Words(caption.strip(), instruction.strip(), joined)
         found.append(Entry(name, words, {"image": media.picture(path)}))
     return found
@@ -87,9 +96,7 @@ def _v1_entry(name: str, text: str, path: str, media: Media, place: str) -> Entr
     if PLACEHOLDER in text and not path:
         raise FormatError(f"{place}: {PLACEHOLDER} in the text, but no image")
     words = text.replace(PLACEHOLDER, "")
-    if not path:
-        return Entry(name, Words(words.strip(), joined=words))
-    return Entry(name, Words(words.strip(), joined=v1(words)), {"image": media.picture(path)})
+    return Entry(name, Words(words.strip(), joined=words), {"image": media.picture(path)} if path else {})
 
 
 def _paths(row: Mapping[str, Any], name: str, place: str) -> list[str]:

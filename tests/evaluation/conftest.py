@@ -29,6 +29,12 @@ def mmeb(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, layo
 
 
 @pytest.fixture(scope="session")
+def mmeb_v1(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, layouts.Case]]:
+    root = tmp_path_factory.mktemp("mmeb-v1")
+    return root, {name: make(root) for name, make in layouts.MMEB_V1.items()}
+
+
+@pytest.fixture(scope="session")
 def mbeir(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, layouts.Case]]]:
     root = tmp_path_factory.mktemp("mbeir")
     return root, layouts.mbeir(root)

@@ -61,6 +61,9 @@ def lines(path: Path, rows: list[Any]) -> None:
 
 def image_task(root: Path, name: str, form: str, caption: bool = False) -> Case:
     case, rows = Case(), []
+    first: dict[
+        str, Item
+    ] = {}  # of a path: a text finds pictures by their path, whatever another row says of them
     media = root / "image-tasks/MMEB"
     for number in range(3):
         shown = picture(media / f"{name}/q{number}.png", 10 + number)
@@ -87,6 +90,8 @@ def image_task(root: Path, name: str, form: str, caption: bool = False) -> Case:
                 {"image": picture(media / path, 40 + int(path[-5])), "text": text}
                 for path, text in zip(paths, said, strict=True)
             ]
+            if form == "t2i":
+                pool = [first.setdefault(one["image"], one) for one in pool]
         else:
             texts = [COLOURS[(number + step) % 8] for step in range(5)]
             row |= {"tgt_inst": "", "tgt_text": texts, "tgt_img_path": [""] * 5}
@@ -94,6 +99,36 @@ def image_task(root: Path, name: str, form: str, caption: bool = False) -> Case:
         rows.append(row)
         case.add(query, pool, {0: 1.0})
     lines(root / f"image-query/{name}.jsonl", rows)
+    return case
+
+
+def v1_task(root: Path, name: str, form: str) -> Case:
+    """MMEB-V1: whole strings with their placeholder and line breaks, which the official code leaves as they are."""
+    from datasets import Dataset
+
+    case, rows = Case(), []
+    for number in range(3):
+        texts = [f"{COLOURS[(number + step) % 8]}" for step in range(4)]
+        if form == "qa":
+            said, path = (
+                f"Represent the given image with the following question: which {number}?\n",
+                f"{name}/{number}.jpg",
+            )
+            query: Item = {"image": picture(root / "images" / path, 200 + number), "text": f"\n{said}"}
+            row = {"qry_text": f"<|image_1|>\n{said}", "qry_img_path": path}
+            row |= {"tgt_text": texts, "tgt_img_path": [""] * 4}
+            pool: list[Item] = [{"text": text} for text in texts]
+        else:
+            query = {"text": f"Find me an image: {texts[0]}.\n"}
+            paths = [f"{name}/c{(number + step) % 4}.jpg" for step in range(4)]
+            row = {"qry_text": query["text"], "qry_img_path": "", "tgt_img_path": paths}
+            row["tgt_text"] = ["<|image_1|>\nRepresent the given image.\n"] * 4
+            shown = [picture(root / "images" / path, 210 + int(path[-5])) for path in paths]
+            pool = [{"image": one, "text": "\nRepresent the given image.\n"} for one in shown]
+        rows.append(row)
+        case.add(query, pool, {0: 1.0})
+    (root / name).mkdir(parents=True)
+    Dataset.from_list(rows).to_parquet(str(root / name / "test-00000-of-00001.parquet"))
     return case
 
 
@@ -371,6 +406,12 @@ MMEB_V2: dict[str, Callable[[Path], Case]] = {
     ),
     "VisRAG_ChartQA": lambda root: documents(root, "VisRAG_ChartQA", "VisRAG-Ret-Test-ChartQA"),
     "ViDoSeek-page": lambda root: documents(root, "ViDoSeek-page", "ViDoSeek-page-fixed"),
+}
+
+
+MMEB_V1: dict[str, Callable[[Path], Case]] = {
+    "A-OKVQA": lambda root: v1_task(root, "A-OKVQA", "qa"),
+    "MSCOCO_t2i": lambda root: v1_task(root, "MSCOCO_t2i", "t2i"),
 }
 
 

@@ -56,9 +56,10 @@ def test_media_are_found_by_their_exact_names(tmp_path: Path) -> None:
             media.picture(name)
 
 
-def test_every_reader_says_what_is_shown_to_whom(mmeb: Any, mbeir: Any, zero_shot: Any) -> None:
+def test_every_reader_says_what_is_shown_to_whom(mmeb: Any, mmeb_v1: Any, mbeir: Any, zero_shot: Any) -> None:
     """Queries, their pools and gains, item by item: texts as the official code assembles them, media, instructions."""
     cases = [("mmeb-v2", mmeb[0], name, "", case) for name, case in mmeb[1].items()]
+    cases += [("mmeb-v1", mmeb_v1[0], name, "", case) for name, case in mmeb_v1[1].items()]
     cases += [
         ("m-beir", mbeir[0], name, kind, kinds[kind]) for name, kinds in mbeir[1].items() for kind in kinds
     ]
@@ -80,7 +81,34 @@ def test_every_reader_says_what_is_shown_to_whom(mmeb: Any, mbeir: Any, zero_sho
             # a pool's order decides the official order of ties alone: of image tasks the gold is the first there
             assert sorted(map(repr, shown)) == sorted(map(repr, pool)), name
             assert right == {shown.index(pool[at]): gain for at, gain in gains.items()}, name
-            assert problem.task.reader != "mmeb-image" or list(right) == [0], name
+            assert problem.task.reader not in ("mmeb-image", "mmeb-v1") or list(right) == [0], name
+
+
+def test_pages_lie_where_the_official_code_puts_them(tmp_path: Path) -> None:
+    """Of rows without pictures: ``<corpus-id>.png``, of VisRAG the id itself, which is a file name, cut at 50."""
+    from hashlib import md5
+
+    long = f"{'a' * 60}-page.7.png"
+    names = {
+        "ViDoRe_esg_reports_v2_multilingual": (
+            "esg_reports_v2",
+            "p.1",
+            "esg_reports_v2_multilingual/p.1.png",
+        ),
+        "VisRAG_ChartQA": (
+            "VisRAG-Ret-Test-ChartQA",
+            long,
+            f"VisRAG_ChartQA/{'a' * 50}_{md5(long.encode()).hexdigest()[:8]}.png",
+        ),
+    }
+    for task, (folder, page, path) in names.items():
+        rows = tmp_path / f"visdoc-tasks/data/{folder}"
+        layouts.lines(rows / "corpus.jsonl", [{"corpus-id": page}])
+        layouts.lines(rows / "queries.jsonl", [{"query-id": "q", "query": "which?"}])
+        layouts.lines(rows / "qrels.jsonl", [{"query-id": "q", "corpus-id": page, "score": 1}])
+        wanted = layouts.picture(tmp_path / f"visdoc-tasks/{path}", 0)
+        problem = read_problem(MMEB, _task(task), LocalData(tmp_path))
+        assert [one.media["image"] for one in problem.candidates] == [wanted]
 
 
 def _tar(path: Path, names: dict[str, bytes], mode: str = "w:gz") -> Path:

@@ -83,6 +83,17 @@ def test_every_task_of_mmeb_v2_scores_what_numpy_says(report: BenchmarkReport, t
         assert not score.failed
 
 
+def test_mmeb_v1_scores_what_numpy_says(tiny: Any, mmeb_v1: Any, tmp_path: Path) -> None:
+    root, cases = mmeb_v1
+    found = run_benchmark(
+        tiny, load_benchmark("mmeb-v1"), LocalData(root), tmp_path, RunSettings(tasks=list(cases))
+    )
+    assert found is not None
+    assert [score.task for score in found.scores] == ["A-OKVQA", "MSCOCO_t2i"]
+    for score in found.scores:
+        assert score.value == pytest.approx(_value(tiny, cases[score.task], "hit@1"), abs=1e-6), score.task
+
+
 def test_what_the_report_says_of_a_partial_run(report: BenchmarkReport, tmp_path: Path) -> None:
     """Traps: averages with tasks missing; other counts than the benchmark's; which split; hit@1 is no nDCG@5."""
     from umekit.evaluation.report import MissingTaskError

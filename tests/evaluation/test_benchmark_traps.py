@@ -69,6 +69,9 @@ def test_a_constant_embedder(mmeb: Any, tmp_path: Path) -> None:
         assert score.official >= score.optimistic - 1e-9 or score.task.startswith("ViDoRe")
         assert score.at_chance
     assert report.scores[0].official == 1.0
+    # of documents the relevant ones come first, in the order of their queries: ranks 1 and 2, then 3, then 4
+    by_hand = [1.0, 1 / np.log2(4), 1 / np.log2(5)]
+    assert report.scores[2].official == pytest.approx(np.mean(by_hand), abs=1e-9)
     assert any("one and the same vector" in alarm for alarm in report.alarms)
     assert sum("ties decide" in alarm for alarm in report.alarms) == 3
 
@@ -108,7 +111,8 @@ def test_documents_of_a_qrel_count_once_and_above_zero(mmeb: Any) -> None:
     """A double takes the higher gain; a gain of 0 is not relevant; a corpus with a page twice is refused."""
     root, _ = mmeb
     problem = read_problem(MMEB, MMEB.chosen(["ViDoRe_shiftproject"])[0], LocalData(root))
-    assert problem.relevant == [{0: 2.0, 2: 2.0}, {1: 1.0}, {3: 1.0}]
+    assert [one.name for one in problem.candidates] == ["p0", "p2", "p1", "p3"]
+    assert problem.relevant == [{0: 2.0, 1: 2.0}, {2: 1.0}, {3: 1.0}]
     assert problem.counts()[0].startswith("ViDoRe_shiftproject: 3 queries, the benchmark has 100")
 
 
