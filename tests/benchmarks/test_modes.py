@@ -81,6 +81,10 @@ def test_one_table_and_one_picture(results: Path, monkeypatch: pytest.MonkeyPatc
         assert rows[name]["thought tokens/query"] == cost["tokens_per_item"]
         assert rows[name]["thinks"] == cost["invocation_ratio"]
         assert table["sources"][name]["command"] == report.conditions.command
+        settings = report.conditions.settings
+        assert settings["arithmetic"].startswith("cpu, float32")
+        assert settings["processor"]["budget"]
+        assert len(settings["prompt_sha256"]) == 64
     assert rows["thinking"]["thinks"] == 1
     assert rows["reranked"]["pairs/query"] == 36 / 12
     assert rows["reranked"]["mode"] == "discriminative, first 3 reranked"
