@@ -6,8 +6,9 @@ queries, candidates and what is relevant; everything after that is the same for 
 
 from __future__ import annotations
 
-from .data import HubData, LocalData
+from .data import LocalData
 from .definition import BENCHMARKS, Benchmark, Task, load_benchmark
+from .hub_data import HubData
 from .problem import Problem
 from .report import BenchmarkReport
 from .run import run_benchmark

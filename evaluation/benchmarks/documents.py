@@ -12,8 +12,9 @@ from functools import cache
 from typing import Any
 
 from ...encoding.inputs.json_records import FormatError
-from .data import BenchmarkData, Media, text_of
+from .data import BenchmarkData, text_of
 from .definition import Task
+from .media import Media
 from .problem import Candidates, Entry, Problem
 from .wording import Words, join
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ...encoding.inputs.json_records import FormatError
-from .data import BenchmarkData, Media, list_of, text_of
+from .data import BenchmarkData, list_of, text_of
 from .definition import Task
+from .media import Media
 from .problem import Candidates, Entry, Problem
 from .wording import PLACEHOLDER, Words, join, v1
 

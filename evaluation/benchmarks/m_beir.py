@@ -7,13 +7,15 @@ instructions at random also when they evaluate; here it is the first, or one tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...encoding.inputs.json_records import FormatError
 from ...encoding.inputs.mbeir import format_string, read_instructions
 from ...encoding.inputs.records import open_records
-from .data import BenchmarkData, Media, Rows, list_of, text_of
+from .data import BenchmarkData, Rows, list_of, text_of
 from .definition import Benchmark, Task
+from .media import Media
 from .problem import Candidates, Entry, Problem, ProblemError
 from .wording import Words
 
@@ -54,7 +56,9 @@ def read_task(benchmark: Benchmark, task: Task, data: BenchmarkData, pool: str, 
             raise ProblemError(f"{place}: query {qid} has no relevant candidate")
         queries.append(_query(row, qid, wanted, prompts, prompt, media, place))
         relevant.append({int(at): 1.0 for at in places.values() if at is not None})
-    return Problem(task, queries, candidates.entries, relevant, None, wanted, modalities)
+    files = (options["instructions"], name, options["qrels"])
+    own = task if pool == "local" else replace(task, candidates=None)  # the number is that of its own pool
+    return Problem(own, queries, candidates.entries, relevant, None, wanted, modalities, files=files)
 
 
 def _query(

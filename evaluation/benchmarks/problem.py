@@ -6,7 +6,7 @@ equal scores to the first, which in MMEB is the gold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class Problem:
         pools: for each query its candidates in the published order; None: all of them.
         wanted: modality that candidates should have, where a pool has several; and theirs.
         notes: what a reader of the score must know.
+        files: of the benchmark that it was read from, beside the task's rows; they are in the data's revision.
     """
 
     task: Task
@@ -56,6 +57,7 @@ class Problem:
     wanted: str = ""
     modalities: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    files: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.queries or not self.candidates:

@@ -209,6 +209,7 @@ def _encode(
     style: str,
 ) -> _Encoded:
     problem = read_problem(benchmark, task, data, Choices(kind or "local", settings.prompt))
+    revision = data.revision(task, problem.files)
     if settings.limit is not None:
         problem = problem.first(settings.limit)
     queries = [entry.item(style) for entry in problem.queries]
@@ -217,7 +218,7 @@ def _encode(
     return _Encoded(
         problem,
         kind,
-        data.revision(task),
+        revision,
         store.encode(name, "query", queries),
         store.encode(name, "document", candidates),
         {str(item.get("instruction") or "") for item in (*queries, *candidates)},

@@ -7,6 +7,7 @@ msrvtt,msvd}.py``. MSVD's captions, a pickle there, are read from the rows of ``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,8 +23,23 @@ FLICKR_CAPTIONS = 5  # of a picture
 CLIP_FRAMES = 12  # U-MARVEL and LamRA read so many of a clip
 
 
+# What a set is read from that is no table, below its folder.
+FILES = {
+    "flickr": ("texts.json",),
+    "sharegpt4v": ("captions.json",),
+    "urban1k": ("caption",),
+    "circo": ("annotations/image_info_unlabeled2017.json", "annotations/val.json"),
+}
+
+
 def read_set(task: Task, data: BenchmarkData) -> Problem:
     """One direction of one set."""
+    form = task.form.partition("-")[0]
+    files = [f"{task.rows}/{name}" for name in FILES.get(form, ())]
+    return replace(_read(task, data), files=files)
+
+
+def _read(task: Task, data: BenchmarkData) -> Problem:
     form, _, direction = task.form.partition("-")
     if form == "circo":
         return _circo(task, data)

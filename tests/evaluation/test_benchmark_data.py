@@ -19,8 +19,8 @@ from umekit.encoding.inputs.columns import OutsideRootError
 from umekit.encoding.inputs.json_records import FormatError
 from umekit.encoding.inputs.unpacking import archives_in, unpacked
 from umekit.evaluation.benchmarks import HubData, LocalData, load_benchmark
-from umekit.evaluation.benchmarks import data as module
-from umekit.evaluation.benchmarks.data import BenchmarkDataError, Media, chosen_frames
+from umekit.evaluation.benchmarks import hub_data as module
+from umekit.evaluation.benchmarks.media import BenchmarkDataError, Media, chosen_frames
 from umekit.evaluation.benchmarks.readers import Choices, read_problem
 from umekit.processing.limits import MediaError, MediaLimits
 
@@ -236,6 +236,56 @@ def test_pictures_of_m_beir_may_lie_in_their_archive(mbeir: Any, tmp_path: Path)
     found = [str(entry.media["image"]) for entry in problem.queries]
     assert [Path(one).read_bytes() for one in found] == [Path(one).read_bytes() for one in wanted]
     assert all(str(tmp_path / "cache") in one for one in found)
+
+
+def _revision(root: Path, benchmark: str, task: str, pool: str = "local") -> str:
+    whole, data = load_benchmark(benchmark), LocalData(root)
+    one = whole.chosen([task])[0]
+    return data.revision(one, read_problem(whole, one, data, Choices(pool, "first")).files)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "task", "pool", "file"),
+    [
+        ("m-beir", "nights_task4", "local", "query/test/mbeir_nights_task4_test.jsonl"),
+        ("m-beir", "nights_task4", "local", "cand_pool/local/mbeir_nights_task4_cand_pool.jsonl"),
+        ("m-beir", "nights_task4", "local", "qrels/test/mbeir_nights_task4_test_qrels.txt"),
+        ("m-beir", "nights_task4", "local", "instructions/query_instructions.tsv"),
+        ("m-beir", "nights_task4", "global", "cand_pool/global/mbeir_union_test_cand_pool.jsonl"),
+        ("zero-shot", "Flickr30k_t2i", "", "flickr/texts.json"),
+        ("zero-shot", "ShareGPT4V_t2i", "", "sharegpt4v/captions.json"),
+        ("zero-shot", "Urban1K_i2t", "", "Urban1k/caption/2.txt"),
+        ("zero-shot", "CIRCO", "", "circo/annotations/val.json"),
+        ("zero-shot", "CIRCO", "", "circo/annotations/image_info_unlabeled2017.json"),
+        ("zero-shot", "MSVD_t2v", "", "msvd/test.jsonl"),
+    ],
+)
+def test_a_revision_is_of_all_that_is_read(
+    benchmark: str, task: str, pool: str, file: str, mbeir: Any, zero_shot: Any, tmp_path: Path
+) -> None:
+    """Of queries, candidates, what is relevant and the instructions: none of them changes without a trace."""
+    root = (mbeir if benchmark == "m-beir" else zero_shot)[0]
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    before = _revision(copy, benchmark, task, pool)
+    assert before == _revision(root, benchmark, task, pool)
+    (copy / file).write_bytes((copy / file).read_bytes() + b"\n")
+    assert _revision(copy, benchmark, task, pool) != before
+
+
+@pytest.mark.parametrize("folder", ["VLM2Vec/HMDB51", "HMDB51", "HMDB51/data"])
+def test_rows_as_their_repository_has_them(folder: str, mmeb: Any, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    root, _ = mmeb
+    rows = root / "video-tasks/data/hmdb51.jsonl"
+    (tmp_path / folder).mkdir(parents=True)
+    for split in ("test", "train"):
+        table = Dataset.from_json(str(rows), cache_dir=str(tmp_path / "cache"))
+        table = table if split == "test" else table.select([0])
+        table.to_parquet(str(tmp_path / folder / f"{split}-00000-of-00001.parquet"))
+    found = [dict(row) for _, row in LocalData(tmp_path).rows(_task("HMDB51"))]
+    assert found == [dict(row) for _, row in LocalData(root).rows(_task("HMDB51"))]
 
 
 def test_rows_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -97,6 +97,20 @@ def test_the_tasks() -> None:
     assert counts == {name: len(set(labels_of(name))) for name in counts}
 
 
+def test_which_counts_are_known() -> None:
+    """Of queries all but M-BEIR's and MSVD's; of candidates those of pools that are the same for every query."""
+    unknown = {
+        name: [task.name for task in load_benchmark(name).tasks if task.queries is None]
+        for name in BENCHMARKS
+    }
+    every = [task.name for task in load_benchmark("m-beir").tasks]
+    assert unknown == {"mmeb-v1": [], "mmeb-v2": [], "m-beir": every, "zero-shot": ["MSVD_t2v"]}
+    pools = {task.name: task.candidates for task in load_benchmark("m-beir").tasks if task.candidates}
+    # WIDE (generative retrieval on M-BEIR), table 3
+    assert sorted(pools.values()) == [21_551, 24_809, 201_824, 542_246, 544_457, 1_047_067]
+    assert all(task.candidates for task in load_benchmark("zero-shot").tasks)
+
+
 def test_tasks_are_chosen_by_name_family_or_part() -> None:
     benchmark = load_benchmark("mmeb-v2")
     assert len(benchmark.chosen(["image QA", "CIRR"])) == 11

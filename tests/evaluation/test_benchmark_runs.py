@@ -209,6 +209,14 @@ def test_every_form_of_m_beir_in_both_pools(tiny: Any, mbeir: Any, tmp_path: Pat
             wrong = _wrong_modality(tiny, case, score.task, int(score.metric[4:]))
             assert score.wrong_modality == pytest.approx(wrong, abs=1e-6), score.label
     assert 0 < sum(score.value for score in found.scores) < 16, "neither all right nor all wrong"
+    # how many there must be is known of six tasks' own pools, and of no union
+    told = [alarm for alarm in found.alarms if "the benchmark has" in alarm]
+    assert sorted(line.partition(":")[0] for line in told) == [
+        "edis_task2",
+        "mscoco_task3",
+        "visualnews_task0",
+        "webqa_task1",
+    ]
     # what both pools show is encoded once
     assert found.costs["all documents"]["items"] == len(cases["nights_task4"]["global"].pools[0])
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -137,6 +140,59 @@ def test_a_limit_gives_no_mean(mmeb: Any, tmp_path: Path) -> None:
     report = _run(Stub(), root, tmp_path, ["CIRR"], limit=2)
     assert report.scores[0].n == 2
     assert "CIRR (2 of 1,000 queries)" in report.missing("image RET")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("last", [1, 5])
+def test_a_killed_run_goes_on_to_the_same_report(last: int, mmeb: Any, tmp_path: Path) -> None:
+    """By SIGKILL, which no code hears, in the first part of a task and in the middle of another."""
+    root, _ = mmeb
+    names = ["HatefulMemes", "CIRR", "ViDoRe_shiftproject"]
+    arguments = (MMEB, LocalData(root), tmp_path / "killed", RunSettings(tasks=names))
+
+    class Dying(Stub):
+        calls = 0
+
+        def encode(self, items: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.calls == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().encode(items, **options)
+
+    child = os.fork()
+    if not child:
+        try:
+            run_benchmark(Dying(), *arguments, shard_size=2)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(_ended(child)) == signal.SIGKILL
+    resumed = run_benchmark(rest := Stub(), *arguments, shard_size=2)
+    whole = run_benchmark(
+        every := Stub(), MMEB, LocalData(root), tmp_path / "whole", arguments[-1], shard_size=2
+    )
+    assert resumed is not None
+    assert whole is not None
+    assert 0 < rest.encoded <= every.encoded
+    assert (rest.encoded < every.encoded) == (last > 1)
+    for report in (resumed, whole):
+        for cost in report.costs.values():
+            cost.update(seconds=0, items_per_second=0)
+    assert resumed.costs == whole.costs
+    assert [one.to_dict() for one in resumed.scores] == [one.to_dict() for one in whole.scores]
+    assert resumed.alarms == whole.alarms
+
+
+def _ended(child: int, seconds: float = 300) -> int:
+    """The child's status; it is killed where it does not end."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError(f"the child did not end in {seconds:.0f} s")
 
 
 class LikesRight:

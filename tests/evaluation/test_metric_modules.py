@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import ndcg_score
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
 from umekit.evaluation import rows
 from umekit.evaluation.metric_modules import NAMES, metric_path
@@ -51,6 +51,9 @@ def test_ranked_metrics_are_those_of_libraries(k: int) -> None:
     }
     for kind, value in wanted.items():
         assert rows.ranked(kind, k, SCORES, GAINS, "pessimistic") == pytest.approx(value, abs=1e-9), kind
+    # of the whole ranking CIRCO's mAP@k is the mean average precision of everybody
+    every = label_ranking_average_precision_score(GAINS > 0, SCORES)
+    assert rows.ranked("map", 12, SCORES, GAINS, "pessimistic") == pytest.approx(every, abs=1e-9)
     assert rows.ranked("mrr", 100, SCORES, GAINS, "pessimistic") == pytest.approx(
         mean("recip_rank"), abs=1e-9
     )

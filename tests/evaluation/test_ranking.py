@@ -25,7 +25,7 @@ def _problem(seed: int, coarse: bool) -> tuple[np.ndarray, np.ndarray, list[dict
     )
     queries, candidates = draw(7, 4).astype(np.float32), draw(30, 4).astype(np.float32)
     relevant = [
-        {int(c): float(rng.integers(1, 4)) for c in rng.choice(30, rng.integers(1, 5), replace=False)}
+        {int(c): float(rng.integers(1, 4)) for c in rng.choice(30, rng.integers(1, 9), replace=False)}
         for _ in range(7)
     ]
     return queries, candidates, relevant
@@ -145,6 +145,7 @@ def test_the_others_are_pytrec_evals_and_circos() -> None:
     for metric, name in {**names, "mrr@30": "recip_rank"}.items():
         ours = per_query(metric, *found.of("pessimistic"))
         assert np.allclose(ours, [theirs[str(i)][name] for i in range(7)], atol=1e-9), metric
+    assert (gains > 0).sum(axis=1).max() > 5, "or the divisor is not seen"
     for number in range(7):  # eval_circo.py: precision at each hit, over min(ground truths, 5)
         hits = (gains[number][np.argsort(-scores[number])] > 0)[:5]
         wanted_map = ((np.cumsum(hits) * hits) / np.arange(1, 6)).sum() / min((gains[number] > 0).sum(), 5)
