@@ -36,6 +36,9 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
         mode: of encoding; None for the checkpoint's.
         frames: of a clip that mteb opens.
         instructions: whether a task's instruction goes with its queries.
+
+    Attributes:
+        used: instructions that queries carried so far.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
         instructions: bool = True,
     ) -> None:
         self.encoder, self.mode, self.frames, self.instructions = encoder, mode, frames, instructions
+        self.used: set[str] = set()
         self.mteb_model_meta = model_meta(encoder, name, revision)
 
     def encode(
@@ -70,6 +74,7 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
         instruction = None
         if self.instructions and role == "query":
             instruction = self.get_instruction(task_metadata, prompt_type) or None
+            self.used.add(instruction or "")
         own: dict[str, Any] = {"role": role, "instruction": instruction, "show_progress": False}
         if self.mode is not None:
             own["mode"] = self.mode

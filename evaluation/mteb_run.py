@@ -8,10 +8,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from .benchmarks.data import BenchmarkDataError
+from .benchmarks.media import BenchmarkDataError
 from .benchmarks.prompting import processor_facts
+from .benchmarks.wording import prompt_hash
 from .conditions import Conditions
-from .costs import Measured
+from .costs import Measured, total
+from .mteb_kept import DoneTask, KeptTasks
 from .mteb_model import MtebEncoder, MtebReranker, mteb
 from .report import Report, TaskFacts
 from .score import Score
@@ -57,6 +59,9 @@ def run_mteb(
     known: Sequence[Any] | None = None,
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    work: Path | None = None,
+    source: str | None = None,
     model_name: str = "umekit/model",
     command: str = "run_mteb(...)",
 ) -> Report:
@@ -69,25 +74,42 @@ def run_mteb(
         known: those of a complete run, which means are of; the chosen ones when None.
         mode: of encoding; None for the checkpoint's.
         options: of every call of ``encode``: ``num_samples``, ``max_new_tokens``.
+        limit: queries of a task, among all its documents; a mean is then refused.
+        work: a folder where tasks that are done are kept, and found again; None for none.
+        source: hash of the file that defines the tasks, where they are not mteb's.
 
     Raises:
-        BenchmarkDataError: a task's data can't be read here.
+        BenchmarkDataError: a task's data can't be read here, or not be limited.
+        ResultFormatError: a task in ``work`` is damaged.
     """
     began = perf_counter()
     whole, more = list(chosen if known is None else known), dict(options or {})
-    measured = Measured(model, more) if hasattr(type(model), "dim") else None
-    wrapped: Any = MtebReranker(model) if measured is None else MtebEncoder(_Same(model, measured), mode=mode)
-    scores = [_score(wrapped, task) for task in chosen]
+    facts = {"model": model.fingerprint(), "mode": mode, "options": more, "limit": limit, "source": source}
+    kept = KeptTasks(
+        work, {**facts, "arithmetic": getattr(model, "arithmetic", None), "mteb": mteb.__version__}
+    )
+    done: list[DoneTask] = []
+    for task in chosen:
+        one = kept.read(task.metadata.name, str(task.metadata.revision))
+        if one is None:
+            one = _run(model, task, mode, more, limit)
+            kept.write(one)
+        done.append(one)
+    scores = [one.score for one in done]
     complete: dict[str, TaskFacts] = {
         task.metadata.name: {"family": str(task.metadata.type), "metric": str(task.metadata.main_score)}
         for task in whole
     }
+    for one in done:
+        complete[one.score.task]["queries"] = one.full
     settings = {
         "encoder": repr(model),
         "mode": mode,
         **more,
         "arithmetic": getattr(model, "arithmetic", None),
         "processor": processor_facts(model),
+        "limit": limit,
+        "prompt_sha256": prompt_hash({"instruction": line} for one in done for line in one.instructions),
         "tasks": f"{len(chosen)} of {len(whole)}",
         "mteb": mteb.__version__,
     }
@@ -99,7 +121,8 @@ def run_mteb(
         data={"name": f"mteb:{what}", "split": "test", "revision": revisions},
         command=command,
     )
-    costs = {} if measured is None else {"all items": measured.cost.to_dict()}
+    cost = total(one.cost for one in done)
+    costs = {"all items": cost.to_dict()} if cost.items else {}
     return Report(f"mteb:{what}", scores, model.fingerprint(), conditions, complete, costs=costs)
 
 
@@ -113,14 +136,19 @@ class _Same:
         return getattr(self._encoder, name)
 
 
-def _score(model: Any, task: Any) -> Score:
+def _run(model: Any, task: Any, mode: str | None, options: Mapping[str, Any], limit: int | None) -> DoneTask:
     """One task, from its data to its main score."""
     meta = task.metadata
     _load(task)
-    number = _queries(task)
-    result = mteb.evaluate(model, [task], cache=None, show_progress_bar=False)
+    full = _queries(task)
+    if limit is not None:
+        _cut(task, limit)
+    number = full if limit is None else _queries(task)
+    measured = Measured(model, dict(options)) if hasattr(type(model), "dim") else None
+    wrapped: Any = MtebReranker(model) if measured is None else MtebEncoder(_Same(model, measured), mode=mode)
+    result = mteb.evaluate(wrapped, [task], cache=None, show_progress_bar=False)
     task.unload_data()
-    return Score(
+    score = Score(
         meta.name,
         str(meta.main_score),
         float(result.task_results[0].get_score()),
@@ -128,6 +156,9 @@ def _score(model: Any, task: Any) -> Score:
         family=str(meta.type),
         revision=str(meta.revision),
     )
+    if measured is None:
+        return DoneTask(score, full)
+    return DoneTask(score, full, measured.cost, sorted(wrapped.used))
 
 
 def _load(task: Any) -> None:
@@ -136,6 +167,8 @@ def _load(task: Any) -> None:
         return  # an aggregate, whose parts are loaded one by one
     try:
         task.load_data()
+        if hasattr(task, "convert_v1_dataset_format_to_v2"):
+            task.convert_v1_dataset_format_to_v2(num_proc=None)  # does nothing where there is nothing to do
     except Exception as error:
         data = task.metadata.dataset
         where = f"{data.get('path')} of revision {data.get('revision')}"
@@ -161,11 +194,37 @@ def _named(what: str) -> list[Any]:
 
 def _queries(task: Any) -> int:
     """How many queries or items a score is of, over subsets and splits; 1 where the task does not say."""
+    count = 0
+    for part, split in _parts(task):
+        count += len(part[split]["queries"] if isinstance(part[split], dict) else part[split])
+    return max(1, count)
+
+
+def _cut(task: Any, limit: int) -> None:
+    """Leave the first ``limit`` queries or items of every subset and split; documents and training rows stay."""
+    parts = _parts(task)
+    if not parts:
+        raise BenchmarkDataError(
+            f"{task.metadata.name} does not say where its queries are: run it without a limit"
+        )
+    for part, split in parts:
+        found = part[split]
+        if not isinstance(found, dict):
+            part[split] = found.select(range(min(limit, len(found))))
+            continue
+        queries = found["queries"].select(range(min(limit, len(found["queries"]))))
+        left = set(queries["id"])
+        rest = {
+            name: {query: value for query, value in found[name].items() if query in left}
+            for name in ("relevant_docs", "top_ranked")
+            if found.get(name) is not None
+        }
+        part[split] = {**found, "queries": queries, **rest}
+
+
+def _parts(task: Any) -> list[tuple[Any, str]]:
+    """Subsets, and which of their splits are evaluated; a task without subsets is one."""
     data: Any = getattr(task, "dataset", None) or {}
     splits = list(task.metadata.eval_splits or ["test"])
     parts = [data] if any(split in data for split in splits) else list(data.values())
-    count = 0
-    for part in parts:
-        for found in (part[split] for split in splits if split in part):
-            count += len(found["queries"] if isinstance(found, dict) else found)
-    return max(1, count)
+    return [(part, split) for part in parts for split in splits if split in part]

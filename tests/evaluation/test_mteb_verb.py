@@ -157,3 +157,115 @@ def test_get_model_finds_a_registered_reranker(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(model, MtebReranker)
     assert model.mteb_model_meta.model_type == ["cross-encoder"]
     assert model.reranker.fingerprint() == umekit.load(RERANKER, preset="qwen3-vl-reranker").fingerprint()
+
+
+class Counting:
+    """ume-tiny, which counts what it encodes and may be stopped."""
+
+    def __init__(self, encoder: Any, stop_at: int | None = None) -> None:
+        self.encoder, self.stop_at, self.items = encoder, stop_at, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+    @property
+    def dim(self) -> int:
+        return int(self.encoder.dim)
+
+    def __repr__(self) -> str:
+        return repr(self.encoder)
+
+    def encode(self, items: Any, **options: Any) -> Any:
+        self.items += len(items)
+        if self.stop_at is not None and self.items > self.stop_at:
+            raise KeyboardInterrupt
+        return self.encoder.encode(items, **options)
+
+
+def test_a_stopped_run_goes_on_with_the_next_task(task_file: Path, tiny: Any, tmp_path: Path) -> None:
+    """And makes a task anew where anything differs that decides its score."""
+    from umekit.evaluation.mteb_run import own_tasks, run_mteb
+
+    def run(encoder: Any, work: Path | None, **options: Any) -> Any:
+        tasks = own_tasks(task_file)
+        chosen = [tasks["OwnPictures"], tasks["OwnReranking"]]
+        return run_mteb(encoder, chosen, "own", work=work, source="a file", **options)
+
+    work, count = tmp_path / "work", 2 * len(TEXTS)
+    with pytest.raises(KeyboardInterrupt):
+        run(Counting(tiny, stop_at=count + 1), work)
+    resumed = run(rest := Counting(tiny), work)
+    plain = run(tiny, None)
+    assert [one.to_dict() for one in resumed.scores] == [one.to_dict() for one in plain.scores]
+    assert resumed.costs["all items"]["items"] == plain.costs["all items"]["items"] > rest.items > 0
+    assert resumed.conditions.settings["prompt_sha256"] == plain.conditions.settings["prompt_sha256"]
+    run(again := Counting(tiny), work)
+    assert again.items == 0
+    for options in ({"mode": "discriminative"}, {"limit": 2}, {"options": {"dim": 64}}):
+        run(changed := Counting(tiny), work, **options)
+        assert changed.items > 0, options
+
+
+def test_a_damaged_task_is_named(task_file: Path, tiny: Any, tmp_path: Path) -> None:
+    from umekit.evaluation.mteb_run import own_tasks, run_mteb
+    from umekit.evaluation.score import ResultFormatError
+
+    run_mteb(tiny, [own_tasks(task_file)["OwnPictures"]], "own", work=tmp_path)
+    [path] = (tmp_path / "tasks").iterdir()
+    path.write_text('{"score": {}}', encoding="utf-8")
+    with pytest.raises(ResultFormatError, match="is no task of a run"):
+        run_mteb(tiny, [own_tasks(task_file)["OwnPictures"]], "own", work=tmp_path)
+
+
+def test_the_first_queries_among_all_documents(
+    task_file: Path, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "result.json"
+    call = ["--benchmark", "mteb:OwnPictures", "--task-file", task_file, "--out", out, "--limit", 2]
+    assert _run(*call) == 0
+    report = load_report(out)
+    pages = [{"image": Image.open(tmp_path / f"{number}.png")} for number in range(len(TEXTS))]
+    scores = (
+        tiny.encode(TEXTS[:2], role="query", instruction="Find it.") @ tiny.encode(pages, role="document").T
+    )
+    ranks = 1 + (scores > scores[[0, 1], [0, 1], None]).sum(axis=1)
+    assert report.scores[0].value == pytest.approx((1 / np.log2(1 + ranks)).mean(), abs=1e-5)
+    assert report.scores[0].n == 2
+    assert report.missing() == [f"OwnPictures (2 of {len(TEXTS)} queries)"]
+    assert report.conditions.command.endswith("--limit 2")
+    assert _run(*call) == 2
+    assert "give --resume" in capsys.readouterr().err
+    assert _run(*call, "--resume") == 0
+    assert load_report(out).scores == report.scores
+    for arguments, words in (
+        (["mteb:OwnPictures", "--task-file", task_file, "--resume"], "--resume without --out or --work"),
+        (["digit-world", "--resume"], "digit-world has no --resume"),
+    ):
+        assert _run("--benchmark", *arguments) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_task_of_the_old_form_says_how_many_queries_it_has(tiny: Any) -> None:
+    """Those of mteb 1 hold queries, corpus and qrels apart, and mteb turns them round when it runs them."""
+    from mteb import TaskMetadata
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+    from umekit.evaluation.mteb_run import run_mteb
+
+    names = [str(number) for number in range(3)]
+
+    class Old(AbsTaskRetrieval):  # type: ignore[misc]
+        metadata = TaskMetadata(
+            name="OldForm", description="Of mteb 1.", dataset={"path": "nobody/nothing", "revision": "1"},
+            type="Retrieval", category="t2t", modalities=["text"], eval_splits=["test"], eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+        )  # fmt: skip
+
+        def load_data(self, *_: Any, **__: Any) -> None:
+            texts = dict(zip(names, TEXTS, strict=False))
+            self.queries = {"test": texts}
+            self.corpus = {"test": {name: {"text": text} for name, text in texts.items()}}
+            self.relevant_docs = {"test": {name: {name: 1} for name in names}}
+            self.data_loaded = True
+
+    assert [run_mteb(tiny, [Old()], "old", limit=limit).scores[0].n for limit in (None, 2)] == [3, 2]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import benchmarks
 from .benchmarks.digit_world import model_name
 from .common import UsageError, add_model_arguments, positive, print_json, print_table
+from .kept_results import combined, files_of, read_result, show_diff, show_table, tell
 
 if TYPE_CHECKING:
     from ..evaluation.report import Report
@@ -115,15 +114,15 @@ def run(args: argparse.Namespace) -> int:
     _settle(args)
     _check(args)
     if args.diff:
-        return _diff(args)
+        return show_diff(args)
     if args.table:
-        return _table(args)
+        return show_table(args)
     if args.out:
         check_own(args.out, json_of(KIND), "give another --out")
     readme = args.readme.read_text(encoding="utf-8") if args.readme else None
     if readme is not None:
         _marked(args.readme, readme)  # before hours are spent
-    report = _combined(args) or (_read(args, args.source) if args.source else _measure(args))
+    report = combined(args) or (read_result(args, args.source) if args.source else _measure(args))
     if report is None:
         return 0
     if args.picture:
@@ -161,7 +160,7 @@ def _check(args: argparse.Namespace) -> None:
     reading = [name for name in READING if getattr(args, name)]
     if len(reading) > 1:
         raise UsageError(f"{' and '.join(map(_flag, reading))} can't be given together")
-    for path in _files(args):
+    for path in files_of(args):
         if not path.is_file():
             raise UsageError(f"{_flag(reading[0])}: there is no file {path}")
     if args.picture and not (args.table or args.source or args.benchmark == CALIBRATION):
@@ -183,6 +182,8 @@ def _check(args: argparse.Namespace) -> None:
         strange = (every | set(COMMON) - {"rerank_preset"}) - {*module.OPTIONS, *module.SHARED}
         if given := [_flag(name) for name in sorted(strange) if getattr(args, name) is not None]:
             raise UsageError(f"{args.benchmark} has no {', '.join(given)}")
+        if args.resume and "resume" not in module.SHARED:
+            raise UsageError(f"{args.benchmark} has no --resume: it runs whole")
         if args.rerank is None and (
             given := [n for n in ("rerank_preset", "depth", "alpha") if getattr(args, n) is not None]
         ):
@@ -196,16 +197,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--readme: there is no file {args.readme}")
 
 
-def _files(args: argparse.Namespace) -> list[Path]:
-    if args.pass_of:
-        if len(args.pass_of) < 2 or not args.pass_of[0].isdigit():
-            raise UsageError("--pass-of takes K and result files of as many seeds")
-        return [Path(one) for one in args.pass_of[1:]]
-    return (
-        [args.source] if args.source else [*(args.diff or []), *(args.table or []), *(args.oracle_of or [])]
-    )
-
-
 def _flag(name: str) -> str:
     return {"source": "--from"}.get(name, f"--{name.replace('_', '-')}")
 
@@ -217,27 +208,6 @@ def _marked(path: Path, text: str) -> None:
         replace_block(text, "")
     except MarkerError as error:
         raise UsageError(f"{path}: {error}") from None
-
-
-def _read(args: argparse.Namespace, path: Path) -> Report:
-    from ..evaluation.results import load_report
-
-    report = load_report(path)
-    if args.benchmark not in (None, report.benchmark):
-        raise UsageError(f"{path} is of {report.benchmark}, not of {args.benchmark}")
-    return report
-
-
-def _combined(args: argparse.Namespace) -> Report | None:
-    from ..evaluation.combining import oracle_report, pass_at_k_report
-
-    reports = [_read(args, path) for path in _files(args)] if args.oracle_of or args.pass_of else []
-    if not reports:
-        return None
-    try:
-        return oracle_report(reports) if args.oracle_of else pass_at_k_report(reports, int(args.pass_of[0]))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def _measure(args: argparse.Namespace) -> Report | None:
@@ -280,63 +250,4 @@ def _show(report: Report) -> None:
         print()
     if report.costs:
         print_table(*cost_rows(report))
-    _tell(report)
-
-
-def _tell(report: Report, name: str = "") -> None:
-    """What a reader must know, on stderr."""
-    if missing := report.missing():
-        print(f"{name}not run, hence in no mean: {', '.join(missing)}", file=sys.stderr)
-    for alarm in report.alarms:
-        print(f"{name}alarm: {alarm}", file=sys.stderr)
-
-
-def _table(args: argparse.Namespace) -> int:
-    from ..evaluation.beside import beside_rows, draw_beside, said
-
-    stems = [path.stem for path in args.table]
-    names = stems if len(set(stems)) == len(stems) else [str(path) for path in args.table]
-    reports = {name: _read(args, path) for name, path in zip(names, args.table, strict=True)}
-    try:
-        headers, rows = beside_rows(reports)
-        lines = said(reports)
-        if args.picture:
-            draw_beside(reports, args.picture)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    if args.json:
-        print_json([dict(zip(headers, row, strict=True)) for row in rows])
-    else:
-        print_table(headers, rows)
-    for line in lines:
-        print(line, file=sys.stderr)
-    return 0
-
-
-def _diff(args: argparse.Namespace) -> int:
-    from ..evaluation.compare import compare
-
-    before, after = (_read(args, path) for path in args.diff)
-    found = compare(before, after)
-    if args.json:
-        print_json(found.to_dict())
-        return 0
-    for name, (old, new) in found.conditions.items():
-        print(f"{name}: {_short(old)} before, {_short(new)} after")
-    headers = ("difference", "95% low", "high", "before", "after", "metric", "pool", "task")
-    rows: list[tuple[Any, ...]] = [
-        (one.difference, *(one.interval or ("-", "-")), one.before, one.after, one.metric, one.kind, one.task)
-        for one in (*found.changes, *(replace(mean, task=f"mean of {mean.task}") for mean in found.means))
-    ]
-    print_table(headers, rows)
-    for side, names in (("before", found.only_before), ("after", found.only_after)):
-        if names:
-            print(f"only {side}, not compared: {', '.join(names)}", file=sys.stderr)
-    for path, report in zip(args.diff, (before, after), strict=True):
-        _tell(report, f"{path}: ")
-    return 0
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    tell(report)

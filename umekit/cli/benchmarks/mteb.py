@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common import UsageError, load_encoder, load_reranker
+from ..ranks import rank_and_world
+from .working import check_work, work_of
 
 if TYPE_CHECKING:
     from ...evaluation.report import Report
 
 NAMES = ("mteb",)
 OPTIONS = ("task_file",)
-SHARED = ("tasks", "mode", "rerank", "num_samples", "max_new_tokens")
+SHARED = ("tasks", "mode", "rerank", "num_samples", "max_new_tokens", "limit", "work", "resume")
 THINKING = ("mode", "num_samples", "max_new_tokens")
 
 
@@ -36,6 +39,11 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--rerank runs the reranker alone in mteb, which has no mode and no thoughts")
     if args.task_file is not None and not args.task_file.is_file():
         raise UsageError(f"--task-file: there is no file {args.task_file}")
+    if args.resume and work_of(args) is None:
+        raise UsageError("--resume without --out or --work, where tasks that are done are kept")
+    if rank_and_world()[1] > 1:
+        raise UsageError("mteb has its own loop, of one process: give it a task of --tasks to each")
+    check_work(args, "tasks")
 
 
 def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Report | None:
@@ -56,6 +64,9 @@ def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Re
         known=known,
         mode=args.mode,
         options=options,
+        limit=args.limit,
+        work=work_of(args),
+        source=hashlib.sha256(args.task_file.read_bytes()).hexdigest() if args.task_file else None,
         model_name=model,
         command=command,
     )

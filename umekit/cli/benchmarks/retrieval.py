@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..cascades import fusing_of
 from ..common import UsageError, load_encoder, positive
+from ..ranks import rank_and_world
+from .working import check_work, work_of
 
 if TYPE_CHECKING:
     from ...evaluation.report import Report
@@ -36,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--revision", help="of the data on the Hub (default: the newest commit)")
     group.add_argument(
-        "--work", type=Path, metavar="DIR", help="vectors and unpacked archives (default: beside --out)"
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="vectors, unpacked archives, tasks of mteb that are done (default: beside --out)",
     )
     group.add_argument(
         "--text",
@@ -52,7 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("local", "global", "both"),
         help="of M-BEIR: a task's own, or the union (default local)",
     )
-    group.add_argument("--limit", type=positive, metavar="N", help="first N queries of a task; no means then")
+    group.add_argument(
+        "--limit",
+        type=positive,
+        metavar="N",
+        help="first N queries of a task (of mteb's, too); no means then",
+    )
     group.add_argument("--threads", type=positive, metavar="N", help="of torch on a CPU (default 1)")
     group.add_argument("--batch-tokens", type=positive, metavar="N", help="padded tokens of a forward")
     group.add_argument("--shard-size", type=positive, metavar="N", help="items of a part (default 4096)")
@@ -74,15 +84,9 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"--data: there is no folder {args.data}")
     if args.data is not None and args.revision is not None:
         raise UsageError("--revision is of the Hub, and --data is a folder")
-    if args.work is None and args.out is None:
+    if work_of(args) is None:
         raise UsageError("give --out or --work: vectors are kept, so that a stopped run goes on")
-    work = work_of(args)
-    if not args.resume and (work / "vectors").is_dir() and _ranks()[1] == 1:
-        raise UsageError(f"{work} holds vectors of a run; give --resume to go on with it, or another --work")
-
-
-def work_of(args: argparse.Namespace) -> Path:
-    return args.work if args.work is not None else args.out.with_suffix(".work")
+    check_work(args, "vectors")
 
 
 def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Report | None:
@@ -90,8 +94,9 @@ def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Re
     from ...evaluation.benchmarks.prompting import prompting
     from ...evaluation.benchmarks.run import RunSettings
 
-    rank, world = _ranks()
+    rank, world = rank_and_world()
     benchmark, work = load_benchmark(name), work_of(args)
+    assert work is not None, "checked"
     how = prompting(args.model, args.preset)
     if how is not None and args.preset != how.preset:
         print(f"evaluated under the preset {how.preset} ({how.source})", file=sys.stderr)
@@ -133,9 +138,3 @@ def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Re
     if report is None:
         print(f"process {rank} of {world} is done; the last one reports", file=sys.stderr)
     return report
-
-
-def _ranks() -> tuple[int, int]:
-    from ..ranks import rank_and_world
-
-    return rank_and_world()
