@@ -90,11 +90,11 @@ def run_mteb(
     )
     done: list[DoneTask] = []
     for task in chosen:
-        one = kept.read(task.metadata.name, str(task.metadata.revision))
-        if one is None:
-            one = _run(model, task, mode, more, limit)
-            kept.write(one)
-        done.append(one)
+        found = kept.read(task.metadata.name, str(task.metadata.revision))
+        if found is None:
+            found = _run(model, task, mode, more, limit)
+            kept.write(found)
+        done.append(found)
     scores = [one.score for one in done]
     complete: dict[str, TaskFacts] = {
         task.metadata.name: {"family": str(task.metadata.type), "metric": str(task.metadata.main_score)}
