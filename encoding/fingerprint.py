@@ -1,8 +1,4 @@
-"""Who made a vector: a hash of the weights and settings, and one of the processor.
-
-Values are sampled from the weights in memory and rounded to bfloat16 first, so that the same checkpoint has the same
-hash on a GPU in bfloat16 and on a CPU in float32, however its files are sharded; training moves it.
-"""
+"""Who made a vector: a hash of the weights and settings, and one of the processor."""
 
 from __future__ import annotations
 
@@ -12,15 +8,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-import torch
 from torch import Tensor
 
 from ..modeling.settings import ADAPTIVE_ONLY
+from ..modeling.weights_hash import feed_values, feed_weights
 
 T = TypeVar("T")
 
 VERSION = "2:"  # how a model's hash of this kind begins; those of version 1 are bare
-SAMPLES = 1 << 14  # values of a weight; of one with more rows, two of each row
 FORMER_SAMPLES = 512
 COMPARED = (
     "model",
@@ -42,23 +37,13 @@ def model_hash(model: Any) -> str:
     return VERSION + digest.hexdigest()
 
 
-def feed_weights(digest: Any, module: Any) -> None:
-    """Values of every weight of a module into a digest."""
-    for name, weight in sorted(module.state_dict().items()):
-        flat = weight.detach().reshape(-1)
-        wanted = max(SAMPLES, 2 * weight.shape[0] if weight.dim() else 0)
-        if flat.numel() > wanted:
-            flat = flat[_spread(flat.numel(), wanted).to(flat.device)]
-        _feed(digest, name, weight, flat)
-
-
 def former_model_hash(model: Any) -> str:
     """The hash of version 1, by which indexes of earlier versions name their model; it may miss half of a weight."""
     digest = _settings(model)
     for name, weight in sorted(model.backbone.state_dict().items()):
         flat = weight.detach().reshape(-1)
         step = max(1, flat.numel() // FORMER_SAMPLES)
-        _feed(digest, name, weight, flat[::step][:FORMER_SAMPLES])
+        feed_values(digest, name, weight, flat[::step][:FORMER_SAMPLES])
     return digest.hexdigest()
 
 
@@ -92,19 +77,6 @@ def _settings(model: Any) -> Any:
     """Of the settings but for those that choose between vectors of one space."""
     settings = {name: value for name, value in model.settings.to_dict().items() if name not in ADAPTIVE_ONLY}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-
-
-def _spread(count: int, wanted: int) -> Tensor:
-    """``wanted`` positions of ``count``, evenly from the first to the last: int64 [wanted]."""
-    return torch.arange(wanted, dtype=torch.int64) * (count - 1) // (wanted - 1)
-
-
-def _feed(digest: Any, name: str, weight: Tensor, values: Tensor) -> None:
-    values = values.to("cpu")
-    if values.is_floating_point():
-        values = values.to(torch.bfloat16).view(torch.int16)
-    digest.update(f"{name}{tuple(weight.shape)}".encode())
-    digest.update(values.contiguous().numpy().tobytes())
 
 
 def processor_hash(processor: Any) -> str:

@@ -20,11 +20,12 @@ from PIL import Image
 from ..modeling.batching import TokenBudget, default_tokens, plan_batches
 from ..modeling.evaluating import evaluating
 from ..modeling.pooling import whole_number
+from ..modeling.weights_hash import feed_weights
 from ..processing.items import ItemError, parse_item
 from ..processing.processor import UmeProcessor
 from .calls import as_items, compute_alone_after_fork
 from .deduplication import first_occurrences
-from .fingerprint import HashOfWeights, feed_weights
+from .fingerprint import HashOfWeights
 from .reasoner_loading import open_stock
 from .reasoner_questions import Question, as_shown, instruction_of
 

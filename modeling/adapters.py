@@ -20,9 +20,10 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .settings import FilledRows, filled_rows
+from .settings import BASE_WEIGHTS, FilledRows, filled_rows
 from .versions import need_peft
 from .weight_files import INDEX, WEIGHTS, hub_arguments, read_json
+from .weights_hash import weights_hash
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -31,7 +32,7 @@ NO_PEFT = "adapters need peft: pip install umekit[train]"
 
 
 class AdapterError(RuntimeError):
-    """An adapter does not fit the model: a tensor found no place, or none changes anything."""
+    """An adapter does not fit the model: other weights, a tensor without a place, or none that changes anything."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
 
     Raises:
         ImportError: peft is not installed, or transformers does not take this one.
-        AdapterError: no safetensors, a tensor of the file matches no module, a module has none, or the adapter changes
-            nothing.
+        AdapterError: it was trained on other weights, as its folder says; no safetensors, a tensor of the file matches
+            no module, a module has none, or the adapter changes nothing.
     """
     try:
         from peft import PeftConfig, load_peft_weights
@@ -167,6 +168,8 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
     need_peft()
     if cached_file(source, WEIGHTS_FILE, _raise_exceptions_for_missing_entries=False, **(hub or {})) is None:
         raise AdapterError(f"{source} has no {WEIGHTS_FILE}; a pickled .bin is not read")
+    remember_base(backbone)
+    check_base(backbone, source, hub)
     config = PeftConfig.from_pretrained(source, **(hub or {}))
     stored = {
         _native(key): value for key, value in load_peft_weights(source, device="cpu", **(hub or {})).items()
@@ -201,6 +204,28 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
         raise AdapterError(f"{source}: the adapter is all zeros and changes nothing")
 
 
+def remember_base(backbone: Any) -> None:
+    """Before an adapter goes on: note the hash of the weights, which the adapter's folder will name."""
+    setattr(backbone, BASE_WEIGHTS, weights_hash(backbone))
+
+
+def check_base(backbone: Any, source: str, hub: Mapping[str, Any] | None = None) -> None:
+    """Raise ``AdapterError`` where an adapter's folder names other weights than those that a backbone has.
+
+    Where either is not known (see :func:`weights_hash`), nothing is said.
+    """
+    path = cached_file(source, "config.json", _raise_exceptions_for_missing_entries=False, **(hub or {}))
+    content = None if path is None else read_json(path)
+    block = content.get("ume") if isinstance(content, dict) else None
+    wanted = block.get(BASE_WEIGHTS) if isinstance(block, dict) else None
+    found = getattr(backbone, BASE_WEIGHTS)
+    if wanted is not None and found is not None and wanted != found:
+        raise AdapterError(
+            f"the adapter {source} was trained on other weights ({str(wanted)[:12]}) than those of its base here "
+            f"({found[:12]}): put it on the base that it was trained on, or train it anew"
+        )
+
+
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key.removeprefix(PEFT_PREFIX): value for key, value in tensors.items()}
 
@@ -222,6 +247,7 @@ class BackboneAdapters:
     """
 
     def add_adapter(self: Any, adapter_config: Any, adapter_name: str | None = None) -> None:
+        remember_base(self.backbone)
         self.backbone.add_adapter(adapter_config, adapter_name)
 
     def load_adapter(

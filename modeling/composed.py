@@ -20,7 +20,7 @@ from .adapters import BackboneAdapters, adapter_of, add_adapter, lacking_rows, n
 from .backbone import audit_loading, flag_attention, load_backbone, load_stock
 from .patches import multiply_patches
 from .saving import auto_map, stock_modules_read, write_code, write_sentence_transformers_files
-from .settings import FILLED_ROWS, FilledRows, UmeSettings, UmeSettingsError
+from .settings import BASE_WEIGHTS, FILLED_ROWS, FilledRows, UmeSettings, UmeSettingsError
 from .versions import need_transformers
 
 PREFIX = "backbone."
@@ -104,6 +104,12 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         model.eval()
         return (model, info) if output_loading_info else model
 
+    def with_settings(self, settings: UmeSettings, model_class: Any = None) -> Any:
+        """The same backbone under other settings, and as another class where those are of another kind."""
+        changed = (model_class or type(self))(self.config, self.backbone, settings)
+        changed.filled_rows = dict(self.filled_rows)
+        return changed
+
     @torch.no_grad()
     def fill_rows(self, rows: FilledRows) -> None:
         """Set rows of the embedding matrix: copies of other rows first, then means of all rows before them, in order.
@@ -178,13 +184,16 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         config.ume = self.settings.to_dict()
         if self._hf_peft_config_loaded and self.filled_rows:  # saved without the matrix that holds them
             config.ume[FILLED_ROWS] = dict(self.filled_rows)
+        if self._hf_peft_config_loaded and (base := getattr(self.backbone, BASE_WEIGHTS, None)) is not None:
+            config.ume[BASE_WEIGHTS] = base
         config.auto_map = auto_map(type(self))
         flag_attention(config, self.settings)
         self.backbone.save_pretrained(folder, state_dict=state_dict, **kwargs)
         if self._hf_peft_config_loaded:
             name_base_from_anywhere(folder)
-        if not (folder / "config.json").is_file():  # an adapter alone is saved without its base's config
-            config.save_pretrained(folder)
+            config.save_pretrained(
+                folder
+            )  # an adapter alone is saved without; one that is there may be of another
         revision = getattr(self.config, "_commit_hash", None)
         adapter = self._hf_peft_config_loaded and bool(
             self.filled_rows or not stock_modules_read(self.settings, source, revision)

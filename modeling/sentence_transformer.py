@@ -323,7 +323,7 @@ class UmeTransformer(InputModule):
         kind = settings.kind
         if kind == "reranker":  # stock modules are written where they give equal scores, this one where not
             able, reason = expressible(settings, "sentence-transformers", config.model_type)
-            reason = "its adapter is not merged" if able else reason
+            reason = "its adapter is not merged (`umekit export` merges it into a folder)" if able else reason
             raise ValueError(
                 f"a CrossEncoder cannot run {model_name_or_path}: {reason}; use umekit.load(...).rerank, or "
                 "AutoModel with trust_remote_code=True and its rerank(query, candidates, processor=processor)"

@@ -17,6 +17,7 @@ FilledRows = dict[
 ]  # token to row, or to row and source; see `UmePreTrainedModel.fill_rows`
 ADAPTIVE_ONLY = ("kappa", "strategy")  # what is decided by: vectors of any choice can be compared
 FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
+BASE_WEIGHTS = "base_weights"  # the same: `weights_hash` of what the adapter was trained on
 
 Kind = Literal["discriminative", "generative", "adaptive", "reranker"]
 KINDS: tuple[str, ...] = ("discriminative", "generative", "adaptive", "reranker")
@@ -131,7 +132,8 @@ class UmeSettings:
             raise UmeSettingsError(
                 f"{BLOCK}.schema is {_shown(schema)}, this code reads up to {SCHEMA}: update umekit"
             )
-        block.pop(FILLED_ROWS, None)
+        for entry in (FILLED_ROWS, BASE_WEIGHTS):  # of the weights of an adapter's base, no settings
+            block.pop(entry, None)
         names = {_stored(f.name): f.name for f in fields(cls)}
         unknown = set(block) - set(names)
         if unknown:

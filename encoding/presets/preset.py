@@ -214,7 +214,7 @@ class Preset:
             own |= {"tokens": {**model.settings.tokens, **answers}, "dim": None}
         settings = replace(model.settings, **(own | changes))
         settings.check_backbone(model.config.model_type)
-        changed = kind(model.config, model.backbone, settings)
+        changed = model.with_settings(settings, kind)
         names = ["prompt", "pooling", "blank_image"]
         names += ["pairs", "truncation", "empty_items"] if kind is UmeForReranking else []
         prompt = {name: getattr(wanted, name) for name in names}

@@ -1,13 +1,14 @@
 # Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
 # Sources, in this order: pooling budget weight_files config_words config_checks packing settings backbone
-#   decoding batching encode_loop evaluating versions adapters patches saving composed discriminative
-#   reasoning generative strategies adaptive
+#   decoding batching encode_loop evaluating versions weights_hash adapters patches saving composed
+#   discriminative reasoning generative strategies adaptive
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import functools
+import hashlib
 import importlib
 import inspect
 import json
@@ -915,6 +916,7 @@ FilledRows = dict[
 ]  # token to row, or to row and source; see `UmePreTrainedModel.fill_rows`
 ADAPTIVE_ONLY = ("kappa", "strategy")  # what is decided by: vectors of any choice can be compared
 FILLED_ROWS = "filled_rows"  # entry of the block of an adapter folder, see `filled_rows`
+BASE_WEIGHTS = "base_weights"  # the same: `weights_hash` of what the adapter was trained on
 
 Kind = Literal["discriminative", "generative", "adaptive", "reranker"]
 KINDS: tuple[str, ...] = ("discriminative", "generative", "adaptive", "reranker")
@@ -1029,7 +1031,8 @@ class UmeSettings:
             raise UmeSettingsError(
                 f"{BLOCK}.schema is {_shown(schema)}, this code reads up to {SCHEMA}: update umekit"
             )
-        block.pop(FILLED_ROWS, None)
+        for entry in (FILLED_ROWS, BASE_WEIGHTS):  # of the weights of an adapter's base, no settings
+            block.pop(entry, None)
         names = {_stored(f.name): f.name for f in fields(cls)}
         unknown = set(block) - set(names)
         if unknown:
@@ -2163,6 +2166,55 @@ def need_peft() -> None:
         raise ImportError(problem)
 
 
+# ---- weights_hash ------------------------------------------------------------------------------------------
+# A hash of weights: which ones a checkpoint holds, however they are stored.
+#
+# Values are sampled from the weights in memory and rounded to bfloat16 first, so that the same checkpoint has the same
+# hash on a GPU in bfloat16 and on a CPU in float32, however its files are sharded; training moves it.
+
+
+SAMPLES = 1 << 14  # values of a weight; of one with more rows, two of each row
+EXACT = (torch.float32, torch.bfloat16)  # dtypes that round to the same bfloat16
+
+
+def weights_hash(module: nn.Module) -> str | None:
+    """sha256 of values of every weight; None where they are not as they were stored.
+
+    That is so of half precision, which moves small values, of quantised weights, and of weights that are elsewhere
+    (meta, or dealt out over processes).
+    """
+    for weight in module.parameters():
+        if weight.dtype not in EXACT or weight.is_meta or weight.numel() == 0:
+            return None
+    digest = hashlib.sha256()
+    feed_weights(digest, module)
+    return digest.hexdigest()
+
+
+def feed_weights(digest: Any, module: nn.Module) -> None:
+    """Values of every weight of a module into a digest."""
+    for name, weight in sorted(module.state_dict().items()):
+        flat = weight.detach().reshape(-1)
+        wanted = max(SAMPLES, 2 * weight.shape[0] if weight.dim() else 0)
+        if flat.numel() > wanted:
+            flat = flat[spread_over(flat.numel(), wanted).to(flat.device)]
+        feed_values(digest, name, weight, flat)
+
+
+def spread_over(count: int, wanted: int) -> Tensor:
+    """``wanted`` positions of ``count``, evenly from the first to the last: int64 [wanted]."""
+    return torch.arange(wanted, dtype=torch.int64) * (count - 1) // (wanted - 1)
+
+
+def feed_values(digest: Any, name: str, weight: Tensor, values: Tensor) -> None:
+    """Some values of a weight, with its name and shape, into a digest."""
+    values = values.to("cpu")
+    if values.is_floating_point():
+        values = values.to(torch.bfloat16).view(torch.int16)
+    digest.update(f"{name}{tuple(weight.shape)}".encode())
+    digest.update(values.contiguous().numpy().tobytes())
+
+
 # ---- adapters ----------------------------------------------------------------------------------------------
 # Adapter folders: the base that an adapter is for, and all of the adapter on a backbone.
 #
@@ -2177,7 +2229,7 @@ NO_PEFT = "adapters need peft: pip install umekit[train]"
 
 
 class AdapterError(RuntimeError):
-    """An adapter does not fit the model: a tensor found no place, or none changes anything."""
+    """An adapter does not fit the model: other weights, a tensor without a place, or none that changes anything."""
 
 
 @dataclass(frozen=True)
@@ -2301,8 +2353,8 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
 
     Raises:
         ImportError: peft is not installed, or transformers does not take this one.
-        AdapterError: no safetensors, a tensor of the file matches no module, a module has none, or the adapter changes
-            nothing.
+        AdapterError: it was trained on other weights, as its folder says; no safetensors, a tensor of the file matches
+            no module, a module has none, or the adapter changes nothing.
     """
     try:
         from peft import PeftConfig, load_peft_weights
@@ -2313,6 +2365,8 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
     need_peft()
     if cached_file(source, WEIGHTS_FILE, _raise_exceptions_for_missing_entries=False, **(hub or {})) is None:
         raise AdapterError(f"{source} has no {WEIGHTS_FILE}; a pickled .bin is not read")
+    remember_base(backbone)
+    check_base(backbone, source, hub)
     config = PeftConfig.from_pretrained(source, **(hub or {}))
     stored = {
         _native(key): value for key, value in load_peft_weights(source, device="cpu", **(hub or {})).items()
@@ -2347,6 +2401,28 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
         raise AdapterError(f"{source}: the adapter is all zeros and changes nothing")
 
 
+def remember_base(backbone: Any) -> None:
+    """Before an adapter goes on: note the hash of the weights, which the adapter's folder will name."""
+    setattr(backbone, BASE_WEIGHTS, weights_hash(backbone))
+
+
+def check_base(backbone: Any, source: str, hub: Mapping[str, Any] | None = None) -> None:
+    """Raise ``AdapterError`` where an adapter's folder names other weights than those that a backbone has.
+
+    Where either is not known (see :func:`weights_hash`), nothing is said.
+    """
+    path = cached_file(source, "config.json", _raise_exceptions_for_missing_entries=False, **(hub or {}))
+    content = None if path is None else read_json(path)
+    block = content.get("ume") if isinstance(content, dict) else None
+    wanted = block.get(BASE_WEIGHTS) if isinstance(block, dict) else None
+    found = getattr(backbone, BASE_WEIGHTS)
+    if wanted is not None and found is not None and wanted != found:
+        raise AdapterError(
+            f"the adapter {source} was trained on other weights ({str(wanted)[:12]}) than those of its base here "
+            f"({found[:12]}): put it on the base that it was trained on, or train it anew"
+        )
+
+
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key.removeprefix(PEFT_PREFIX): value for key, value in tensors.items()}
 
@@ -2368,6 +2444,7 @@ class BackboneAdapters:
     """
 
     def add_adapter(self: Any, adapter_config: Any, adapter_name: str | None = None) -> None:
+        remember_base(self.backbone)
         self.backbone.add_adapter(adapter_config, adapter_name)
 
     def load_adapter(
@@ -2759,6 +2836,12 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         model.eval()
         return (model, info) if output_loading_info else model
 
+    def with_settings(self, settings: UmeSettings, model_class: Any = None) -> Any:
+        """The same backbone under other settings, and as another class where those are of another kind."""
+        changed = (model_class or type(self))(self.config, self.backbone, settings)
+        changed.filled_rows = dict(self.filled_rows)
+        return changed
+
     @torch.no_grad()
     def fill_rows(self, rows: FilledRows) -> None:
         """Set rows of the embedding matrix: copies of other rows first, then means of all rows before them, in order.
@@ -2833,13 +2916,16 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         config.ume = self.settings.to_dict()
         if self._hf_peft_config_loaded and self.filled_rows:  # saved without the matrix that holds them
             config.ume[FILLED_ROWS] = dict(self.filled_rows)
+        if self._hf_peft_config_loaded and (base := getattr(self.backbone, BASE_WEIGHTS, None)) is not None:
+            config.ume[BASE_WEIGHTS] = base
         config.auto_map = auto_map(type(self))
         flag_attention(config, self.settings)
         self.backbone.save_pretrained(folder, state_dict=state_dict, **kwargs)
         if self._hf_peft_config_loaded:
             name_base_from_anywhere(folder)
-        if not (folder / "config.json").is_file():  # an adapter alone is saved without its base's config
-            config.save_pretrained(folder)
+            config.save_pretrained(
+                folder
+            )  # an adapter alone is saved without; one that is there may be of another
         revision = getattr(self.config, "_commit_hash", None)
         adapter = self._hf_peft_config_loaded and bool(
             self.filled_rows or not stock_modules_read(self.settings, source, revision)

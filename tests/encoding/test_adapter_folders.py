@@ -226,6 +226,38 @@ def test_a_rerankers_adapter(tiny_backbone: Callable[[str], Path], items: list[A
     trained.check(cross.predict([("a query", one) for one in items]))
 
 
+def test_saved_over_another_adapter_it_is_of_its_own_base(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    for family in ("qwen2_vl", "qwen3_vl"):
+        encoder = umekit.load(tiny_checkpoint(family), device="cpu")
+        encoder.model.add_adapter(peft.LoraConfig(r=2, target_modules=LAYERS, init_lora_weights=False))
+        wanted = encoder.encode(["a text"])
+        encoder.model.save_pretrained(tmp_path)
+        encoder.processor.save_pretrained(tmp_path)
+        np.testing.assert_allclose(umekit.load(tmp_path, device="cpu").encode(["a text"]), wanted, atol=1e-5)
+
+
+def test_on_other_weights_it_is_refused_and_in_another_dtype_it_is_not(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_checkpoint("qwen2_vl"), tmp_path / "base")
+    encoder = umekit.load(tmp_path / "base", device="cpu")
+    encoder.model.add_adapter(peft.LoraConfig(r=2, target_modules=LAYERS, init_lora_weights=False))
+    encoder.model.save_pretrained(tmp_path / "adapter")
+    encoder.processor.save_pretrained(tmp_path / "adapter")
+    for dtype in (torch.bfloat16, torch.float16):
+        umekit.load(tmp_path / "adapter", device="cpu", dtype=dtype)
+    file = tmp_path / "base" / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "down_proj" in name)
+    save_file({**weights, name: weights[name] * np.float32(1.1)}, file, metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match="was trained on other weights"):
+        umekit.load(tmp_path / "adapter", device="cpu")
+    with pytest.raises(AdapterError, match="was trained on other weights"):
+        merge(tmp_path / "adapter", tmp_path / "out")
+
+
 @pytest.mark.parametrize("door", ["umekit", "AutoModel", "SentenceTransformer", "merge"])
 def test_a_relative_base_is_found_from_anywhere(
     door: str,

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import umekit
-from umekit.encoding.fingerprint import SAMPLES, VERSION, check_fingerprint, former_model_hash, model_hash
+from umekit.encoding.fingerprint import VERSION, check_fingerprint, former_model_hash, model_hash
 from umekit.encoding.index.exact import Index, IndexMismatchError
+from umekit.modeling.weights_hash import SAMPLES
 
 
 def model_of(**weights: torch.Tensor) -> Any:

@@ -24,6 +24,7 @@ from umekit.encoding.golden.items import Case, Golden
 from umekit.encoding.presets import PRESETS, PresetError, differences_table, find_preset
 from umekit.encoding.presets.u_marvel import U_MARVEL_COMPRESSION
 from umekit.processing.items import ItemError
+from umekit.trainers import add_lora
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SYSTEMS = {
@@ -205,6 +206,21 @@ def test_u_marvel_compression_prompt(load_system: Callable[..., umekit.Encoder])
         ids = processor.prepare(case.item, role=case.role).input_ids.tolist()
         assert ids == record["compression_prompt_input_ids"], case.name
         assert_close([case], other.encode([case.item], role=case.role), golden)
+
+
+def test_an_adapter_under_another_prompt_brings_its_filled_rows(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    encoder = umekit.load(GOLDEN / "umarvel_qwen2vl" / "checkpoint", preset="u-marvel", device="cpu")
+    model, processor = U_MARVEL_COMPRESSION.put_on(encoder.model, encoder.processor)
+    assert model.filled_rows
+    add_lora(model, rank=2, alpha=8, dropout=0.0, init_lora_weights=False)
+    item = {"text": "a kitten", "instruction": "Find it."}
+    wanted = umekit.Encoder(model.eval(), processor).encode([item], role="query")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    np.testing.assert_allclose(
+        umekit.load(tmp_path, device="cpu").encode([item], role="query"), wanted, atol=1e-5
+    )
 
 
 def test_rzenembed_official_truncation(load_system: Callable[..., umekit.Encoder]) -> None:

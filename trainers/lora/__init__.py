@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ...modeling.adapters import PEFT_PREFIX, WEIGHTS_FILE
+from ...modeling.adapters import PEFT_PREFIX, WEIGHTS_FILE, remember_base
 from ...modeling.versions import need_peft
 
 PARTS = ("language", "vision", "merger")
@@ -123,6 +123,7 @@ def add_lora(
     layers = {part: len(linear_layers(backbone, part)) for part in parts}
     if is_quantised(backbone):
         norms_in_float32(backbone)
+    remember_base(backbone)
     backbone.add_adapter(
         LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, use_dora=dora, **config

@@ -236,7 +236,7 @@ def _prompted(model: Any, processor: Any, spec: PromptSpec) -> tuple[Any, Any]:
     if spec.name is not None:
         return get_prompt(spec.name).put_on(model, processor, **changes)
     settings = dataclasses.replace(model.settings, **changes)
-    return type(model)(model.config, model.backbone, settings), processor
+    return model.with_settings(settings), processor
 
 
 def _fresh(folder: Path) -> Path:
