@@ -5,8 +5,9 @@
 The baselines run in the same process on the same exported folder, and must rank the same: sentence-transformers'
 ``CrossEncoder`` in its own batches, with our processor, and one ``generate`` of a single token per pair (the published
 loop of U-MARVEL generates 128 tokens to read the first; that is not held against it). Reading and tokenising counts in
-every arm. Models have random weights: two text layers and three vision layers of a share of Qwen3-VL-2B's widths, with
-DeepStack and a vocabulary of 8192.
+every arm. A workload is in the file as soon as it is measured, and the same command goes on with the next. Models have
+random weights: two text layers and three vision layers of a share of Qwen3-VL-2B's widths, with DeepStack and a
+vocabulary of 8192.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import argparse
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measuring import machine, take_turns
+from measuring import machine, measure_parts, take_turns
 from numpy.typing import NDArray
 from PIL import Image
 from sentence_transformers import CrossEncoder
@@ -190,10 +192,11 @@ def main() -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     size = "quick" if args.quick else args.size
-    result: dict[str, Any] = {
+    head: dict[str, Any] = {
         "benchmark": "rerank",
         "machine": machine(),
         "quick": args.quick,
+        "repeats": 1 if args.quick else args.repeats,
         "model": {
             "family": "qwen3_vl, random weights, float32, 2 text and 3 vision layers",
             "share_of_2b_widths": SIZES[size],
@@ -206,16 +209,11 @@ def main() -> int:
         reranker = umekit.load(exported, device="cpu")
         encoder = CrossEncoder(str(exported), trust_remote_code=True, device="cpu")
         count, side = (6, 128) if args.quick else (100, 512)
-        result["workloads"] = {
-            name: measure(name, reranker, encoder, query, candidates, 1 if args.quick else args.repeats)
+        jobs = {
+            name: partial(measure, name, reranker, encoder, query, candidates, head["repeats"])
             for name, (query, candidates) in workloads(count, side).items()
         }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
-    found = result["workloads"].values()
+        found = measure_parts(args.out, head, "workloads", jobs)["workloads"].values()
     good = all(one["same_ranking"] for one in found) and (args.quick or all(one["met"] for one in found))
     return 0 if good else 1
 
