@@ -27,7 +27,7 @@ from measuring import machine, take_turns
 from transformers.utils import is_flash_attn_2_available
 
 import umekit
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 from umekit.modeling.packing import PACKED_SDPA
 from umekit.modeling.patches import PatchProjection
 

@@ -36,7 +36,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.utils import is_torchvision_available
 
 import umekit
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 from umekit.modeling.batching import Collator, plan_batches
 from umekit.modeling.encode_loop import EncodeOptions, Planned, encode_batch
 from umekit.processing.collating import Prepared

@@ -7,29 +7,30 @@ encodes (keys, plan, shards), ``encode_shards`` of the same items alone, the who
 ``mteb.evaluate`` with mteb's own wrapper around the same folder in sentence-transformers. All read the same files, and
 what both say of a task is compared. A ratio is the median over rounds of the ratio within a round: the machine may be
 busy, but it is about as busy for both. ``cpu`` is the same of the processor's time of all threads, which other work on
-the machine hardly moves, but in which work that is done ahead, in another thread, gains nothing.
+the machine hardly moves, but in which work that is done ahead, in another thread, gains nothing. A task is in
+the file as soon as it is measured, and the same command goes on with the next.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import mteb
-from measuring import machine
+from measuring import machine, measure_parts
 from mteb.models import SentenceTransformerEncoderWrapper
 from retrieval_tasks import TASKS, mteb_task, score_of
 
 import umekit
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 from umekit.encoding.shards.run import encode_shards
 from umekit.evaluation.benchmarks.problem import Problem
 from umekit.evaluation.benchmarks.scoring import score_problem
@@ -125,27 +126,17 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # ties, which are no matter here
-    encoder, wrapper, where = umekit.load(), mteb_model(), machine()
+    encoder, wrapper = umekit.load(), mteb_model()
+    head = {"machine": machine(), "items": 2 * args.items, "repeats": args.repeats, "targets": TARGETS}
+
+    def job(task: str, root: Path) -> dict[str, Any]:
+        problem = TASKS[task](root / task, args.items, encoder.processor)
+        (root / f"runs-{task}").mkdir()
+        found = measure(arms(problem, root / f"runs-{task}", encoder, wrapper), args.repeats)
+        return {**found, "met": {name: found[name] >= target for name, target in TARGETS.items()}}
+
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        found = {}
-        for task in args.tasks:
-            problem = TASKS[task](root / task, args.items, encoder.processor)
-            (root / f"runs-{task}").mkdir()
-            found[task] = measure(arms(problem, root / f"runs-{task}", encoder, wrapper), args.repeats)
-    result = {
-        "machine": where,
-        "items": 2 * args.items,
-        "tasks": found,
-        "targets": TARGETS,
-        "met": {
-            task: {name: one[name] >= target for name, target in TARGETS.items()}
-            for task, one in found.items()
-        },
-    }
-    print(json.dumps(result, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        measure_parts(args.out, head, "tasks", {task: partial(job, task, Path(name)) for task in args.tasks})
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 import umekit
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 from umekit.examples.ume_tiny_model import build_model
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.modeling.settings import UmeSettings

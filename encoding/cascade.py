@@ -18,11 +18,20 @@ from tqdm.auto import tqdm
 
 from ..modeling.pooling import whole_number
 from .calls import as_items
-from .cascade_folder import MODELS, CascadeRecord, Fusion, ModelSource, read_cascade, write_cascade
+from .cascade_folder import (
+    MODELS,
+    PACKAGED,
+    CascadeRecord,
+    Fusion,
+    ModelSource,
+    read_cascade,
+    write_cascade,
+)
 from .encoder import PROGRESS_FROM, Encoder
 from .index.exact import Index
 from .index.two_stage import Fused, rescore
 from .loading import load
+from .packaged import CASCADE, folder_or_name
 from .reranker import Reranker
 
 BLOCK = 32  # queries that are scored again at a time; media that they have in common are read once
@@ -87,8 +96,8 @@ class Cascade:
     @classmethod
     def of(
         cls,
-        embedder: str | os.PathLike[str] | ModelSource | None,
-        reranker: str | os.PathLike[str] | ModelSource,
+        embedder: str | os.PathLike[str] | ModelSource | None = None,
+        reranker: str | os.PathLike[str] | ModelSource | None = None,
         fusion: Fusion | None = None,
         *,
         device: str | torch.device | None = None,
@@ -99,7 +108,7 @@ class Cascade:
 
         Args:
             embedder: folder or Hub id, None for ume-tiny; a :class:`ModelSource` also says preset and revision.
-            reranker: the same of the reranker.
+            reranker: the same of the reranker, None for that of ume-tiny.
             fusion: see the class.
             device, dtype, model_kwargs: of both, as in ``umekit.load``.
 
@@ -109,17 +118,18 @@ class Cascade:
         sources = {"embedder": _source(embedder), "reranker": _source(reranker)}
         options = {"device": device, "dtype": dtype, **model_kwargs}
         loaded = {
-            which: load(source.name, **source.options(), **options) for which, source in sources.items()
+            which: load(source.name or PACKAGED[which], **source.options(), **options)
+            for which, source in sources.items()
         }
         for which, does in (("embedder", "encode"), ("reranker", "rerank")):
             if not hasattr(loaded[which], does):
-                raise ValueError(f"{sources[which].name} is no {which}")
+                raise ValueError(f"{sources[which].name or PACKAGED[which]} is no {which}")
         return cls(loaded["embedder"], loaded["reranker"], fusion, sources)
 
     @classmethod
     def load(
         cls,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None = None,
         *,
         embedder: str | os.PathLike[str] | None = None,
         reranker: str | os.PathLike[str] | None = None,
@@ -128,7 +138,7 @@ class Cascade:
         """Load what :meth:`save` or ``umekit tune`` wrote, and both models that it names.
 
         Args:
-            folder: with ``cascade.json``.
+            folder: with ``cascade.json``; None is ume-tiny's, with its reranker, which comes with the package.
             embedder, reranker: where a model is now, if it was moved.
             options: device, dtype and so on, as in :meth:`of`.
 
@@ -136,6 +146,7 @@ class Cascade:
             CascadeFormatError: no cascade, or a damaged one.
             CascadeMismatchError: a model is not the one that the cascade was made with.
         """
+        folder = folder_or_name(CASCADE if folder is None else folder)
         record = read_cascade(folder)
         moved = {"embedder": embedder, "reranker": reranker}
         sources = {which: _moved(getattr(record, which), moved[which]) for which in MODELS}

@@ -19,6 +19,7 @@ from .fingerprint import differences
 from .index.opening import HUB_ID
 from .index.two_stage import DEPTH, FUSION, fuse
 from .inputs.columns import OutsideRootError, resolve_within
+from .packaged import EMBEDDER, RERANKER, is_packaged
 from .storage.atomic import write_atomically
 from .storage.contents import check_types, library_versions, now, read_object
 from .storage.ownership import check_own, json_of
@@ -26,7 +27,8 @@ from .storage.ownership import check_own, json_of
 FILE = "cascade.json"
 KIND = "umekit-cascade"
 SCHEMA = 1
-MODELS = ("embedder", "reranker")
+PACKAGED = {"embedder": EMBEDDER, "reranker": RERANKER}  # what a model is where none is named
+MODELS = tuple(PACKAGED)
 MOST_DEPTH = 1 << 20
 _REVISION = re.compile(r"[\w./-]{1,200}")
 
@@ -69,7 +71,7 @@ class ModelSource:
     """What to give ``umekit.load`` for a model.
 
     Attributes:
-        name: folder or Hub id; None is ume-tiny.
+        name: folder or Hub id; None is ume-tiny, or as the reranker that of ume-tiny.
         preset, revision: as in ``umekit.load``.
     """
 
@@ -133,7 +135,7 @@ def write_cascade(folder: str | os.PathLike[str], record: CascadeRecord) -> None
     block = {
         "kind": KIND,
         "schema": SCHEMA,
-        **{which: _written(getattr(record, which), record.fingerprints[which], root) for which in MODELS},
+        **{which: _written(which, record, root) for which in MODELS},
         "alpha": record.fusion.alpha,
         "tasks": dict(record.fusion.tasks),
         "depth": record.fusion.depth,
@@ -144,10 +146,11 @@ def write_cascade(folder: str | os.PathLike[str], record: CascadeRecord) -> None
     write_atomically(root / FILE, (text + "\n").encode())
 
 
-def _written(source: ModelSource, fingerprint: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def _written(which: str, record: CascadeRecord, root: Path) -> dict[str, Any]:
+    source: ModelSource = getattr(record, which)
     where: dict[str, str]
-    if source.name is None:
-        where = {"packaged": "ume-tiny"}
+    if source.name is None or is_packaged(source.name):
+        where = {"packaged": source.name or PACKAGED[which]}
     elif os.path.isdir(source.name):
         path = Path(source.name).resolve()
         inside = path.is_relative_to(root.resolve())
@@ -156,7 +159,7 @@ def _written(source: ModelSource, fingerprint: Mapping[str, Any], root: Path) ->
         where = {"hub": source.name}
     else:
         raise ValueError(f"{source.name}: there is no such folder, and it is no Hub id")
-    return {**where, **source.options(), "fingerprint": dict(fingerprint)}
+    return {**where, **source.options(), "fingerprint": dict(record.fingerprints[which])}
 
 
 def read_cascade(folder: str | os.PathLike[str]) -> CascadeRecord:
@@ -200,8 +203,8 @@ def _source(path: Path, which: str, block: Mapping[str, Any]) -> ModelSource:
     options = {name: block[name] for name in ("preset", "revision") if name in block}
     value = block[named[0]]
     if named[0] == "packaged":
-        if value != "ume-tiny":
-            raise CascadeFormatError(f"{path}: no model {value!r:.80} comes with umekit")
+        if value != PACKAGED[which]:
+            raise CascadeFormatError(f"{path}: no {which} {value!r:.80} comes with umekit")
         return ModelSource(**options)
     if named[0] == "hub":
         if not HUB_ID.fullmatch(value):

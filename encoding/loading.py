@@ -23,6 +23,7 @@ from .checkpoint_files import find_file, installed_classes, read_config, read_js
 from .compiling import compile_layers
 from .devices import device_of
 from .encoder import Encoder
+from .packaged import EMBEDDER, RERANKER, folder_or_name
 from .presets import Preset, fill_rows
 from .presets.choosing import choose_preset
 from .reasoner import Reasoner
@@ -34,7 +35,6 @@ CLASSES: dict[str, Any] = {
     "adaptive": UmeForAdaptiveEmbedding,
     "reranker": UmeForReranking,
 }
-DEFAULT_MODEL = "ume-tiny"
 ST_CONFIG = "config_sentence_transformers.json"
 
 
@@ -58,8 +58,9 @@ def load(
     """Load a checkpoint: an :class:`Encoder`, or a :class:`Reranker` where it is one.
 
     Args:
-        path: folder or Hub repository; None is ume-tiny, which comes with the package. An adapter goes onto the base
-            that it names; settings and processor are the adapter folder's, where it has them.
+        path: folder or Hub repository; None is ume-tiny, which comes with the package, or with ``role="reranker"`` its
+            reranker (``"ume-tiny-reranker"``). An adapter goes onto the base that it names; settings and processor are
+            the adapter folder's, where it has them.
         preset: a published system (``umekit.encoding.presets``), for checkpoints without our settings; found by
             itself where the repository is known or the files give it away. ``"none"`` for a plain backbone: where
             nothing is said and nothing found, a warning names what it may be.
@@ -91,7 +92,7 @@ def load(
             reranker.
     """
     compute_alone_after_fork()
-    source = os.fspath(path) if path is not None else str(packaged_model())
+    source = folder_or_name(path if path is not None else RERANKER if role == "reranker" else EMBEDDER)
     hub: dict[str, Any] = {"revision": revision} if revision is not None else {}
     if model_kwargs.pop("trust_remote_code", False):
         warnings.warn(
@@ -227,23 +228,6 @@ def check_pair(model: Any, processor: UmeProcessor) -> None:
         raise ProcessorMismatchError(
             f"the tokenizer has {len(processor.tokenizer)} entries, the model {rows} rows"
         )
-
-
-def packaged_model() -> Path:
-    """Folder of ume-tiny.
-
-    Raises:
-        FileNotFoundError: this installation lacks it.
-    """
-    import umekit.examples
-
-    for base in umekit.examples.__path__:
-        folder = Path(base) / DEFAULT_MODEL
-        if (folder / "config.json").is_file():
-            return folder
-    raise FileNotFoundError(
-        "ume-tiny is not in this installation: name a model, or install umekit from a wheel"
-    )
 
 
 def _unexpected(info: dict[str, Any], record: Preset | None, source: str) -> list[str]:

@@ -1,18 +1,23 @@
-"""Validation queries with the scores of both models: rows that were scored, or a search in an index."""
+"""Validation queries with the scores of both models: of rows that were scored, or of a search in an index or pool."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..encoding.cascade import Cascade, Searchable
+from ..encoding.index.two_stage import Fused
 from ..encoding.inputs.media_root import MediaRoot
 from ..encoding.inputs.records import Records
+from .digit_world.labelled import POOL, hard_tasks
+from .digit_world.world import DigitWorld
 from .tuning import Judged
 
 BLOCK = 256  # queries that are searched at a time
+QUERIES = 200  # of a task of DigitWorld
 
 
 def scored_cases(records: Records) -> Iterator[Judged]:
@@ -88,13 +93,39 @@ def index_cases(
             if not candidates:
                 continue  # all of them are among the failed
             relevant = np.array([one.id in names for one in candidates])
-            yield Judged(
-                task,
-                np.array([one.recall for one in candidates], dtype=np.float32),
-                np.array([one.rerank for one in candidates], dtype=np.float32),
-                relevant,
-                len(names),
-            )
+            yield _judged(task, candidates, relevant, len(names))
+
+
+def digit_world_cases(
+    cascade: Cascade, queries: int, depth: int, show_progress: bool | None = None
+) -> Iterator[Judged]:
+    """Of a search in DigitWorld's hard pools, in the handwriting for validation, by the tasks that have any.
+
+    Args:
+        cascade: both models.
+        queries: of each task. depth: candidates of a query.
+        show_progress: None shows a bar on a terminal.
+    """
+    world = DigitWorld("validation")
+    for task in hard_tasks():
+        for index, first in enumerate(range(0, queries, POOL)):
+            pool = world.pool(task, min(POOL, queries - first), POOL, "hard", index)
+            candidates = dict(zip(pool.candidate_ids, pool.candidates, strict=True))
+            found = cascade.rank(pool.queries, candidates, k=depth, depth=depth, show_progress=show_progress)
+            for rows, right in zip(found, pool.positives, strict=True):
+                relevant = np.array([one.id == pool.candidate_ids[right] for one in rows])
+                yield _judged(task, rows, relevant, 1)
+
+
+def _judged(task: str | None, rows: Sequence[Fused], relevant: NDArray[np.bool_], positives: int) -> Judged:
+    recall, rerank = ([getattr(one, name) for one in rows] for name in ("recall", "rerank"))
+    return Judged(
+        task,
+        np.array(recall, dtype=np.float32),
+        np.array(rerank, dtype=np.float32),
+        relevant,
+        positives,
+    )
 
 
 def _query(records: Records, number: int, media: MediaRoot) -> tuple[Any, set[str], str | None]:

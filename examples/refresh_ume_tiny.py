@@ -1,9 +1,10 @@
-"""Write ume-tiny's folder anew: settings, code and card as this version writes them, the weights as they are.
+"""Write ume-tiny's folder, and that of its reranker, anew: settings and code as this version writes them.
 
     python examples/refresh_ume_tiny.py [SOURCE]
 
-SOURCE is a folder that ``train_ume_tiny.py`` made; the committed model itself when left out. The file of weights is
-bfloat16, for half the bytes; ``config.json`` says float32, which every door then computes in.
+Weights and cards stay as they are. SOURCE is a folder that ``train_ume_tiny.py`` made; the committed model itself when
+left out; after a training on other weights the reranker needs one, too. The file of weights is bfloat16, for half the
+bytes; ``config.json`` says float32, which every door then computes in.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import umekit
+from umekit.encoding.packaged import RERANKER
+from umekit.examples.publish_ume_tiny_reranker import write_adapter
+from umekit.modeling.adapters import CONFIG_FILE
 
 TARGET = Path(__file__).resolve().parent / "ume-tiny"
 
@@ -42,6 +46,9 @@ def main() -> int:
         shutil.rmtree(TARGET, ignore_errors=True)
         shutil.copytree(fresh, TARGET)
     print(f"wrote {TARGET}")
+    reranker = TARGET.with_name(RERANKER)
+    if (reranker / CONFIG_FILE).is_file():
+        write_adapter(reranker, reranker)
     return 0
 
 

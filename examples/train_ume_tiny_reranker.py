@@ -1,6 +1,7 @@
 """Teach ume-tiny to answer whether a candidate is what a query asks for: a LoRA of at most 2 MB beside its weights.
 
-    python examples/train_ume_tiny_reranker.py --out examples/ume-tiny-reranker     # minutes on one core
+    python examples/train_ume_tiny_reranker.py --out runs/ume-tiny-reranker
+    python examples/publish_ume_tiny_reranker.py runs/ume-tiny-reranker      # it becomes what comes with ume-tiny
 
 Rows are those of DigitWorld's retrieval tasks; of the wrong candidates most are near-duplicates of the right one. The
 adapter names its base by a relative path, so that both folders can be moved together. It is scored on unseen
@@ -24,7 +25,7 @@ from transformers import PrinterCallback
 import umekit
 from umekit.encoding.calibration import calibration
 from umekit.encoding.index.two_stage import fuse
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 from umekit.encoding.presets.u_marvel_reranker import U_MARVEL_RERANKER_SHORT
 from umekit.encoding.reranker import Reranker
 from umekit.evaluation.digit_world import DigitWorld

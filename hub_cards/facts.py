@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..encoding.checkpoint_files import read_config
+from ..encoding.index.opening import HUB_ID
+from ..modeling.adapters import CONFIG_FILE, WEIGHTS_FILE
 from ..modeling.settings import UmeSettings, expressible
-from ..modeling.weight_files import read_header
+from ..modeling.weight_files import read_header, read_json
 from ..processing.settings import ProcessorSettings
 
 DTYPES = {
@@ -33,6 +35,7 @@ class Facts:
         values: dtype -> number of values stored in it; their sum is the number of parameters.
         layers, width: of the text side; `vision_layers` of the vision tower.
         dim: length of a vector.
+        base: what the weights are an adapter of; None for complete weights.
     """
 
     model_type: str
@@ -47,6 +50,7 @@ class Facts:
     values: dict[str, int]
     megabytes: float
     saved_with: str
+    base: str | None = None
 
     @property
     def parameters(self) -> int:
@@ -54,6 +58,8 @@ class Facts:
 
     def native(self, target: str) -> tuple[bool, str]:
         """Whether `target` gives the same vectors without our code, and within what limits; if not, why."""
+        if self.base is not None:
+            return False, "its adapter is not merged (`umekit export` merges it into a folder of its own)"
         return expressible(self.settings, target, self.model_type)
 
 
@@ -61,7 +67,7 @@ def read_facts(checkpoint: Path) -> Facts:
     """Facts of a folder.
 
     Raises:
-        FileNotFoundError: no config, no processor settings or no safetensors weights; an adapter has none.
+        FileNotFoundError: no config, no processor settings or no safetensors weights.
         UmeSettingsError: the settings cannot be used by this version.
     """
     config = read_config(str(checkpoint))
@@ -73,9 +79,11 @@ def read_facts(checkpoint: Path) -> Facts:
     stored = json.loads((checkpoint / "processor_config.json").read_text(encoding="utf-8")).get("ume")
     if stored is None:
         raise ValueError(f"{checkpoint}/processor_config.json has no ume block: export the checkpoint first")
-    weights = sorted(checkpoint.glob("model*.safetensors"))
+    weights, base = sorted(checkpoint.glob("model*.safetensors")), None
+    if not weights and (checkpoint / WEIGHTS_FILE).is_file():
+        weights, base = [checkpoint / WEIGHTS_FILE], _base(checkpoint)
     if not weights:
-        raise FileNotFoundError(f"{checkpoint} has no model*.safetensors: a card needs merged weights")
+        raise FileNotFoundError(f"{checkpoint} has no model*.safetensors and no {WEIGHTS_FILE}")
     text, vision = config.get_text_config(), config.vision_config
     return Facts(
         model_type=config.model_type,
@@ -90,7 +98,14 @@ def read_facts(checkpoint: Path) -> Facts:
         values=_count(weights),
         megabytes=sum(path.stat().st_size for path in weights) / 1e6,
         saved_with=escaped(str(config.transformers_version or "unknown")),
+        base=base,
     )
+
+
+def _base(checkpoint: Path) -> str:
+    """The base of an adapter: a Hub id as it is, of a folder its name."""
+    named = read_json(checkpoint / CONFIG_FILE).get("base_model_name_or_path") or "unknown"
+    return named if HUB_ID.fullmatch(named) else Path(named).name
 
 
 def _count(weights: list[Path]) -> dict[str, int]:
@@ -138,7 +153,8 @@ def settings_rows(facts: Facts) -> list[tuple[str, str]]:
     rows = [
         ("Backbone", f"`{facts.model_type}`: {facts.layers} text layers of width {facts.width}, "
                      f"{facts.vision_layers} vision layers"),
-        ("Parameters", f"{facts.parameters:,} ({facts.megabytes:.1f} MB); complete weights, no adapter"),
+        ("Parameters", f"{facts.parameters:,} ({facts.megabytes:.1f} MB); "
+                       f"{'complete weights, no adapter' if facts.base is None else f'a LoRA on {code(facts.base)}'}"),
         ("Dtype on disk", dtypes),
         *_of_kind(facts),
         ("Attention", attention[settings.attention]),

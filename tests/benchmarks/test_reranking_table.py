@@ -18,7 +18,7 @@ from reranking_table.records import ARMS, TASKS, Arm
 from reranking_table.rows import PoolRows, StudentRows
 from reranking_table.running import Table, run_seed
 
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 
 SMALL = 16
 

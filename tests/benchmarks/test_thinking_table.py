@@ -16,7 +16,7 @@ from thinking_table.rows import MIXTURE, Mixture, prompts
 from thinking_table.training import add_layers, shuffled
 
 import umekit
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 from umekit.evaluation.digit_world import DigitWorld
 
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModel, AutoProcessor
 
 import umekit
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 from umekit.modeling.settings import UmeSettings, UmeSettingsError, expressible
 
 ITEMS = ["a text", "another one, and longer"]

@@ -274,7 +274,7 @@ def test_get_model_finds_a_registered_path(
 ) -> None:
     # mteb asks for torchvision and torchcodec as soon as a model takes pictures and videos; ours needs neither.
     monkeypatch.setattr(models.ModelMeta, "_missing_dependencies", lambda *_: [])
-    from umekit.encoding.loading import packaged_model
+    from umekit.encoding.packaged import packaged_model
     from umekit.evaluation.mteb_model import MtebEncoder, register
 
     name = register(str(packaged_model()))

@@ -28,6 +28,7 @@ from umekit.evaluation.thought_report import CONDITIONS, ThoughtReport, ThoughtS
 from umekit.hub_cards.card import CardOptions, ResultMismatchError, build_card
 from umekit.hub_cards.modes import modes_section
 from umekit.testing import save_tiny_reranker
+from umekit.trainers import add_lora
 
 OPTIONS = CardOptions(repo="tiny")
 
@@ -209,6 +210,27 @@ def test_a_reranker(
     assert "CrossEncoder(" not in build_card(Path("plain"), options=OPTIONS).content
     with pytest.raises(ResultMismatchError, match="a reranker's card takes results of"):
         build_card(Path("tiny"), [report_of(None, {"sum": 0.5})], options=OPTIONS)
+
+
+def test_an_adapter_of_a_reranker(
+    folder: Path, tiny_backbone: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sentence_transformers")
+    base = umekit.load(save_tiny_reranker(Path("base"), tiny_backbone("qwen2_vl")))
+    add_lora(base.model, rank=2, alpha=8, init_lora_weights=False)
+    base.model.save_pretrained("tiny")
+    base.processor.save_pretrained("tiny")
+    card = build_card(Path("tiny"), options=OPTIONS)
+    assert "a LoRA on `base`" in card.content
+    assert "sentence-transformers: not possible; its adapter is not merged" in card.content
+    printed = []
+    for code in blocks(card):
+        exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})
+        printed.append([float(one) for one in re.findall(r"\d\.\d{3,}", capsys.readouterr().out)])
+    assert len(printed) == 3
+    for scores in printed:
+        assert scores == pytest.approx(printed[0], abs=2e-4)
+        assert len(scores) == 2
 
 
 @pytest.fixture

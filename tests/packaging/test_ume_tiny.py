@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoProcessor
 
 import umekit
 from umekit.bundling import model_files, processor_files
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 from umekit.evaluation.digit_world import COLOURS, POSITIONS, DigitWorld
 
 

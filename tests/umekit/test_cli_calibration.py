@@ -91,7 +91,7 @@ def test_wrong_calls(
     rows = str(tmp_path / "rows.jsonl")
     (tmp_path / "bare.jsonl").write_text('{"query": "q", "positive": "p"}\n')
     for options, said in (
-        ([], "calibration needs --rows"),
+        (["--rows", "R", "--queries", "5"], "--queries is of DigitWorld"),
         (["--rows", str(tmp_path / "gone")], "there is no file or folder"),
         (["--rows", rows], "so name one"),
         ([str(reranker), "--rows", str(tmp_path)], "name none"),

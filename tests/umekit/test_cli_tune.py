@@ -161,6 +161,8 @@ def test_wrong_calls_are_one_line_and_2(
         ([scored, "--out", tmp_path / "new", *models, "--root", indexed], "--root needs --index"),
         ([tmp_path, "--out", tmp_path / "new", *models], "holds no rows of umekit score"),
         ([scored, "--index", indexed, "--out", tmp_path / "pair"], "give a file of queries"),
+        (["digit-world", "--index", indexed, "--out", tmp_path / "new", *models], "in pools of its own"),
+        ([scored, "--out", tmp_path / "new", *models, "--queries", "5"], "--queries is of digit-world"),
     ]
     for options, message in cases:
         code, out, err = call(capsys, "tune", *options)

@@ -22,8 +22,11 @@ from umekit.cli.main import main
 from umekit.demo.contact_sheet import contact_sheet
 from umekit.demo.gallery import Gallery, write_gallery
 from umekit.demo.mp4 import mp4_bytes
-from umekit.demo.queries import Query, Result, make_queries
+from umekit.demo.queries import Query, Result, make_queries, rerank
+from umekit.encoding.cascade_folder import Fusion
 from umekit.encoding.inputs.files import file_items
+from umekit.encoding.reranker import Reranked
+from umekit.evaluation.digit_world import TASKS
 from umekit.processing.documents import load_document
 from umekit.processing.limits import MediaLimits
 from umekit.processing.video import Sampling, load_video
@@ -215,3 +218,26 @@ def test_out_must_be_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "file").write_text("")
     assert main(["demo", "--out", str(tmp_path / "file")]) == 2
     assert "not a folder" in capsys.readouterr().err
+
+
+def test_a_second_look_moves_the_first_files_by_the_share_of_their_task() -> None:
+    class Reader:
+        def rerank_many(self, queries: Any, lists: Any, **_: Any) -> list[Reranked]:
+            assert lists == [["A", "B"], ["A", "B"]]
+            return [Reranked(np.float32([0.0, 1.0])) for _ in queries]
+
+    hits = (("a", 0.9), ("b", 0.7), ("c", 0.5))
+    results = [
+        Result(Query("f", {"text": "x"}, "image", "b", task=task), hits, "thought")
+        for task in ("far", "near")
+    ]
+    found = rerank(results, Reader(), Fusion(0.5, {"near": 1.0}, depth=2), str.upper)
+    assert [name for name, _ in found[0].hits] == ["b", "a", "c"]
+    assert [score for _, score in found[0].hits] == pytest.approx([0.85, 0.45, 0.5])
+    assert [name for name, _ in found[1].hits] == ["a", "b", "c"]
+    assert [one.thought for one in found] == ["thought", "thought"]
+    assert [one.rank for one in found] == [1, 2]
+
+
+def test_every_query_names_its_task(queries: list[Query]) -> None:
+    assert {query.task for query in queries} <= set(TASKS)

@@ -16,7 +16,7 @@ from tests.encoding.fake_encoder import FakeEncoder
 from umekit.cli.main import main
 from umekit.encoding.index.exact import Index
 from umekit.encoding.index.opening import named_model
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 from umekit.encoding.storage.contents import stored_model
 
 

@@ -22,12 +22,10 @@ class UsageError(Exception):
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, embedder: bool = True) -> None:
-    """Which checkpoint, where and how; ``embedder=False`` for rerankers, of which none comes with the package."""
+    """Which checkpoint, where and how; ``embedder=False`` for rerankers."""
     group = parser.add_argument_group("model")
-    default = " (default: the packaged ume-tiny)" if embedder else ""
-    group.add_argument(
-        "--model", metavar="PATH", required=not embedder, help=f"checkpoint folder or Hub id{default}"
-    )
+    default = "the packaged ume-tiny" if embedder else "ume-tiny's packaged reranker"
+    group.add_argument("--model", metavar="PATH", help=f"checkpoint folder or Hub id (default: {default})")
     group.add_argument("--preset", help="name of a published system, for checkpoints without our settings")
     group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: what is there)")
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: by device")
@@ -144,11 +142,14 @@ def load_encoder(args: argparse.Namespace, model: str | None = None, **options: 
 def load_reranker(
     args: argparse.Namespace, model: str | None, preset: str | None, revision: str | None = None
 ) -> Any:
-    """A reranker, where and how the model arguments say.
+    """A reranker, where and how the model arguments say; ume-tiny's where none is named.
 
     Raises:
         UsageError: the checkpoint is an embedder, which cannot score pairs.
     """
+    from ..encoding.packaged import RERANKER
+
+    model = model or RERANKER
     options = {**loading_options(args), "preset": preset, "revision": revision}
     options["compile"] = None  # which is for embedders
     reranker = _load(args, model, {name: value for name, value in options.items() if value is not None})

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cascades import add_rerank_arguments, cascade_of, check_embedder, reranker_of
 from .common import (
     DEMO_SHEET,
     UsageError,
@@ -41,6 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another gallery and other queries")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of tables")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_rerank_arguments(parser, "look twice at the best files of each query")
     add_model_arguments(parser)
 
 
@@ -52,14 +54,18 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     from ..demo.contact_sheet import contact_sheet, is_contact_sheet
     from ..demo.gallery import write_gallery
-    from ..demo.queries import make_queries, rank
+    from ..demo.queries import make_queries, rank, rerank
+    from ..encoding.cascade_folder import Fusion
     from ..encoding.index.folder_index import index_folder
+    from ..encoding.index.two_stage import folder_items
     from ..encoding.storage.atomic import write_atomically
     from ..encoding.storage.contents import stored_model
     from ..encoding.storage.ownership import check_own
 
     check_own(args.out / DEMO_SHEET, is_contact_sheet, "give another --out")
+    record = cascade_of(args)
     encoder = load_encoder(args)
+    check_embedder(args, record, encoder)
     gallery = write_gallery(args.out / "gallery", args.seed)
     queries = make_queries(gallery, args.out / "queries", args.seed)
     index, report = index_folder(
@@ -78,6 +84,9 @@ def run(args: argparse.Namespace) -> int:
         **mode_options(args),
     )
     results = rank(queries, encoded.embeddings, index, encoded.thoughts)
+    if args.rerank is not None:
+        own = Fusion() if record is None else record.fusion
+        results = rerank(results, reranker_of(args, record), own, folder_items(index, gallery.root))
     first = sum(result.rank == 1 for result in results)
     seconds = time.monotonic() - started
     summary = f"right in first place: {first} of {len(results)} queries; {len(index)} rows; {seconds:.1f} s"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from . import benchmarks
 from .benchmarks.digit_world import model_name
+from .cascades import add_rerank_arguments
 from .common import UsageError, add_model_arguments, positive, print_json, print_table
 from .kept_results import combined, files_of, read_result, show_diff, show_table, tell
 
@@ -80,12 +81,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="thoughts of an item, averaged; of digit-world: drawn for each query, for pass@k",
     )
-    group.add_argument(
-        "--rerank",
-        metavar="PATH",
-        help="a reranker for the first candidates of each query, or the folder of a cascade of `umekit tune`",
-    )
-    group.add_argument("--rerank-preset", metavar="NAME", help="preset of the reranker")
+    add_rerank_arguments(group, "rank the first candidates of each query again")
     group.add_argument(
         "--depth",
         type=positive,

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cascades import cascade_of, reranker_of
+from ..encoding.packaged import CASCADE
+from .cascades import add_rerank_arguments, cascade_of, check_embedder, reranker_of
 from .common import (
     UsageError,
     add_adaptive_arguments,
@@ -55,15 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_reasoner_arguments(parser)
     add_adaptive_arguments(parser)
     group = parser.add_argument_group("reranking")
-    group.add_argument(
-        "--rerank",
-        metavar="PATH",
-        help="reranker: checkpoint folder or Hub id; or the folder of a cascade that `umekit tune` wrote, whose "
-        "reranker, fusion and depth are then taken",
-    )
-    group.add_argument(
-        "--rerank-preset", metavar="NAME", help="its published system, if it lacks our settings"
-    )
+    add_rerank_arguments(group, "score the best rows again")
     group.add_argument(
         "--rerank-depth",
         type=int,
@@ -101,9 +94,9 @@ def run(args: argparse.Namespace) -> int:
     if args.k < 1:
         raise UsageError(f"-k is {args.k}; need at least 1")
     check_reranking(args)
+    item = item_of(args)
     record = cascade_of(args)
     fusion = fusion_of(args, record)
-    item = item_from(args, args.query if args.query is not None else args.text)
     folder = find_index(args.index)
     root = files_root(args, folder) if args.rerank else None
     settings = index_settings(folder)
@@ -111,8 +104,7 @@ def run(args: argparse.Namespace) -> int:
     tell_tiny(model, [folder])
     encoder = load_encoder(args, model)
     index = open_index(folder, encoder.fingerprint())
-    if record is not None:
-        record.check("embedder", encoder.fingerprint(), args.rerank)
+    check_embedder(args, record, encoder)
     if len(index) == 0:
         raise UsageError(f"the index {folder} is empty")
     if args.mode is None:
@@ -146,6 +138,16 @@ def run(args: argparse.Namespace) -> int:
             ],
         )
     return 1 if told.get("failed") else 0
+
+
+def item_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The query. Raises UsageError for none; ``--rerank TEXT`` has taken the text for its PATH."""
+    given = (args.query, args.text, args.image, args.video, args.document)
+    if args.rerank not in (None, CASCADE) and all(one is None for one in given):
+        raise UsageError(
+            f"there is no query, as {args.rerank!r} was taken for --rerank PATH: write the query first, or give a PATH"
+        )
+    return item_from(args, args.query if args.query is not None else args.text)
 
 
 def check_reranking(args: argparse.Namespace) -> None:

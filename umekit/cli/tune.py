@@ -25,9 +25,11 @@ from .common import (
 from .search import files_root, find_index
 
 if TYPE_CHECKING:
+    from ..encoding.cascade import Cascade
     from ..encoding.cascade_folder import CascadeRecord
     from ..evaluation.tuning import Judged
 
+DIGIT_WORLD = Path("digit-world")
 MADE_BY = ("model", "preset", "reranker", "reranker_preset")
 
 
@@ -45,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         metavar="DATA",
         help="a folder of `umekit score`; or, with --index, jsonl, json or parquet with query, positive_id or "
-        "positive_ids, and perhaps task",
+        "positive_ids, and perhaps task; or digit-world, whose hard pools are searched",
     )
     parser.add_argument(
         "--out",
@@ -93,6 +95,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="for an alpha of a task's own (default 50)",
     )
+    group.add_argument("--queries", type=positive, metavar="N", help="of a task of digit-world (default 200)")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw the curves")
     parser.add_argument("--json", action="store_true", help="print what was chosen as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -114,9 +117,12 @@ def run(args: argparse.Namespace) -> int:
         )
     depths = args.depths or [(former.fusion if former is not None else Fusion()).depth]
     failed: list[tuple[str, str]] = []
-    record, cases, data = (
-        _searched(args, former, max(depths), failed) if args.index else _scored(args, former)
-    )
+    if args.data == DIGIT_WORLD:
+        record, cases, data = _digit_world(args, former, max(depths))
+    elif args.index:
+        record, cases, data = _searched(args, former, max(depths), failed)
+    else:
+        record, cases, data = _scored(args, former)
     tuning = tune(
         cases,
         metric=args.metric,
@@ -143,9 +149,13 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     from ..evaluation.ranked import parse_metric
 
-    if not args.data.exists():
+    if args.data == DIGIT_WORLD and args.index is not None:
+        raise UsageError("digit-world is searched in pools of its own, and --index is of rows")
+    if args.data != DIGIT_WORLD and args.queries is not None:
+        raise UsageError("--queries is of digit-world")
+    if args.data != DIGIT_WORLD and not args.data.exists():
         raise UsageError(f"{args.data}: there is no such file or folder")
-    if args.index is None and not args.data.is_dir():
+    if args.index is None and args.data != DIGIT_WORLD and not args.data.is_dir():
         raise UsageError(f"{args.data} is no folder of `umekit score`; rows of queries need --index DIR")
     if args.root is not None and args.index is None:
         raise UsageError("--root needs --index DIR")
@@ -192,8 +202,6 @@ def _searched(
     args: argparse.Namespace, former: CascadeRecord | None, depth: int, failed: list[tuple[str, str]]
 ) -> tuple[CascadeRecord, Iterator[Judged], dict[str, Any]]:
     """The same of a search in an index."""
-    from ..encoding.cascade import Cascade
-    from ..encoding.cascade_folder import CascadeRecord, Fusion
     from ..encoding.index.opening import open_index
     from ..encoding.index.two_stage import folder_items
     from ..encoding.inputs.media_root import MediaRoot
@@ -204,17 +212,8 @@ def _searched(
         raise UsageError(f"{args.data} is a folder; with --index give a file of queries")
     folder = find_index(args.index)
     root = files_root(args, folder)
-    options = {
-        name: value for name, value in loading_options(args).items() if name not in ("preset", "compile")
-    }
-    with opening(str(args.out if former is not None else args.reranker)):
-        cascade = (
-            Cascade.of(**_sources(args), **options) if former is None else Cascade.load(args.out, **options)
-        )
-    assert cascade.sources is not None
-    encoder = cascade.encoder
-    prints = {"embedder": encoder.fingerprint(), "reranker": cascade.reranker.fingerprint()}
-    index = open_index(folder, encoder.fingerprint())
+    cascade, record = _opened(args, former)
+    index = open_index(folder, cascade.encoder.fingerprint())
     cases = index_cases(
         cascade,
         open_records(args.data),
@@ -223,10 +222,42 @@ def _searched(
         MediaRoot(args.media_root or args.data.parent),
         depth,
         failed,
-        None if not args.quiet and sys.stderr.isatty() else False,
+        _progress(args),
     )
-    record = CascadeRecord(**cascade.sources, fingerprints=prints, fusion=Fusion())
     return record, cases, {"queries": str(args.data), "index": str(folder)}
+
+
+def _digit_world(
+    args: argparse.Namespace, former: CascadeRecord | None, depth: int
+) -> tuple[CascadeRecord, Iterator[Judged], dict[str, Any]]:
+    """The same of DigitWorld's hard pools, in the handwriting for validation."""
+    from ..evaluation.tuning_data import QUERIES, digit_world_cases
+
+    cascade, record = _opened(args, former)
+    queries = args.queries or QUERIES
+    data = {"name": "digit-world", "split": "validation", "queries": queries}
+    return record, digit_world_cases(cascade, queries, depth, _progress(args)), data
+
+
+def _opened(args: argparse.Namespace, former: CascadeRecord | None) -> tuple[Cascade, CascadeRecord]:
+    """Both models, and what a cascade's file says of them."""
+    from ..encoding.cascade import Cascade
+    from ..encoding.cascade_folder import CascadeRecord, Fusion
+
+    options = {
+        name: value for name, value in loading_options(args).items() if name not in ("preset", "compile")
+    }
+    with opening(str(args.out if former is not None else args.reranker)):
+        cascade = (
+            Cascade.of(**_sources(args), **options) if former is None else Cascade.load(args.out, **options)
+        )
+    assert cascade.sources is not None
+    prints = {"embedder": cascade.encoder.fingerprint(), "reranker": cascade.reranker.fingerprint()}
+    return cascade, CascadeRecord(**cascade.sources, fingerprints=prints, fusion=Fusion())
+
+
+def _progress(args: argparse.Namespace) -> bool | None:
+    return None if not args.quiet and sys.stderr.isatty() else False
 
 
 def _sources(args: argparse.Namespace) -> dict[str, Any]:

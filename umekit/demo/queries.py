@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..encoding.cascade_folder import Fusion
 from ..encoding.index.exact import Index
+from ..encoding.index.two_stage import rescore
 from ..evaluation.digit_world.other_hand import rewritten, rewritten_clip, rewritten_page
 from ..evaluation.digit_world.words import INSTRUCTIONS
 from .gallery import Gallery, pdf_bytes, png_bytes, write_if_missing
@@ -27,6 +29,7 @@ class Query:
     right: str
     text: str = ""
     file: Path | None = None
+    task: str = ""  # of DigitWorld
 
     @property
     def label(self) -> str:
@@ -37,7 +40,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Result:
-    """A query and the files of the wanted kind, best first, with their cosines; and what the model thought of it."""
+    """A query and the files of the wanted kind, best first, with their scores; and what the model thought of it."""
 
     query: Query
     hits: tuple[tuple[str, float], ...]
@@ -129,16 +132,18 @@ class _Maker:
         for number, (edit, name) in enumerate(self.gallery.edits, start=1):
             file = self._file(f"edit-{number}.png", png_bytes(edit.source.render(self.gallery.glyphs)))
             item = {"image": str(file), "text": edit.text, "instruction": INSTRUCTIONS["edit_scene"]}
-            queries.append(Query("image + text -> image", item, "image", name, edit.text, file))
+            queries.append(Query("image + text -> image", item, "image", name, edit.text, file, "edit_scene"))
         return queries
 
     @staticmethod
     def _text(family: str, task: str, kind: str, right: str, text: str) -> Query:
-        return Query(family, {"text": text, "instruction": INSTRUCTIONS[task]}, kind, right, text)
+        return Query(family, {"text": text, "instruction": INSTRUCTIONS[task]}, kind, right, text, task=task)
 
 
 def _media(family: str, task: str, key: str, kind: str, right: str, file: Path) -> Query:
-    return Query(family, {key: str(file), "instruction": INSTRUCTIONS[task]}, kind, right, file=file)
+    return Query(
+        family, {key: str(file), "instruction": INSTRUCTIONS[task]}, kind, right, file=file, task=task
+    )
 
 
 def rank(
@@ -170,4 +175,29 @@ def rank(
         for query, names, values, thought in zip(
             queries, ids, scores, thoughts or [None] * len(queries), strict=True
         )
+    ]
+
+
+def rerank(
+    results: Sequence[Result], reranker: Any, fusion: Fusion, item_of: Callable[[str], Any]
+) -> list[Result]:
+    """The first files of every query scored again, with the share of its task; the others keep their places behind.
+
+    Args:
+        results: by cosine.
+        reranker: an ``umekit.Reranker``.
+        fusion: share of the cosine, and how many files are scored again.
+        item_of: id to the item of that file.
+    """
+    found = [list(result.hits[: fusion.depth]) for result in results]
+    ranked, _ = rescore(
+        reranker,
+        [result.query.item for result in results],
+        found,
+        item_of,
+        alphas=[fusion.alpha_of(result.query.task) for result in results],
+    )
+    return [
+        replace(result, hits=(*((row.id, row.score) for row in rows), *result.hits[fusion.depth :]))
+        for result, rows in zip(results, ranked, strict=True)
     ]

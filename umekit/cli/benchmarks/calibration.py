@@ -1,4 +1,4 @@
-"""``umekit evaluate RERANKER --benchmark calibration --rows FILE``: how far scores of pairs are probabilities."""
+"""``umekit evaluate RERANKER --benchmark calibration [--rows FILE]``: how far scores of pairs are probabilities."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ...encoding.packaged import RERANKER
 from ..common import UsageError, load_reranker
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 NAMES = ("calibration",)
 OPTIONS: tuple[str, ...] = ()
-SHARED = ("rows",)
+SHARED = ("rows", "queries")
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
@@ -23,9 +24,9 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     if args.rows is None:
-        raise UsageError(
-            "calibration needs --rows: a file with query, positive and negatives, or scored rows"
-        )
+        return
+    if args.queries is not None:
+        raise UsageError("--queries is of DigitWorld, and --rows are of your own")
     if not args.rows.exists():
         raise UsageError(f"--rows: there is no file or folder {args.rows}")
     if args.rows.is_dir() == (args.model is not None):
@@ -36,7 +37,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Report:
-    """The calibration report of a reranker.
+    """The calibration report of a reranker, on DigitWorld's pairs where there are no rows.
 
     Raises:
         UsageError: the checkpoint is no reranker, or the rows cannot be used.
@@ -46,35 +47,54 @@ def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Re
 
     began = perf_counter()
     try:
-        labelled, fingerprint, encoder, revision = _folder(args.rows) if args.rows.is_dir() else _file(args)
+        if args.rows is None:
+            labelled, fingerprint, encoder, data = _digit_world(args)
+        elif args.rows.is_dir():
+            labelled, fingerprint, encoder, data = _folder(args.rows)
+        else:
+            labelled, fingerprint, encoder, data = _file(args)
         scores = calibration_scores(labelled)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if args.model is None:
+        model = RERANKER if args.rows is None else f"the reranker of {args.rows.resolve().name}"
     return CalibrationReport(
         name,
         scores,
         dict(fingerprint),
         Conditions.of_run(
             began,
-            model=model if args.model is not None else f"the reranker of {args.rows.resolve().name}",
+            model=model,
             settings={"mode": None, "encoder": encoder},
-            data={"name": args.rows.name, "split": "all", "revision": revision},
+            data=data,
             command=command,
         ),
     )
 
 
-def _file(args: argparse.Namespace) -> tuple[Any, Any, str, str]:
+def _digit_world(args: argparse.Namespace) -> tuple[Any, Any, str, dict[str, Any]]:
+    from ...evaluation.calibration_report import labelled_by
+    from ...evaluation.digit_world.evaluate import definitions_sha256
+    from ...evaluation.digit_world.labelled import QUERIES, labelled_rows
+
+    queries = args.queries or QUERIES
+    reranker = load_reranker(args, args.model, args.preset)
+    found = labelled_by(reranker, list(labelled_rows(queries)), False if args.quiet else None)
+    data = {"name": "digit-world", "split": "test", "queries": queries, "revision": definitions_sha256()}
+    return found, reranker.fingerprint(), repr(reranker), data
+
+
+def _file(args: argparse.Namespace) -> tuple[Any, Any, str, dict[str, Any]]:
     from ...evaluation.calibration_report import labelled_by, rows_revision
     from ...trainers.formats.own import read_rows
 
     rows = read_rows(args.rows)
     reranker = load_reranker(args, args.model, args.preset)
     found = labelled_by(reranker, rows, False if args.quiet else None)
-    return found, reranker.fingerprint(), repr(reranker), rows_revision(rows.names_only())
+    return found, reranker.fingerprint(), repr(reranker), _own(args.rows, rows_revision(rows.names_only()))
 
 
-def _folder(folder: Path) -> tuple[Any, Any, str, str]:
+def _folder(folder: Path) -> tuple[Any, Any, str, dict[str, Any]]:
     from ...encoding.inputs.records import open_records
     from ...encoding.storage.contents import file_sha256
     from ...evaluation.calibration_report import Labelled
@@ -84,4 +104,8 @@ def _folder(folder: Path) -> tuple[Any, Any, str, str]:
     file, models = scored_by(folder)
     cases = scored_cases(open_records(file))
     found = (Labelled(case.task, case.rerank, case.relevant) for case in cases)
-    return found, models["reranker"], "umekit score", file_sha256(file)
+    return found, models["reranker"], "umekit score", _own(folder, file_sha256(file))
+
+
+def _own(rows: Path, revision: str) -> dict[str, Any]:
+    return {"name": rows.name, "split": "all", "revision": revision}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ...encoding.packaged import CASCADE
 from ..common import UsageError, load_encoder, load_reranker
 from ..ranks import rank_and_world
 from .working import check_work, work_of
@@ -58,7 +59,7 @@ def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Re
         raise UsageError(str(error)) from error
     options = {one: value for one in THINKING[1:] if (value := getattr(args, one)) is not None}
     return run_mteb(
-        load_reranker(args, args.rerank, args.rerank_preset) if args.rerank else load_encoder(args),
+        _reranker(args) if args.rerank else load_encoder(args),
         chosen,
         what,
         known=known,
@@ -70,3 +71,8 @@ def measure(args: argparse.Namespace, name: str, model: str, command: str) -> Re
         model_name=model,
         command=command,
     )
+
+
+def _reranker(args: argparse.Namespace) -> Any:
+    """The one that is named, or ume-tiny's: mteb fuses nothing, so that of its cascade only the reranker is taken."""
+    return load_reranker(args, None if args.rerank == CASCADE else args.rerank, args.rerank_preset)

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows",
         type=Path,
         metavar="FILE",
-        help="your own rows (query, positive), not DigitWorld; of calibration: with negatives, or a folder of `umekit "
-        "score`",
+        help="your own rows (query, positive), not DigitWorld's; of calibration: with negatives, or a folder of "
+        "`umekit score`",
     )
 
 
