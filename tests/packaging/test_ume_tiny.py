@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,14 +28,27 @@ def test_it_is_small_and_complete() -> None:
     assert {"config.json", "model.safetensors", "processor_config.json", "README.md", "modules.json"} <= names
 
 
-def test_its_code_is_what_a_save_writes() -> None:
-    config = json.loads((packaged_model() / "config.json").read_text(encoding="utf-8"))
+BESIDE = sorted(path.parent for path in packaged_model().parent.glob("*/config.json"))
+
+
+@pytest.mark.parametrize("folder", BESIDE, ids=lambda folder: folder.name)
+def test_its_code_is_what_a_save_writes(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     written = {**model_files(config["ume"]["role"]), **processor_files()}
-    del written["sentence_transformer_ume.py"]  # stock modules express it
-    found = {path.name: path.read_text(encoding="utf-8") for path in packaged_model().rglob("*.py")}
+    if "sentence_transformer_ume." not in (folder / "modules.json").read_text(encoding="utf-8"):
+        del written["sentence_transformer_ume.py"]  # stock modules express it
+    found = {path.name: path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
     assert found.keys() == written.keys()
     stale = [name for name, text in written.items() if found[name] != text]
     assert not stale, f"{stale} are stale: run `python examples/refresh_ume_tiny.py`"
+
+
+def test_what_lies_beside_it_is_of_its_weights() -> None:
+    """A reranker of other weights, and a cascade of other models, are refused when they are opened."""
+    for folder in BESIDE:
+        assert umekit.load(folder, device="cpu").processor is not None
+    for path in packaged_model().parent.glob("*/cascade.json"):
+        assert umekit.Cascade.load(path.parent, device="cpu").fusion.depth >= 1
 
 
 def test_words_of_its_world_are_single_tokens(encoder: umekit.Encoder) -> None:
