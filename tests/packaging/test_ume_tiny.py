@@ -14,6 +14,8 @@ from umekit.bundling import model_files, processor_files
 from umekit.encoding.packaged import packaged_model
 from umekit.evaluation.digit_world import COLOURS, POSITIONS, DigitWorld
 
+BESIDE = sorted(path.parent for path in packaged_model().parent.glob("*/config.json"))
+
 
 @pytest.fixture(scope="module")
 def encoder() -> umekit.Encoder:
@@ -26,9 +28,6 @@ def test_it_is_small_and_complete() -> None:
     assert sum(path.stat().st_size for path in files) <= 8 * 2**20
     names = {path.name for path in files}
     assert {"config.json", "model.safetensors", "processor_config.json", "README.md", "modules.json"} <= names
-
-
-BESIDE = sorted(path.parent for path in packaged_model().parent.glob("*/config.json"))
 
 
 @pytest.mark.parametrize("folder", BESIDE, ids=lambda folder: folder.name)

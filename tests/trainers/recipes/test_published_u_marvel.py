@@ -55,8 +55,7 @@ def make_data(folder: Path) -> Path:
         rows = [[f"text {n}", f"sentence {n}", "another"] for n in range(ROWS)]
         csv.writer(file).writerows([["sent0", "sent1", "hard_neg"], *rows])
     captions = [
-        {"query": f"caption {n}", "positive": {"image": str(folder / f"M-BEIR/pictures/{n}.png")}}
-        for n in range(ROWS)
+        {"query": f"caption {n}", "positive": {"image": f"M-BEIR/pictures/{n}.png"}} for n in range(ROWS)
     ]
     (folder / "llava_cc3m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in captions))
     return folder
