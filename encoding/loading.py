@@ -24,6 +24,7 @@ from .compiling import compile_layers
 from .devices import device_of
 from .encoder import Encoder
 from .packaged import EMBEDDER, RERANKER, folder_or_name
+from .packaged import packaged_model as packaged_model  # by its former place
 from .presets import Preset, fill_rows
 from .presets.choosing import choose_preset
 from .reasoner import Reasoner
