@@ -45,10 +45,12 @@ class Met:
 
 def meet(encoder: Encoder, one: Asked) -> Met:
     """Ask the queries of a part."""
-    own, quiet = one.questions, {"show_progress": False}
-    labels = encoder.encode([*own.candidates], role="document", mode="discriminative", **quiet)
+    own = one.questions
+    labels = encoder.encode([*own.candidates], role="document", mode="discriminative", show_progress=False)
     read = read_items(encoder, own.queries, Policy(), role="query")
-    found = encoder.encode([*own.queries], role="query", mode="generative", return_details=True, **quiet)
+    found = encoder.encode(
+        [*own.queries], role="query", mode="generative", return_details=True, show_progress=False
+    )
     at_once, reasoned = (
         np.asarray(ranks(similarity(vectors, labels), own.positives) == 1, dtype=np.float64)
         for vectors in (read.direct, found.embeddings)
