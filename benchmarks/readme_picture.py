@@ -28,7 +28,7 @@ from umekit.processing.video import Sampling, load_video
 ROOT = Path(__file__).resolve().parent.parent
 PICKED = {  # the query of each family that is drawn, and what is said of it
     "text -> image": (3, "a text finds a picture"),
-    "image + text -> image": (0, "a picture and a change find a picture"),
+    "image + text -> image": (2, "a picture and a change find a picture"),
     "text -> video": (2, "a text finds a clip"),
     "text -> document": (2, "a text finds a page of a PDF"),
 }
