@@ -59,7 +59,7 @@ FAULTY = Arm(
     "the faulty teacher's habits, taught to the arm that thinks",
     "thinking",
     "thinking",
-    steps=120,
+    steps=200,
     rate=3e-4,
     teacher="faulty",
     first=_HABIT,
