@@ -110,6 +110,7 @@ def draw_beside(reports: Mapping[str, Report], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     headers, rows = beside_rows(reports)
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
@@ -122,8 +123,9 @@ def draw_beside(reports: Mapping[str, Report], path: Path) -> None:
             name, (1000 * spent, float(row[2])), textcoords="offset points", xytext=(6, 4), fontsize=9
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds for 1,000 queries, reranking included")
     axes.set_ylabel(str(headers[2]))
     axes.set_title(next(iter(reports.values())).title)

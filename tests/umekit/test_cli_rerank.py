@@ -62,7 +62,6 @@ def test_what_can_not_be_read_is_left_out_and_1(capsys: pytest.CaptureFixture[st
     [
         (["--query", "x", *MODEL], "no candidate"),
         (["--candidate", "a", *MODEL], "give a text, --image"),
-        (["--candidate", "a", "--query", "x"], "--model"),
         (["--candidate", "a", "--query", "x", "-k", "0", *MODEL], "at least 1"),
     ],
 )
