@@ -22,17 +22,18 @@ MAX_HOPS = 8
 GROWTH = 0.2  # of the steps, over which walks grow
 BARE = 8  # one query in so many has no instruction, where its own words say what is asked
 ENDLESS = 10**7
-# What was weak at a glance comes more often than it did, and so do questions about a scene that was read out.
+# What was weak comes more often than it did, and so do questions about a scene that was read out.
 OTHERS = {name: weight for name, weight in WEIGHTS.items() if name not in ALWAYS} | {
     "qa_where": 3.0,
     "ask_page": 3.0,
     "retrieve_page": 3.0,
     "clip_end": 1.0,
+    "edit_scene": 4.0,
     "qa_what": 2.0,
     "ground_cell": 2.0,
     "classify_digit": 1.0,
     "classify_colour": 1.0,
-    "classify_count": 1.0,
+    "classify_count": 3.0,
 }
 
 

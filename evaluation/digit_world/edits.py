@@ -32,6 +32,11 @@ class Edit:
         first, second = self.cells
         return f"swap {POSITIONS[first]} and {POSITIONS[second]}"
 
+    @property
+    def back(self) -> Edit:
+        """What undoes it: from the target to the source."""
+        return Edit(self.target, self.source, self.cells)
+
 
 def random_edit(glyphs: Glyphs, rng: np.random.Generator) -> Edit:
     """Half of the edits change a cell, half swap two cells; an edit always changes the scene."""

@@ -93,6 +93,11 @@ def _near_edit(edit: Edit, turn: int, draw: Draw) -> Edit:
     return near_edit(edit, turn, draw.glyphs, draw.rng)
 
 
+def _there_and_back(edit: Edit) -> list[Edit]:
+    """So that the scene before the change is always among the candidates."""
+    return [edit, edit.back]
+
+
 def _edit_scene(edit: Edit, draw: Draw) -> Example:
     """Negative: the scene before the edit."""
     source, meaning = edit.source.render(draw.glyphs), edit.target.caption
@@ -136,7 +141,8 @@ OTHER_TASKS: tuple[Task, ...] = (
     Task("ask_page", "visdoc_retrieval", "image+text", "text", draw_page_query, _ask_page, labels=AMOUNTS),
     Task("paraphrase", "text_text", "text", "text", draw_scene, _paraphrase, strata=constant_strata(2),
          near=near),
-    Task("edit_scene", "composed", "image+text", "image", _edit, _edit_scene, near=_near_edit),
+    Task("edit_scene", "composed", "image+text", "image", _edit, _edit_scene, near=_near_edit,
+         group=_there_and_back),
     Task("walk", "walk", "image+text", "text", _walk, _ask_walk, labels=answers(), strata=walk_strata),
     Task("until_gold", "until_gold", "image+text", "text", _until_gold, _ask_until_gold,
          labels=GOLD_ANSWERS, strata=gold_strata),
