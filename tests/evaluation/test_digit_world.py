@@ -322,6 +322,15 @@ def test_edits_touch_only_what_they_name(world: DigitWorld) -> None:
             assert read(row["positive_id"])[place] == (colour, int(digit))
 
 
+@pytest.mark.parametrize("kind", ["random", "hard"])
+def test_the_scene_before_an_edit_is_a_candidate(world: DigitWorld, kind: str) -> None:
+    pool = world.pool("edit_scene", queries=16, size=64, kind=kind)
+    shown = [candidate["image"].tobytes() for candidate in pool.candidates]
+    for query, right in zip(pool.queries, pool.positives, strict=True):
+        assert query["image"].tobytes() in shown
+        assert query["image"].tobytes() != shown[right]
+
+
 def test_paraphrases_mean_the_same(world: DigitWorld) -> None:
     for row in world.rows("paraphrase", 20):
         texts = sorted((row["query"]["text"], row["positive"]["text"]), key=lambda text: " at " in text)
