@@ -1,10 +1,9 @@
 """Write ume-tiny's folder, and that of its reranker, anew: settings and code as this version writes them.
 
-    python examples/refresh_ume_tiny.py [SOURCE]
+    python examples/refresh_ume_tiny.py
 
-Weights and cards stay as they are. SOURCE is a folder that ``train_ume_tiny.py`` made; the committed model itself when
-left out; after a training on other weights the reranker needs one, too. The file of weights is bfloat16, for half the
-bytes; ``config.json`` says float32, which every door then computes in.
+Weights and cards stay as they are; ``publish_ume_tiny.py`` takes other weights. The file of weights is bfloat16, for
+half the bytes; ``config.json`` says float32, which every door then computes in.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ def in_float32(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET
+def write_model(source: Path) -> None:
+    """ume-tiny's folder from another one; its card stays."""
     card = TARGET / "README.md"
     with tempfile.TemporaryDirectory() as scratch:
         fresh = umekit.export(source, Path(scratch) / "ume-tiny")
@@ -46,6 +45,10 @@ def main() -> int:
         shutil.rmtree(TARGET, ignore_errors=True)
         shutil.copytree(fresh, TARGET)
     print(f"wrote {TARGET}")
+
+
+def main() -> int:
+    write_model(TARGET)
     reranker = TARGET.with_name(RERANKER)
     if (reranker / CONFIG_FILE).is_file():
         write_adapter(reranker, reranker)

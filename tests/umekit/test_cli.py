@@ -82,6 +82,15 @@ def test_help_needs_no_torch(arguments: list[str]) -> None:
     assert "umekit" in done.stdout
 
 
+def test_the_package_can_be_run_as_a_module(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["umekit", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("umekit", run_name="__main__")
+    assert capsys.readouterr().out == f"umekit {umekit.__version__}\n"
+
+
 def test_every_verb_has_a_help_line_and_exit_codes_are_documented() -> None:
     text = build_parser().format_help()
     for verb in VERBS:
