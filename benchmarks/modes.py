@@ -87,7 +87,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--commands", action="store_true", help="print what makes the result files")
-    parser.add_argument("--reranker", default="RERANKER", help="folder of it, for --commands")
+    parser.add_argument("--reranker", default="ume-tiny-cascade", help="for --commands")
     parser.add_argument("--distilled", default="DISTILLED", help="folder of the student, for --commands")
     args = parser.parse_args()
     if args.commands:
