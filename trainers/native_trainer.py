@@ -47,6 +47,11 @@ class NativeTrainer(Trainer):
             logger.warning(
                 "%d weights of the adapter were in half precision: they are trained in float32", widened
             )
+        if getattr(getattr(model, "settings", None), "strategy", None) == "probe":
+            logger.warning(
+                "a probe decides when this model thinks, fitted on its states before this training: fit it anew "
+                "afterwards (umekit probe)"
+            )
         with kept_use_cache(model):
             super().__init__(model=ModelWithObjective(model, objective), args=args, **kwargs)
         if self.finite.limit and self.is_deepspeed_enabled:

@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import umekit
-from umekit.trainers import JointReasoningTrainingArguments
+from umekit.trainers import JointReasoningTrainer, JointReasoningTrainingArguments
 from umekit.trainers.actions import ActionCollator, action_margins, action_of, prompt_ends
 
 HERE = Path(__file__).resolve().parent
@@ -269,3 +270,15 @@ def test_what_cannot_be_trained_so(tmp_path: Path) -> None:
     processor = umekit.load(HERE.parent / "golden" / "ume_r1" / "checkpoint", preset="ume-r1").processor
     with pytest.raises(ValueError, match="no token <direct> and no <reason>"):
         ActionCollator(processor, mode="generative")
+
+
+def test_a_probe_that_will_be_of_old_states_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """ume-tiny decides by a probe, and so does what is trained from it until another one is fitted."""
+    encoder = umekit.load(role="adaptive", device="cpu")
+    arguments = JointReasoningTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    JointReasoningTrainer(encoder.model, arguments, processing_class=encoder.processor)
+    assert "umekit probe" in caplog.text
+    caplog.clear()
+    encoder.model.settings = replace(encoder.model.settings, strategy="policy")
+    JointReasoningTrainer(encoder.model, arguments, processing_class=encoder.processor)
+    assert "umekit probe" not in caplog.text
