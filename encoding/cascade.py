@@ -31,7 +31,7 @@ from .encoder import PROGRESS_FROM, Encoder
 from .index.exact import Index
 from .index.two_stage import Fused, rescore
 from .loading import load
-from .packaged import CASCADE, folder_or_name
+from .packaged import CASCADE, folder_or_name, packaged_model
 from .reranker import Reranker
 
 BLOCK = 32  # queries that are scored again at a time; media that they have in common are read once
@@ -118,7 +118,7 @@ class Cascade:
         sources = {"embedder": _source(embedder), "reranker": _source(reranker)}
         options = {"device": device, "dtype": dtype, **model_kwargs}
         loaded = {
-            which: load(source.name or PACKAGED[which], **source.options(), **options)
+            which: load(source.name or packaged_model(PACKAGED[which]), **source.options(), **options)
             for which, source in sources.items()
         }
         for which, does in (("embedder", "encode"), ("reranker", "rerank")):
@@ -146,7 +146,7 @@ class Cascade:
             CascadeFormatError: no cascade, or a damaged one.
             CascadeMismatchError: a model is not the one that the cascade was made with.
         """
-        folder = folder_or_name(CASCADE if folder is None else folder)
+        folder = packaged_model(CASCADE) if folder is None else folder_or_name(folder)
         record = read_cascade(folder)
         moved = {"embedder": embedder, "reranker": reranker}
         sources = {which: _moved(getattr(record, which), moved[which]) for which in MODELS}

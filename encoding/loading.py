@@ -23,8 +23,7 @@ from .checkpoint_files import find_file, installed_classes, read_config, read_js
 from .compiling import compile_layers
 from .devices import device_of
 from .encoder import Encoder
-from .packaged import EMBEDDER, RERANKER, folder_or_name
-from .packaged import packaged_model as packaged_model  # by its former place
+from .packaged import EMBEDDER, RERANKER, folder_or_name, packaged_model
 from .presets import Preset, fill_rows
 from .presets.choosing import choose_preset
 from .reasoner import Reasoner
@@ -93,7 +92,9 @@ def load(
             reranker.
     """
     compute_alone_after_fork()
-    source = folder_or_name(path if path is not None else RERANKER if role == "reranker" else EMBEDDER)
+    if path is None:
+        path = packaged_model(RERANKER if role == "reranker" else EMBEDDER)
+    source = folder_or_name(path)
     hub: dict[str, Any] = {"revision": revision} if revision is not None else {}
     if model_kwargs.pop("trust_remote_code", False):
         warnings.warn(

@@ -1,6 +1,7 @@
 """What comes with the package, by name: ume-tiny, the reranker of ume-tiny, and the cascade of both.
 
-A folder of the same name in the working directory wins over them.
+Where one of them is named, a folder of that name in the working directory wins; where nothing is named, it is always
+the package's.
 """
 
 from __future__ import annotations

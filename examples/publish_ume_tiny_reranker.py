@@ -23,10 +23,8 @@ from umekit.trainers.lora.merging import open_base
 RESULT = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / f"{RERANKER}.json"
 ABOUT = Path(__file__).with_name("ume_tiny_reranker_about.md")
 LARGEST = 2 * 2**20  # bytes of the adapter's weights
-DEPTH, QUERIES = (
-    "10",
-    "200",
-)  # candidates of a query that are scored again; queries of a task to choose alpha by
+DEPTH = "10"  # candidates of a query that are scored again
+QUERIES = "200"  # of a task, to choose alpha by
 
 
 def write_adapter(source: Path, target: Path) -> None:

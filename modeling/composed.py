@@ -191,9 +191,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         self.backbone.save_pretrained(folder, state_dict=state_dict, **kwargs)
         if self._hf_peft_config_loaded:
             name_base_from_anywhere(folder)
-            config.save_pretrained(
-                folder
-            )  # an adapter alone is saved without; one that is there may be of another
+            config.save_pretrained(folder)  # which an adapter alone lacks, or has of what was there before
         revision = getattr(self.config, "_commit_hash", None)
         adapter = self._hf_peft_config_loaded and bool(
             self.filled_rows or not stock_modules_read(self.settings, source, revision)

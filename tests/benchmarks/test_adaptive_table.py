@@ -21,7 +21,7 @@ from findings_table import verdict
 from findings_table.arms import chain
 from findings_table.store import pack
 
-from umekit.encoding.loading import packaged_model
+from umekit.encoding.packaged import packaged_model
 from umekit.evaluation.curves import Outcomes
 
 

@@ -18,8 +18,9 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 import umekit
 from umekit.cli.main import main
 from umekit.encoding.golden.folder import make_golden
-from umekit.modeling.adapters import AdapterError
+from umekit.modeling.adapters import AdapterError, merge_adapter
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
+from umekit.modeling.weights_hash import weights_hash
 from umekit.testing import save_tiny_reranker
 from umekit.trainers.lora.merging import merge
 
@@ -300,3 +301,46 @@ def test_a_base_named_from_the_working_directory_is_saved_whole(
     monkeypatch.chdir(tmp_path / "elsewhere")
     found = umekit.load(tmp_path / "adapter")
     np.testing.assert_allclose(found.encode(["a"]), encoder.encode(["a"]), atol=1e-6)
+
+
+def saved(model: Any, folder: Path) -> dict[str, Any]:
+    """The config of an adapter's folder that was just saved."""
+    model.save_pretrained(folder)
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())["ume"]
+    return found
+
+
+def test_a_second_adapter_and_one_after_a_merge_are_of_their_own_base(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = peft.LoraConfig(r=2, target_modules=LAYERS, init_lora_weights=False)
+    model = umekit.load(tiny_checkpoint("qwen3_vl")).model
+    base = weights_hash(model.backbone)
+    model.add_adapter(config)
+    assert saved(model, tmp_path / "one")["base_weights"] == base
+    model.add_adapter(config, "second")
+    assert saved(model, tmp_path / "two")["base_weights"] == base
+    merge_adapter(model.backbone)
+    merged = weights_hash(model.backbone)
+    assert merged != base
+    model.add_adapter(config)
+    assert saved(model, tmp_path / "three")["base_weights"] == merged
+
+
+def test_opening_it_asks_nobody_and_saving_it_elsewhere_names_the_same_base(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_checkpoint("qwen3_vl"), base)
+    model = umekit.load(base).model
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=LAYERS, init_lora_weights=False))
+    model.save_pretrained(tmp_path / "adapter")
+    umekit.load(base).processor.save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "../base"}))
+    recwarn.clear()
+    opened = umekit.load(tmp_path / "adapter").model
+    opened.save_pretrained(tmp_path / "deeper" / "folder")
+    told = json.loads((tmp_path / "deeper" / "folder" / "adapter_config.json").read_text())
+    assert told["base_model_name_or_path"] == str(base)
+    assert not [one for one in recwarn if "Could not find a config file" in str(one.message)]

@@ -129,6 +129,25 @@ def test_on_other_weights_it_is_refused(place: Path, tmp_path: Path) -> None:
         AutoModel.from_pretrained(tmp_path / "ume-tiny-reranker", trust_remote_code=True)
 
 
+def test_folders_of_these_names_here_are_taken_where_they_are_named(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ume-tiny", "ume-tiny-reranker", "ume-tiny-cascade"):
+        (tmp_path / name).mkdir()  # empty, so that opening it fails
+    monkeypatch.chdir(tmp_path)
+    assert umekit.load(device="cpu").encode(["a"]).shape[0] == 1
+    assert umekit.load(role="reranker", device="cpu").rerank("a", ["b"]).shape == (1,)
+    assert umekit.Cascade.load(device="cpu").fusion.depth == 10
+    assert umekit.Cascade.of(device="cpu").fusion.tasks == {}
+    for opened in (
+        lambda: umekit.load("ume-tiny", device="cpu"),
+        lambda: umekit.load("ume-tiny-reranker", device="cpu"),
+        lambda: umekit.Cascade.load("ume-tiny-cascade", device="cpu"),
+    ):
+        with pytest.raises(Exception, match=r"ume-tiny"):
+            opened()
+
+
 def test_an_installation_without_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(umekit.examples, "__path__", [str(tmp_path)])
     with pytest.raises(FileNotFoundError, match="ume-tiny-reranker is not in this installation"):

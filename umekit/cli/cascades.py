@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..encoding.packaged import CASCADE, RERANKER, folder_or_name
+from ..encoding.packaged import CASCADE, RERANKER, packaged_model
 from .common import UsageError, load_reranker
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def cascade_of(args: argparse.Namespace) -> CascadeRecord | None:
 
     if args.rerank is None:
         return None
-    folder = folder_or_name(args.rerank)
+    folder = str(packaged_model(CASCADE)) if args.rerank == CASCADE else args.rerank
     if not is_cascade(folder):
         return None
     if args.rerank_preset is not None:
