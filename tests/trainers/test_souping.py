@@ -15,6 +15,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 import umekit
+from umekit.encoding.packaged import packaged_model
 from umekit.trainers.lora.checkpoint_souping import soup_checkpoints
 from umekit.trainers.lora.folders import SoupError, read_lora_folder
 from umekit.trainers.lora.merging import merge
@@ -275,3 +276,11 @@ def test_checkpoints_that_do_not_belong_together(
     with pytest.raises(SoupError, match="differ in"):
         soup_checkpoints([checkpoint, tiny_checkpoint("qwen3_vl")], tmp_path / "soup")
     assert not (tmp_path / "soup").exists()
+
+
+def test_a_probe_stays_the_first_ones(tmp_path: Path) -> None:
+    folders = [moved(packaged_model(), tmp_path / str(seed), seed) for seed in (1, 2)]
+    soup_checkpoints(folders, tmp_path / "soup")
+    made = umekit.load(tmp_path / "soup", device="cpu")
+    assert made.model.settings.strategy == "probe"
+    assert torch.equal(made.model.probe.weight, umekit.load(device="cpu").model.probe.weight)

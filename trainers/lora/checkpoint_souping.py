@@ -24,6 +24,7 @@ from ...encoding.golden.folder import GOLDEN_FOLDER, make_golden
 from ...encoding.loading import load
 from ...encoding.storage.atomic import new_folder
 from ...encoding.storage.contents import file_sha256
+from ...modeling.strategies import PROBE_FILE
 from ...modeling.weight_files import INDEX, WEIGHTS, weight_files
 from .checkpoint_metadata import check_metadata, write_metadata
 from .folders import SoupError
@@ -64,7 +65,8 @@ def soup_checkpoints(
     """Average the weights of checkpoints of one model (Wortsman et al. 2022, "Model soups").
 
     Sums are float32 and rounded once to the first checkpoint's dtype. Integer tensors must be equal. Settings,
-    processor and code are written as the first checkpoint has them.
+    processor and code are written as the first checkpoint has them, and so is a probe, which was fitted on its states:
+    ``umekit probe`` fits one on those of the mean.
 
     Args:
         checkpoints: folders in native layout with our settings.
@@ -88,8 +90,9 @@ def soup_checkpoints(
         _check_tensors(sources)
         _write_weights(sources, shares, target, shard_bytes)
         write_metadata(folders[0], target)
-        if (folders[0] / GENERATION).is_file():
-            shutil.copyfile(folders[0] / GENERATION, target / GENERATION)
+        for name in (GENERATION, PROBE_FILE):
+            if (folders[0] / name).is_file():
+                shutil.copyfile(folders[0] / name, target / name)
         before = probe(load(folders[0], device="cpu", dtype="auto"))
         result = load(target, device="cpu", dtype="auto")
         make_golden(result, target / GOLDEN_FOLDER)
