@@ -74,7 +74,8 @@ def snippets_of_modes(
     default = f"Without `mode` it is the {facts.settings.mode} one."
     stock_modules = Snippet(
         "sentence-transformers",
-        f"{stock('the direct vectors', reason)} {direct_only}",
+        f"{stock('the direct vectors', reason)} {direct_only} `umekit export {names['repo']} OUT "
+        f"--mode {facts.settings.kind}` writes a copy whose module has all modes, with the same weights.",
         direct_sentence_transformers(names, native),
     )
     own_module = Snippet(

@@ -123,7 +123,7 @@ def test_both_modes_run_in_every_way_and_agree(thinking: Path, capsys: pytest.Ca
 def test_stock_modules_are_shown_with_what_they_can_do(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("sentence_transformers")
+    library = pytest.importorskip("sentence_transformers")
     encoder = umekit.load(role="generative")
     encoder.model.settings = replace(encoder.model.settings, default_mode="discriminative", max_new_tokens=4)
     encoder.model.save_pretrained("tiny")
@@ -135,6 +135,10 @@ def test_stock_modules_are_shown_with_what_they_can_do(
     run(code)
     assert len(re.findall(r"-?\d\.\d{3,}", capsys.readouterr().out)) == 2
     assert "Vectors after a thought are not to be had here" in card.content
+    assert "`umekit export tiny OUT --mode generative` writes a copy" in card.content
+    assert main(["export", "tiny", "OUT", "--mode", "generative"]) == 0
+    modes = library.SentenceTransformer("OUT", trust_remote_code=True, device="cpu")
+    assert modes.encode("a", mode="generative").shape == modes.encode("a", mode="discriminative").shape
     assert "a native form of its direct vectors" in card.content
     assert "| Default mode | discriminative |" in card.content
 
