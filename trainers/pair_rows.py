@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,7 +45,7 @@ class PairCollator(ItemCollator):
     A query with several right answers has the others under ``positives``. The role ``pairs`` holds the pairs of up to
     ``max_positives`` positives and then of up to ``max_negatives`` negatives; the bool column ``relevant`` tells which
     are to be answered with yes. What is there twice is left out, and so is a negative that is a positive of the row, by
-    its id or by content.
+    its id or by content; the next one takes its place.
 
     Attributes:
         answers: token ids of yes and no.
@@ -73,16 +73,29 @@ class PairCollator(ItemCollator):
         query = processor.pairs_with(column(row, "query"))
         positives = [column(row, "positive"), *items_of(row, "positives")]
         right = {content_hash(pair): pair for pair in map(query.prepare, positives)}
-        others = (query.prepare(item, index) for index, item in enumerate(self._negatives(row)))
         pairs = list(right.values())[: self.max_positives]
         count = len(pairs)
-        pairs += [pair for pair in others if content_hash(pair) not in right]
+        pairs += self._wrong(row, query, right)
         if end:
             pairs = [
                 _answered(pair, [self.answers[number >= count], *end], header)
                 for number, pair in enumerate(pairs)
             ]
         return PreparedRow({"pairs": pairs}, {"relevant": torch.arange(len(pairs)) < count})
+
+    def _wrong(self, row: Mapping[str, Any], query: Any, right: Collection[str]) -> list[Any]:
+        """Pairs with negatives, in their order: as many as are asked for, where one by one they are found to be none,
+        too."""
+        items = self._negatives(row)
+        order, wanted = self._order(row, len(items))
+        found: dict[str, tuple[int, Any]] = {}
+        for place in order:
+            if len(found) == wanted:
+                break
+            pair = query.prepare(items[place], place)
+            if (name := content_hash(pair)) not in right:
+                found.setdefault(name, (place, pair))
+        return [pair for _, pair in sorted(found.values(), key=lambda one: one[0])]
 
     def _negatives(self, row: Mapping[str, Any]) -> list[Any]:
         items = items_of(row, "negatives")
@@ -91,13 +104,17 @@ class PairCollator(ItemCollator):
                 raise ValueError(f"{len(names)} negative_ids for {len(items)} negatives")
             own = {row.get("positive_id"), *(row.get("positive_ids") or ())} - {None}
             items = [item for item, name in zip(items, names, strict=True) if name not in own]
-        items = items[: self.negative_depth]
-        if self.max_negatives is None or self.max_negatives >= len(items):
-            return items
-        if self.negative_depth is None:
-            return items[: self.max_negatives]
-        draw = np.random.default_rng(abs(text_hash(f"{self.seed} {row_name(row, 0)}")))
-        return [items[place] for place in sorted(draw.permutation(len(items))[: self.max_negatives])]
+        return items
+
+    def _order(self, row: Mapping[str, Any], count: int) -> tuple[list[int], int]:
+        """The order in which a row's ``count`` negatives are taken, and how many: those of the depth first."""
+        depth = count if self.negative_depth is None else min(self.negative_depth, count)
+        wanted = depth if self.max_negatives is None else min(self.max_negatives, depth)
+        first = list(range(depth))
+        if self.negative_depth is not None and wanted < depth:
+            draw = np.random.default_rng(abs(text_hash(f"{self.seed} {row_name(row, 0)}")))
+            first = draw.permutation(depth).tolist()
+        return [*first, *range(depth, count)], wanted
 
     @property
     def _turn(self) -> tuple[list[int], list[int]]:

@@ -232,7 +232,8 @@ class RerankerTrainer(ItemTrainer):
         if len(rows) == 0:
             return values.sum() * 0.0, {}
         loss = listwise_cross_entropy(rows.pairs, rows.relevant, mask=rows.pair_mask)
-        return loss * self.args.listwise_weight, {"accuracy": positive_is_best(rows).float().mean()}
+        best = positive_is_best(rows)
+        return loss * self.args.listwise_weight, {"accuracy": best.float().mean()} if len(best) else {}
 
     def dummy_picture(self) -> Any:
         """A pair with a small picture."""
@@ -263,7 +264,7 @@ class RerankerTrainer(ItemTrainer):
             relevant.append(rows.relevant[rows.pair_mask].cpu())
             best += positive_is_best(rows).tolist()
         if not best:
-            raise ValueError("the eval dataset is empty")
+            raise ValueError("the eval dataset is empty, or no row of it has a negative")
         scores, truth = torch.cat(logits), torch.cat(relevant)
         report = calibration(scores.sigmoid().numpy(), truth.numpy())
         loss = F.binary_cross_entropy_with_logits(scores, truth.double()).item()
@@ -272,7 +273,11 @@ class RerankerTrainer(ItemTrainer):
 
 
 def positive_is_best(rows: PairBatch) -> Tensor:
-    """bool [n]: whether the best of a row's relevant pairs is above all its others; a tie is not."""
+    """Whether the best of a row's relevant pairs is above all its others; a tie is not.
+
+    bool, of the rows that have others: one without says nothing.
+    """
     own = rows.pairs.masked_fill(~rows.relevant, float("-inf")).amax(dim=1)
-    others = rows.pairs.masked_fill(rows.relevant | ~rows.pair_mask, float("-inf")).amax(dim=1)
-    return own > others
+    is_other = rows.pair_mask & ~rows.relevant
+    others = rows.pairs.masked_fill(~is_other, float("-inf")).amax(dim=1)
+    return (own > others)[is_other.any(dim=1)]

@@ -20,7 +20,8 @@ from umekit.modeling.reranker import UmeForReranking
 from umekit.processing.processor import UmeProcessor
 from umekit.testing import save_tiny_reranker
 from umekit.trainers import RerankerTrainer, RerankerTrainingArguments, add_lora
-from umekit.trainers.pair_rows import PairCollator
+from umekit.trainers.pair_rows import PairBatch, PairCollator
+from umekit.trainers.reranker import positive_is_best
 from umekit.trainers.tokens import completion_labels
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -196,6 +197,29 @@ def test_ratio_depth_and_what_is_no_negative() -> None:
     assert len({tuple(one) for one in drawn.values()}) > 3
     assert set().union(*map(set, drawn.values())) <= {"Right", *(f"Wrong {i}" for i in range(5))}
     assert drawn[0] == kept(max_negatives=2, negative_depth=5)  # the same in every epoch
+
+
+def test_a_negative_that_is_the_positive_takes_no_place() -> None:
+    processor = umekit.load(CHECKPOINT, preset="u-marvel-reranker").processor
+    row = {"query": "which", "positive": "right", "__row__": 3}
+    row["negatives"] = ["right", "wrong 0", "right", "wrong 0", *(f"wrong {i}" for i in range(1, 8))]
+
+    def kept(**settings: Any) -> list[str]:
+        return texts(PairCollator(processor, answers=[1, 2], **settings), row)
+
+    assert kept() == ["Right", *(f"Wrong {i}" for i in range(8))]
+    assert kept(max_negatives=1) == ["Right", "Wrong 0"]
+    assert kept(max_negatives=3) == ["Right", "Wrong 0", "Wrong 1", "Wrong 2"]
+    for seed in range(8):
+        assert len(kept(max_negatives=2, negative_depth=4, seed=seed)) == 3
+    assert kept(negative_depth=3) == ["Right", "Wrong 0", "Wrong 1", "Wrong 2"]
+
+
+def test_a_row_without_negatives_is_no_hit() -> None:
+    scores = torch.tensor([[2.0, 1.0], [1.0, 2.0], [3.0, 0.0]])
+    mask = torch.tensor([[True, True], [True, True], [True, False]])
+    relevant = torch.tensor([[True, False]] * 3)
+    assert positive_is_best(PairBatch(scores, mask, relevant)).tolist() == [True, False]
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:
