@@ -191,6 +191,26 @@ def test_what_cannot_be_scored_is_counted_or_ends_the_run(tmp_path: Path) -> Non
     assert all("BROKEN" not in json.dumps(row["candidates"]) for row in lines(report))
 
 
+def test_what_is_made_of_scores_can_change_without_scoring_again(tmp_path: Path) -> None:
+    rows = mined_like(6)
+    rows[3]["negatives"][0] = rows[5]["negatives"][0] = "BROKEN candidate"
+    options = {"out": tmp_path / "out", "block_size": 2}
+    with pytest.raises(ValueError, match="2 pairs could not be scored, more than max_failed=1"):
+        score(StubEncoder(hashed), StubReranker(), rows, max_failed=1, **options)
+    with pytest.raises(
+        ValueError, match="1 pairs could not be scored, more than max_failed=0: all of them by a"
+    ):
+        score(StubEncoder(hashed), StubReranker(), rows, max_failed=0, **options)
+    with pytest.raises(ValueError, match="2 pairs could not be scored, more than max_failed=1"):
+        score(StubEncoder(hashed), StubReranker(), rows, max_failed=1, **options)  # nor by running it twice
+    again = StubReranker()
+    report = score(StubEncoder(hashed), again, rows, max_failed=2, alpha=0.25, **options)
+    assert again.calls == 2  # of the block that was not written
+    options["out"] = tmp_path / "unbroken"
+    unbroken = score(StubEncoder(hashed), StubReranker(), rows, max_failed=2, alpha=0.25, **options)
+    assert lines(report) == lines(unbroken)
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

@@ -64,7 +64,7 @@ def score_blocks(
         size: rows of a block.
         find: an item to the same with its media found.
         rank, world: which of how many processes this is.
-        max_failed: pairs of one process that may fail.
+        max_failed: pairs of one process that may fail, those of blocks that are there included.
         show_progress: None shows a bar on a terminal.
 
     Raises:
@@ -72,25 +72,38 @@ def score_blocks(
     """
     blocks.mkdir(exist_ok=True)
     starts = block_starts(lists, size)
-    mine = [number for number in missing_blocks(lists, blocks, size) if number % world == rank]
+    missing = missing_blocks(lists, blocks, size)
+    own = range(rank, len(starts) - 1, world)
+    mine = [number for number in own if number in missing]
+    failed = sum(
+        int(np.isnan(read_block(blocks, number, lists, size)).sum())
+        for number in own
+        if number not in missing
+    )
     total = sum(int(lists.ends[starts[n + 1]] - lists.ends[starts[n]]) for n in mine)
     visible = sys.stderr.isatty() if show_progress is None else show_progress
     reasons: list[str] = []
+    _check_failed(failed, reasons, max_failed)
     with tqdm(total=total, unit="pair", desc="score", disable=not visible) as bar:
         for number in mine:
             found = [
                 _score_row(reranker, rows[row], row, find, reasons)
                 for row in range(starts[number], starts[number + 1])
             ]
-            if len(reasons) > max_failed:
-                raise ValueError(
-                    f"{len(reasons)} pairs could not be scored, more than max_failed={max_failed}: "
-                    f"{'; '.join(reasons[:REASONS])}"
-                )
+            _check_failed(failed, reasons, max_failed)
             data = io.BytesIO()
             np.save(data, np.concatenate(found), allow_pickle=False)
             write_atomically(block_file(blocks, number), data.getvalue())
             bar.update(sum(map(len, found)))
+
+
+def _check_failed(before: int, reasons: Sequence[str], most: int) -> None:
+    """Raise ValueError where more than ``most`` pairs failed: ``before``, in blocks that are there, and now."""
+    if before + len(reasons) > most:
+        told = "; ".join(reasons[:REASONS]) or "all of them by a run before this one"
+        raise ValueError(
+            f"{before + len(reasons)} pairs could not be scored, more than max_failed={most}: {told}"
+        )
 
 
 def _score_row(

@@ -149,8 +149,7 @@ def score(
     media = None if media_root is None else MediaRoot(media_root)
     queries = Items(lambda number: rows[number]["query"], [lists.query], media)
     items = Items(_item_reader(rows, lists), [lists.content], media)
-    identity = {
-        "settings": {"alpha": alpha, "positive": positive},
+    scored = {  # what P(yes) depends on
         "rows": queries.fingerprint(),
         "columns": hashlib.sha256(lists.columns.tobytes() + lists.entry.tobytes()).hexdigest(),
         "candidates": items.fingerprint(),
@@ -158,11 +157,11 @@ def score(
         "reranker": reranker.fingerprint(),
         "mode": mode,
         "dim": dim,
-        "format": format,
         "media_root": None if media_root is None else os.fspath(media_root),
         "block_size": block_size,
-        "max_failed": max_failed,
     }
+    told = {"settings": {"alpha": alpha, "positive": positive}, "format": format, "max_failed": max_failed}
+    identity = {**scored, **told}
     done = finished(folder / MANIFEST, KIND, identity)
     if done is not None:
         return _report(done, folder)
@@ -174,7 +173,7 @@ def score(
     shard_options |= {"rank": rank, "world": world, "show_progress": show_progress}
     encode_shards(encoder, queries, work / "queries", role="query", **shard_options)
     encode_shards(encoder, items, work / "items", role="document", **shard_options)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(scored, sort_keys=True).encode()).hexdigest()
     blocks = work / f"blocks-{digest[:16]}"
     with naming_the_disk(blocks):
         score_blocks(
