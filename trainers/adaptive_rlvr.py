@@ -169,7 +169,7 @@ class AdaptiveRLVRTrainer(RLVRTrainer):
             self.processing_class,
             self.args.rollout_tokens,
             self.compute_loss_context_manager,
-            thoughts,
+            None if thoughts is None else self.checked(thoughts),
         )
 
     def sampling(self) -> ActionSampling:

@@ -123,6 +123,11 @@ class ItemTrainingArguments(TrainingArguments):
                 "input with a gradient in the vision tower and leaves an adapter there untrained, silently."
             )
 
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimiser steps that are taken on the same rows."""
+        return 1
+
     def collator_settings(self) -> dict[str, Any]:
         """Keyword arguments of the collator that these arguments describe."""
         return {

@@ -15,8 +15,8 @@ neither code nor weights are public: the crossed losses, the actions and all wei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,12 +25,11 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from .actions import ACTION_COLUMNS, ActionCollator, action_margins, prompt_ends
-from .batches import ContrastiveBatch, ItemBatch
+from .batches import ItemBatch
 from .distributed import sum_over_ranks, world_size
 from .gradient_cache import Chunks
 from .model_with_objective import LOCAL_WEIGHT, Metrics
 from .reasoning import DISC, GEN, SIDES, ReasoningTrainer, ReasoningTrainingArguments, View
-from .validation import validate
 
 
 @dataclass
@@ -119,35 +118,3 @@ class JointReasoningTrainer(ReasoningTrainer):
     def _action_ids(self) -> list[int]:
         """Of ``<direct>`` and ``<reason>``."""
         return ActionCollator(self.processing_class).action_ids()
-
-    # ---- evaluation ------------------------------------------------------------------------------
-
-    def evaluate_batches(
-        self, model: nn.Module, batches: Iterable[ItemBatch]
-    ) -> tuple[dict[str, float], int]:
-        """Loss and recall@1 of every view that rows have; ``loss`` is their weighted sum, without tokens, and
-        ``recall@1`` that of each side as its label has it."""
-        rows = [(batch.names, self.gathered(model, batch)) for batch in batches]
-        found: dict[str, float] = {}
-        loss = 0.0
-        for view in self.views():
-            seen = [(names, one.slot(view.query, view.target)) for names, one in rows]
-            if not any(len(one) for _, one in seen):
-                continue  # such as targets that are all texts, of which nobody thinks
-            metrics, _ = validate(seen, self.objective_module)
-            found |= {f"{view.name}_{key}": value for key, value in metrics.items()}
-            loss += view.weight * metrics["loss"]
-        labelled, count = validate([(names, as_labelled(one)) for names, one in rows], self.objective_module)
-        return {**found, "loss": loss, "recall@1": labelled["recall@1"]}, count
-
-
-def as_labelled(rows: ContrastiveBatch) -> ContrastiveBatch:
-    """Every item after its thought where it has one, and as it is embedded at once elsewhere."""
-
-    def chosen(values: Tensor) -> Tensor:
-        direct, generated = values[..., DISC, :], values[..., GEN, :]
-        return torch.where(generated.ne(0).any(-1, keepdim=True), generated, direct)
-
-    return replace(
-        rows, query=chosen(rows.query), positive=chosen(rows.positive), negatives=chosen(rows.negatives)
-    )

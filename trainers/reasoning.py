@@ -9,7 +9,7 @@ over all tokens that one side of the batch has to write. The defaults are UME-R1
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -159,14 +159,29 @@ class ReasoningTrainer(ContrastiveTrainer):
     def evaluate_batches(
         self, model: nn.Module, batches: Iterable[ItemBatch]
     ) -> tuple[dict[str, float], int]:
-        """Loss and recall@1 of each view (``disc_...``, ``gen_...``); ``loss`` is their weighted sum, without tokens,
-        and ``recall@1`` that after a thought."""
+        """Loss and recall@1 of every view that rows have (``disc_...``, ``gen_...``); ``loss`` is their weighted sum,
+        without tokens, and ``recall@1`` that of each side after its thought where it has one."""
         rows = [(batch.names, self.gathered(model, batch)) for batch in batches]
         found: dict[str, float] = {}
         loss = 0.0
         for view in self.views():
             seen = [(names, one.slot(view.query, view.target)) for names, one in rows]
+            if not any(len(one) for _, one in seen):
+                continue  # such as targets that are all texts, of which nobody thinks
             metrics, _ = validate(seen, self.objective_module)
             found |= {f"{view.name}_{key}": value for key, value in metrics.items()}
             loss += view.weight * metrics["loss"]
-        return {**found, "loss": loss, "recall@1": found["gen_recall@1"]}, sum(len(one) for _, one in rows)
+        chosen, count = validate([(names, as_written(one)) for names, one in rows], self.objective_module)
+        return {**found, "loss": loss, "recall@1": chosen["recall@1"]}, count
+
+
+def as_written(rows: ContrastiveBatch) -> ContrastiveBatch:
+    """Every item after its thought where it has one, and as it is embedded at once elsewhere."""
+
+    def chosen(values: Tensor) -> Tensor:
+        direct, generated = values[..., DISC, :], values[..., GEN, :]
+        return torch.where(generated.ne(0).any(-1, keepdim=True), generated, direct)
+
+    return replace(
+        rows, query=chosen(rows.query), positive=chosen(rows.positive), negatives=chosen(rows.negatives)
+    )

@@ -27,6 +27,11 @@ class RepeatedBatches(Sampler[int]):
                 yield from batch * self.repeats
                 batch = []
 
+    def set_epoch(self, epoch: int) -> None:
+        """For a sampler that shuffles by epoch: accelerate tells it through this one, after a resume above all."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
     def __len__(self) -> int:
         assert isinstance(self.sampler, Sized)
         return len(self.sampler) // self.size * self.size * self.repeats

@@ -199,7 +199,8 @@ class RLVRTrainer(RolloutTrainer):
 
     def _write(self, sides: Mapping[str, RewardedGroups]) -> None:
         every, step = self.args.log_completions_steps, self.state.global_step
-        if every and step % every == 0 and self._number == 0 and self.is_world_process_zero():
+        due = every and -step % every < self.args.num_iterations  # of the steps that these rollouts are for
+        if due and self._number == 0 and self.is_world_process_zero():
             write_completions(Path(str(self.args.output_dir)), step, sides, self.args.logged_rows)
 
     # ---- losses ----------------------------------------------------------------------------------

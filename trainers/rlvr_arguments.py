@@ -131,6 +131,11 @@ class RLVRTrainingArguments(ContrastiveTrainingArguments):
                     "checkpoint between two updates on the same rollouts could not be resumed exactly"
                 )
 
+    @property
+    def updates_per_batch(self) -> int:
+        """``num_iterations``."""
+        return self.num_iterations
+
     def collator_settings(self) -> dict[str, Any]:
         """Keyword arguments of the :class:`RolloutCollator` that these arguments describe."""
         return {**super().collator_settings(), "frozen_targets": self.targets == "frozen"}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..modeling.evaluating import evaluating
 from .batches import ContrastiveBatch, ItemBatch, gather_batch, without_padding
+from .checked_rollouts import CheckedRollouts
 from .contrastive import ContrastiveTrainer
 from .distributed import max_over_ranks
 from .model_with_objective import produced, read_slots
@@ -55,7 +56,9 @@ class RolloutTrainer(ContrastiveTrainer):
                 "rollout_engine"
             )
         self.own_engine = self.own_rollouts()
-        self.engine = rollout_engine or self.own_engine
+        self.engine: RolloutEngine = (
+            self.own_engine if rollout_engine is None else self.checked(rollout_engine)
+        )
 
     # ---- seams -----------------------------------------------------------------------------------
 
@@ -70,6 +73,11 @@ class RolloutTrainer(ContrastiveTrainer):
         return ModelRollouts(
             model, self.processing_class, args.rollout_tokens, self.compute_loss_context_manager
         )
+
+    def checked(self, engine: RolloutEngine) -> CheckedRollouts:
+        """Another's engine, which writes nothing that the model's own could not have written."""
+        never = self.native_model.thought_tokens.never
+        return CheckedRollouts(engine, self.ends, never, len(self.processing_class.tokenizer))
 
     def sampling(self) -> Sampling:
         """How the groups of the trained sides are written."""
@@ -105,11 +113,6 @@ class RolloutTrainer(ContrastiveTrainer):
         sampling = self.sampling()
         asked = [prompt for role in self.trained_sides for prompt in prompts[role]]
         found = self.engine.rollout(asked, sampling)
-        if len(found) != len(asked) or any(len(row) != sampling.count for row in found):
-            raise ValueError(
-                f"{type(self.engine).__name__} gave {[len(row) for row in found]} completions for {len(asked)} "
-                f"prompts, which should have {sampling.count} each"
-            )
         done = {
             role: found[number * len(batch) : (number + 1) * len(batch)]
             for number, role in enumerate(self.trained_sides)

@@ -21,17 +21,16 @@ class VllmRollouts:
     vLLM gives no states, so the trainer reads the vectors in a pass of its own. Videos are refused: a frame that vLLM
     samples again is another frame. Every rank has an engine on its own GPU.
 
-    llm: a ``vllm.LLM`` of the trained checkpoint's backbone, made with ``enforce_eager`` or not. never: ids that may
-    not be written (``model.thought_tokens.never``).
+    llm: a ``vllm.LLM`` of the trained checkpoint's backbone, made with ``enforce_eager`` or not.
     """
 
-    def __init__(self, llm: Any, processor: Any, never: Sequence[int] = ()) -> None:
+    def __init__(self, llm: Any, processor: Any) -> None:
         self.llm = llm
         self.processor = processor
-        self.never = sorted(never)
+        self.never: list[int] = []  # ids that may not be written, as the model says at each update
 
     @classmethod
-    def of(cls, folder: str, processor: Any, never: Sequence[int] = (), **options: Any) -> VllmRollouts:
+    def of(cls, folder: str, processor: Any, **options: Any) -> VllmRollouts:
         """Of a checkpoint's folder. options: of ``vllm.LLM``, ``gpu_memory_utilization`` above all.
 
         Raises:
@@ -41,13 +40,14 @@ class VllmRollouts:
             from vllm import LLM
         except ImportError:
             raise ImportError("VllmRollouts needs vllm: pip install vllm") from None
-        return cls(LLM(model=folder, **options), processor, never)
+        return cls(LLM(model=folder, **options), processor)
 
     def update(self, model: Any) -> None:
         """Give vLLM the weights that the model has now, an adapter's added to those it adapts."""
         weights = list(merged_weights(model.backbone))
         self.llm.apply_model(lambda own: own.load_weights(iter(weights)) and None)
         self.llm.reset_prefix_cache()
+        self.never = sorted(model.thought_tokens.never)
 
     def rollout(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """As in :class:`RolloutEngine`."""

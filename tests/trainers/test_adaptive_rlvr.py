@@ -211,7 +211,9 @@ def test_another_engine_writes_thoughts_alone(tmp_path: Path) -> None:
     assert thinker.updates == 1
     assert logged["query_thought_tokens"] == 3
     engine = trainer.own_rollouts(Thinker([trainer.ends.direct, gen]))
-    with pytest.raises(ValueError, match="wrote <direct> in a thought"):
+    with pytest.raises(
+        ValueError, match=f"Thinker wrote token {trainer.ends.direct}, which may not be written"
+    ):
         engine.rollout(prompts_of(trainer)[1], ActionSampling(2, 4, least=1))
 
 

@@ -218,6 +218,9 @@ def test_a_row_without_a_thought(tmp_path: Path) -> None:
     logged = trainer.state.log_history[0]
     assert 0 < logged["gen_loss"] < 10
     assert logged["query_ce"] > 0
+    found = trainer.evaluate([{name: row[name] for name in ("query", "positive")} for row in rows])
+    assert found["eval_recall@1"] == found["eval_disc_recall@1"]
+    assert "eval_gen_loss" not in found
 
 
 def test_what_cannot_be_trained_so(tmp_path: Path) -> None:

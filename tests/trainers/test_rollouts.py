@@ -212,7 +212,7 @@ def test_vllm_gets_prompts_and_new_weights(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "vllm", fake)
     llm = StandIn()
     trainer = rlvr_run.rlvr_trainer(tmp_path, lora=True, max_steps=2, beta=0.0)
-    trainer.engine = VllmRollouts(llm, trainer.processing_class, [4, 3])
+    trainer.engine = VllmRollouts(llm, trainer.processing_class)
     trainer.train()
     first, second = llm.loaded
     assert first.keys() == rlvr_run.rlvr_trainer(tmp_path).native_model.backbone.state_dict().keys()
@@ -229,7 +229,9 @@ def test_vllm_gets_prompts_and_new_weights(tmp_path: Path, monkeypatch: pytest.M
     assert (
         prompt["prompt_token_ids"].count(652) == len(prompt["multi_modal_data"]["image"]) == len(item.images)
     )
-    assert (parameters.n, parameters.max_tokens, parameters.logit_bias) == (4, 12, {3: -100.0, 4: -100.0})
+    assert (parameters.n, parameters.max_tokens) == (4, 12)
+    assert parameters.logit_bias == dict.fromkeys(trainer.native_model.thought_tokens.never, -100.0)
+    assert trainer.native_model.backbone.config.image_token_id in parameters.logit_bias
     assert len({one.seed for _, one in llm.asked}) == len(llm.asked)
 
 
@@ -267,6 +269,7 @@ def test_resumed_is_unbroken(tmp_path: Path) -> None:
         "train_dataset": reasoning_reference.rows() * 2,
         "train_sampling_strategy": "random",
         "max_steps": 4,
+        "learning_rate": 3e-4,
         "save_strategy": "steps",
         "save_steps": 2,
         "num_iterations": 2,
@@ -363,6 +366,23 @@ def test_rewards_and_engines_that_cannot_be(tmp_path: Path, tiny_checkpoint: Cal
     trainer = rlvr_run.rlvr_trainer(tmp_path, trainer={"rollout_engine": Short()})
     with pytest.raises(ValueError, match="Short gave"):
         trainer.train()
+
+    class Writes(Short):
+        def __init__(self, *tokens: int) -> None:
+            self.tokens = tokens
+
+        def rollout(self, prompts: Any, sampling: Any) -> list[list[Completion]]:
+            return [[Completion([*self.tokens])] * sampling.count for _ in prompts]
+
+    picture = trainer.native_model.backbone.config.image_token_id
+    for tokens, message in (
+        ([5, picture], f"Writes wrote token {picture}, which may not be written"),
+        ([5, 10**6], "Writes wrote token 1000000, which the tokenizer of"),
+        ([5] * 13, "Writes wrote 13 tokens, and at most 12 were asked for, after prompt 0 of 8"),
+    ):
+        trainer = rlvr_run.rlvr_trainer(tmp_path, trainer={"rollout_engine": Writes(*tokens)})
+        with pytest.raises(ValueError, match=message):
+            trainer.train()
     with pytest.raises(ValueError, match="no 'positive_vectors'"):
         rlvr_run.rlvr_trainer(tmp_path, targets="frozen").train()
     model = umekit.load(tiny_checkpoint(), device="cpu").model

@@ -117,11 +117,11 @@ def build_trainer(step: TrainStep, context: StepContext) -> ItemTrainer:
     if step.lora is not None:
         add_lora(model, **step.lora.model_dump())
     batch = args.per_device_train_batch_size * args.world_size
-    steps = args.max_steps * args.gradient_accumulation_steps
+    steps = args.max_steps // args.updates_per_batch * args.gradient_accumulation_steps
     sources = sources_of(step.data, context, processor)
     rows = train_rows(step.data, sources, batch, steps, args.num_train_epochs, context.recipe.seed)
     if args.max_steps <= 0:
-        args.max_steps = len(rows) // batch // args.gradient_accumulation_steps
+        args.max_steps = len(rows) // batch // args.gradient_accumulation_steps * args.updates_per_batch
         if args.max_steps == 0:
             raise RecipeError(
                 f"step {step.name}: {len(rows)} rows make no step of {batch * args.gradient_accumulation_steps}: "
