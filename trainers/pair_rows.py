@@ -83,12 +83,12 @@ class PairCollator(ItemCollator):
             ]
         return PreparedRow({"pairs": pairs}, {"relevant": torch.arange(len(pairs)) < count})
 
-    def _wrong(self, row: Mapping[str, Any], query: Any, right: Collection[str]) -> list[Any]:
+    def _wrong(self, row: Mapping[str, Any], query: Any, right: Collection[int]) -> list[Any]:
         """Pairs with negatives, in their order: as many as are asked for, where one by one they are found to be none,
         too."""
         items = self._negatives(row)
         order, wanted = self._order(row, len(items))
-        found: dict[str, tuple[int, Any]] = {}
+        found: dict[int, tuple[int, Any]] = {}
         for place in order:
             if len(found) == wanted:
                 break

@@ -76,8 +76,9 @@ class RolloutTrainer(ContrastiveTrainer):
 
     def checked(self, engine: RolloutEngine) -> CheckedRollouts:
         """Another's engine, which writes nothing that the model's own could not have written."""
+        processor: Any = self.processing_class
         never = self.native_model.thought_tokens.never
-        return CheckedRollouts(engine, self.ends, never, len(self.processing_class.tokenizer))
+        return CheckedRollouts(engine, self.ends, never, len(processor.tokenizer))
 
     def sampling(self) -> Sampling:
         """How the groups of the trained sides are written."""
