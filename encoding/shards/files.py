@@ -206,6 +206,9 @@ def run_of(raw: Mapping[str, Any], path: Path) -> Run:
     return run
 
 
+COUNTED = ("truncated", "without_thought", "reasoned", "thought_tokens")  # of a part, beside its rows
+
+
 @dataclass(frozen=True)
 class Done:
     """``part-….done.json``: a finished part.
@@ -220,6 +223,7 @@ class Done:
             otherwise: such a part is as right, but not byte for byte that of a machine with more memory.
         truncated: rows whose text was cut at the limit of tokens.
         without_thought: rows that had none, in a run with given thoughts, and thought themselves.
+        reasoned, thought_tokens: rows that were thought about before they were embedded, and tokens of their thoughts.
     """
 
     run: str
@@ -231,6 +235,8 @@ class Done:
     halved_to: int | None = None
     truncated: int = 0
     without_thought: int = 0
+    reasoned: int = 0
+    thought_tokens: int = 0
 
     def to_json(self) -> bytes:
         return to_json({"kind": "umekit-shard", "schema": SCHEMA, **asdict(self)})
@@ -258,7 +264,7 @@ def read_done(folder: Path, part: str, run: Run, digest: str, *, hashes: bool) -
     path = folder / f"{part}.done.json"
     try:
         raw = parse(path, path.read_bytes(), "umekit-shard")
-        raw = {"truncated": 0, "without_thought": 0} | raw  # older parts do not know them
+        raw = dict.fromkeys(COUNTED, 0) | raw  # older parts do not know them
         done = Done(**{name: raw[name] for name in Done.__dataclass_fields__})
         _check_record(path, done)
         whole = set(done.files) == set(data_names(part, run.format))

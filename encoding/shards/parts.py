@@ -24,6 +24,7 @@ from ..inputs.tables import import_parquet
 from ..storage.contents import check_ids, check_plain, check_rows, file_facts, parse_json, read_npy
 from ..storage.ownership import AtomicFolder
 from .files import (
+    COUNTED,
     ERRORS,
     KIND,
     MANIFEST,
@@ -104,8 +105,7 @@ def finish(folder: Path, scratch: AtomicFolder, run: Run, digest: str, parts: in
         "units": units,
         "rows": sum(done.rows for _, done in found),
         "failed": sum(len(done.errors) for _, done in found),
-        "truncated": sum(done.truncated for _, done in found),
-        "without_thought": sum(done.without_thought for _, done in found),
+        **{name: sum(getattr(done, name) for _, done in found) for name in COUNTED},
         "double_ids": len(doubles),
         "double_ids_named": doubles[:NAMED_DOUBLES],
         "parts": [

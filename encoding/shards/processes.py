@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -99,15 +100,9 @@ def encode_shards_in_processes(
             f"{'; '.join(sorted(set(failures)))}; finished parts are kept: resume the run"
         )
     manifests = [report.manifest for report in reports if report.manifest is not None]
-    report = ShardReport(
-        made=sum(report.made for report in reports),
-        kept=sum(report.kept for report in reports),
-        rows=sum(report.rows for report in reports),
-        failed=sum(report.failed for report in reports),
-        truncated=sum(report.truncated for report in reports),
-        without_thought=sum(report.without_thought for report in reports),
-        manifest=manifests[0] if manifests else None,
-    )
+    counted = {one.name for one in fields(ShardReport)} - {"manifest"}
+    sums = {name: sum(getattr(report, name) for report in reports) for name in counted}
+    report = ShardReport(**sums, manifest=manifests[0] if manifests else None)
     tell_cuts(report.truncated, str(folder))
     return report
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ class ShardReport:
         made, kept: parts that it wrote, and that it found finished.
         rows, failed, truncated, without_thought: vectors, failed items, rows whose text was cut at the limit of
             tokens, and rows that had no thought in a run with given ones, of these parts.
+        reasoned, thought_tokens: rows that were thought about before they were embedded, and tokens of their thoughts,
+            of these parts.
+        seconds, made_rows: of making parts, of all processes together, and vectors of these.
         manifest: of the whole folder; None while another process still works on its share.
     """
 
@@ -40,7 +44,26 @@ class ShardReport:
     failed: int = 0
     truncated: int = 0
     without_thought: int = 0
+    reasoned: int = 0
+    thought_tokens: int = 0
+    seconds: float = 0.0
+    made_rows: int = 0
     manifest: dict[str, Any] | None = None
+
+    @property
+    def invocation_ratio(self) -> float:
+        """Share of the rows that were thought about."""
+        return self.reasoned / max(self.rows, 1)
+
+    @property
+    def tokens_per_item(self) -> float:
+        """Thought tokens of a row."""
+        return self.thought_tokens / max(self.rows, 1)
+
+    @property
+    def seconds_per_item(self) -> float:
+        """Of the rows that were made now; 0 where all were there."""
+        return self.seconds / max(self.made_rows, 1)
 
 
 class Share:
@@ -100,10 +123,13 @@ class Share:
             samples = islice(self.source.samples(), first, first + self.run.shard_size)
             done = None
         if done is None:
+            began = perf_counter()
             done = self._make(number, part, samples, bar)
             if done is None:
                 return 0  # the end of a stream, on the edge of a shard
             self.report.made += 1
+            self.report.made_rows += done.rows
+            self.report.seconds += perf_counter() - began
         else:
             self.report.kept += 1
         count = done.units
@@ -111,6 +137,8 @@ class Share:
         self.report.failed += len(done.errors)
         self.report.truncated += done.truncated
         self.report.without_thought += done.without_thought
+        self.report.reasoned += done.reasoned
+        self.report.thought_tokens += done.thought_tokens
         bar.set_postfix({"failed": self.report.failed}, refresh=False)
         return count
 
@@ -139,7 +167,7 @@ class Share:
         seen: set[str] = set()
         blocks: list[NDArray[Any]] = [np.zeros((0, self.run.dim), self.run.dtype)]
         errors: list[dict[str, str]] = []
-        truncated = without = 0
+        truncated = without = reasoned = tokens = 0
         options = {name: value for name, value in self.run.options.items() if name not in RUN_ONLY}
         encoder = RowEncoder(
             self.encoder, self.run.dim, **options
@@ -164,6 +192,8 @@ class Share:
             blocks.append(encoded.vectors[keep].astype(self.run.dtype))
             truncated += len(encoded.truncated.intersection(keep))
             without += 0 if given is None else sum(given[position] is None for position in keep)
+            reasoned += encoded.reasoned
+            tokens += encoded.thought_tokens
             bar.update(source.samples - told)
             told = source.samples
         count = source.samples
@@ -174,7 +204,8 @@ class Share:
             raise InputError(f"the source changed: {part} has {count} samples, {expected} were there")
         files = write_part(self.scratch, part, self.run, ids, np.concatenate(blocks))
         content, halved_to = source.content.hexdigest(), encoder.halved_to
-        done = Done(self.digest, count, len(ids), content, files, errors, halved_to, truncated, without)
+        told = (truncated, without, reasoned, tokens)
+        done = Done(self.digest, count, len(ids), content, files, errors, halved_to, *told)
         self.scratch.write(f"{part}.done.json", done.to_json())
         return done
 

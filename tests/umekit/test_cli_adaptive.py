@@ -63,6 +63,17 @@ def test_encode(folder: Path, texts: Path, tmp_path: Path, capsys: pytest.Captur
     manifest = json.loads((tmp_path / "parts" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["options"]["kappa"] == 1.0
     assert _json(capsys)["rows"] == 12
+    parts[parts.index("--out") + 1] = str(tmp_path / "thinking")
+    parts[parts.index("--kappa") + 1] = "0"
+    told = {}
+    for turn in ("made", "kept"):
+        assert main([*parts, "--mode", "adaptive", *(["--resume"] if turn == "kept" else [])]) == 0
+        told[turn] = _json(capsys)
+    assert told["made"]["invocation_ratio"] == told["kept"]["invocation_ratio"] == 1.0
+    assert told["made"]["tokens_per_item"] == told["kept"]["tokens_per_item"] > 0
+    assert told["made"]["seconds_per_item"] > told["kept"]["seconds_per_item"] == 0
+    manifest = json.loads((tmp_path / "thinking" / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["reasoned"], told["made"]["parts"]) == (12, 2)
 
 
 def test_wrong_calls(folder: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

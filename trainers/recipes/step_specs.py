@@ -53,11 +53,10 @@ class SourceSpec(Strict):
     """One data set: rows with ``query``, ``positive`` and perhaps ``negatives`` or ``candidates``.
 
     ``format`` is the name of a reader, ``options`` go to it. ``group``: sets of one group are batched as one
-    (RzenEmbed's classification sets). ``cap``: most rows of an epoch. ``fraction``: of the rows, drawn by the
-    recipe's seed, the same ones in every step that reads as many. ``step``: rows that a mining, scoring or selecting
-    step wrote. ``filter_thoughts``: leave out rows with bad thoughts, by
-    :func:`umekit.trainers.thought_filters.filter_thoughts`,
-    whose options these are; ``{}`` for its defaults.
+    (RzenEmbed's classification sets). ``cap``: most rows of an epoch. ``fraction``: of the rows of every task, drawn by
+    the recipe's seed, the same ones in every step that reads as many. ``step``: rows that a mining, scoring or
+    selecting step wrote. ``filter_thoughts``: leave out rows with bad thoughts, by
+    :func:`umekit.trainers.thought_filters.filter_thoughts`, whose options these are; ``{}`` for its defaults.
     """
 
     name: str

@@ -13,12 +13,14 @@ from typing import Any
 
 from .common import (
     UsageError,
+    costs_of,
     limits_of,
     opening,
     print_json,
     report_failures,
     report_left_out,
     tell_tiny,
+    told_costs,
     told_cuts,
 )
 from .ranks import devices_of, rank_and_world
@@ -236,11 +238,13 @@ def _tell(args: argparse.Namespace, report: Any, rank: int, world: int, source: 
         if args.thoughts is not None:
             summary["without_thought"] = manifest["without_thought"]
         summary |= {"double_ids": manifest["double_ids"], "dim": manifest["dim"], "parts": parts}
-        print_json(summary | {"made": report.made, "kept": report.kept, "left_out": left_out})
+        print_json(
+            summary | {"made": report.made, "kept": report.kept, "left_out": left_out, **costs_of(report)}
+        )
     else:
         print(
             f"{args.out}: {manifest['rows']} vectors of {manifest['dim']} numbers in {parts} parts, "
-            f"{told_cuts(manifest['truncated'])}{manifest['failed']} not readable"
+            f"{told_cuts(manifest['truncated'])}{manifest['failed']} not readable; {told_costs(costs_of(report))}"
         )
     if manifest["without_thought"]:
         print(told_thinkers(manifest["without_thought"], manifest["rows"]), file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -124,8 +125,11 @@ def test_mined_judged_scored_and_distilled(tmp_path: Path) -> None:
 
 
 def test_a_fraction_is_the_same_rows_everywhere() -> None:
-    tenth, fifth = part_of(1000, 0.1, seed=3), part_of(1000, 0.2, seed=3)
+    tenth, fifth = part_of([""] * 1000, 0.1, seed=3), part_of([""] * 1000, 0.2, seed=3)
     assert len(tenth) == 100
     assert set(tenth) < set(fifth)
-    assert part_of(1000, 0.1, seed=3) == tenth != part_of(1000, 0.1, seed=4)
-    assert part_of(3, 0.01, seed=0) in ([0], [1], [2])
+    assert part_of([""] * 1000, 0.1, seed=3) == tenth != part_of([""] * 1000, 0.1, seed=4)
+    assert part_of([""] * 3, 0.01, seed=0) in ([0], [1], [2])
+    tasks = ["few", *["many"] * 90, "few", *["some"] * 8]
+    drawn = Counter(tasks[number] for number in part_of(tasks, 0.1, seed=0))
+    assert drawn == {"many": 9, "few": 1, "some": 1}
