@@ -46,11 +46,18 @@ def oracle_report(reports: Sequence[Report]) -> Report:
 
 
 def pass_at_k_report(reports: Sequence[Report], k: int) -> Report:
-    """Of reports that differ in their seeds. Raises ValueError, also where two have one seed."""
+    """Of reports that differ in their seeds; it says whose thoughts they draw. Raises ValueError, also where two have
+    one seed, or do not draw those of the same side."""
     seeds = [one.conditions.settings.get("seed") for one in reports]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"samples must be drawn with different seeds, and these have {seeds}")
-    return _combined(reports, lambda values: passed(values, k), f"pass@{k} of {len(reports)} samples")
+    sides = {str(one.conditions.settings.get("sampled_side")) for one in reports}
+    if len(sides) > 1 or sides == {"None"}:
+        raise ValueError(
+            f"samples must be drawn on one and the same side, and these say {', '.join(sorted(sides))}"
+        )
+    words = f"pass@{k} of {len(reports)} samples, drawn on the {sides.pop()} side"
+    return _combined(reports, lambda values: passed(values, k), words)
 
 
 def _combined(reports: Sequence[Report], of: Callable[[ArrayLike], Floats], words: str) -> Report:

@@ -40,7 +40,7 @@ class RunSettings:
         prompt: of M-BEIR, which paraphrase.
         pools: of M-BEIR: ``local``, ``global`` or both.
         limit: queries of a task; a mean is then refused.
-        seed: of drawn thoughts.
+        seed: thoughts of queries are drawn, by it; candidates are the same whatever it is.
         max_new_tokens: most tokens of a thought.
         preset: that the model was loaded with, for the report.
     """
@@ -67,12 +67,15 @@ class RunSettings:
     def options(self) -> dict[str, Any]:
         """Of every call of ``encode``."""
         found: dict[str, Any] = {"num_samples": self.num_samples} if self.num_samples > 1 else {}
-        for name in ("seed", "max_new_tokens"):
-            if (value := getattr(self, name)) is not None:
-                found[name] = value
-        if self.seed is not None and self.num_samples == 1:
-            found["temperature"] = 1.0  # a seed says that thoughts are drawn
+        if self.max_new_tokens is not None:
+            found["max_new_tokens"] = self.max_new_tokens
         return found
+
+    def query_options(self) -> dict[str, Any]:
+        """Of those of queries, beside them: what a seed draws."""
+        if self.seed is None:
+            return {}
+        return {"seed": self.seed, **({"temperature": 1.0} if self.num_samples == 1 else {})}
 
 
 @dataclass
@@ -131,6 +134,7 @@ def run_benchmark(
         work / "vectors",
         mode=settings.mode,
         options=settings.options(),
+        query_options=settings.query_options(),
         rank=rank,
         world=world,
         shard_size=shard_size,
@@ -162,6 +166,7 @@ def run_benchmark(
         "mode": settings.mode,
         "num_samples": settings.num_samples,
         "seed": settings.seed,
+        "sampled_side": None if settings.seed is None else "query",
         "max_new_tokens": settings.max_new_tokens,
         "preset": settings.preset,
         "text": style,

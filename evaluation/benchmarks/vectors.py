@@ -59,7 +59,8 @@ class VectorStore:
     Args:
         encoder: makes them.
         root: the folder.
-        options: of every call of ``encode``: ``mode``, ``num_samples`` ...
+        options: of every call of ``encode``: ``num_samples`` ...
+        query_options: of those of queries, beside them.
         settings: whatever else the items depend on (revisions of data, say); they name the folder.
         rank, world: which of how many processes this is.
     """
@@ -71,6 +72,7 @@ class VectorStore:
         *,
         mode: str | None = None,
         options: Mapping[str, Any] | None = None,
+        query_options: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         rank: int = 0,
         world: int = 1,
@@ -79,7 +81,9 @@ class VectorStore:
         threads: int | None = None,
         show_progress: bool | None = None,
     ) -> None:
-        self.encoder, self.mode, self.options = encoder, mode, dict(options or {})
+        self.encoder, self.mode = encoder, mode
+        self.options = {"document": dict(options or {})}
+        self.options["query"] = {**self.options["document"], **(query_options or {})}
         facts = {"encoder": encoder.fingerprint(), "mode": mode, "options": self.options}
         facts |= {"code": code_hash(), "settings": dict(settings or {})}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
@@ -103,7 +107,7 @@ class VectorStore:
             folder = self.folder / f"{_plain(name)}-{role}-{source.fingerprint()[:16]}"
             log = folder.with_name(f"{folder.name}.costs-{self.rank}.jsonl")
             encode_shards(
-                Measured(self.encoder, self.options, log),
+                Measured(self.encoder, self.options[role], log),
                 source,
                 folder,
                 self.shard_size,

@@ -150,5 +150,15 @@ def test_an_oracle_and_pass_at_k(mmeb: Any, tmp_path: Path, capsys: pytest.Captu
         assert together("--pass-of", k, *files) == pytest.approx(by_hand, abs=5e-4), (
             k
         )  # a file keeps half precision
+    combined = load_report(tmp_path / "out.json")
+    assert combined.conditions.settings["mode"] == "pass@3 of 3 samples, drawn on the query side"
+    assert {load_report(file).conditions.settings["sampled_side"] for file in files} == {"query"}
+    shards = [set(file.parent.glob("vectors/*/*-document-*/*.npy")) for file in files]
+    assert shards[0]
+    for path in shards[0]:
+        other = next(one for one in shards[1] if one.parts[-2:] == path.parts[-2:])
+        assert path.read_bytes() == other.read_bytes(), "candidates are the same whatever the seed"
     assert main(["evaluate", "--pass-of", "4", *map(str, files), "--out", str(tmp_path / "out.json")]) == 2
-    capsys.readouterr()
+    mixed = [files[0], tmp_path / "generativeNone" / "result.json"]
+    assert main(["evaluate", "--pass-of", "1", *map(str, mixed), "--out", str(tmp_path / "out.json")]) == 2
+    assert "drawn on one and the same side, and these say None, query" in capsys.readouterr().err
