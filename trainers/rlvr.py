@@ -25,7 +25,7 @@ from .distributed import gather_rows, sum_over_ranks
 from .model_with_objective import LOCAL_WEIGHT, Metrics, read_slots
 from .objectives.cross_entropies import number_targets
 from .objectives.rewards import group_advantages
-from .reference_policy import ReferencePolicy
+from .reference_policy import ReferencePolicy, SameReference
 from .repeated_batches import RepeatedBatches
 from .rlvr_arguments import RLVRTrainingArguments
 from .rollout_batches import METRICS, RolloutBatch, policy_losses, rollout_batch
@@ -72,6 +72,8 @@ class RLVRTrainer(RolloutTrainer):
     ) -> None:
         self.reference = ReferencePolicy(model, reference_model) if args.beta else None
         super().__init__(model, args, **kwargs)
+        if self.reference is not None:
+            self.add_callback(SameReference(self.reference.begun))
         self.rewards: dict[str, tuple[Reward, float]] = dict(rewards or {}) or {
             "format": (self.format_reward, args.format_weight),
             "embed": (embedding_reward, args.embed_weight),
