@@ -44,19 +44,31 @@ class CheckedRollouts:
         for number, row in enumerate(found):
             for one in row:
                 if reason := self._fault(self.ends.cut(one.tokens), sampling.max_tokens):
-                    raise ValueError(f"{self._name} wrote {reason} after prompt {number} of {len(prompts)}")
+                    wrong, remedy = reason
+                    raise ValueError(
+                        f"{self._name} wrote {wrong}, after prompt {number} of {len(prompts)}: {remedy}"
+                    )
         return found
 
     @property
     def _name(self) -> str:
         return type(self.engine).__name__
 
-    def _fault(self, tokens: Sequence[int], most: int) -> str | None:
+    def _fault(self, tokens: Sequence[int], most: int) -> tuple[str, str] | None:
+        """What is wrong with a completion, and what helps."""
+        if not tokens:
+            return "no token", "let it write at least one, its end counts"
         if len(tokens) > most:
-            return f"{len(tokens)} tokens, and at most {most} were asked for,"
+            return f"{len(tokens)} tokens, more than {most}", "let it stop at Sampling.max_tokens"
         for token in tokens:
             if token in self.never:
-                return f"token {token}, which may not be written (keep it from the model's thought_tokens.never),"
+                return (
+                    f"token {token}, which may not be written",
+                    "have it sample none of model.thought_tokens.never",
+                )
             if not 0 <= token < self.vocabulary:
-                return f"token {token}, which the tokenizer of {self.vocabulary} lacks,"
+                return (
+                    f"token {token}, which the tokenizer of {self.vocabulary} lacks",
+                    "have it sample from the tokenizer's ids alone",
+                )
         return None

@@ -116,6 +116,11 @@ class RLVRTrainingArguments(ContrastiveTrainingArguments):
             )
         self.max_negatives = 0
         super().__post_init__()
+        if self.anchor_weight and self.per_device_train_batch_size * self.world_size == 1:
+            raise ValueError(
+                "anchor_weight: a batch of one row has nothing to tell its target from, and the anchor trains nothing: "
+                "raise per_device_train_batch_size (gradient accumulation adds no negatives), or leave the anchor out"
+            )
         if self.num_iterations > 1:
             self._check_iterations()
 
@@ -124,6 +129,8 @@ class RLVRTrainingArguments(ContrastiveTrainingArguments):
         steps: dict[str, float] = {"max_steps": self.max_steps}
         if self.save_strategy == "steps":
             steps["save_steps"] = self.save_steps
+        if self.save_strategy == "best" and self.eval_strategy == "steps":
+            steps["eval_steps"] = self.eval_steps or 0
         for name, value in steps.items():
             if value > 0 and value % self.num_iterations:
                 raise ValueError(

@@ -163,13 +163,11 @@ class RolloutEnds:
         return self.official or self.at_once(tokens) or self.place(tokens) is not None
 
     def cut(self, tokens: Sequence[int]) -> list[int]:
-        """Tokens up to the one that ends the rollout, that one included. Raises ValueError where there is none."""
+        """Tokens up to the one that ends the rollout, that one included."""
         if self.at_once(tokens):
             return [int(tokens[0])]
         stop = self.ends if self.official else self.ends | {self.gen_emb}
         end = next((place + 1 for place, token in enumerate(tokens) if token in stop), len(tokens))
-        if end == 0:
-            raise ValueError("a rollout engine gave a completion without tokens")
         return [int(token) for token in tokens[:end]]
 
     def place(self, tokens: Sequence[int]) -> int | None:

@@ -27,7 +27,7 @@ class VllmRollouts:
     def __init__(self, llm: Any, processor: Any) -> None:
         self.llm = llm
         self.processor = processor
-        self.never: list[int] = []  # ids that may not be written, as the model says at each update
+        self.never: list[int] = []  # ids that may not be written, of the model of each update
 
     @classmethod
     def of(cls, folder: str, processor: Any, **options: Any) -> VllmRollouts:
@@ -47,7 +47,9 @@ class VllmRollouts:
         weights = list(merged_weights(model.backbone))
         self.llm.apply_model(lambda own: own.load_weights(iter(weights)) and None)
         self.llm.reset_prefix_cache()
-        self.never = sorted(model.thought_tokens.never)
+        rows = model.backbone.config.get_text_config().vocab_size  # more than there are tokens, mostly
+        without_token = range(len(self.processor.tokenizer), rows)
+        self.never = sorted({*model.thought_tokens.never, *without_token})
 
     def rollout(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """As in :class:`RolloutEngine`."""
