@@ -204,8 +204,8 @@ class Share:
             raise InputError(f"the source changed: {part} has {count} samples, {expected} were there")
         files = write_part(self.scratch, part, self.run, ids, np.concatenate(blocks))
         content, halved_to = source.content.hexdigest(), encoder.halved_to
-        told = (truncated, without, reasoned, tokens)
-        done = Done(self.digest, count, len(ids), content, files, errors, halved_to, *told)
+        counted = (truncated, without, reasoned, tokens)
+        done = Done(self.digest, count, len(ids), content, files, errors, halved_to, *counted)
         self.scratch.write(f"{part}.done.json", done.to_json())
         return done
 

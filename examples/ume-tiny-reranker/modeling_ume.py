@@ -1389,17 +1389,22 @@ def base_named(config: Mapping[str, Any], folder: str) -> str:
     base = config.get("base_model_name_or_path")
     if not base or not isinstance(base, str):
         raise FileNotFoundError(f"the adapter {folder} names no base model: {said}")
-    for place in (os.path.join(folder, base), base):
-        if os.path.isfile(os.path.join(place, "config.json")):
-            return os.path.normpath(place)
-    if os.path.isdir(base):
-        return base
+    if (place := _folder_of(base, folder)) is not None:
+        return place
     if os.path.isabs(base) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base) or base.startswith("."):
         raise FileNotFoundError(
             f"the adapter {folder} was trained on {base}, which is not there: {said}. It was looked for from "
             f"{os.path.abspath(folder)} and {os.getcwd()}"
         )
     return base
+
+
+def _folder_of(base: str, folder: str) -> str | None:
+    """The folder here that an adapter's folder names as its base; None where there is none."""
+    for place in (os.path.join(folder, base), base):
+        if os.path.isfile(os.path.join(place, "config.json")):
+            return os.path.normpath(place)
+    return base if os.path.isdir(base) else None
 
 
 def name_base_from_anywhere(folder: Path) -> None:
@@ -1465,6 +1470,8 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
     remember_base(backbone)
     check_base(backbone, source, hub)
     config = PeftConfig.from_pretrained(source, **(hub or {}))
+    if config.base_model_name_or_path and (base := _folder_of(config.base_model_name_or_path, source)):
+        config.base_model_name_or_path = os.path.abspath(base)  # PEFT asks the Hub for what it does not find
     stored = {
         _native(key): value for key, value in load_peft_weights(source, device="cpu", **(hub or {})).items()
     }
@@ -1499,8 +1506,12 @@ def add_adapter(backbone: Any, source: str, hub: Mapping[str, Any] | None = None
 
 
 def remember_base(backbone: Any) -> None:
-    """Before an adapter goes on: note the hash of the weights, which the adapter's folder will name."""
-    setattr(backbone, BASE_WEIGHTS, weights_hash(backbone))
+    """Before an adapter goes on: note the hash of the weights, which the adapter's folder will name.
+
+    Of a backbone that has an adapter already, the hash that was noted before it stays.
+    """
+    if not getattr(backbone, "_hf_peft_config_loaded", False):
+        setattr(backbone, BASE_WEIGHTS, weights_hash(backbone))
 
 
 def check_base(backbone: Any, source: str, hub: Mapping[str, Any] | None = None) -> None:
@@ -1512,7 +1523,7 @@ def check_base(backbone: Any, source: str, hub: Mapping[str, Any] | None = None)
     content = None if path is None else read_json(path)
     block = content.get("ume") if isinstance(content, dict) else None
     wanted = block.get(BASE_WEIGHTS) if isinstance(block, dict) else None
-    found = getattr(backbone, BASE_WEIGHTS)
+    found = getattr(backbone, BASE_WEIGHTS, None)
     if wanted is not None and found is not None and wanted != found:
         raise AdapterError(
             f"the adapter {source} was trained on other weights ({str(wanted)[:12]}) than those of its base here "
@@ -1594,6 +1605,7 @@ def merge_adapter(backbone: nn.Module) -> int:
         setattr(backbone.get_submodule(parent), child, plain.to(dtype))
     told: Any = backbone
     told._hf_peft_config_loaded = False
+    vars(told).pop(BASE_WEIGHTS, None)  # these are other weights now
     if hasattr(told, "peft_config"):
         del told.peft_config
     if hasattr(told, "native_conversions"):
@@ -2020,9 +2032,7 @@ class UmePreTrainedModel(BackboneAdapters, PreTrainedModel):  # type: ignore[mis
         self.backbone.save_pretrained(folder, state_dict=state_dict, **kwargs)
         if self._hf_peft_config_loaded:
             name_base_from_anywhere(folder)
-            config.save_pretrained(
-                folder
-            )  # an adapter alone is saved without; one that is there may be of another
+            config.save_pretrained(folder)  # which an adapter alone lacks, or has of what was there before
         revision = getattr(self.config, "_commit_hash", None)
         adapter = self._hf_peft_config_loaded and bool(
             self.filled_rows or not stock_modules_read(self.settings, source, revision)

@@ -19,7 +19,6 @@ from transformers import AutoProcessor
 from typing import Any
 from typing import ClassVar
 from .modeling_ume import (
-    GENERATED_SLOT,
     UmeSettings,
     check_vectors,
     evaluating,
@@ -178,9 +177,12 @@ class UmeTransformer(InputModule):
             tell_cuts=not self._told_cuts,
         )
         self._told_cuts = self._told_cuts or any(row.cut_tokens for row in rows)
+        lengths = [len(ids) for row in rows for ids in row.given]
         if given:
             rows = [whole for row in rows for whole in row.with_thoughts(self.model.thought_tokens.gen_emb)]
         features = dict(processor.collate(rows, padding_side=None if mode == "discriminative" else "left"))
+        if given:
+            features["thought_tokens"] = torch.tensor(lengths)
         # Losses that split a batch must know whose the pictures are; see _create_minibatch.
         features["num_images_per_sample"] = torch.tensor([len(row.images) for row in rows])
         features["num_videos_per_sample"] = torch.tensor([len(row.videos) for row in rows])
@@ -222,7 +224,10 @@ class UmeTransformer(InputModule):
         if self.training:
             return {**features, "sentence_embedding": self.model(**batch).embeddings}
         began = perf_counter()
-        embeddings, tokens = self._embed(batch, mode, max_new_tokens, kappa, budget)
+        if mode != "discriminative" and "thought_tokens" in features:
+            embeddings, tokens = self._embed_given(batch), features["thought_tokens"].tolist()
+        else:
+            embeddings, tokens = self._embed(batch, mode, max_new_tokens, kappa, budget)
         check_vectors(embeddings)
         self.cost.add(tokens, perf_counter() - began)
         out = {**features, "sentence_embedding": embeddings}
@@ -235,11 +240,10 @@ class UmeTransformer(InputModule):
         self, batch: dict[str, Tensor], mode: str, max_new_tokens: int | None, kappa: Any, budget: Any
     ) -> tuple[Tensor, list[int | None]]:
         """Vectors of a batch, and how many tokens were thought for each; None where there was no thought."""
-        if mode == "discriminative" or bool((batch["pooling_slots"] == GENERATED_SLOT).any()):
+        if mode == "discriminative":
             with evaluating(self.model):
-                output = self.model(**batch)
-            vectors = output.embeddings if mode == "discriminative" else output.generated_embeddings
-            return vectors, [None if mode == "discriminative" else 0] * len(vectors)
+                vectors = self.model(**batch).embeddings
+            return vectors, [None] * len(vectors)
         how = {
             "decoding": self.model.decoding(max_new_tokens=max_new_tokens),
             "vocabulary": len(self.tokenizer),
@@ -252,6 +256,12 @@ class UmeTransformer(InputModule):
             return found.vectors, [tokens if reasoned else None for tokens, reasoned in counts]
         found = self.model.embed(batch, mode, **how)
         return found.generated, [len(row[0].thought) for row in found.rollouts]
+
+    def _embed_given(self, batch: dict[str, Tensor]) -> Tensor:
+        """Vectors after thoughts that are in the batch already."""
+        with evaluating(self.model):
+            vectors: Tensor = self.model(**batch).generated_embeddings
+        return vectors
 
     def _mode(
         self, mode: str | None, max_new_tokens: int | None, kappa: float | None = None, budget: Any = None
