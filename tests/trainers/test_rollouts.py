@@ -211,9 +211,6 @@ def test_vllm_gets_prompts_and_new_weights(tmp_path: Path, monkeypatch: pytest.M
     llm = StandIn()
     trainer = rlvr_run.rlvr_trainer(tmp_path, lora=True, max_steps=2, beta=0.0)
     trainer.engine = VllmRollouts(llm, trainer.processing_class)
-    text = trainer.native_model.backbone.config.get_text_config()
-    tokens = text.vocab_size
-    text.vocab_size += 3  # rows without a token, as most backbones have them
     trainer.train()
     first, second = llm.loaded
     assert first.keys() == rlvr_run.rlvr_trainer(tmp_path).native_model.backbone.state_dict().keys()
@@ -231,8 +228,11 @@ def test_vllm_gets_prompts_and_new_weights(tmp_path: Path, monkeypatch: pytest.M
         prompt["prompt_token_ids"].count(652) == len(prompt["multi_modal_data"]["image"]) == len(item.images)
     )
     assert (parameters.n, parameters.max_tokens) == (4, 12)
-    unsaid = {*trainer.native_model.thought_tokens.never, *range(tokens, tokens + 3)}
-    assert parameters.logit_bias == dict.fromkeys(sorted(unsaid), -100.0)
+    rows = trainer.native_model.backbone.config.get_text_config().vocab_size
+    without_token = range(len(trainer.processing_class.tokenizer), rows)
+    assert len(without_token) > 0
+    unsaid = {*trainer.native_model.thought_tokens.never, *without_token}
+    assert parameters.logit_bias == dict.fromkeys(unsaid, -100.0)
     assert trainer.native_model.backbone.config.image_token_id in parameters.logit_bias
     assert len({one.seed for _, one in llm.asked}) == len(llm.asked)
 
