@@ -1,7 +1,7 @@
 """What ``--rerank`` names: a bare reranker, or the folder of a cascade, whose models are checked.
 
-Without a name it is the cascade that comes with ume-tiny, whose name here is always the package's: a folder of that name
-is ``./ume-tiny-cascade``.
+Without a name it is the cascade that comes with ume-tiny, whose name here is always the package's: a folder of that
+name is ``./ume-tiny-cascade``.
 """
 
 from __future__ import annotations
