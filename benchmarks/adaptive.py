@@ -1,7 +1,9 @@
 """Which thoughts are worth teaching, and when is it worth thinking? MMEmb-R1, re-derived and tried in DigitWorld.
 
-    git archive 52099b7 examples/ume-tiny | tar -x -C runs     # ume-tiny before it had ever thought
-    python benchmarks/adaptive.py --untaught runs/examples/ume-tiny --seeds 0 1 2
+    mkdir -p runs/untaught runs/start
+    git archive 52099b7 examples/ume-tiny | tar -x -C runs/untaught     # ume-tiny before it had ever thought
+    git archive 26d7fab examples/ume-tiny | tar -x -C runs/start        # as it was when this table was begun
+    python benchmarks/adaptive.py --start runs/start/examples/ume-tiny --untaught runs/untaught/examples/ume-tiny
     python benchmarks/adaptive.py --report-only
 
 Checkpoints lie in ``--runs``; the result of every arm and seed is one file of ``--results`` as soon as it is there, so

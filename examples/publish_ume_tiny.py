@@ -18,6 +18,7 @@ from pathlib import Path
 from umekit.cli.main import main as umekit_verb
 from umekit.examples.refresh_ume_tiny import TARGET, write_model
 
+PROBED = "400"  # queries of a task that the probe is fitted on
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 ABOUT = Path(__file__).with_name("ume_tiny_about.md")
 # By the name of their file: at a glance, after a thought, what a thought is worth, and what deciding costs.
@@ -42,7 +43,7 @@ def run(*verb: str) -> None:
 
 def add_probe(source: Path, out: Path) -> None:
     """A folder with the source's weights and a probe that says when to think; by default it embeds at a glance."""
-    run("probe", "--model", str(source), "--out", str(out), "--queries", "400")
+    run("probe", "--model", str(source), "--out", str(out), "--queries", PROBED)
     shutil.copyfile(source / "model.safetensors", out / "model.safetensors")  # in its own precision
     config = out / "config.json"
     told = json.loads(config.read_text(encoding="utf-8"))

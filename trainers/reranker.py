@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ from .objectives.reranking import listwise_cross_entropy
 from .pair_rows import SPANS, PairBatch, PairCollator
 from .shared_beginnings import by_row, is_worth_it, plan_rows, read_rows
 from .tokens import IGNORED, completion_labels, log_probabilities
+
+logger = logging.getLogger(__name__)
 
 PAIRS = "pairs"  # the name of what is read by row, among a forward's inputs
 COLLATOR_SETTINGS = ("loss_span", "max_positives", "max_negatives", "negative_depth", "seed")
@@ -256,20 +259,25 @@ class RerankerTrainer(ItemTrainer):
         self, model: nn.Module, batches: Iterable[ItemBatch]
     ) -> tuple[dict[str, float], int]:
         """The metrics of the class's docstring, over the pairs of the whole set; see :func:`calibration`."""
-        logits, relevant, best = [], [], []
+        logits, relevant, best, count = [], [], [], 0
         for batch in batches:
             rows = gather_batch(batch.split(self.encode(model, batch), PairBatch))
             rows = without_padding(rows, self.accelerator.gradient_state)
             logits.append(rows.pairs[rows.pair_mask].double().cpu())
             relevant.append(rows.relevant[rows.pair_mask].cpu())
             best += positive_is_best(rows).tolist()
+            count += len(rows)
         if not best:
             raise ValueError("the eval dataset is empty, or no row of it has a negative")
+        if len(best) < count:
+            logger.warning(
+                "recall@1 leaves out %d of %d rows, which have no negative", count - len(best), count
+            )
         scores, truth = torch.cat(logits), torch.cat(relevant)
         report = calibration(scores.sigmoid().numpy(), truth.numpy())
         loss = F.binary_cross_entropy_with_logits(scores, truth.double()).item()
         metrics = {"loss": loss, "auc": report.auc, "brier": report.brier, "calibration_error": report.error}
-        return {**metrics, "recall@1": float(np.mean(best))}, len(best)
+        return {**metrics, "recall@1": float(np.mean(best))}, count
 
 
 def positive_is_best(rows: PairBatch) -> Tensor:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset
 
 from ..formats import read_mbeir, read_mmeb, read_pairs, read_rows, read_ume_r1
 from ..formats.made import made_rows
 from ..sampling import PlannedRows, Source, plan_epochs
 from ..sampling.planned_rows import ids_of_source
+from ..sampling.source import Subset, values_of
 from ..sampling.targets import UNKNOWN
 from ..thought_filters import filter_thoughts
 from .schema import RecipeError
@@ -80,7 +81,8 @@ def _open(
         else:
             raise ValueError(f"no format {spec.format!r}; known are {', '.join(formats)}")
         if spec.fraction < 1:
-            rows = Subset(rows, part_of(_tasks(rows), spec.fraction, seed))
+            tasks = [str(task or "") for task in values_of(rows, "task")]
+            rows = Subset(rows, part_of(tasks, spec.fraction, seed))
         if spec.filter_thoughts is not None:
             rows = with_good_thoughts(rows, tokenizer, spec)
         return Source(spec.name, rows, weight=spec.weight, cap=spec.cap, task=spec.task, group=spec.group)
@@ -108,21 +110,15 @@ def part_of(tasks: Sequence[str], fraction: float, seed: int) -> list[int]:
 
     A smaller share is a part of a larger one. tasks: of each row.
     """
+    rows: dict[str, list[int]] = {}
+    for number, task in enumerate(tasks):
+        rows.setdefault(task, []).append(number)
     draw = np.random.default_rng(seed)
     found: list[int] = []
-    for task in sorted(set(tasks)):
-        own = [number for number, other in enumerate(tasks) if other == task]
+    for _, own in sorted(rows.items()):
         order = draw.permutation(len(own))
         found += [own[place] for place in order[: max(1, round(len(own) * fraction))]]
     return sorted(found)
-
-
-def _tasks(rows: Any) -> list[str]:
-    """The task of every row, as its file names it; of rows that are in no file, all are of one."""
-    if not hasattr(rows, "names_only"):
-        return [""] * len(rows)
-    named = rows.names_only()
-    return [str(named[number].get("task") or "") for number in range(len(named))]
 
 
 def open_made(folder: Path) -> Any:

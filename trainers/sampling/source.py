@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,18 +96,24 @@ def split_sources(rows: Any, column: str = "dataset", **options: Any) -> list[So
         ValueError: a row without a value there.
     """
     found: dict[str, list[int]] = {}
-    table = hasattr(rows, "column_names")
-    names = rows[column] if table and column in rows.column_names else _values(rows, column)
-    for index, name in enumerate(names):
+    for index, name in enumerate(values_of(rows, column)):
         if not isinstance(name, str) or not name:
             raise ValueError(f"row {index} has no {column!r} to split by, but {name!r}")
         found.setdefault(name, []).append(index)
     return [
-        Source(name, rows.select(indices) if table else Subset(rows, indices), **options)
+        Source(name, rows.select(indices) if _is_table(rows) else Subset(rows, indices), **options)
         for name, indices in found.items()
     ]
 
 
-def _values(rows: Any, column: str) -> Iterator[Any]:
+def values_of(rows: Any, column: str) -> Iterable[Any]:
+    """What each row has in a column, None without one; of a ``datasets.Dataset`` it is read as a whole."""
+    if _is_table(rows) and column in rows.column_names:
+        whole: Iterable[Any] = rows[column]
+        return whole
     rows = names_only(rows)
     return (rows[index].get(column) for index in range(len(rows)))
+
+
+def _is_table(rows: Any) -> bool:
+    return hasattr(rows, "column_names")

@@ -72,7 +72,7 @@ def score_blocks(
     """
     blocks.mkdir(exist_ok=True)
     starts = block_starts(lists, size)
-    missing = missing_blocks(lists, blocks, size)
+    missing = set(missing_blocks(lists, blocks, size))
     own = range(rank, len(starts) - 1, world)
     mine = [number for number in own if number in missing]
     failed = sum(
