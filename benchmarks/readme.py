@@ -104,35 +104,70 @@ def train_rows(result: Result) -> Rows:
     return rows
 
 
+def train_reranker_rows(result: Result) -> Rows:
+    """A reranker's step; ``apart`` reads every pair by itself."""
+    return [
+        [
+            f"a reranker's step of {found['pairs']} pairs, {name}{', every pair by itself' * (arm == 'apart')}",
+            "`CrossEncoderTrainer`",
+            _times(times),
+        ]
+        for name, found in result["workloads"].items()
+        for arm, times in found["times_the_pairs_of_cross_encoder"].items()
+    ]
+
+
+def rlvr_rows(result: Result) -> Rows:
+    """A step of reinforcement learning."""
+    what = f"an RLVR step of {result['prompts']} prompts with pictures, {result['rollouts_of_each']} thoughts each"
+    return [[what, "TRL's `GRPOTrainer`", _times(result["trl_over_umekit"]["step"])]]
+
+
+def evaluation_rows(result: Result) -> Rows:
+    """A whole retrieval task: files, vectors, ranks."""
+    return [
+        [
+            f"evaluate {result['items']} queries and pictures, {name}",
+            "`mteb.evaluate`",
+            _times(found["times_mteb"]),
+        ]
+        for name, found in result["tasks"].items()
+    ]
+
+
 SPEED_FILES = {
     "encode": encode_rows,
     "encode-2b-wide": encode_rows,
     "train": train_rows,
+    "train-reranker": train_reranker_rows,
+    "rlvr": rlvr_rows,
     "generate": generate_rows,
     "rerank": rerank_rows,
+    "evaluation": evaluation_rows,
 }
-SAME = ("threads", "torch", "transformers")  # of a run, for numbers to stand in one table
+SAME = ("torch", "transformers")  # of a run, for numbers to stand in one table
 
 
 def speed_block() -> str:
     """Times as fast as the usual way.
 
     Raises:
-        ValueError: the files are of different versions or numbers of threads.
+        ValueError: the files are of different versions.
     """
     results = {name: read(name) for name in SPEED_FILES}
     runs = {tuple(result["machine"][key] for key in SAME) for result in results.values()}
     if len(runs) > 1:
         raise ValueError(f"results of different runs: {sorted(map(str, runs))}")
-    threads, torch, transformers = runs.pop()
+    torch, transformers = runs.pop()
+    machines = {name: found["machine"] for name, found in results.items()}
     rows = [
-        [*row, results[name]["machine"]["processor"]]
+        [*row, str(machines[name]["threads"]), machines[name]["processor"]]
         for name, rows_of in SPEED_FILES.items()
         for row in rows_of(results[name])
     ]
     return (
-        table(["what", "against", "times as fast", "processor"], rows, left=2)
-        + f"\n\nEach line compares two ways in one run, with the same weights, dtype and threads ({threads}; torch "
+        table(["what", "against", "times as fast", "threads", "processor"], rows, left=2)
+        + f"\n\nEach line compares two ways in one run, with the same weights, dtype and threads (torch "
         f"{torch}, transformers {transformers}); the commands stand at the top of the files in "
         "[benchmarks](../benchmarks). What pays on a CPU need not pay on a GPU: nothing here was timed on one."
     )
@@ -181,19 +216,18 @@ def systems_block() -> str:
     )
 
 
-HEADLINES = {  # what the rows of a result are, and against what
-    "encode": ("encoding", "sentence-transformers"),
-    "train": ("a contrastive step", "its cached loss"),
-    "generate": ("thinking before embedding", "UME-R1's published loop"),
-    "rerank": ("reranking 100 candidates", "`CrossEncoder` or one `generate` per pair"),
+HEADLINES = {  # what the rows of results are, and against what
+    ("encode", "encode-2b-wide"): ("encoding", "sentence-transformers"),
+    ("train",): ("a contrastive step", "its cached loss"),
+    ("generate",): ("thinking before embedding", "UME-R1's published loop"),
+    ("rerank",): ("reranking 100 candidates", "`CrossEncoder` or one `generate` per pair"),
 }
 
 
 def headline_block() -> str:
     """The range of every kind of speed-up, in one sentence."""
     parts = []
-    for kind, (words, against) in HEADLINES.items():
-        names = [name for name in SPEED_FILES if name.partition("-")[0] == kind]
+    for names, (words, against) in HEADLINES.items():
         times = [float(row[2]) for name in names for row in SPEED_FILES[name](read(name))]
         parts.append(f"{words} {min(times):.1f} to {max(times):.1f} (against {against})")
     return f"How many times as fast, on a CPU: {'; '.join(parts)}. Each line: [docs/results.md](docs/results.md)."
