@@ -21,8 +21,9 @@ def test_every_number_of_a_block_is_from_a_result(monkeypatch: pytest.MonkeyPatc
 
     def changed(name: str) -> readme.Result:
         result = real(name)
-        for found in result.get("workloads", {}).values():
-            found["times_faster_than"] = dict.fromkeys(found["times_faster_than"], 1234.5)
+        if name == "rerank":
+            for found in result["workloads"].values():
+                found["times_faster_than"] = dict.fromkeys(found["times_faster_than"], 1234.5)
         for found in result.get("systems", {}).values():
             found["items"] = 777 + len(found["set_aside"])
         return result
