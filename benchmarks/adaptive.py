@@ -18,10 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from adaptive_table import report
-from adaptive_table.records import ARMS, UNTAUGHT
+from adaptive_table.records import ARMS, START, UNTAUGHT
 from adaptive_table.running import Table, run_seed
 from findings_table import arms
-from findings_table.arms import Results
 from findings_table.schedule import processes
 
 RESULTS = Path(__file__).parent / "results" / "adaptive"
@@ -58,35 +57,12 @@ def main() -> int:
             parser.error(
                 f"{', '.join(from_untaught)} begin at --untaught FOLDER; see the first lines of this file"
             )
-        table = Table(runs, results, args.start, args.untaught, args.quick)
+        roots = {START: args.start, **({UNTAUGHT: args.untaught} if args.untaught else {})}
+        table = Table(runs, results, roots, quick=args.quick)
         with processes(args.jobs) as pool:
             list(pool.map(partial(run_seed, table, args.arms), args.seeds))
-    return write_report(Table(runs, results, quick=args.quick))
-
-
-def write_report(table: Table) -> int:
-    """JSON, markdown and picture beside the folder of results."""
-    found = table.found()
-    if not found:
-        print(f"{table.results} has no results of this table", file=sys.stderr)
-        return 1
-    if mixed := several_weights(found):
-        print(
-            f"these results began at several {mixed}: give another --results to one of them", file=sys.stderr
-        )
-        return 1
-    result = {"benchmark": "adaptive", "command": "python benchmarks/adaptive.py", **report.table(found)}
-    arms.write_report(table.results.parent / "adaptive", result, report.markdown, report.draw)
-    return 0
-
-
-def several_weights(found: Results) -> list[str]:
-    """Roots of which the records of a table name more than one checkpoint."""
-    seen: dict[str, set[str]] = {}
-    for record in (record for seeds in found.values() for record in seeds.values()):
-        for root, value in record["weights"].items():
-            seen.setdefault(root, set()).add(value)
-    return [root for root, values in seen.items() if len(values) > 1]
+    reader = Table(runs, results, quick=args.quick)
+    return arms.write_report(reader, "adaptive", report.table, report.markdown, report.draw)
 
 
 if __name__ == "__main__":

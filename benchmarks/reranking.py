@@ -42,22 +42,11 @@ def main() -> int:
     args = parser.parse_args()
     results = args.results or (args.runs / "quick" if args.quick else RESULTS)
     runs = args.runs / "quick-runs" if args.quick else args.runs
-    table = Table(runs, results, args.start, args.stage2, args.quick, args.bf16)
+    table = Table(runs, results, args.start, args.stage2, args.bf16, quick=args.quick)
     if not args.report_only:
         with processes(args.jobs) as pool:
             list(pool.map(partial(run_seed, table, args.arms), args.seeds))
-    return write_report(table)
-
-
-def write_report(table: Table) -> int:
-    """JSON, markdown and picture beside the folder of results."""
-    found = table.found()
-    if not found:
-        print(f"{table.results} has no results of this table", file=sys.stderr)
-        return 1
-    result = {"benchmark": "reranking", "command": "python benchmarks/reranking.py", **report.table(found)}
-    arms.write_report(table.results.parent / "reranking", result, report.markdown, report.draw)
-    return 0
+    return arms.write_report(table, "reranking", report.table, report.markdown, report.draw)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,16 @@ left alone; what was removed is made again only where something that is still mi
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from measuring import machine
 
-from .store import read_json, write_json
+from .store import digest, read_json, weights_hash, write_json
 
 Record = dict[str, Any]
 Results = Mapping[str, Mapping[int, Record]]  # arm -> seed -> record
@@ -28,6 +29,8 @@ class Arm(Protocol):
 
     @property
     def needs(self) -> tuple[str, ...]: ...
+
+    def quick(self) -> Arm: ...
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -43,15 +46,21 @@ def chain(names: Iterable[str], arms: Mapping[str, Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class ArmTable:
-    """Where a table is made: ``runs``, the folder of checkpoints, and ``results``, that of what is kept."""
+    """Where a table is made, and how large.
+
+    Attributes:
+        runs, results: the folder of checkpoints, and that of what is kept.
+        quick: of every arm only its ``quick()``.
+    """
 
     arms: ClassVar[Mapping[str, Any]]
     runs: Path
     results: Path
+    quick: bool = field(default=False, kw_only=True)
 
     def arm(self, name: str) -> Any:
         """An arm at this table's size."""
-        return self.arms[name]
+        return self.arms[name].quick() if self.quick else self.arms[name]
 
     def fingerprint(self, name: str) -> str:
         """Of what decides an arm's result."""
@@ -89,6 +98,60 @@ class ArmTable:
         return results
 
 
+@dataclass(frozen=True)
+class RootedTable(ArmTable):
+    """A table that says in its records, and not in its fingerprints, which weights all began at.
+
+    So a report needs none of them, and results stay known when a checkpoint of this repository is replaced.
+
+    Attributes:
+        roots: checkpoints by what an arm's ``start`` calls them; none where results are only read.
+    """
+
+    roots: Mapping[str, Path] = field(default_factory=dict)
+
+    def start_of(self, arm: Any, seed: int) -> Path:
+        """The checkpoint that an arm begins at: a root, or another arm's.
+
+        Raises:
+            ValueError: a root that was not named.
+        """
+        if arm.start in self.arms:
+            return self.checkpoint(arm.start, seed)
+        if arm.start not in self.roots:
+            raise ValueError(f"{arm.name} begins at {arm.start!r}, and no such checkpoint was named")
+        return self.roots[arm.start]
+
+    def weights(self, name: str) -> dict[str, str]:
+        """Hashes of the roots that an arm goes back to, by the name of each."""
+        arm = self.arm(name)
+        found = {root: value for other in arm.needs for root, value in self.weights(other).items()}
+        if arm.start in self.roots:
+            found[arm.start] = weights_hash(self.roots[arm.start])
+        return found
+
+    def identity(self, name: str) -> str:
+        """Of what decides an arm's result, weights and all: names what is made of it on the way."""
+        return digest([self.fingerprint(name), self.weights(name)])
+
+    def known(self, name: str, seed: int) -> Record | None:
+        """The result, if it is of this table and of these weights; of any, where none are given."""
+        found = super().known(name, seed)
+        return found if found is None or self.weights(name).items() <= found["weights"].items() else None
+
+    def facts(self, name: str) -> Record:
+        return {"weights": self.weights(name)}
+
+
+def several_weights(results: Results) -> list[str]:
+    """Roots of which the records of a table name more than one checkpoint."""
+    seen: dict[str, set[str]] = {}
+    for record in (record for seeds in results.values() for record in seeds.values()):
+        for root, value in record.get("weights", {}).items():
+            seen.setdefault(root, set()).add(value)
+    return [root for root, values in seen.items() if len(values) > 1]
+
+
 def run_seed(
     table: ArmTable, names: Iterable[str], seed: int, run: Callable[[Any, Any, int], Record]
 ) -> None:
@@ -119,14 +182,30 @@ def run_seed(
 
 
 def write_report(
-    stem: Path,
-    result: Record,
+    table: ArmTable,
+    name: str,
+    judge: Callable[[Results], Record],
     markdown: Callable[[Record], str],
     draw: Callable[[Record, Path], None],
-) -> None:
-    """A table as JSON, page and picture, ``stem`` with three suffixes; the page is printed."""
+) -> int:
+    """A table's results as JSON, page and picture beside their folder; the page is printed.
+
+    The exit code: 1 where there are none, or where they began at different weights.
+    """
+    results = table.found()
+    if not results:
+        print(f"{table.results} has no results of this table", file=sys.stderr)
+        return 1
+    if mixed := several_weights(results):
+        print(
+            f"these results began at several {mixed}: give another --results to one of them", file=sys.stderr
+        )
+        return 1
+    result = {"benchmark": name, "command": f"python benchmarks/{name}.py", **judge(results)}
+    stem = table.results.parent / name
     write_json(stem.with_suffix(".json"), result)
     text = markdown(result)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     draw(result, stem.with_suffix(".png"))
     print(text)
+    return 0

@@ -36,7 +36,6 @@ class Table(ArmTable):
     arms = ARMS
     start: Path
     stage2: Path | None = None
-    quick: bool = False
     bf16: bool = False
 
     @property
@@ -50,9 +49,6 @@ class Table(ArmTable):
     @property
     def student_pools(self) -> int:
         return 1 if self.quick else STUDENT_POOLS
-
-    def arm(self, name: str) -> Arm:
-        return ARMS[name].quick() if self.quick else ARMS[name]
 
     def checkpoint(self, name: str, seed: int) -> Path:
         if name == "stage2" and self.stage2 is not None:

@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adaptive import several_weights
 from adaptive_table import judging, records, report, rows, running, scoring, selecting, training
 from adaptive_table.claims import BARS, CLAIMS, RACES
-from adaptive_table.records import ARMS, ROOTS, Arm
+from adaptive_table.records import ARMS, ROOTS, START, UNTAUGHT, Arm
 from adaptive_table.rows import PARTS, Batches
 from adaptive_table.running import Table, run_seed
 from adaptive_table.scoring import BUDGETS, at_budgets, best_kappa, levels
 from findings_table import verdict
-from findings_table.arms import chain
+from findings_table.arms import chain, several_weights
 from findings_table.store import pack
 
 from umekit.encoding.packaged import packaged_model
@@ -138,7 +137,7 @@ def other(tmp_path: Path) -> Path:
 
 
 def test_a_stopped_table_goes_on(done: list[str], tmp_path: Path, other: Path) -> None:
-    table = Table(tmp_path / "runs", tmp_path / "results", packaged_model(), other)
+    table = Table(tmp_path / "runs", tmp_path / "results", {START: packaged_model(), UNTAUGHT: other})
     run_seed(table, ["joint"], 0)
     assert done == ["evaluator", "joint"]
     run_seed(table, list(ARMS), 0)
@@ -154,18 +153,19 @@ def test_a_stopped_table_goes_on(done: list[str], tmp_path: Path, other: Path) -
 def test_results_of_other_weights_do_not_count_and_are_not_mixed(
     done: list[str], tmp_path: Path, other: Path
 ) -> None:
-    table = Table(tmp_path / "runs", tmp_path / "results", packaged_model(), other)
+    table = Table(tmp_path / "runs", tmp_path / "results", {START: packaged_model(), UNTAUGHT: other})
     run_seed(table, ["pair-aware", "joint"], 0)
     found = table.known("pair-aware", 0)
     assert found is not None
     assert set(found["weights"]) == set(ROOTS)  # its own start, and that of its evaluator
     assert set((table.known("joint", 0) or {})["weights"]) == {"start"}
-    for changed in (replace(table, start=other), replace(table, untaught=packaged_model())):
+    elsewhere = replace(table, roots={START: other, UNTAUGHT: other})
+    for changed in (elsewhere, replace(table, roots=dict.fromkeys(ROOTS, packaged_model()))):
         assert changed.known("pair-aware", 0) is None
     reader = Table(table.runs, table.results)  # a report needs no weights
     assert set(reader.found()) == {"evaluator", "pair-aware", "joint"}
     assert several_weights(reader.found()) == []
-    run_seed(replace(table, start=other), ["joint"], 1)
+    run_seed(elsewhere, ["joint"], 1)
     assert several_weights(reader.found()) == ["start"]
     assert replace(table, quick=True).known("joint", 0) is None
 
@@ -307,7 +307,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_all_arms_run(tmp_path: Path) -> None:
-    table = Table(tmp_path / "runs", tmp_path / "results", packaged_model(), packaged_model())
+    table = Table(tmp_path / "runs", tmp_path / "results", dict.fromkeys(ROOTS, packaged_model()))
     run_seed(table, list(ARMS), 0)
     found = table.found()
     assert set(found) == set(ARMS)
