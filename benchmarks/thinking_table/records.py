@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 TINY = "ume-tiny"
 Kind = Literal["thinking", "glance", "rl"]
+QUICK = 4  # what a quick table divides steps by
+VERSION = 1  # raise it where what rows or scores mean is changed
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,15 @@ class Arm:
     added_layers: int = 0
     shuffled: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The arm that must be there first."""
+        return () if self.start == TINY else (self.start,)
+
+    def quick(self) -> Arm:
+        """A quarter of it."""
+        return replace(self, steps=max(1, self.steps // QUICK))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,13 +94,3 @@ MORE = Arm(
 ARMS: dict[str, Arm] = {
     arm.name: arm for arm in (THINKING, GLANCE, LONGER, DEEPER, FAULTY, RL, SHUFFLED, TWICE, MORE)
 }
-
-
-def chain(names: list[str]) -> list[Arm]:
-    """These arms, each after the one that it starts from."""
-    found: dict[str, Arm] = {}
-    for name in names:
-        arm = ARMS[name]
-        for one in (*chain([arm.start] if arm.start != TINY else []), arm):
-            found.setdefault(one.name, one)
-    return list(found.values())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from findings_table.arms import Record, Results
 from findings_table.store import unpack
-from findings_table.verdict import judge
+from findings_table.verdict import claim_facts
 from numpy.typing import NDArray
 
 from .claims import CLAIMS, Claim, Reading
@@ -30,8 +30,6 @@ COLUMNS = (
     ),
     *("mean of 8", "any of 8", "tokens", "minutes"),
 )
-Record = dict[str, Any]
-Results = Mapping[str, Mapping[int, Record]]  # arm -> seed -> what `scoring.score` gave
 
 
 def values(record: Record, reading: Reading, where: str) -> NDArray[np.float64]:
@@ -58,24 +56,8 @@ def claim_row(claim: Claim, results: Results) -> Record | None:
         return None
     ours = [values(better[seed], claim.better, claim.where) for seed in seeds]
     theirs = [values(worse[seed], claim.worse, claim.where) for seed in seeds]
-    margin = -claim.at_least if claim.at_least < 0 else 0.0  # part of the verdict, not of what is shown
-    found = judge(ours, theirs, margin)
-    difference = float(np.mean(ours) - np.mean(theirs))
-    return {
-        "claim": claim.name,
-        "statement": claim.statement,
-        "better": round(float(np.mean(ours)), 4),
-        "worse": round(float(np.mean(theirs)), 4),
-        "difference": round(difference, 4),
-        "interval": [round(found.low - margin, 4), round(found.high - margin, 4)],
-        "by_seed": {
-            seed: round(float(a.mean() - b.mean()), 4) for seed, a, b in zip(seeds, ours, theirs, strict=True)
-        },
-        "at_least": claim.at_least,
-        "reached": bool(difference >= claim.at_least),
-        "queries": len(ours[0]),
-        "verdict": found.verdict,
-    }
+    facts = claim_facts(ours, theirs, seeds, claim.at_least)
+    return {"claim": claim.name, "statement": claim.statement, **facts}
 
 
 def arm_row(name: str, records: Mapping[int, Record]) -> Record:
@@ -91,12 +73,12 @@ def arm_row(name: str, records: Mapping[int, Record]) -> Record:
     row: Record = {
         "what": ARMS[name].what,
         "seeds": sorted(records),
-        "steps": ARMS[name].steps,
+        "steps": first["settings"]["steps"],
         "walk": {mode: mean(mode, "walks") for mode in modes},
         "far": {mode: mean(mode, "far") for mode in modes},
         "start": {mode: mean(mode, "start") for mode in modes},
         "easy": {mode: mean(mode, "easy") for mode in first.get("easy", {})},
-        "minutes": round(float(np.mean([one["minutes"] for one in records.values()])), 1),
+        "minutes": round(float(np.mean([one["training_minutes"] for one in records.values()])), 1),
     }
     for key in ("any_of_8", "mean_of_8"):
         if key in first:
@@ -205,7 +187,16 @@ def markdown(result: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(result: Record, reward: Mapping[str, list[float]], out: Path) -> None:
+def rewards(results: Results) -> dict[str, list[float]]:
+    """Of RL by step, one seed of each arm."""
+    logs = {name: next(iter(records.values()))["log"] for name, records in results.items()}
+    found = {
+        name: [line["query_reward"] for line in log if "query_reward" in line] for name, log in logs.items()
+    }
+    return {name: curve for name, curve in found.items() if curve}
+
+
+def draw(result: Record, out: Path, reward: Mapping[str, list[float]]) -> None:
     """A PNG: hits by hops, and the reward of RL by step."""
     import matplotlib
 

@@ -57,7 +57,7 @@ PROMPTS = 12  # of an RL step
 
 
 class Log(TrainerCallback):  # type: ignore[misc]
-    """A line of JSON for every log, in a file beside the checkpoint."""
+    """A line of JSON for every log, in a file that can be watched."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -70,29 +70,31 @@ class Log(TrainerCallback):  # type: ignore[misc]
             file.write(json.dumps({"step": state.global_step, **shown}) + "\n")
 
 
-def train(arm: Arm, seed: int, start: Path, out: Path) -> None:
-    """Train an arm from the checkpoint ``start``; writes one to ``out``, with ``log.jsonl`` beside it.
+def train(arm: Arm, seed: int, start: Path, out: Path, work: Path) -> list[dict[str, Any]]:
+    """Train an arm from the checkpoint ``start``, save it in ``out``; what was logged.
 
-    A training that was stopped goes on where it was last saved.
+    work: of this training alone; one that was stopped goes on where it was last saved there.
     """
     torch.manual_seed(seed)
     encoder = umekit.load(start, role="generative", device="cpu", dtype=torch.float32)
     add_layers(encoder.model.backbone, arm.added_layers)
-    out.mkdir(parents=True, exist_ok=True)
-    begun = any((out / "trainer").glob("checkpoint-*"))
-    log = out / "log.jsonl"
+    work.mkdir(parents=True, exist_ok=True)
+    begun = any(work.glob("checkpoint-*"))
+    log = work / "log.jsonl"
     if not begun:
         log.write_text("", encoding="utf-8")
     make = reinforcing if arm.kind == "rl" else teaching
-    trainer = make(arm, seed, encoder, out)
+    trainer = make(arm, seed, encoder, work)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Log(log))
     trainer.train(resume_from_checkpoint=True if begun else None)
-    encoder.model.save_pretrained(out / "checkpoint")
-    encoder.processor.save_pretrained(out / "checkpoint")
+    encoder.model.save_pretrained(out)
+    encoder.processor.save_pretrained(out)
+    lines = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if "loss" in line]
 
 
-def teaching(arm: Arm, seed: int, encoder: Encoder, out: Path) -> Any:
+def teaching(arm: Arm, seed: int, encoder: Encoder, work: Path) -> Any:
     """A cold start, or DUME: the same trainer with the direct vector's loss alone."""
     rows = Mixture(
         arm.steps,
@@ -103,7 +105,7 @@ def teaching(arm: Arm, seed: int, encoder: Encoder, out: Path) -> Any:
         thoughts=arm.kind != "glance",
     )
     args = ReasoningTrainingArguments(
-        output_dir=str(out / "trainer"),
+        output_dir=str(work),
         per_device_train_batch_size=rows.batch,
         max_steps=arm.steps,
         learning_rate=arm.rate,
@@ -117,10 +119,10 @@ def teaching(arm: Arm, seed: int, encoder: Encoder, out: Path) -> Any:
     return ReasoningTrainer(encoder.model, args, processing_class=encoder.processor, train_dataset=rows)
 
 
-def reinforcing(arm: Arm, seed: int, encoder: Encoder, out: Path) -> Any:
+def reinforcing(arm: Arm, seed: int, encoder: Encoder, work: Path) -> Any:
     """RLVR on the query side of walks; labels are thought about once, greedily."""
     args = RLVRTrainingArguments(
-        output_dir=str(out / "trainer"),
+        output_dir=str(work),
         per_device_train_batch_size=PROMPTS,
         max_steps=arm.steps,
         learning_rate=arm.rate,
