@@ -1,7 +1,8 @@
 """Metrics of ranks, a value for each query; and what guessing would score.
 
-nDCG and recall are trec_eval's (gain = relevance, the "linear" of MMEB-V2); hit and reciprocal rank follow from one
-rank. mAP@k is CIRCO's, which divides by min(relevant, k) where trec_eval divides by all that is relevant.
+nDCG is scikit-learn's (gain = relevance, the "linear" of MMEB-V2; trec_eval takes whole gains alone, and memory for
+each up to the highest), recall trec_eval's; hit and reciprocal rank follow from one rank. mAP@k is CIRCO's, which
+divides by min(relevant, k) where trec_eval divides by all that is relevant.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def per_query(metric: str, ranks: Sequence[Ints], gains: Sequence[Floats]) -> Fl
         return np.where(first <= k, 1 / first, 0.0)
     if kind == "map":
         return np.array([_average_precision(one, k) for one in ranks])
-    return _trec(f"{'ndcg_cut' if kind == 'ndcg_linear' else 'recall'}_{k}", k, ranks, gains)
+    return _recall(k, ranks) if kind == "recall" else _ndcg(k, ranks, gains)
 
 
 def chance(metric: str, sizes: Ints, gains: Sequence[Floats]) -> float:
@@ -56,7 +57,7 @@ def _average_precision(ranks: Ints, k: int) -> float:
     return float((np.arange(1, len(hits) + 1) / hits).sum() / min(len(ranks), k))
 
 
-def _trec(measure: str, k: int, ranks: Sequence[Ints], gains: Sequence[Floats]) -> Floats:
+def _recall(k: int, ranks: Sequence[Ints]) -> Floats:
     """trec_eval reads a run: what is relevant stands at its rank, nobody in particular at the others up to k.
 
     Raises:
@@ -65,17 +66,34 @@ def _trec(measure: str, k: int, ranks: Sequence[Ints], gains: Sequence[Floats]) 
     try:
         import pytrec_eval
     except ImportError as error:
-        raise ImportError("nDCG and recall are pytrec_eval's: pip install umekit[eval]") from error
+        raise ImportError("recall is pytrec_eval's: pip install umekit[eval]") from error
     qrels, run = {}, {}
-    for number, (places, values) in enumerate(zip(ranks, gains, strict=True)):
-        if (values != np.round(values)).any():
-            raise ValueError(f"query {number}: a gain that is no whole number, which trec_eval does not take")
-        qrels[str(number)] = {f"r{at}": int(value) for at, value in enumerate(values)}
+    for number, places in enumerate(ranks):
+        qrels[str(number)] = {f"r{at}": 1 for at in range(len(places))}
         order = {int(place): f"r{at}" for at, place in enumerate(places) if place <= k}
         run[str(number)] = {order.get(place, f"n{place}"): float(-place) for place in range(1, k + 1)}
-    kind, _, cut = measure.rpartition("_")
-    found = pytrec_eval.RelevanceEvaluator(qrels, {f"{kind}.{cut}"}).evaluate(run)
-    return np.array([found[str(number)][measure] for number in range(len(ranks))], dtype=np.float64)
+    found = pytrec_eval.RelevanceEvaluator(qrels, {f"recall.{k}"}).evaluate(run)
+    return np.array([found[str(number)][f"recall_{k}"] for number in range(len(ranks))], dtype=np.float64)
+
+
+def _ndcg(k: int, ranks: Sequence[Ints], gains: Sequence[Floats]) -> Floats:
+    """scikit-learn sorts columns: what is relevant by its rank, and one that is not at each rank before the last.
+
+    Raises:
+        ImportError: without scikit-learn.
+    """
+    try:
+        from sklearn.metrics import ndcg_score
+    except ImportError as error:
+        raise ImportError("nDCG is scikit-learn's: pip install umekit[eval]") from error
+    found = np.empty(len(ranks))
+    for number, (places, values) in enumerate(zip(ranks, gains, strict=True)):
+        last = int(places.max())
+        others = np.setdiff1d(np.arange(1, min(k, last) + 1), places)
+        columns = np.concatenate([places, others, [last + 1]])
+        truth = np.concatenate([values, np.zeros(len(others) + 1)])
+        found[number] = ndcg_score(truth[None], -columns[None], k=k, ignore_ties=True)
+    return found
 
 
 def _guess(kind: str, k: int, size: int, gains: Floats) -> float:

@@ -24,18 +24,23 @@ SAMPLES = {"predictions": SequenceFeature(Value("string")), "references": Value(
 
 
 def ranked(kind: str, k: int, predictions: Any, references: Any, ties: str) -> float:
-    """The mean over queries. Raises ValueError: rows of different lengths, nothing relevant, or no such order."""
+    """The mean over queries. Raises ValueError: no queries, rows of different lengths, nothing relevant, a gain
+    that is not finite, or no such order."""
     if ties not in ORDERS:
         raise ValueError(f"ties is {ties!r}; use one of {', '.join(ORDERS)}")
     scores = [np.asarray(row, dtype=np.float32) for row in predictions]
     relevant = []
     for number, (row, gains) in enumerate(zip(scores, references, strict=True)):
+        if not np.isfinite(gains).all():
+            raise ValueError(f"query {number}: a gain is not finite")
         right = {place: float(gain) for place, gain in enumerate(gains) if gain > 0}
         if len(row) != len(gains) or not right:
             raise ValueError(
                 f"query {number}: {len(row)} scores, {len(gains)} gains, {len(right)} of them above 0"
             )
         relevant.append(right)
+    if not relevant:
+        raise ValueError("no queries, no score")
     ranks = rank_scores(scores, relevant)
     return float(per_query(f"{kind}@{k}", *ranks.of(ties)).mean())
 

@@ -112,7 +112,7 @@ def tune(
 
     Args:
         cases: of the validation queries; they are read once and not kept.
-        metric: ``hit@k``, ``mrr@k``, ``map@k``, and with pytrec_eval ``recall@k`` and ``ndcg_linear@k``.
+        metric: ``hit@k``, ``mrr@k``, ``map@k``, and of ``umekit[eval]`` ``recall@k`` and ``ndcg_linear@k``.
         alphas: to try, in 0..1. depths: to try, 1 or more.
         min_queries: a task with fewer has no alpha of its own.
         depth_slack: how much of the metric (the mean over tasks, each at its best alpha) may be given up for a smaller

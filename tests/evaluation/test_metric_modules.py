@@ -90,3 +90,10 @@ def test_samples_and_ties() -> None:
             rows.ranked("hit", 1, *bad, "pessimistic")
     with pytest.raises(ValueError, match="samples"):
         rows.pass_at(1, [["a"], ["a", "b"]], ["a", "a"])
+
+
+def test_nothing_to_score_and_gains_that_are_no_numbers() -> None:
+    with pytest.raises(ValueError, match="no queries"):
+        rows.ranked("hit", 1, [], [], "pessimistic")
+    with pytest.raises(ValueError, match="query 0: a gain is not finite"):
+        rows.ranked("ndcg_linear", 5, [[1.0, 0.5]], [[1.0, float("nan")]], "pessimistic")

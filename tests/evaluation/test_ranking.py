@@ -169,3 +169,14 @@ def test_wrong_metrics_and_vectors_are_named() -> None:
             parse_metric(name)
     with pytest.raises(ValueError, match="finite"):
         rank([[np.nan, 1.0]], [[1.0, 0.0]], [{0: 1.0}])
+
+
+def test_gains_of_any_size() -> None:
+    """trec_eval takes whole ones alone, and memory for each up to the highest."""
+    ranks = [np.array([1, 4]), np.array([2])]
+    for gains in ([np.array([0.5, 2.5]), np.array([0.25])], [np.array([1.0, 1e9]), np.array([3.0])]):
+        discount = 1 / np.log2(np.array([2, 5]))
+        ideal = np.sort(gains[0])[::-1] @ (1 / np.log2([2, 3]))
+        wanted = [gains[0] @ discount / ideal, 1 / np.log2(3)]
+        assert per_query("ndcg_linear@5", ranks, gains) == pytest.approx(wanted, abs=1e-9)
+        assert per_query("recall@3", ranks, gains) == pytest.approx([0.5, 1.0])
