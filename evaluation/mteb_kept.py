@@ -17,7 +17,8 @@ from ..encoding.storage.atomic import write_atomically
 from ..encoding.storage.contents import read_object
 from .benchmarks.vectors import code_hash
 from .costs import Cost
-from .score import ResultFormatError, Score
+from .mteb_report import MtebScore
+from .score import ResultFormatError
 
 FOLDER = "tasks"
 SOURCES = ("mteb_model.py", "mteb_run.py")  # what stands between mteb and the model
@@ -32,7 +33,7 @@ class DoneTask:
         cost: of encoding. instructions: that its queries carried.
     """
 
-    score: Score
+    score: MtebScore
     full: int
     cost: Cost = field(default_factory=Cost)
     instructions: list[str] = field(default_factory=list)
@@ -57,7 +58,7 @@ class KeptTasks:
             return None
         block = read_object(path, ResultFormatError)
         try:
-            score, cost = Score.from_dict(block["score"]), Cost.from_dict(block["cost"])
+            score, cost = MtebScore.from_dict(block["score"]), Cost.from_dict(block["cost"])
             return DoneTask(score, int(block["full"]), cost, list(block["instructions"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ResultFormatError(f"{path} is no task of a run: {error}") from None

@@ -6,6 +6,8 @@ equal ones encoded once, as everywhere in umekit. A key of a batch is absent whe
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ try:
 except ImportError as missing:
     raise ImportError("benchmarks of mteb need it: pip install umekit[eval]") from missing
 
+LOCAL = "local-"  # begins the revision of what has no commit
 WINDOW = 1024  # items that are encoded together
 MODALITIES = ("text", "image", "video")
 FRAMES = 8  # of a clip, as MMEB-V2 takes them
@@ -53,7 +56,8 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
     ) -> None:
         self.encoder, self.mode, self.frames, self.instructions = encoder, mode, frames, instructions
         self.used: set[str] = set()
-        self.mteb_model_meta = model_meta(encoder, name, revision)
+        own = revision or local_revision(encoder, mode, frames, instructions)
+        self.mteb_model_meta = model_meta(encoder, name, own)
 
     def encode(
         self,
@@ -67,13 +71,12 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
     ) -> NDArray[np.float32]:
         """Vectors [n, d] of mteb's batches, in their order.
 
-        Queries go in as queries, with the task's instruction; passages as documents; where mteb says neither
-        (classification, clustering), items are queries too.
+        Queries go in as queries, with the task's instruction; passages as documents, with one only where the task has
+        one for them; where mteb says neither (classification, clustering), items are queries too.
         """
         role = "document" if prompt_type == PromptType.document else "query"
-        instruction = None
+        instruction = self._instruction(task_metadata, role) if self.instructions else None
         if self.instructions and role == "query":
-            instruction = self.get_instruction(task_metadata, prompt_type) or None
             self.used.add(instruction or "")
         own: dict[str, Any] = {"role": role, "instruction": instruction, "show_progress": False}
         if self.mode is not None:
@@ -82,6 +85,11 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
         if not blocks:
             return np.zeros((0, self.encoder.dim), dtype=np.float32)
         return np.concatenate(blocks)
+
+    def _instruction(self, task: Any, role: str) -> str | None:
+        if role == "query":
+            return self.get_instruction(task, PromptType.query) or None
+        return (task.prompt.get(PromptType.document.value) or None) if isinstance(task.prompt, dict) else None
 
 
 class MtebReranker:
@@ -96,7 +104,7 @@ class MtebReranker:
         frames: int = FRAMES,
     ) -> None:
         self.reranker, self.frames = reranker, frames
-        self.mteb_model_meta = model_meta(reranker, name, revision)
+        self.mteb_model_meta = model_meta(reranker, name, revision or local_revision(reranker, frames))
 
     def predict(
         self,
@@ -129,9 +137,10 @@ class MtebReranker:
 
 
 def model_meta(model: Any, name: str, revision: str | None = None) -> Any:
-    """mteb's record of a model: parameters, dimension, length, modalities, loader."""
+    """mteb's record of a model: parameters, dimension, length, modalities, loader; a revision of its weights if none is
+    given."""
     network, processor = model.model, model.processor
-    pairs = not hasattr(type(model), "dim")
+    pairs = not hasattr(model, "dim")
     facts: dict[str, Any] = {
         "similarity_fn_name": None if pairs else "cosine",
         "modalities": list(MODALITIES),
@@ -140,7 +149,7 @@ def model_meta(model: Any, name: str, revision: str | None = None) -> Any:
     parameters = sum(weight.numel() for weight in network.parameters())
     return ModelMeta(
         name=name,
-        revision=revision or "local",
+        revision=revision or local_revision(model),
         release_date=None,
         languages=None,
         n_parameters=parameters,
@@ -158,6 +167,15 @@ def model_meta(model: Any, name: str, revision: str | None = None) -> Any:
         model_type=["cross-encoder" if pairs else "dense"],
         **facts,
     )
+
+
+def local_revision(model: Any, *settings: Any) -> str:
+    """Of a model that has no commit: what its vectors or scores depend on.
+
+    mteb's cache finds a result by name and revision, so that two models, or two modes of one, must not share both.
+    """
+    facts = json.dumps([model.fingerprint(), *settings], sort_keys=True, default=str)
+    return f"{LOCAL}{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
 
 def register(path: str, **load_options: Any) -> str:
@@ -178,13 +196,13 @@ def register(path: str, **load_options: Any) -> str:
 def _load_encoder(
     name: str, revision: str | None = None, device: str | None = None, **options: Any
 ) -> MtebEncoder:
-    return MtebEncoder(_opened(name, revision, device, options), name, revision, **options)
+    return MtebEncoder(_opened(name, revision, device, options), name, _commit(revision), **options)
 
 
 def _load_reranker(
     name: str, revision: str | None = None, device: str | None = None, **options: Any
 ) -> MtebReranker:
-    return MtebReranker(_opened(name, revision, device, options), name, revision, **options)
+    return MtebReranker(_opened(name, revision, device, options), name, _commit(revision), **options)
 
 
 def _opened(name: str, revision: str | None, device: str | None, options: dict[str, Any]) -> Any:
@@ -192,7 +210,11 @@ def _opened(name: str, revision: str | None, device: str | None, options: dict[s
 
     options.pop("embed_dim", None)
     own = {"device": device, **options.pop("load_options", {})}
-    return umekit.load(name, revision=None if revision == "local" else revision, **own)
+    return umekit.load(name, revision=_commit(revision), **own)
+
+
+def _commit(revision: str | None) -> str | None:
+    return None if revision is None or revision.startswith(LOCAL) else revision
 
 
 def _windows(inputs: Any, frames: int) -> Iterator[list[Any]]:

@@ -15,8 +15,8 @@ from .conditions import Conditions
 from .costs import Measured, total
 from .mteb_kept import DoneTask, KeptTasks
 from .mteb_model import MtebEncoder, MtebReranker, mteb
-from .report import Report, TaskFacts
-from .score import Score
+from .mteb_report import MtebReport, MtebScore
+from .report import TaskFacts
 
 
 def own_tasks(path: Path) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def run_mteb(
     source: str | None = None,
     model_name: str = "umekit/model",
     command: str = "run_mteb(...)",
-) -> Report:
+) -> MtebReport:
     """Run tasks of mteb in its own loop.
 
     Args:
@@ -73,7 +73,7 @@ def run_mteb(
         what: what they are called together: a benchmark of mteb, or the name of one task.
         known: those of a complete run, which means are of; the chosen ones when None.
         mode: of encoding; None for the checkpoint's.
-        options: of every call of ``encode``: ``num_samples``, ``max_new_tokens``.
+        options: of every call of ``encode``: ``num_samples``, ``max_new_tokens``, ``seed``.
         limit: queries of a task, among all its documents; a mean is then refused.
         work: a folder where tasks that are done are kept, and found again; None for none.
         source: hash of the file that defines the tasks, where they are not mteb's.
@@ -84,6 +84,8 @@ def run_mteb(
     """
     began = perf_counter()
     whole, more = list(chosen if known is None else known), dict(options or {})
+    if "num_samples" in more:
+        more.setdefault("seed", 0)  # or a stopped run would go on with other thoughts than a whole one
     facts = {"model": model.fingerprint(), "mode": mode, "options": more, "limit": limit, "source": source}
     kept = KeptTasks(
         work, {**facts, "arithmetic": getattr(model, "arithmetic", None), "mteb": mteb.__version__}
@@ -123,7 +125,7 @@ def run_mteb(
     )
     cost = total(one.cost for one in done)
     costs = {"all items": cost.to_dict()} if cost.items else {}
-    return Report(f"mteb:{what}", scores, model.fingerprint(), conditions, complete, costs=costs)
+    return MtebReport(f"mteb:{what}", scores, model.fingerprint(), conditions, complete, costs=costs)
 
 
 class _Same:
@@ -148,7 +150,7 @@ def _run(model: Any, task: Any, mode: str | None, options: Mapping[str, Any], li
     wrapped: Any = MtebReranker(model) if measured is None else MtebEncoder(_Same(model, measured), mode=mode)
     result = mteb.evaluate(wrapped, [task], cache=None, show_progress_bar=False)
     task.unload_data()
-    score = Score(
+    score = MtebScore(
         meta.name,
         str(meta.main_score),
         float(result.task_results[0].get_score()),

@@ -14,6 +14,7 @@ from .calibration_report import CalibrationReport
 from .curve_report import BENCHMARK as CURVE
 from .curve_report import CurveReport
 from .digit_world.report import BENCHMARK, DigitWorldReport
+from .mteb_report import MtebReport
 from .report import KIND, SCHEMA, Report
 from .score import ResultFormatError
 from .thought_report import BENCHMARK as THOUGHTS
@@ -42,6 +43,10 @@ def load_report(path: Path) -> Report:
             raise ResultFormatError("this is not a result file of umekit")
         if block.get("schema") != SCHEMA:
             raise ResultFormatError(f"result schema {block.get('schema')!r}; this umekit reads {SCHEMA}")
-        return EXTENSIONS.get(str(block.get("benchmark")), Report).from_dict(block)
+        return _class_of(str(block.get("benchmark"))).from_dict(block)
     except ResultFormatError as error:
         raise ResultFormatError(f"{path}: {error}") from None
+
+
+def _class_of(benchmark: str) -> type[Report]:
+    return MtebReport if benchmark.startswith("mteb:") else EXTENSIONS.get(benchmark, Report)

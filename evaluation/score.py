@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,9 +47,13 @@ class Score:
     per_query: str = ""
     revision: str = ""
 
+    lowest: ClassVar[float] = 0.0
+
     def __post_init__(self) -> None:
-        if not 0 <= self.value <= 1 or not isinstance(self.n, int) or self.n < 1:
-            raise ValueError(f"{self.label}: {self.value} of {self.n} queries is no mean in 0..1")
+        if not self.lowest <= self.value <= 1 or not isinstance(self.n, int) or self.n < 1:
+            raise ValueError(
+                f"{self.label}: {self.value} of {self.n} queries is no mean in {self.lowest:.0f}..1"
+            )
 
     @classmethod
     def of_queries(cls, task: str, metric: str, values: ArrayLike, **facts: Any) -> Self:

@@ -284,3 +284,81 @@ def test_get_model_finds_a_registered_path(
     items = [{"image": one} for one in pictures[:4]]
     found = _score(model, _task("image", pictures[:4], ImageFeature()))
     assert found == pytest.approx(_ndcg(model.encoder, items), abs=1e-5)
+
+
+def test_two_models_or_modes_share_no_place_in_the_cache_of_mteb(
+    own: Any, tiny: Any, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    """It finds results by name and revision: without a commit, the revision is of what decides a score."""
+    import umekit
+    from umekit.evaluation.mteb_model import MtebEncoder
+
+    other = umekit.load(tiny_checkpoint("qwen2_vl"), device="cpu")
+    every = [
+        MtebEncoder(tiny),
+        MtebEncoder(tiny, mode="discriminative"),
+        MtebEncoder(tiny, frames=4),
+        MtebEncoder(tiny, instructions=False),
+        MtebEncoder(other),
+    ]
+    revisions = [one.mteb_model_meta.revision for one in every]
+    assert len(set(revisions)) == len(revisions)
+    assert own.mteb_model_meta.revision == revisions[0]
+    assert MtebEncoder(tiny, revision="abc").mteb_model_meta.revision == "abc"
+
+
+def test_instructions_are_those_of_the_side(tiny: Any) -> None:
+    from umekit.evaluation.mteb_model import MtebEncoder
+
+    given: list[Any] = []
+
+    class Listening:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tiny, name)
+
+        def encode(self, items: Any, **options: Any) -> Any:
+            given.append((options["role"], options["instruction"]))
+            return np.zeros((len(items), 192), dtype=np.float32)
+
+    model = MtebEncoder(Listening())
+    assert model.mteb_model_meta.model_type == ["dense"]
+    task = _task("image", [Image.new("RGB", (28, 28))] * 4, ImageFeature()).metadata
+    batches = torch.utils.data.DataLoader(Dataset.from_dict({"text": ["a"]}))
+    for prompt in ("Look.", {"query": "Find it."}, {"query": "Find it.", "document": "A page."}):
+        for side in ("query", "document", None):
+            model.encode(
+                batches,
+                task_metadata=task.model_copy(update={"prompt": prompt}),
+                prompt_type=None if side is None else mteb.types.PromptType(side),
+            )
+    assert [instruction for _, instruction in given] == [
+        *("Look.", None, "Look."),
+        *("Find it.", None, "Find it."),
+        *("Find it.", "A page.", "Find it."),
+    ]
+    assert [role for role, _ in given] == ["query", "document", "query"] * 3
+
+
+def test_a_main_score_below_zero(tmp_path: Path) -> None:
+    """A correlation, or p-MRR: a task of many must not cost the report."""
+    from umekit.evaluation.conditions import Conditions
+    from umekit.evaluation.mteb_kept import DoneTask, KeptTasks
+    from umekit.evaluation.mteb_report import MtebReport, MtebScore
+    from umekit.evaluation.results import load_report, save_report
+    from umekit.evaluation.tables import markdown_table
+
+    score = MtebScore("STS", "cosine_spearman", -0.25, 4, family="STS", revision="1")
+    kept = KeptTasks(tmp_path, {})
+    kept.write(DoneTask(score, 4))
+    found = kept.read("STS", "1")
+    assert found is not None
+    assert found.score == score
+    data = {"name": "mteb:STS", "split": "test", "revision": "1"}
+    conditions = Conditions.of_run(0, model="m", settings={"encoder": "e"}, data=data, command="c")
+    fingerprint = {"model": "a", "processor": "b"}
+    save_report(MtebReport("mteb:STS", [found.score], fingerprint, conditions), tmp_path / "r.json")
+    again = load_report(tmp_path / "r.json")
+    assert again.scores == [score]
+    assert "-0.250" in markdown_table(again)
+    with pytest.raises(ValueError, match="no mean in -1"):
+        MtebScore("STS", "cosine_spearman", -1.5, 4)
