@@ -5,20 +5,23 @@ Notable: archives are unpacked once, aside; and every set of rows has a revision
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from ...encoding.inputs.columns import resolve_within
 from ...encoding.inputs.json_records import FormatError
 from ...encoding.inputs.records import Records, open_records
-from ...encoding.inputs.sample import hash_of_files
 from ...encoding.inputs.unpacking import archives_in, unpacked
+from ...encoding.storage.contents import file_sha256
 from ...processing.limits import MediaLimits
 from .definition import Task
 from .media import BenchmarkDataError, Media
 
+_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?![a-z])")
 TABLES = (".parquet", ".jsonl", ".json", ".csv")
 
 
@@ -37,8 +40,8 @@ class BenchmarkData(Protocol):
         """A file of the whole benchmark."""
         ...
 
-    def revision(self, task: Task, files: Sequence[str] = ()) -> str:
-        """Of the rows, and of files of the whole benchmark: a commit, or a hash of all of them."""
+    def revision(self, task: Task, files: Sequence[str] = (), media: Sequence[str] = ()) -> str:
+        """Of the rows, of files of the whole benchmark, and of media that items name: commits, or a hash of all."""
         ...
 
 
@@ -71,8 +74,8 @@ class LocalData:
     def __init__(self, root: Path, cache: Path | None = None, limits: MediaLimits | None = None) -> None:
         if not root.is_dir():
             raise BenchmarkDataError(f"there is no folder {root}")
-        self.root, self.limits = root, limits
-        self.cache = root / ".unpacked" if cache is None else cache
+        self.root, self.limits = root.resolve(), limits
+        self.cache = self.root / ".unpacked" if cache is None else cache.resolve()
 
     def rows(self, task: Task, part: str = "") -> Rows:
         files = self._tables(task, part)
@@ -89,13 +92,20 @@ class LocalData:
         clips = self._folder(task.media.replace("/frames/", "/videos/")) if "/frames/" in task.media else None
         return Media(root, clips)
 
-    def revision(self, task: Task, files: Sequence[str] = ()) -> str:
+    def revision(self, task: Task, files: Sequence[str] = (), media: Sequence[str] = ()) -> str:
         paths = [path for part in ("", "queries", "corpus", "qrels") for path in self._found(task, part)]
         for name in files:
             path = self.file(name)
             paths += sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-        named = {(path.relative_to(self.root).as_posix(), path) for path in paths}
-        return f"files-{hash_of_files(sorted(named))[:40]}"
+        digest = hashlib.sha256()
+        for path in sorted(set(paths)):
+            facts = path.stat()
+            content = _content(path, facts.st_size, facts.st_mtime_ns)
+            digest.update(f"{path.relative_to(self.root).as_posix()}\0{content}\0".encode())
+        for path in sorted(map(Path, media)):  # of media, which may be millions, names and sizes alone
+            base = self.cache if path.is_relative_to(self.cache) else self.root
+            digest.update(f"{path.relative_to(base).as_posix()}\0{path.stat().st_size}\0".encode())
+        return f"files-{digest.hexdigest()[:40]}"
 
     def _tables(self, task: Task, part: str) -> list[Path]:
         files = self._found(task, part)
@@ -144,11 +154,17 @@ class LocalData:
         return None
 
 
+@cache
+def _content(path: Path, _size: int, _changed: int) -> str:
+    """sha256 of a file as it is now; tasks share pools."""
+    return file_sha256(path)
+
+
 def _of_split(folder: Path, split: str, ending: str) -> list[Path]:
     """Tables of a split in a folder; all of them where none is named after a split."""
     every = sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []
     own = [path for path in every if re.match(rf"{re.escape(split)}(?![a-z])", path.name)]
-    return own or every
+    return own or [path for path in every if not _SPLIT.match(path.name)]
 
 
 def text_of(row: Mapping[str, Any], name: str, place: str, default: str | None = None) -> str:

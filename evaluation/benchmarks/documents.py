@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import isfinite
 from typing import Any
 
 from ...encoding.inputs.json_records import FormatError
@@ -40,7 +41,7 @@ def read_documents(task: Task, data: BenchmarkData) -> Problem:
     gains: dict[str, dict[str, float]] = {}
     for place, row in data.rows(task, "qrels"):
         score = row.get("score")
-        if isinstance(score, bool) or not isinstance(score, (int, float)):
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not isfinite(score):
             raise FormatError(f"{place}: 'score' is {score!r}")
         name = text_of(row, "corpus-id", place)
         if name not in pages:

@@ -49,8 +49,10 @@ class HubData:
             raise BenchmarkDataError(f"{task.name}: {repo} has neither {task.media} nor an archive of it")
         return LocalData(folder, self.cache / "unpacked").media(task)
 
-    def revision(self, task: Task, files: Sequence[str] = ()) -> str:
-        return self._commit(self._hub(task)[0])
+    def revision(self, task: Task, files: Sequence[str] = (), media: Sequence[str] = ()) -> str:
+        rows, apart = self._hub(task)[0], self.benchmark.media_repo
+        own = self._commit(rows)
+        return own if not media or apart in (None, rows) else f"{own}, media {self._commit(apart)}"
 
     def _hub(self, task: Task) -> tuple[str, str | None, str]:
         if task.hub is None:

@@ -79,6 +79,12 @@ class Problem:
             return np.full(len(self.queries), len(self.candidates), dtype=np.int64)
         return np.array([len(pool) for pool in self.pools], dtype=np.int64)
 
+    def media_files(self) -> list[str]:
+        """Files that queries and candidates show, each once."""
+        shown = (value for entry in (*self.queries, *self.candidates) for value in entry.media.values())
+        flat = (one for value in shown for one in (value if isinstance(value, list) else [value]))
+        return sorted({one for one in flat if isinstance(one, str)})
+
     def counts(self) -> list[str]:
         """Where the numbers of queries and candidates are not those of the benchmark."""
         task, sizes = self.task, self.pool_sizes()

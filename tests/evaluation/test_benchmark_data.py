@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import tarfile
 import zipfile
@@ -324,6 +325,8 @@ def test_the_hub_is_asked_for_a_commit_and_streams(
     assert "image-tasks/MMEB/*" in media[1]
     assert "image-tasks/*.tar*" in media[1]
     assert data.revision(task) == "ziyjiang/MMEB_Test_Instruct@main"
+    both = "ziyjiang/MMEB_Test_Instruct@main, media TIGER-Lab/MMEB-V2@main"
+    assert data.revision(task, (), ["a picture"]) == both
 
 
 def test_streamed_pictures_stay_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -342,3 +345,61 @@ def test_streamed_pictures_stay_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path:
     [row] = module.stream_rows("vidore/x", "corpus", "test", "abc")
     assert set(row["image"]) == {"bytes", "path"}
     assert (calls["streaming"], calls["revision"]) == (True, "abc")
+
+
+def test_a_folder_may_be_named_from_here_or_by_a_link(
+    mmeb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = mmeb
+    task = MMEB.chosen(["CIRR"])[0]
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root.parent)
+    named = (LocalData(one) for one in (root, Path(root.name), tmp_path / "link"))
+    assert len({one.revision(task) for one in named}) == 1
+
+
+def test_a_revision_is_of_media_and_of_the_middle_of_a_file(tmp_path: Path) -> None:
+    layouts.MMEB_V2["CIRR"](tmp_path)
+    task, data = MMEB.chosen(["CIRR"])[0], LocalData(tmp_path)
+
+    def revision() -> str:
+        return data.revision(task, (), read_problem(MMEB, task, data).media_files())
+
+    found = [revision()]
+    picture = Path(read_problem(MMEB, task, data).media_files()[0])
+    layouts.picture(picture, 4321)
+    picture.write_bytes(picture.read_bytes() + b"0")
+    found.append(revision())
+    rows = tmp_path / "image-query" / "CIRR.jsonl"
+    blank = " " * 100_000
+    for middle in ("1", "2"):
+        lines = rows.read_text().splitlines()
+        first = {**json.loads(lines[0]), "aside": f"{blank}{middle}{blank}"}
+        rows.write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+        found.append(revision())
+    assert len(set(found)) == 4
+
+
+def test_rows_of_another_split_are_not_taken_instead(tmp_path: Path) -> None:
+    """A repository of which only a part is there."""
+    from umekit.evaluation.benchmarks.media import BenchmarkDataError
+
+    layouts.MMEB_V2["ViDoRe_shiftproject"](tmp_path)
+    task = MMEB.chosen(["ViDoRe_shiftproject"])[0]
+    [table] = (tmp_path / "visdoc-tasks").rglob("queries/test-*.parquet")
+    table = table.rename(table.with_name("data-00000-of-00001.parquet"))
+    assert len(LocalData(tmp_path).rows(task, "queries")) == 3
+    table.rename(table.with_name("train-00000-of-00001.parquet"))
+    with pytest.raises(BenchmarkDataError, match="no rows of queries"):
+        LocalData(tmp_path).rows(task, "queries")
+
+
+def test_a_count_that_is_no_number_is_named(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    layouts.MMEB_V2["ViDoRe_shiftproject"](tmp_path)
+    [table] = (tmp_path / "visdoc-tasks").rglob("qrels/*.parquet")
+    row = {"query-id": "q0", "corpus-id": "p0", "score": float("inf")}
+    Dataset.from_list([row]).to_parquet(str(table))
+    with pytest.raises(FormatError, match="'score' is inf"):
+        read_problem(MMEB, MMEB.chosen(["ViDoRe_shiftproject"])[0], LocalData(tmp_path))
