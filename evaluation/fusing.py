@@ -48,6 +48,15 @@ class Fusing:
         own = {"alphas": dict(self.alphas)} if self.alphas else {}
         return {"reranker": self.name, "depth": self.depth, "alpha": self.alpha, **own}
 
+    def conditions(self) -> dict[str, Any]:
+        """Settings, and which weights of which dtype are behind the reranker's name, where it can say."""
+        said = {}
+        if hasattr(self.reranker, "fingerprint"):
+            said["fingerprint"] = self.reranker.fingerprint()
+        if hasattr(self.reranker, "model"):
+            said["dtype"] = str(self.reranker.model.dtype)
+        return self.settings() | said
+
     def scores(self, query: Any, candidates: Sequence[Any]) -> list[float]:
         """The reranker's, in 0..1. Raises what it raises for an item that it cannot score."""
         return [float(one) for one in self.reranker.rerank(query, list(candidates), show_progress=False)]

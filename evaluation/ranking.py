@@ -89,6 +89,24 @@ def rank_scores(scores: Iterable[NDArray[np.float32]], relevant: Sequence[Mappin
     )
 
 
+def behind(first: Ranks, others: Ranks, sizes: Sequence[int]) -> Ranks:
+    """Ranks where some candidates of each query, ``sizes`` of them, were sorted again and stay before all others.
+
+    Args:
+        first: of what is relevant among them. others: of what else is relevant, in the whole pool.
+    """
+    places: dict[Order, list[NDArray[np.int64]]] = {}
+    gains: dict[str, list[NDArray[np.float64]]] = {}
+    for order in ORDERS:
+        (mine, own), (theirs, rest) = first.of(order), others.of(order)
+        places[order] = [
+            np.concatenate([one, np.maximum(other, size + 1 + np.arange(len(other)))])
+            for one, other, size in zip(mine, theirs, sizes, strict=True)
+        ]
+        gains[order] = [np.concatenate(both) for both in zip(own, rest, strict=True)]
+    return Ranks(places["pessimistic"], places["optimistic"], places["official"], gains)
+
+
 def top(
     queries: ArrayLike, candidates: ArrayLike, k: int, pools: Sequence[NDArray[np.int64]] | None = None
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:

@@ -76,9 +76,22 @@ class BenchmarkReport(Report):
                 continue  # extra_tables says nothing of what is not there; missing() names it
         return found
 
+    def pool_means(self) -> dict[str, float]:
+        """Plain means over all tasks in each further kind of pools; :meth:`mean` is of the first. Nothing where a task
+        is missing."""
+        kinds = dict.fromkeys(kind for facts in self.complete.values() for kind in facts.get("kinds", [])[1:])
+        if self.missing():
+            return {}
+        return {
+            kind: float(np.mean([score.value for score in self.scores if score.kind == kind]))
+            for kind in kinds
+        }
+
     def extra_tables(self) -> list[str]:
         tables = []
-        if means := self.group_means():
+        means = self.group_means()
+        means |= {f"{self.total}, {kind} pool": value for kind, value in self.pool_means().items()}
+        if means:
             rows = [[group, f"{value:.3f}"] for group, value in means.items()]
             tables.append(table(["part", "mean"], rows, left=1))
         if splits := [

@@ -65,8 +65,8 @@ class RunSettings:
             raise ValueError(f"pools are {list(self.pools)}; there are local and global")
 
     def options(self) -> dict[str, Any]:
-        """Of every call of ``encode``."""
-        found: dict[str, Any] = {"num_samples": self.num_samples} if self.num_samples > 1 else {}
+        """Of every call of ``encode``; a seed is given, or a stopped run would draw other thoughts."""
+        found: dict[str, Any] = {"num_samples": self.num_samples, "seed": 0} if self.num_samples > 1 else {}
         if self.max_new_tokens is not None:
             found["max_new_tokens"] = self.max_new_tokens
         return found
@@ -80,13 +80,14 @@ class RunSettings:
 
 @dataclass
 class _Encoded:
-    """A task whose items have been handed to the store."""
+    """A task whose items have been handed to the store; ``full`` is how many queries it has, run or not."""
 
     problem: Problem
     kind: str
     revision: str
     queries: list[str]
     candidates: list[str]
+    full: int
     instructions: set[str] = field(default_factory=set)
 
 
@@ -155,8 +156,9 @@ def run_benchmark(
     scores: list[BenchmarkScore] = []
     notes: list[str] = []
     costs = dict(store.costs)
+    again = None if rerank is None else rerank.conditions()
     for one in encoded:
-        score, lines, cost = _score(store, one, style, rerank, work)
+        score, lines, cost = _score(store, one, style, rerank, work, str(again))
         scores.append(score)
         notes += lines
         if cost is not None:
@@ -177,9 +179,12 @@ def run_benchmark(
         "processor": processor_facts(encoder),
         "limit": settings.limit,
         "tasks": f"{len(tasks)} of {len(benchmark.tasks)}",
-        "rerank": None if rerank is None else rerank.settings(),
+        "rerank": again,
         "code": code_hash(),
     }
+    complete = benchmark.complete(settings.pools if several else ())
+    for one in encoded:
+        complete[one.problem.task.name].setdefault("queries", one.full)
     revisions = sorted({f"{one.problem.task.name} {one.revision}" for one in encoded})
     combined = hashlib.sha256("\n".join(revisions).encode()).hexdigest()
     return BenchmarkReport(
@@ -198,7 +203,7 @@ def run_benchmark(
             },
             command=command,
         ),
-        complete=benchmark.complete(settings.pools if several else ()),
+        complete=complete,
         notes=notes,
         costs=_costs(costs),
     )
@@ -214,7 +219,8 @@ def _encode(
     style: str,
 ) -> _Encoded:
     problem = read_problem(benchmark, task, data, Choices(kind or "local", settings.prompt))
-    revision = data.revision(task, problem.files)
+    revision = data.revision(task, problem.files, problem.media_files())
+    full = len(problem.queries)
     if settings.limit is not None:
         problem = problem.first(settings.limit)
     queries = [entry.item(style) for entry in problem.queries]
@@ -226,23 +232,37 @@ def _encode(
         revision,
         store.encode(name, "query", queries),
         store.encode(name, "document", candidates),
-        {str(item.get("instruction") or "") for item in (*queries, *candidates)},
+        full,
+        {
+            "" if style == "none" else entry.words.instruction
+            for entry in (*problem.queries, *problem.candidates)
+        },
     )
 
 
 def _score(
-    store: VectorStore, one: _Encoded, style: str, rerank: Fusing | None, work: Path
+    store: VectorStore, one: _Encoded, style: str, rerank: Fusing | None, work: Path, conditions: str
 ) -> tuple[BenchmarkScore, list[str], Cost | None]:
     queries, candidates = store.vectors(one.queries), store.vectors(one.candidates)
-    problem, ranks, cost = one.problem, None, None
+    problem, again = one.problem, None
     left = without_failures(problem, queries, candidates)
     if rerank is not None and left is not None:
         kept = work / f"reranked-{problem.task.name.replace('/', '_')}{one.kind}.json"
         how = rerank.of_task(problem.task.name)
-        ranks, cost = reranked(left, how, style, kept, f"{store.folder.name} {one.revision} {style}")
+        again = reranked(left, how, style, kept, f"{code_hash()} {conditions}")
     score, notes = score_problem(
-        problem, queries, candidates, kind=one.kind, revision=one.revision, ranks=ranks
+        problem,
+        queries,
+        candidates,
+        kind=one.kind,
+        revision=one.revision,
+        ranks=None if again is None else again.ranks,
+        first=None if again is None else again.first,
     )
+    if again is not None and again.tied:
+        notes.append(
+            f"{score.label}: ties decide what the reranker sees of {again.tied:,} queries; what is relevant comes last"
+        )
     failed = [
         (entry.name, store.failures.get(key, "no vector"))
         for entry, key in zip(
@@ -250,7 +270,9 @@ def _score(
         )
         if key in store.failures
     ]
-    return score, [*notes, *([failures_line(score.label, failed)] if failed else [])], cost
+    if failed:
+        notes.append(failures_line(score.label, failed))
+    return score, notes, None if again is None else again.cost
 
 
 def _costs(costs: dict[str, Cost]) -> dict[str, dict[str, Any]]:

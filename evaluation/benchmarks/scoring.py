@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ranked import chance, parse_metric, per_query
-from ..ranking import ORDERS, Ranks, rank, tie_line, top
+from ..ranking import ORDERS, Order, Ranks, rank, tie_line, top
 from .problem import Problem
 from .report import BenchmarkScore
 
@@ -19,19 +19,36 @@ NAMED = 3  # failures in a note
 
 @dataclass(frozen=True)
 class Left:
-    """A problem without what could not be encoded; ``asked`` says which queries are left, and can be right."""
+    """A problem without what could not be encoded; ``asked`` says which queries are left, and can be right.
+
+    ``lost`` has for each of these the gains of what is relevant and could not be encoded.
+    """
 
     problem: Problem
     asked: list[int]
     queries: Vectors
     candidates: Vectors
+    lost: list[list[float]]
+
+    def per_query(self, ranks: Ranks, order: Order) -> NDArray[np.float64]:
+        """The task's metric of what is left, [n]; what is lost stands behind everything."""
+        places, gains = ranks.of(order)
+        behind = max(parse_metric(self.problem.task.metric)[1], len(self.problem.candidates)) + 1
+        return per_query(
+            self.problem.task.metric,
+            [
+                np.concatenate([own, behind + np.arange(len(lost))])
+                for own, lost in zip(places, self.lost, strict=True)
+            ],
+            [np.concatenate([own, lost]) for own, lost in zip(gains, self.lost, strict=True)],
+        )
 
 
 def without_failures(problem: Problem, queries: Vectors, candidates: Vectors) -> Left | None:
     """What is left of a problem; None where no query can be right any more."""
     good, ready = _whole(candidates), _whole(queries)
     if good.all() and ready.all():
-        return Left(problem, list(range(len(queries))), queries, candidates)
+        return Left(problem, list(range(len(queries))), queries, candidates, [[] for _ in queries])
     place = np.cumsum(good) - 1
     relevant = [
         {int(place[one]): gain for one, gain in right.items() if good[one]} for right in problem.relevant
@@ -57,7 +74,8 @@ def without_failures(problem: Problem, queries: Vectors, candidates: Vectors) ->
         modalities,
         problem.notes,
     )
-    return Left(left, asked, queries[asked], candidates[good])
+    lost = [[gain for one, gain in problem.relevant[number].items() if not good[one]] for number in asked]
+    return Left(left, asked, queries[asked], candidates[good], lost)
 
 
 def score_problem(
@@ -68,6 +86,7 @@ def score_problem(
     kind: str = "",
     revision: str = "",
     ranks: Ranks | None = None,
+    first: Sequence[NDArray[np.int64]] | None = None,
 ) -> tuple[BenchmarkScore, list[str]]:
     """The score of a task, and what its reader must know.
 
@@ -75,6 +94,7 @@ def score_problem(
         queries, candidates: [n, d] and [c, d]; NaN where an item could not be encoded.
         kind: of the pool, where the benchmark has several.
         ranks: those of a reranker, of the queries that ``without_failures`` leaves; by the vectors when None.
+        first: the candidates that it has sorted, of the same queries.
     """
     task = problem.task
     failed = int((~np.isfinite(queries).all(axis=1)).sum() + (~np.isfinite(candidates).all(axis=1)).sum())
@@ -86,8 +106,8 @@ def score_problem(
         if ranks is None:
             ranks = rank(left.queries, left.candidates, left.problem.relevant, left.problem.pools)
         for order in ORDERS:
-            values[order][left.asked] = per_query(task.metric, *ranks.of(order))
-        wrong = _wrong_modality(left)
+            values[order][left.asked] = left.per_query(ranks, order)
+        wrong = _wrong_modality(left, first)
         if constant(left.queries) or constant(left.candidates):
             notes.append(f"{task.name}: all queries, or all candidates, have one and the same vector")
     gains = [np.array(list(right.values())) for right in problem.relevant]
@@ -129,10 +149,15 @@ def constant(vectors: Vectors) -> bool:
     return len(vectors) > 1 and bool((vectors == vectors[0]).all())
 
 
-def _wrong_modality(left: Left) -> float | None:
-    problem = left.problem
+def _wrong_modality(left: Left, first: Sequence[NDArray[np.int64]] | None) -> float | None:
+    problem, k = left.problem, parse_metric(left.problem.task.metric)[1]
     if not problem.wanted or len(set(problem.modalities)) < 2:
         return None
-    found, _ = top(left.queries, left.candidates, parse_metric(problem.task.metric)[1], problem.pools)
+    found, _ = top(left.queries, left.candidates, k, problem.pools)
+    if first is not None:
+        found = [
+            np.concatenate([own, rest[~np.isin(rest, own)]])[:k]
+            for own, rest in zip(first, found, strict=True)
+        ]
     right = np.array([kind == problem.wanted for kind in problem.modalities])
     return float(1 - np.mean([right[one].mean() for one in found]))

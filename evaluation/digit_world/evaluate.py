@@ -131,7 +131,7 @@ def score_digit_world(
                 if drawn.samples
                 else {}
             )
-            | ({} if rerank is None else {"rerank": rerank.settings()}),
+            | ({} if rerank is None else {"rerank": rerank.conditions()}),
             data={"name": BENCHMARK, "split": split, "seed": seed, "definitions": definitions_sha256()},
             command=command,
         ),

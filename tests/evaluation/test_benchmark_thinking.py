@@ -53,6 +53,8 @@ def _by_hand(thinking: Any, case: Any, mode: str, **options: Any) -> list[float]
     options |= {"mode": mode, "max_new_tokens": MOST[mode]}
     documents = list({repr(one): one for pool in case.pools for one in pool}.values())
     queries = thinking.encode(case.queries, role="query", **options)
+    if "seed" in options:
+        options["seed"] = 0  # candidates are the same whatever the queries' seed is
     vectors = dict(
         zip(
             map(repr, documents),

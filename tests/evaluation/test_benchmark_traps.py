@@ -7,6 +7,7 @@ import os
 import signal
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,99 @@ def test_what_cannot_be_encoded_counts_as_wrong_and_is_named(mmeb: Any, tmp_path
     assert score.query_values()[1] == 0
     assert score.query_values()[0] == 0
     assert any("items could not be encoded and count as wrong" in alarm for alarm in report.alarms)
+
+
+def test_a_right_page_that_cannot_be_encoded_is_missed_and_not_forgotten(mmeb: Any, tmp_path: Path) -> None:
+    """Of a query with two right pages, one without a vector: the ideal ranking has both."""
+    root, cases = mmeb
+    pages = [page["image"] for page in cases["ViDoRe_shiftproject"].pools[0]]
+
+    def vector(item: Any, role: str) -> Any:
+        place = pages.index(item["image"]) if role == "document" else 0
+        if role == "document" and place == 2:
+            return np.full(8, np.nan, dtype=np.float32)
+        return np.eye(8, dtype=np.float32)[place]
+
+    report = _run(Stub(vector), root, tmp_path, ["ViDoRe_shiftproject"])
+    [score] = report.scores
+    assert score.failed == 1
+    assert score.query_values()[0] == pytest.approx(1 / (1 + 1 / np.log2(3)), abs=1e-3)
+
+
+def test_the_prompt_hash_is_of_what_is_said_in_every_style(mmeb: Any, tmp_path: Path) -> None:
+    """Where the instruction is a part of the text, it is a prompt all the same."""
+    root, _ = mmeb
+    found = {
+        (name, style): _run(Stub(), root, tmp_path, [name], text=style).conditions.settings["prompt_sha256"]
+        for name in ("MSR-VTT", "DiDeMo")
+        for style in ("joined", "separate", "none")
+    }
+    assert found["MSR-VTT", "joined"] == found["MSR-VTT", "separate"] != found["DiDeMo", "joined"]
+    assert found["MSR-VTT", "none"] == found["DiDeMo", "none"] != found["DiDeMo", "joined"]
+
+
+def test_a_limit_of_m_beir_gives_no_mean_either(mbeir: Any, tmp_path: Path) -> None:
+    """How many queries it has nobody has published, but its files say it."""
+    from umekit.evaluation.report import MissingTaskError
+
+    root, cases = mbeir
+    settings = {"tasks": list(cases), "pools": ("local", "global")}
+    arguments = (Stub(), load_benchmark("m-beir"), LocalData(root), tmp_path)
+    whole, cut = (
+        run_benchmark(*arguments, RunSettings(**settings, limit=limit))  # type: ignore[arg-type]
+        for limit in (None, 2)
+    )
+    assert whole is not None
+    assert cut is not None
+    families = {score.family for score in whole.scores}
+    assert {"task 4"} <= families & {mean.family for mean in whole.family_means()}
+    assert cut.family_means() == []
+    with pytest.raises(MissingTaskError, match=r"nights_task4/local \(2 of 3 queries\)"):
+        cut.family_mean("task 4")
+
+
+def test_both_pools_of_m_beir_have_a_mean(mbeir: Any, tmp_path: Path) -> None:
+    root, cases = mbeir
+    found = run_benchmark(
+        Stub(),
+        load_benchmark("m-beir"),
+        LocalData(root),
+        tmp_path,
+        RunSettings(tasks=list(cases), pools=("local", "global")),
+    )
+    assert found is not None
+    assert found.pool_means() == {}, "tasks are missing"
+    run = {score.task for score in found.scores}
+    more = [
+        replace(score, task=task, metric=facts["metric"])
+        for task, facts in found.complete.items()
+        if task not in run
+        for score in found.scores[:2]
+    ]
+    whole = replace(found, scores=[*found.scores, *more])
+    means = {
+        kind: np.mean([score.value for score in whole.scores if score.kind == kind])
+        for kind in ("local", "global")
+    }
+    assert whole.mean() == pytest.approx(means["local"])
+    assert whole.pool_means() == {"global": pytest.approx(means["global"])}
+    assert f"| all tasks, global pool | {means['global']:.3f} |" in "\n".join(whole.extra_tables())
+
+
+def test_what_is_drawn_does_not_depend_on_what_was_drawn_before(mmeb: Any, tmp_path: Path) -> None:
+    """Or a run that goes on draws other thoughts than one that was never stopped; candidates are the same for all."""
+    root, _ = mmeb
+    drawn: dict[str, set[Any]] = {}
+
+    class Drawing(Stub):
+        def encode(self, items: Any, *, role: str | None = None, **options: Any) -> Any:
+            drawn.setdefault(str(role), set()).add(options.get("seed"))
+            return super().encode(items, role=role)
+
+    for seed, queries in ((None, {0}), (7, {7})):
+        drawn.clear()
+        _run(Drawing(), root, tmp_path, ["CIRR"], num_samples=2, seed=seed)
+        assert drawn == {"query": queries, "document": {0}}
 
 
 def test_a_limit_gives_no_mean(mmeb: Any, tmp_path: Path) -> None:
