@@ -50,9 +50,9 @@ class HubData:
         return LocalData(folder, self.cache / "unpacked").media(task)
 
     def revision(self, task: Task, files: Sequence[str] = (), media: Sequence[str] = ()) -> str:
-        rows, apart = self._hub(task)[0], self.benchmark.media_repo
-        own = self._commit(rows)
-        return own if not media or apart in (None, rows) else f"{own}, media {self._commit(apart)}"
+        own, apart = self._commit(self._hub(task)[0]), self.benchmark.media_repo
+        other = own if apart is None or not media else self._commit(apart)
+        return own if other == own else f"{own}, media {other}"
 
     def _hub(self, task: Task) -> tuple[str, str | None, str]:
         if task.hub is None:
