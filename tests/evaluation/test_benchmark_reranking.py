@@ -76,6 +76,7 @@ def test_ranks_are_those_of_everything_sorted(
         for rank in ORDERS:
             places = found.ranks.of(rank)[0][number]
             assert len(set(places.tolist())) == len(right)
+            assert (places <= len(reach)).sum() == sum(own[place] for place in reach), "others stay behind"
             assert (places <= found.ranks.pessimistic[number]).all()
         assert np.array_equal(np.sort(pool[reach]), np.sort(found.first[number]))
 
