@@ -3,9 +3,9 @@
     python examples/train_ume_tiny_reranker.py --out runs/ume-tiny-reranker
     python examples/publish_ume_tiny_reranker.py runs/ume-tiny-reranker      # it becomes what comes with ume-tiny
 
-Rows are those of DigitWorld's retrieval tasks; of the wrong candidates most are near-duplicates of the right one. The
-adapter names its base by a relative path, so that both folders can be moved together. It is scored on unseen
-handwriting at the end: how well P(yes) orders pairs, and what it adds to the recall of the embedder.
+Rows are those of DigitWorld's retrieval tasks; wrong candidates are what the embedder ranks first, as these are what a
+reranker will see. The adapter names its base by a relative path, so that both folders can be moved together. It is
+scored on unseen handwriting at the end: how well P(yes) orders pairs, and what it adds to the recall of the embedder.
 """
 
 from __future__ import annotations
@@ -14,22 +14,27 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import PrinterCallback
 
 import umekit
 from umekit.encoding.calibration import calibration
+from umekit.encoding.encoder import Encoder
 from umekit.encoding.index.two_stage import fuse
 from umekit.encoding.packaged import packaged_model
 from umekit.encoding.presets.u_marvel_reranker import U_MARVEL_RERANKER_SHORT
 from umekit.encoding.reranker import Reranker
 from umekit.evaluation.digit_world import DigitWorld
 from umekit.evaluation.digit_world.glyphs import Split
+from umekit.evaluation.digit_world.pools import Pool
 from umekit.evaluation.metrics import ranks, similarity
 from umekit.examples.train_ume_tiny import speed_up
 from umekit.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE
@@ -51,50 +56,98 @@ WEIGHTS = {
     "paraphrase": 1,
 }
 ORDER = tuple(task for turn in range(3) for task, weight in WEIGHTS.items() if weight > turn)
-FAMILY = 8
-WRONG, NEAR = 3, 2  # wrong candidates of a row, and how many of them are near-duplicates
-EASY = 0.25  # of the batches, the first ones, have none: what differs everywhere is told apart first
-DEPTH, POOL = 10, 400
+POOL, DEPTH = 400, 10  # candidates of a pool, and of them those that are scored again
+WRONG = 3  # wrong candidates of a row
+EASY = 0.25  # of the batches, the first ones, have any wrong candidates: what differs everywhere is told apart first
 
 
-class PairRows(Dataset):  # type: ignore[type-arg]
-    """Row ``i`` belongs to batch ``i // batch``, of one task; a function of (split, seed, i) alone."""
+@dataclass(frozen=True)
+class _Mined:
+    """A pool, all of whose candidates are asked for.
+
+    Attributes:
+        hardest: int ``[queries, DEPTH]``, wrong candidates, the one that the embedder ranks first before the others.
+        order: in which the queries are taken.
+    """
+
+    pool: Pool
+    hardest: NDArray[np.int64]
+    order: NDArray[np.int64]
+
+
+class MinedRows(Dataset):  # type: ignore[type-arg]
+    """Rows of hard pools, whose wrong candidates are drawn from what an embedder ranks first.
+
+    Row ``i`` belongs to batch ``i // batch``, of one task; it is a function of (encoder, split, seed, i) alone, and is
+    made fastest in this order. Tasks take turns, and each goes through its pools one after the other.
+
+    Args:
+        wrong: negatives of a row. easy: the share of the batches, the first ones, that have any.
+    """
 
     def __init__(
-        self, batches: int, batch: int, *, split: Split = "train", seed: int = 0, tasks: Any = ORDER
+        self,
+        encoder: Encoder,
+        steps: int,
+        batch: int,
+        *,
+        seed: int = 0,
+        tasks: Sequence[str] = ORDER,
+        wrong: int = WRONG,
+        easy: float = EASY,
     ) -> None:
-        self.batches, self.batch, self.seed, self.tasks = batches, batch, seed, tuple(tasks)
-        self.world = DigitWorld(split, seed)
-        self._made: tuple[int, list[dict[str, Any]]] = (-1, [])
+        if POOL % batch:
+            raise ValueError(f"a batch of {batch} rows does not divide a pool of {POOL}")
+        self.encoder, self.steps, self.batch, self.seed = encoder, steps, batch, seed
+        self.wrong, self.easy = wrong, easy
+        self.tasks, self.world = tuple(tasks), DigitWorld("train", seed)
+        self._mined: dict[str, tuple[int, _Mined]] = {}
 
     def __len__(self) -> int:
-        return self.batches * self.batch
+        return self.steps * self.batch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, place = divmod(index, self.batch)
-        if number != self._made[0]:
-            self._made = number, self._rows(number)
-        return self._made[1][place]
+        turn, kind = divmod(number, len(self.tasks))
+        task = self.tasks[kind]
+        # a task that stands several times in a turn goes on where its last batch was
+        before = turn * self.tasks.count(task) + self.tasks[:kind].count(task)
+        which, first = divmod(before * self.batch, POOL)
+        mined = self._pool(task, which)
+        query = int(mined.order[first + place])
+        draw = np.random.default_rng([self.seed, index])
+        if number < self.easy * self.steps:
+            return mined.pool.with_negatives(query, 0, self.wrong, draw)
+        wrong = mined.hardest[query][draw.permutation(DEPTH)[: self.wrong]]
+        return mined.pool.row(query, wrong.tolist())
 
-    def _rows(self, number: int) -> list[dict[str, Any]]:
-        task = self.tasks[number % len(self.tasks)]
-        pool = self.world.pool(task, self.batch, FAMILY * self.batch, "hard", index=number)
-        draw = np.random.default_rng([self.seed, number])
-        near = NEAR if number >= EASY * self.batches else 0
-        order = draw.permutation(len(pool.rows)).tolist()
-        return [pool.with_negatives(place, near, WRONG - near, draw) for place in order]
+    def _pool(self, task: str, which: int) -> _Mined:
+        known = self._mined.get(task)
+        if known is None or known[0] != which:
+            pool = self.world.pool(task, POOL, POOL, "hard", index=which)
+            own = np.array(pool.positives)
+            scores = _scores(self.encoder, pool)
+            scores[np.arange(len(own)), own] = -np.inf
+            hardest = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
+            order = np.random.default_rng([self.seed, which]).permutation(POOL)
+            known = self._mined[task] = which, _Mined(pool, hardest, order)
+        return known[1]
 
 
-def train(start: Path, args: argparse.Namespace, rows: Any = None) -> tuple[Any, Any]:
-    """Model and processor of a reranker, its adapter trained, on ``rows`` or on those of all tasks."""
-    encoder = umekit.load(start, device="cpu", attn_implementation="sdpa")
-    model, processor = U_MARVEL_RERANKER_SHORT.put_on(encoder.model, encoder.processor)
+def _scores(encoder: Encoder, pool: Pool) -> NDArray[np.float32]:
+    """Cosines of a pool's queries and candidates."""
+    asked = encoder.encode(pool.queries, role="query", show_progress=False)
+    return similarity(asked, encoder.encode(pool.candidates, role="document", show_progress=False))
+
+
+def train(start: Path, args: argparse.Namespace, rows: Any) -> tuple[Any, Any]:
+    """Model and processor of a reranker, its adapter trained on ``rows``."""
+    opened = umekit.load(start, device="cpu", attn_implementation="sdpa")
+    model, processor = U_MARVEL_RERANKER_SHORT.put_on(opened.model, opened.processor)
     if args.bf16:
         speed_up(model)
     torch.manual_seed(args.seed)
     add_lora(model, rank=args.rank, alpha=2 * args.rank, dropout=0.0, parts=("language", "merger"))
-    if rows is None:
-        rows = PairRows(args.steps, args.batch, seed=args.seed)
     trainer = RerankerTrainer(
         model,
         RerankerTrainingArguments(
@@ -154,8 +207,7 @@ def measure(
 ) -> dict[str, Any]:
     """On one hard pool of unseen handwriting: recall alone, the best candidates scored again, and both fused."""
     pool = DigitWorld(split).pool(task, queries, POOL, "hard")
-    asked = encoder.encode(pool.queries, role="query", show_progress=False)
-    scores = similarity(asked, encoder.encode(pool.candidates, role="document", show_progress=False))
+    scores = _scores(encoder, pool)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
     own = np.array(pool.positives)
     found = reranker.rerank_many(
@@ -193,8 +245,8 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/ume-tiny-reranker"))
     parser.add_argument("--start", type=Path, help="the embedder (default: ume-tiny)")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=8, help="rows of a step, of four pairs each")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=16, help="rows of a step, of four pairs each")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
@@ -209,12 +261,13 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     start = args.start or packaged_model()
-    model, processor = train(start, args)
+    encoder = umekit.load(start, device="cpu")
+    model, processor = train(start, args, MinedRows(encoder, args.steps, args.batch, seed=args.seed))
     save(model, processor, start, args.out)
     size = (args.out / WEIGHTS_FILE).stat().st_size
     print(f"saved {args.out}: {size:,} bytes of weights", flush=True)
     if args.queries:
-        encoder, reranker = umekit.load(start, device="cpu"), umekit.load(args.out, device="cpu")
+        reranker = umekit.load(args.out, device="cpu")
         for task in args.tasks:
             print(json.dumps(measure(encoder, reranker, task, args.queries)), flush=True)
     return 0

@@ -84,8 +84,8 @@ class PairCollator(ItemCollator):
         return PreparedRow({"pairs": pairs}, {"relevant": torch.arange(len(pairs)) < count})
 
     def _wrong(self, row: Mapping[str, Any], query: Any, right: Collection[int]) -> list[Any]:
-        """Pairs with as many negatives as are asked for, in their order; those with the content of a positive, or of one
-        another, are passed over."""
+        """Pairs with as many negatives as are asked for, in their order; those with the content of a positive, or of
+        one another, are passed over."""
         items = self._negatives(row)
         order, wanted = self._order(row, len(items))
         found: dict[int, tuple[int, Any]] = {}

@@ -9,71 +9,31 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from umekit.encoding.encoder import Encoder
 from umekit.evaluation.digit_world import DigitWorld
 from umekit.evaluation.digit_world.pools import Pool
+from umekit.examples.train_ume_tiny_reranker import MinedRows
 
-from .records import POOL, POOLS, TASKS
+from .records import POOL, TASKS
 
 Row = dict[str, Any]
 TRAIN_SEED = 1000  # what ume-tiny has seen has seed 0
-# Of the reranker: wrong candidates of a row, near-duplicates among them, and the share of the batches, the first ones,
-# that have none. What differs everywhere is told apart first.
-WRONG, NEAR, EASY = 3, 2, 0.25
 
 
 @lru_cache(maxsize=len(TASKS))
 def train_pool(seed: int, task: str, number: int) -> Pool:
-    """One of the ``POOLS`` pools of a task; all its candidates are asked for."""
+    """A pool of a task, all of whose candidates are asked for; the same as those of ``MinedRows``."""
     return DigitWorld("train", TRAIN_SEED + seed).pool(task, POOL, POOL, "hard", index=number)
 
 
-class PoolRows(Dataset):  # type: ignore[type-arg]
-    """Row ``i`` belongs to batch ``i // batch``; tasks take turns, and each goes through its pools one after the other.
-
-    easy: the share of the batches, the first ones, without near-duplicates. near, wrong: near-duplicates of the
-    positive among a row's negatives, and negatives.
-    """
-
-    def __init__(
-        self, steps: int, batch: int, seed: int, *, near: int, wrong: int, easy: float = 0.0
-    ) -> None:
-        if POOL % batch:
-            raise ValueError(f"a batch of {batch} rows does not divide a pool of {POOL}")
-        self.steps, self.batch, self.seed = steps, batch, seed
-        self.near, self.wrong, self.easy = near, wrong, easy
-        self._made: tuple[int, list[Row]] = (-1, [])
-
-    def __len__(self) -> int:
-        return self.steps * self.batch
-
-    def __getitem__(self, index: int) -> Row:
-        number, place = divmod(index, self.batch)
-        if number != self._made[0]:
-            self._made = number, self._rows(number)
-        return self._made[1][place]
-
-    def _rows(self, number: int) -> list[Row]:
-        turn, kind = divmod(number, len(TASKS))
-        which, first = divmod(turn * self.batch, POOL)
-        which %= POOLS
-        pool = train_pool(self.seed, TASKS[kind], which)
-        order = np.random.default_rng([self.seed, kind, which]).permutation(POOL)
-        draw = np.random.default_rng([self.seed, number])
-        near = self.near if number >= self.easy * self.steps else 0
-        return [
-            pool.with_negatives(place, near, self.wrong - near, draw)
-            for place in order[first : first + self.batch].tolist()
-        ]
+def stage2_rows(encoder: Encoder, steps: int, batch: int, seed: int) -> MinedRows:
+    """What the embedder that it begins from ranks first, beside the negatives in the batch."""
+    return MinedRows(encoder, steps, batch, seed=TRAIN_SEED + seed, tasks=TASKS, wrong=1, easy=0.0)
 
 
-def stage2_rows(steps: int, batch: int, seed: int) -> PoolRows:
-    """A near-duplicate beside the negatives in the batch."""
-    return PoolRows(steps, batch, seed, near=1, wrong=1)
-
-
-def reranker_rows(steps: int, batch: int, seed: int) -> PoolRows:
-    """The curriculum of ume-tiny's reranker: what differs everywhere is told apart first."""
-    return PoolRows(steps, batch, seed, near=NEAR, wrong=WRONG, easy=EASY)
+def reranker_rows(encoder: Encoder, steps: int, batch: int, seed: int) -> MinedRows:
+    """What stage 2 ranks first, as ume-tiny's reranker is taught."""
+    return MinedRows(encoder, steps, batch, seed=TRAIN_SEED + seed, tasks=TASKS)
 
 
 class StudentRows(Dataset):  # type: ignore[type-arg]

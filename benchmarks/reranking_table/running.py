@@ -104,9 +104,10 @@ def _run(table: Table, arm: Arm, seed: int) -> Record:
 
 def _reranker(table: Table, arm: Arm, seed: int, out: Path) -> Record:
     start = table.checkpoint(arm.start, seed)
-    rows = reranker_rows(arm.steps, arm.batch, seed)
+    encoder = _open(start)
+    rows = reranker_rows(encoder, arm.steps, arm.batch, seed)
     training.train_reranker(rows, seed, start, arm.rates[0], out, bf16=table.bf16)
-    encoder, reranker = _open(start), umekit.load(out, device="cpu", dtype=torch.float32)
+    reranker = umekit.load(out, device="cpu", dtype=torch.float32)
     tuning = scoring.tuned(encoder, reranker, table.validation)
     return {
         **scoring.cascade_hits(encoder, reranker, table.queries, tuning),

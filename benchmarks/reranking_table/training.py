@@ -78,8 +78,11 @@ def train_embedder(
     if bf16:
         speed_up(opened.model)
     distils = arm.kind == "distilled"
-    rows: Any = stage2_rows(arm.steps, arm.batch, seed)
-    if scored is not None:
+    rows: Any
+    if scored is None:
+        miner = umekit.load(start, device="cpu", dtype=torch.float32)
+        rows = stage2_rows(miner, arm.steps, arm.batch, seed)
+    else:
         rows = StudentRows(scored, arm.steps, arm.batch, seed, hard=not distils)
         add_lora(opened.model, rank=RANK, alpha=2 * RANK, dropout=0.0, parts=PARTS)
     arguments: dict[str, Any] = {} if distils else dict(CONTRASTIVE)

@@ -8,7 +8,7 @@ suffice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,6 +66,11 @@ class Pool:
             *rng.choice(np.flatnonzero(own), near, replace=False),
             *rng.choice(others, far, replace=False),
         ]
+        return self.row(query, wrong)
+
+    def row(self, query: int, wrong: Sequence[int]) -> Row:
+        """A training row of a query with these candidates as negatives."""
+        right = self.positives[query]
         return {
             "query": self.queries[query],
             "positive": self.candidates[right],

@@ -15,17 +15,19 @@ from findings_table.store import pack
 from reranking_table import records, report, rows, running, scoring
 from reranking_table.claims import CLAIMS
 from reranking_table.records import ARMS, TASKS, Arm
-from reranking_table.rows import PoolRows, StudentRows
+from reranking_table.rows import StudentRows
 from reranking_table.running import Table, run_seed
 
+import umekit
 from umekit.encoding.packaged import packaged_model
+from umekit.examples import train_ume_tiny_reranker
 
 SMALL = 16
 
 
 @pytest.fixture
 def small_pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (records, rows, scoring):
+    for module in (records, rows, scoring, train_ume_tiny_reranker):
         monkeypatch.setattr(module, "POOL", SMALL)
     rows.train_pool.cache_clear()
     yield
@@ -49,27 +51,12 @@ def test_students_differ_in_nothing_but_what_they_learn() -> None:
 
 
 @pytest.mark.usefixtures("small_pools")
-def test_rows_go_through_pools_and_grow_hard() -> None:
-    found = PoolRows(12, 8, 0, near=2, wrong=3, easy=0.25)
-    batches = [[found[place] for place in range(first, first + 8)] for first in range(0, 96, 8)]
-    assert [{row["task"] for row in batch} for batch in batches] == [{task} for task in TASKS * 4]
-    once = [row["positive_id"] for batch in batches[:4:3] for row in batch]
-    assert len(set(once)) == SMALL  # two batches of a task are a pool
-    assert not set(once) & {row["positive_id"] for batch in batches[6::3] for row in batch}
-    near = [_near(row) for row in (*batches[0], *batches[9])]
-    assert near == [0] * 8 + [2] * 8
-    with pytest.raises(ValueError, match="does not divide"):
-        PoolRows(1, 5, 0, near=1, wrong=1)
-
-
-def _near(row: Any) -> int:
-    """Negatives of an edit's own family."""
-    pools = [rows.train_pool(0, row["task"], number) for number in range(2)]
-    pool = next(one for one in pools if row["positive_id"] in one.candidate_ids)
-    family = pool.families[pool.candidate_ids.index(row["positive_id"])]
-    places = [next(i for i, item in enumerate(pool.candidates) if item == one) for one in row["negatives"]]
-    assert row["positive"] not in row["negatives"]
-    return sum(pool.families[place] == family for place in places)
+def test_students_and_their_teachers_read_the_same_pools() -> None:
+    encoder = umekit.load(packaged_model(), device="cpu")
+    taught = rows.reranker_rows(encoder, 3, SMALL, 0)
+    for number, task in enumerate(TASKS):
+        names = {taught[number * SMALL + place]["positive_id"] for place in range(SMALL)}
+        assert names == set(rows.train_pool(0, task, 0).candidate_ids)
 
 
 def scored(number: int, task: str, *, recalled: bool = True) -> dict[str, Any]:
