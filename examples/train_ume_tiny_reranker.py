@@ -83,6 +83,7 @@ class MinedRows(Dataset):  # type: ignore[type-arg]
 
     Args:
         wrong: negatives of a row. easy: the share of the batches, the first ones, that have any.
+        size: candidates of a pool; the larger, the harder are those that are ranked first.
     """
 
     def __init__(
@@ -95,10 +96,11 @@ class MinedRows(Dataset):  # type: ignore[type-arg]
         tasks: Sequence[str] = ORDER,
         wrong: int = WRONG,
         easy: float = EASY,
+        size: int = POOL,
     ) -> None:
-        if POOL % batch:
-            raise ValueError(f"a batch of {batch} rows does not divide a pool of {POOL}")
-        self.encoder, self.steps, self.batch, self.seed = encoder, steps, batch, seed
+        if size % batch:
+            raise ValueError(f"a batch of {batch} rows does not divide a pool of {size}")
+        self.encoder, self.steps, self.batch, self.seed, self.size = encoder, steps, batch, seed, size
         self.wrong, self.easy = wrong, easy
         self.tasks, self.world = tuple(tasks), DigitWorld("train", seed)
         self._mined: dict[str, tuple[int, _Mined]] = {}
@@ -112,7 +114,7 @@ class MinedRows(Dataset):  # type: ignore[type-arg]
         task = self.tasks[kind]
         # a task that stands several times in a turn goes on where its last batch was
         before = turn * self.tasks.count(task) + self.tasks[:kind].count(task)
-        which, first = divmod(before * self.batch, POOL)
+        which, first = divmod(before * self.batch, self.size)
         mined = self._pool(task, which)
         query = int(mined.order[first + place])
         draw = np.random.default_rng([self.seed, index])
@@ -124,12 +126,12 @@ class MinedRows(Dataset):  # type: ignore[type-arg]
     def _pool(self, task: str, which: int) -> _Mined:
         known = self._mined.get(task)
         if known is None or known[0] != which:
-            pool = self.world.pool(task, POOL, POOL, "hard", index=which)
+            pool = self.world.pool(task, self.size, self.size, "hard", index=which)
             own = np.array(pool.positives)
             scores = _scores(self.encoder, pool)
             scores[np.arange(len(own)), own] = -np.inf
             hardest = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
-            order = np.random.default_rng([self.seed, which]).permutation(POOL)
+            order = np.random.default_rng([self.seed, which]).permutation(self.size)
             known = self._mined[task] = which, _Mined(pool, hardest, order)
         return known[1]
 

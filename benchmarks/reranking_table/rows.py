@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,20 +19,19 @@ Row = dict[str, Any]
 TRAIN_SEED = 1000  # what ume-tiny has seen has seed 0
 
 
-@lru_cache(maxsize=len(TASKS))
-def train_pool(seed: int, task: str, number: int) -> Pool:
-    """A pool of a task, all of whose candidates are asked for; the same as those of ``MinedRows``."""
-    return DigitWorld("train", TRAIN_SEED + seed).pool(task, POOL, POOL, "hard", index=number)
+def student_pool(seed: int, task: str, queries: int) -> Pool:
+    """The first pool that the reranker reads, of which the student sees so many queries."""
+    return DigitWorld("train", TRAIN_SEED + seed).pool(task, queries, POOL, "hard")
 
 
 def stage2_rows(encoder: Encoder, steps: int, batch: int, seed: int) -> MinedRows:
     """What the embedder that it begins from ranks first, beside the negatives in the batch."""
-    return MinedRows(encoder, steps, batch, seed=TRAIN_SEED + seed, tasks=TASKS, wrong=1, easy=0.0)
+    return MinedRows(encoder, steps, batch, seed=TRAIN_SEED + seed, tasks=TASKS, wrong=1, easy=0.0, size=POOL)
 
 
 def reranker_rows(encoder: Encoder, steps: int, batch: int, seed: int) -> MinedRows:
     """What stage 2 ranks first, as ume-tiny's reranker is taught."""
-    return MinedRows(encoder, steps, batch, seed=TRAIN_SEED + seed, tasks=TASKS)
+    return MinedRows(encoder, steps, batch, seed=TRAIN_SEED + seed, tasks=TASKS, size=POOL)
 
 
 class StudentRows(Dataset):  # type: ignore[type-arg]

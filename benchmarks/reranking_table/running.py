@@ -18,7 +18,7 @@ from umekit.encoding.encoder import Encoder
 from umekit.evaluation.tuning import Tuning
 
 from . import scoring, training
-from .records import ARMS, QUERIES, QUICK, STUDENT_POOLS, TINY, VALIDATION, VERSION, Arm
+from .records import ARMS, QUERIES, QUICK, STUDENT_ROWS, TINY, VALIDATION, VERSION, Arm
 from .rows import reranker_rows
 
 
@@ -29,7 +29,7 @@ class Table(ArmTable):
     Attributes:
         start: what stage 2 begins from.
         stage2: a folder in its place, which is then only scored.
-        quick: a quarter of the steps, a fifth of the queries, half of the student's rows.
+        quick: a quarter of the steps and of the student's rows, a fifth of the queries.
         bf16: train in bfloat16 autocast; scores are made in float32.
     """
 
@@ -47,8 +47,8 @@ class Table(ArmTable):
         return VALIDATION // QUICK if self.quick else VALIDATION
 
     @property
-    def student_pools(self) -> int:
-        return 1 if self.quick else STUDENT_POOLS
+    def student_rows(self) -> int:
+        return STUDENT_ROWS // QUICK if self.quick else STUDENT_ROWS
 
     def checkpoint(self, name: str, seed: int) -> Path:
         if name == "stage2" and self.stage2 is not None:
@@ -59,7 +59,7 @@ class Table(ArmTable):
         """Of what decides an arm's result: its settings, its start, its teacher, and the size of the table."""
         arm = self.arm(name)
         given = self.stage2 if name == "stage2" and self.stage2 is not None else self.start
-        parts: list[Any] = [VERSION, arm.to_dict(), self.queries, self.validation, self.student_pools]
+        parts: list[Any] = [VERSION, arm.to_dict(), self.queries, self.validation, self.student_rows]
         parts += [self.fingerprint(other) for other in arm.needs]
         parts += [weights_hash(given), self.stage2 is None] if name == "stage2" else []
         return digest(parts)
@@ -133,7 +133,7 @@ def _scored(table: Table, arm: Arm, seed: int) -> list[Mapping[str, Any]]:
     encoder = _open(table.checkpoint(arm.start, seed))
     reranker = umekit.load(table.checkpoint(arm.teacher, seed), device="cpu", dtype=torch.float32)
     folder = table.runs / f"scored-{seed}" / table.fingerprint(arm.teacher)
-    return scoring.scored_rows(encoder, reranker, teacher["alpha"], seed, table.student_pools, folder)
+    return scoring.scored_rows(encoder, reranker, teacher["alpha"], seed, table.student_rows, folder)
 
 
 def _open(folder: Path) -> Encoder:

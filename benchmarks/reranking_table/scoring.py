@@ -27,7 +27,7 @@ from umekit.evaluation.tuning import Judged, Tuning, tune
 from umekit.trainers.scoring import score
 
 from .records import DEPTH, POOL, TASKS
-from .rows import train_pool
+from .rows import student_pool
 
 Floats = NDArray[np.float32]
 
@@ -136,28 +136,28 @@ def cascade_hits(encoder: Encoder, reranker: Reranker, queries: int, tuning: Tun
 
 
 def scored_rows(
-    encoder: Any, reranker: Any, alpha: float, seed: int, pools: int, out: Path
+    encoder: Any, reranker: Any, alpha: float, seed: int, queries: int, out: Path
 ) -> list[Mapping[str, Any]]:
-    """Training rows with their recalled candidates and the teacher's scores, as ``umekit score`` writes them.
+    """Training rows with their recalled candidates and the teacher's scores, as ``umekit score`` writes them; of each
+    task ``queries``.
 
     Positives are not forced into the lists. A run that was killed goes on.
     """
     rows = []
     for task in TASKS:
-        for number in range(pools):
-            found = recall(encoder, train_pool(seed, task, number))
-            pool = found.pool
-            rows += [
-                {
-                    "query": pool.queries[row],
-                    "positive": pool.candidates[pool.positives[row]],
-                    "positive_id": pool.candidate_ids[pool.positives[row]],
-                    "task": task,
-                    "candidates": [pool.candidates[one] for one in found.best[row]],
-                    "candidate_ids": [pool.candidate_ids[one] for one in found.best[row]],
-                }
-                for row in range(len(pool))
-            ]
+        found = recall(encoder, student_pool(seed, task, queries))
+        pool = found.pool
+        rows += [
+            {
+                "query": pool.queries[row],
+                "positive": pool.candidates[pool.positives[row]],
+                "positive_id": pool.candidate_ids[pool.positives[row]],
+                "task": task,
+                "candidates": [pool.candidates[one] for one in found.best[row]],
+                "candidate_ids": [pool.candidate_ids[one] for one in found.best[row]],
+            }
+            for row in range(len(pool))
+        ]
     report = score(encoder, reranker, rows, out=out, alpha=alpha, show_progress=False)
     assert report is not None
     records = open_records(Path(report.file))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,14 @@ from reranking_table.running import Table, run_seed
 
 import umekit
 from umekit.encoding.packaged import packaged_model
-from umekit.examples import train_ume_tiny_reranker
 
 SMALL = 16
 
 
 @pytest.fixture
-def small_pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (records, rows, scoring, train_ume_tiny_reranker):
+def small_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (records, rows, scoring):
         monkeypatch.setattr(module, "POOL", SMALL)
-    rows.train_pool.cache_clear()
-    yield
-    rows.train_pool.cache_clear()
 
 
 def test_every_claim_reads_arms_that_there_are() -> None:
@@ -53,10 +48,10 @@ def test_students_differ_in_nothing_but_what_they_learn() -> None:
 @pytest.mark.usefixtures("small_pools")
 def test_students_and_their_teachers_read_the_same_pools() -> None:
     encoder = umekit.load(packaged_model(), device="cpu")
-    taught = rows.reranker_rows(encoder, 3, SMALL, 0)
+    taught = rows.reranker_rows(encoder, len(TASKS), SMALL, 0)
     for number, task in enumerate(TASKS):
         names = {taught[number * SMALL + place]["positive_id"] for place in range(SMALL)}
-        assert names == set(rows.train_pool(0, task, 0).candidate_ids)
+        assert names == set(rows.student_pool(0, task, SMALL).candidate_ids)
 
 
 def scored(number: int, task: str, *, recalled: bool = True) -> dict[str, Any]:
@@ -179,7 +174,7 @@ def results(teacher: dict[str, float], count: int = 2000) -> dict[str, dict[int,
 
 
 def test_claims_of_students_are_void_without_a_teacher(tmp_path: Path) -> None:
-    given = results({TASKS[0]: 0.8, TASKS[1]: 0.62, TASKS[2]: 0.8})
+    given = results({TASKS[0]: 0.8, TASKS[1]: 0.62})
     table = report.table(given)
     verdicts = {(row["claim"], row["task"]): row["verdict"] for row in table["claims"]}
     assert verdicts["reranked", TASKS[0]] == verdicts["distilled", TASKS[0]] == "reproduced"
@@ -218,14 +213,14 @@ def test_all_arms_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = {"stage2": 8, "reranker": 4, "distilled": 4, "continued": 4}
     for name, arm in list(ARMS.items()):
         monkeypatch.setitem(ARMS, name, replace(arm, steps=3, batch=batches[name]))
-    for name, value in (("QUERIES", 24), ("VALIDATION", 16), ("STUDENT_POOLS", 1)):
+    for name, value in (("QUERIES", 24), ("VALIDATION", 16), ("STUDENT_ROWS", SMALL)):
         monkeypatch.setattr(running, name, value)
     table = Table(tmp_path / "runs", tmp_path / "results", packaged_model())
     run_seed(table, list(ARMS), 0)
     found = {name: {0: table.known(name, 0)} for name in ARMS}
     made: Any = report.table(found)  # type: ignore[arg-type]
     assert len(made["claims"]) == len(CLAIMS) * len(TASKS)
-    assert found["distilled"][0]["rows"] == 3 * SMALL  # type: ignore[index]
+    assert found["distilled"][0]["rows"] == len(TASKS) * SMALL  # type: ignore[index]
     given = replace(table, stage2=packaged_model(), results=tmp_path / "given")
     run_seed(given, ["stage2"], 0)
     assert (given.known("stage2", 0) or {})["queries"] == 24

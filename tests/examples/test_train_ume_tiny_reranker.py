@@ -20,8 +20,7 @@ TASKS = ("edit_scene", "retrieve_clip", "edit_scene")
 
 
 @pytest.fixture(autouse=True)
-def small_pools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(example, "POOL", SIZE)
+def few_are_mined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(example, "DEPTH", DEPTH)
 
 
@@ -39,7 +38,7 @@ def first_wrong(encoder: Any, pool: Pool, query: int) -> list[int]:
 
 
 def test_wrong_candidates_are_what_the_embedder_ranks_first(encoder: Any) -> None:
-    rows = MinedRows(encoder, 6, 8, seed=3, tasks=("edit_scene",), wrong=3, easy=0.5)
+    rows = MinedRows(encoder, 6, 8, seed=3, tasks=("edit_scene",), wrong=3, easy=0.5, size=SIZE)
     pool = DigitWorld("train", 3).pool("edit_scene", SIZE, SIZE, "hard", index=2)
     for number in range(4 * 8, 6 * 8):  # the third pool, past the easy half
         row = rows[number]
@@ -51,7 +50,7 @@ def test_wrong_candidates_are_what_the_embedder_ranks_first(encoder: Any) -> Non
 
 
 def test_the_first_batches_have_any(encoder: Any) -> None:
-    rows = MinedRows(encoder, 4, 8, tasks=("edit_scene",), easy=0.5)
+    rows = MinedRows(encoder, 4, 8, tasks=("edit_scene",), easy=0.5, size=SIZE)
     pool = DigitWorld("train", 0).pool("edit_scene", SIZE, SIZE, "hard")
     told = [rows[number] for number in range(8)]
     families = [
@@ -62,7 +61,7 @@ def test_the_first_batches_have_any(encoder: Any) -> None:
 
 
 def test_tasks_take_turns_and_every_query_comes_once(encoder: Any) -> None:
-    rows = MinedRows(encoder, 6, 8, tasks=TASKS)
+    rows = MinedRows(encoder, 6, 8, tasks=TASKS, size=SIZE)
     batches = [[rows[8 * number + place] for place in range(8)] for number in range(6)]
     assert [{row["task"] for row in batch} for batch in batches] == [{task} for task in TASKS * 2]
     edits = [row["positive_id"] for number in (0, 2, 3, 5) for row in batches[number]]
@@ -74,12 +73,12 @@ def test_tasks_take_turns_and_every_query_comes_once(encoder: Any) -> None:
 
 
 def test_a_row_is_a_function_of_its_number(encoder: Any) -> None:
-    rows = MinedRows(encoder, 6, 8, tasks=TASKS, easy=0.0)
+    rows = MinedRows(encoder, 6, 8, tasks=TASKS, easy=0.0, size=SIZE)
     told = [rows[number] for number in range(48)]
-    again = MinedRows(encoder, 6, 8, tasks=TASKS, easy=0.0)
+    again = MinedRows(encoder, 6, 8, tasks=TASKS, easy=0.0, size=SIZE)
     assert [again[number] for number in reversed(range(48))] == told[::-1]
 
 
 def test_a_batch_that_does_not_divide_a_pool_is_refused(encoder: Any) -> None:
     with pytest.raises(ValueError, match="batch of 5 rows does not divide a pool of 16"):
-        MinedRows(encoder, 1, 5)
+        MinedRows(encoder, 1, 5, size=SIZE)
