@@ -46,8 +46,10 @@ def oracle_report(reports: Sequence[Report]) -> Report:
 
 
 def pass_at_k_report(reports: Sequence[Report], k: int) -> Report:
-    """Of reports that differ in their seeds; it says whose thoughts they draw. Raises ValueError, also where two have
-    one seed, or do not draw those of the same side."""
+    """Of one model's reports that differ in their seeds; it says whose thoughts they draw. Raises ValueError, also
+    where two have one seed, or do not draw those of the same side."""
+    if any(one.fingerprint != reports[0].fingerprint for one in reports):
+        raise ValueError("samples must be drawn by one model, and these results are of several")
     seeds = [one.conditions.settings.get("seed") for one in reports]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"samples must be drawn with different seeds, and these have {seeds}")

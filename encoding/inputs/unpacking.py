@@ -45,8 +45,8 @@ def unpacked(parts: Sequence[Path], cache: Path, limits: MediaLimits | None = No
     """The folder of an archive's files below ``cache``; unpacked if it is not there.
 
     Raises:
-        MediaError: not an archive, damaged, or with a member that is a link, leads out, or is larger than
-            ``file_bytes``; or unpacking to more than an archive of its size may.
+        MediaError: not an archive, damaged, or with a member that is a link, leads out, is there twice, or is larger
+            than ``file_bytes``; or unpacking to more than an archive of its size may.
     """
     digest = hashlib.sha256()
     for path in parts:
@@ -79,6 +79,8 @@ def _unpack(parts: Sequence[Path], folder: Path, limits: MediaLimits) -> None:
         if left < 0:
             raise MediaError(f"{name} unpacks to more than {BOMB} times its size")
         path = resolve_within(member, folder)
+        if path.exists():
+            raise MediaError(f"{name}: {member} is there twice, or is a file and a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as out:
             shutil.copyfileobj(handle, out, 1 << 20)

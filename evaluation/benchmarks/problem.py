@@ -86,9 +86,11 @@ class Problem:
         return sorted({one for one in flat if isinstance(one, str)})
 
     def counts(self) -> list[str]:
-        """Where the numbers of queries and candidates are not those of the benchmark."""
+        """Where the numbers of queries and candidates are not those of the benchmark, or an id stands there twice."""
         task, sizes = self.task, self.pool_sizes()
         found = []
+        if twice := len(self.queries) - len({query.name for query in self.queries}):
+            found.append(f"{task.name}: {twice:,} queries have the id of another, and count again")
         if task.queries is not None and len(self.queries) != task.queries:
             found.append(f"{task.name}: {len(self.queries):,} queries, the benchmark has {task.queries:,}")
         if task.candidates is not None and (sizes != task.candidates).any():

@@ -181,6 +181,13 @@ def test_links_bombs_and_damage_are_refused(tmp_path: Path, monkeypatch: pytest.
         unpacked([bomb], tmp_path / "cache")
     with pytest.raises(MediaError, match="the limit is 100"):
         unpacked([bomb], tmp_path / "cache", MediaLimits(file_bytes=100))
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for content in (b"a", b"b"):
+            member = tarfile.TarInfo("x/y.png")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(MediaError, match="is there twice"):
+        unpacked([tmp_path / "t.tar"], tmp_path / "cache")
     (tmp_path / "d.tar.gz").write_bytes(bomb.read_bytes()[:100])
     with pytest.raises(MediaError):
         unpacked([tmp_path / "d.tar.gz"], tmp_path / "cache")

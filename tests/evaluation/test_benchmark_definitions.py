@@ -210,3 +210,5 @@ def test_other_numbers_of_queries_or_candidates_are_told() -> None:
         "ViDoRe_tatdqa: 5 queries, the benchmark has 1,646",
         "ViDoRe_tatdqa: pools of 276 to 276 candidates, the benchmark has 277",
     ]
+    twice = Problem(task, [*entries[:4], entries[0]], entries, [{0: 1.0}] * 5)
+    assert twice.counts()[0] == "ViDoRe_tatdqa: 1 queries have the id of another, and count again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,12 @@ def test_an_oracle_and_pass_at_k(mmeb: Any, tmp_path: Path, capsys: pytest.Captu
     mixed = [files[0], tmp_path / "generativeNone" / "result.json"]
     assert main(["evaluate", "--pass-of", "1", *map(str, mixed), "--out", str(tmp_path / "out.json")]) == 2
     assert "drawn on one and the same side, and these say None, query" in capsys.readouterr().err
+    other = tmp_path / "other.json"
+    save_report(replace(load_report(files[1]), fingerprint={"model": "another"}), other)
+    assert (
+        main(
+            ["evaluate", "--pass-of", "1", *map(str, [files[0], other]), "--out", str(tmp_path / "out.json")]
+        )
+        == 2
+    )
+    assert "drawn by one model" in capsys.readouterr().err
