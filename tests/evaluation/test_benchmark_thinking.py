@@ -166,7 +166,8 @@ def test_an_oracle_and_pass_at_k(mmeb: Any, tmp_path: Path, capsys: pytest.Captu
     assert main(["evaluate", "--pass-of", "1", *map(str, mixed), "--out", str(tmp_path / "out.json")]) == 2
     assert "drawn on one and the same side, and these say None, query" in capsys.readouterr().err
     other = tmp_path / "other.json"
-    save_report(replace(load_report(files[1]), fingerprint={"model": "another"}), other)
+    second = load_report(files[1])
+    save_report(replace(second, fingerprint={**second.fingerprint, "model": "another"}), other)
     assert (
         main(
             ["evaluate", "--pass-of", "1", *map(str, [files[0], other]), "--out", str(tmp_path / "out.json")]
