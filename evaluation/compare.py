@@ -58,12 +58,18 @@ def compare(before: Report, after: Report) -> Comparison:
     old, new = (facts_of(report) for report in (before, after))
     left, right = ({_name(score): score for score in report.scores} for report in (before, after))
     means, now = ({mean.family: mean for mean in report.family_means()} for report in (before, after))
-    data = [
-        before.conditions.data.get(name) == after.conditions.data.get(name) for name in before.conditions.data
-    ]
+    data = all(
+        value == after.conditions.data.get(name)
+        for name, value in before.conditions.data.items()
+        if name != before.revision_name  # over all tasks, where each has its own; others may have been run
+    )
+
+    def same_data(name: str) -> bool:
+        return data and before.revision_of(left[name]) == after.revision_of(right[name])
+
     return Comparison(
         {name: (old.get(name), new.get(name)) for name in old | new if old.get(name) != new.get(name)},
-        [_change(left[name], right[name], all(data)) for name in left if name in right],
+        [_change(left[name], right[name], same_data(name)) for name in left if name in right],
         [
             Change(family, "", ", ".join(mean.metrics), mean.value, now[family].value)
             for family, mean in means.items()
@@ -85,8 +91,7 @@ def _name(score: Score) -> str:
 
 def _change(before: Score, after: Score, same_data: bool) -> Change:
     interval = None
-    same = same_data and (before.n, before.revision) == (after.n, after.revision)
-    if same and before.per_query and after.per_query:
+    if same_data and before.n == after.n and before.per_query and after.per_query:
         found = paired_bootstrap(after.query_values(), before.query_values(), resamples=2000)
         interval = (found.low, found.high)
     return Change(before.task, before.kind, before.metric, before.value, after.value, interval)

@@ -265,8 +265,11 @@ def test_changes_have_paired_intervals_where_the_queries_are_the_same(mmeb: Repo
     other = compare(mmeb, replace(mmeb, scores=[replace(better, revision="another"), *rest]))
     assert other.changes[0].interval is None
     renewed = compare(mmeb, replace(mmeb, conditions=conditions(revision="another")))
-    assert [change.interval for change in renewed.changes] == [None] * 4
     assert renewed.conditions == {"data.revision": ("1234567890abcdef", "another")}
+    assert [change.interval for change in renewed.changes] == [(0, 0)] * 4  # each score's own data are the same
+    nameless = replace(mmeb, scores=[replace(score, revision="") for score in mmeb.scores])
+    renewed = compare(nameless, replace(nameless, conditions=conditions(revision="another")))
+    assert [change.interval for change in renewed.changes] == [None] * 4
 
 
 def test_two_benchmarks_are_not_compared(mmeb: Report, mbeir: Report) -> None:
