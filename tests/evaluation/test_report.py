@@ -266,7 +266,8 @@ def test_changes_have_paired_intervals_where_the_queries_are_the_same(mmeb: Repo
     assert other.changes[0].interval is None
     renewed = compare(mmeb, replace(mmeb, conditions=conditions(revision="another")))
     assert renewed.conditions == {"data.revision": ("1234567890abcdef", "another")}
-    assert [change.interval for change in renewed.changes] == [(0, 0)] * 4  # each score's own data are the same
+    # each score's own data are the same
+    assert [change.interval for change in renewed.changes] == [(0, 0)] * 4
     nameless = replace(mmeb, scores=[replace(score, revision="") for score in mmeb.scores])
     renewed = compare(nameless, replace(nameless, conditions=conditions(revision="another")))
     assert [change.interval for change in renewed.changes] == [None] * 4
