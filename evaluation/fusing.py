@@ -48,14 +48,19 @@ class Fusing:
         own = {"alphas": dict(self.alphas)} if self.alphas else {}
         return {"reranker": self.name, "depth": self.depth, "alpha": self.alpha, **own}
 
-    def conditions(self) -> dict[str, Any]:
-        """Settings, and which weights of which dtype are behind the reranker's name, where it can say."""
-        said = {}
+    def judge(self) -> dict[str, Any]:
+        """What a pair's score depends on: the reranker's name, and the weights and dtype behind it, where it can
+        say."""
+        said: dict[str, Any] = {"reranker": self.name}
         if hasattr(self.reranker, "fingerprint"):
             said["fingerprint"] = self.reranker.fingerprint()
         if hasattr(self.reranker, "model"):
             said["dtype"] = str(self.reranker.model.dtype)
-        return self.settings() | said
+        return said
+
+    def conditions(self) -> dict[str, Any]:
+        """Settings, and whose scores are fused."""
+        return self.settings() | self.judge()
 
     def scores(self, query: Any, candidates: Sequence[Any]) -> list[float]:
         """The reranker's, in 0..1. Raises what it raises for an item that it cannot score."""

@@ -156,9 +156,8 @@ def run_benchmark(
     scores: list[BenchmarkScore] = []
     notes: list[str] = []
     costs = dict(store.costs)
-    again = None if rerank is None else rerank.conditions()
     for one in encoded:
-        score, lines, cost = _score(store, one, style, rerank, work, str(again))
+        score, lines, cost = _score(store, one, style, rerank, work)
         scores.append(score)
         notes += lines
         if cost is not None:
@@ -179,7 +178,7 @@ def run_benchmark(
         "processor": processor_facts(encoder),
         "limit": settings.limit,
         "tasks": f"{len(tasks)} of {len(benchmark.tasks)}",
-        "rerank": again,
+        "rerank": None if rerank is None else rerank.conditions(),
         "code": code_hash(),
     }
     complete = benchmark.complete(settings.pools if several else ())
@@ -241,7 +240,7 @@ def _encode(
 
 
 def _score(
-    store: VectorStore, one: _Encoded, style: str, rerank: Fusing | None, work: Path, conditions: str
+    store: VectorStore, one: _Encoded, style: str, rerank: Fusing | None, work: Path
 ) -> tuple[BenchmarkScore, list[str], Cost | None]:
     queries, candidates = store.vectors(one.queries), store.vectors(one.candidates)
     problem, again = one.problem, None
@@ -249,7 +248,7 @@ def _score(
     if rerank is not None and left is not None:
         kept = work / f"reranked-{problem.task.name.replace('/', '_')}{one.kind}.json"
         how = rerank.of_task(problem.task.name)
-        again = reranked(left, how, style, kept, f"{code_hash()} {conditions}")
+        again = reranked(left, how, style, kept, f"{code_hash()} {how.judge()}")
     score, notes = score_problem(
         problem,
         queries,

@@ -125,14 +125,14 @@ def test_pairs_are_scored_again_by_another_reranker_or_of_other_media(tmp_path: 
     layouts.MMEB_V2["CIRR"](tmp_path / "data")
     blind = Stub(lambda item, role: Stub()._row({**item, "image": Path(item["image"]).name}, role))
 
-    def run(reranker: Reranker) -> Any:
+    def run(reranker: Reranker, alpha: float = 0.0) -> Any:
         found = run_benchmark(
             blind,
             load_benchmark("mmeb-v2"),
             LocalData(tmp_path / "data"),
             tmp_path / "work",
             RunSettings(tasks=["CIRR"]),
-            rerank=Fusing(reranker, "the same name", depth=4, alpha=0.0),
+            rerank=Fusing(reranker, "the same name", depth=4, alpha=alpha),
         )
         assert found is not None
         return found
@@ -140,6 +140,7 @@ def test_pairs_are_scored_again_by_another_reranker_or_of_other_media(tmp_path: 
     first, again, other = Reranker(lambda *_: 0.5), Reranker(lambda *_: 0.5), Reranker(lambda *_: 0.5, 1)
     before = run(first)
     run(again)
+    run(again, alpha=0.5)  # scores are fused by another share, and are the same scores
     assert (again.pairs, first.pairs > 0) == (0, True)
     assert run(other).conditions.settings["rerank"]["fingerprint"] == {"model": "1"}
     assert other.pairs == first.pairs
