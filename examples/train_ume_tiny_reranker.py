@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,27 +64,35 @@ EASY = 0.25  # of the batches, the first ones, have any wrong candidates: what d
 
 @dataclass(frozen=True)
 class _Mined:
-    """A pool, all of whose candidates are asked for.
-
-    Attributes:
-        hardest: int ``[queries, DEPTH]``, wrong candidates, the one that the embedder ranks first before the others.
-        order: in which the queries are taken.
-    """
+    """A pool, all of whose candidates are asked for; ``order`` is that in which the queries are taken."""
 
     pool: Pool
-    hardest: NDArray[np.int64]
     order: NDArray[np.int64]
+    encoder: Encoder
+
+    @cached_property
+    def hardest(self) -> NDArray[np.int64]:
+        """Wrong candidates of each query, those that the embedder ranks first: ``[queries, DEPTH]``."""
+        scores = _scores(self.encoder, self.pool)
+        scores[np.arange(len(scores)), self.pool.positives] = -np.inf
+        return np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
 
 
 class MinedRows(Dataset):  # type: ignore[type-arg]
     """Rows of hard pools, whose wrong candidates are drawn from what an embedder ranks first.
 
-    Row ``i`` belongs to batch ``i // batch``, of one task; it is a function of (encoder, split, seed, i) alone, and is
-    made fastest in this order. Tasks take turns, and each goes through its pools one after the other.
+    Row ``i`` belongs to batch ``i // batch``, of one task; it is a function of the arguments and ``i`` alone, and rows
+    are made fastest in their order. Tasks take turns, and each goes through its pools one after the other.
 
     Args:
-        wrong: negatives of a row. easy: the share of the batches, the first ones, that have any.
+        encoder: ranks the candidates.
+        steps, batch: batches, and rows of one.
+        wrong: negatives of a row.
+        easy: the share of the batches, the first ones, that have any.
         size: candidates of a pool; the larger, the harder are those that are ranked first.
+
+    Raises:
+        ValueError: a pool that is no whole number of batches, or has too few wrong candidates.
     """
 
     def __init__(
@@ -100,6 +109,8 @@ class MinedRows(Dataset):  # type: ignore[type-arg]
     ) -> None:
         if size % batch:
             raise ValueError(f"a batch of {batch} rows does not divide a pool of {size}")
+        if size <= DEPTH:
+            raise ValueError(f"a pool of {size} has no {DEPTH} wrong candidates")
         self.encoder, self.steps, self.batch, self.seed, self.size = encoder, steps, batch, seed, size
         self.wrong, self.easy = wrong, easy
         self.tasks, self.world = tuple(tasks), DigitWorld("train", seed)
@@ -127,12 +138,8 @@ class MinedRows(Dataset):  # type: ignore[type-arg]
         known = self._mined.get(task)
         if known is None or known[0] != which:
             pool = self.world.pool(task, self.size, self.size, "hard", index=which)
-            own = np.array(pool.positives)
-            scores = _scores(self.encoder, pool)
-            scores[np.arange(len(own)), own] = -np.inf
-            hardest = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
             order = np.random.default_rng([self.seed, which]).permutation(self.size)
-            known = self._mined[task] = which, _Mined(pool, hardest, order)
+            known = self._mined[task] = which, _Mined(pool, order, self.encoder)
         return known[1]
 
 

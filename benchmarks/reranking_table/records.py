@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 TINY = "ume-tiny"
 Kind = Literal["stage2", "reranker", "distilled", "continued"]
-# Tasks that recall alone leaves something to, and pools so large that it does: recall@1 of ume-tiny is .5 and .7.
+# Tasks that recall alone leaves something to, and pools so large that it does.
 TASKS = ("edit_scene", "retrieve_clip")
 POOL, DEPTH = 2000, 10  # candidates of a pool, and of them those that are scored again
 STUDENT_ROWS = 1200  # of each task: a tenth of the reranker's

@@ -49,8 +49,8 @@ def test_wrong_candidates_are_what_the_embedder_ranks_first(encoder: Any) -> Non
         assert set(wrong) <= set(first_wrong(encoder, pool, query))
 
 
-def test_the_first_batches_have_any(encoder: Any) -> None:
-    rows = MinedRows(encoder, 4, 8, tasks=("edit_scene",), easy=0.5, size=SIZE)
+def test_the_first_batches_have_any_and_ask_no_embedder() -> None:
+    rows = MinedRows(None, 4, 8, tasks=("edit_scene",), easy=0.5, size=SIZE)  # type: ignore[arg-type]
     pool = DigitWorld("train", 0).pool("edit_scene", SIZE, SIZE, "hard")
     told = [rows[number] for number in range(8)]
     families = [
@@ -79,6 +79,8 @@ def test_a_row_is_a_function_of_its_number(encoder: Any) -> None:
     assert [again[number] for number in reversed(range(48))] == told[::-1]
 
 
-def test_a_batch_that_does_not_divide_a_pool_is_refused(encoder: Any) -> None:
+def test_pools_that_do_not_fit_are_refused(encoder: Any) -> None:
     with pytest.raises(ValueError, match="batch of 5 rows does not divide a pool of 16"):
         MinedRows(encoder, 1, 5, size=SIZE)
+    with pytest.raises(ValueError, match="a pool of 4 has no 4 wrong candidates"):
+        MinedRows(encoder, 1, 2, size=DEPTH)
