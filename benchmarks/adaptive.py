@@ -12,45 +12,32 @@ that a stopped table goes on where it was, on another day or machine. A seed is 
 
 from __future__ import annotations
 
-import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 from adaptive_table import report
 from adaptive_table.records import ARMS, START, UNTAUGHT
 from adaptive_table.running import Table, run_seed
 from findings_table import arms
-from findings_table.schedule import processes
+from findings_table.commands import UME_TINY, folders, run_seeds, table_parser
 
-RESULTS = Path(__file__).parent / "results" / "adaptive"
-TINY = Path(__file__).parents[1] / "examples" / "ume-tiny"
+NAME = "adaptive"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = table_parser(
+        __doc__, NAME, ARMS, quick="a quarter of the steps, rows and queries; the evaluator whole"
+    )
     parser.add_argument(
-        "--start", type=Path, default=TINY, help="what the evaluator and the joint training begin from"
+        "--start", type=Path, default=UME_TINY, help="what the evaluator and the joint training begin from"
     )
     parser.add_argument(
         "--untaught",
         type=Path,
         help="what the arms of selection begin from: ume-tiny before it had ever thought, see above",
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs/adaptive"), help="folder of checkpoints")
-    parser.add_argument(
-        "--results", type=Path, help=f"folder of results (default: {RESULTS}; of a quick table: in --runs)"
-    )
-    parser.add_argument("--jobs", type=int, default=2, help="seeds that run at the same time")
-    parser.add_argument(
-        "--quick", action="store_true", help="a quarter of the steps, rows and queries; the evaluator whole"
-    )
-    parser.add_argument("--report-only", action="store_true")
     args = parser.parse_args()
-    results = args.results or (args.runs / "quick" if args.quick else RESULTS)
-    runs = args.runs / "quick-runs" if args.quick else args.runs
+    runs, results = folders(args, NAME)
     if not args.report_only:
         from_untaught = [one.name for one in arms.chain(args.arms, ARMS) if one.start == UNTAUGHT]
         if from_untaught and args.untaught is None:
@@ -58,11 +45,9 @@ def main() -> int:
                 f"{', '.join(from_untaught)} begin at --untaught FOLDER; see the first lines of this file"
             )
         roots = {START: args.start, **({UNTAUGHT: args.untaught} if args.untaught else {})}
-        table = Table(runs, results, roots, quick=args.quick)
-        with processes(args.jobs) as pool:
-            list(pool.map(partial(run_seed, table, args.arms), args.seeds))
+        run_seeds(run_seed, Table(runs, results, roots, quick=args.quick), args)
     reader = Table(runs, results, quick=args.quick)
-    return arms.write_report(reader, "adaptive", report.table, report.markdown, report.draw)
+    return arms.write_report(reader, NAME, report.table, report.markdown, report.draw)
 
 
 if __name__ == "__main__":
