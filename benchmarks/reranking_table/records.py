@@ -10,7 +10,7 @@ Kind = Literal["stage2", "reranker", "distilled", "continued"]
 # Tasks that recall alone leaves something to, and pools so large that it does: what is described is found among clips,
 # and a clip's description among descriptions.
 TASKS = ("retrieve_clip", "retrieve_clip_caption")
-POOL, DEPTH = 2000, 10  # candidates of a pool, and of them those that are scored again
+POOL, DEPTH = 4000, 10  # candidates of a pool, and of them those that are scored again
 STUDENT_ROWS = 2000  # of each task: a tenth of the reranker's
 QUERIES, VALIDATION = 2000, 400  # of each task
 QUICK = 4  # what a quick table divides steps by
