@@ -45,9 +45,10 @@ class StudentRows(Dataset):  # type: ignore[type-arg]
         tasks = np.array([row["task"] for row in scored])
         draw = np.random.default_rng([seed, 3])
         self.order: list[int] = []
-        left: dict[str, list[int]] = {task: [] for task in TASKS}
+        turns = list(dict.fromkeys(tasks.tolist()))
+        left: dict[str, list[int]] = {task: [] for task in turns}
         for number in range(steps):
-            task = TASKS[number % len(TASKS)]
+            task = turns[number % len(turns)]
             own = np.flatnonzero(tasks == task)
             if len(own) < batch:
                 raise ValueError(f"{len(own)} scored rows of {task} make no batch of {batch}")

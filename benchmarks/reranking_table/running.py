@@ -18,8 +18,8 @@ from umekit.encoding.encoder import Encoder
 from umekit.evaluation.tuning import Tuning
 
 from . import scoring, training
-from .records import ARMS, QUERIES, QUICK, STUDENT_ROWS, TINY, VALIDATION, VERSION, Arm
-from .rows import reranker_rows
+from .records import ARMS, QUERIES, QUICK, STUDENT_ROWS, TASKS, TINY, VALIDATION, VERSION, Arm
+from .rows import reranker_rows, student_pool
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def _scored(table: Table, arm: Arm, seed: int) -> list[Mapping[str, Any]]:
     encoder = _open(table.checkpoint(arm.start, seed))
     reranker = umekit.load(table.checkpoint(arm.teacher, seed), device="cpu", dtype=torch.float32)
     folder = table.runs / f"scored-{seed}" / table.fingerprint(arm.teacher)
-    return scoring.scored_rows(encoder, reranker, teacher["alpha"], seed, table.student_rows, folder)
+    pools = (student_pool(seed, task, table.student_rows) for task in TASKS)
+    return scoring.scored_rows(encoder, reranker, pools, lambda _: float(teacher["alpha"]), folder)
 
 
 def _open(folder: Path) -> Encoder:

@@ -5,7 +5,7 @@ Hits at 1 of every query are kept, in the order of the pools, so that arms can b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from umekit.evaluation.tuning import Judged, Tuning, tune
 from umekit.trainers.scoring import score
 
 from .records import DEPTH, POOL, TASKS
-from .rows import student_pool
 
 Floats = NDArray[np.float32]
 
@@ -136,29 +135,32 @@ def cascade_hits(encoder: Encoder, reranker: Reranker, queries: int, tuning: Tun
 
 
 def scored_rows(
-    encoder: Any, reranker: Any, alpha: float, seed: int, queries: int, out: Path
+    encoder: Any, reranker: Any, pools: Iterable[Pool], alpha_of: Callable[[str], float], out: Path
 ) -> list[Mapping[str, Any]]:
-    """Training rows with their recalled candidates and the teacher's scores, as ``umekit score`` writes them; of each
-    task ``queries``.
+    """What an embedder recalls of pools of training rows, with the teacher's scores, as ``umekit score`` writes them.
 
     Positives are not forced into the lists. A run that was killed goes on.
+
+    Args:
+        alpha_of: the share of the cosine, by task.
     """
-    rows = []
-    for task in TASKS:
-        found = recall(encoder, student_pool(seed, task, queries))
-        pool = found.pool
-        rows += [
+    found: list[Mapping[str, Any]] = []
+    for pool in pools:
+        best = recall(encoder, pool).best
+        rows = [
             {
                 "query": pool.queries[row],
                 "positive": pool.candidates[pool.positives[row]],
                 "positive_id": pool.candidate_ids[pool.positives[row]],
-                "task": task,
-                "candidates": [pool.candidates[one] for one in found.best[row]],
-                "candidate_ids": [pool.candidate_ids[one] for one in found.best[row]],
+                "task": pool.task,
+                "candidates": [pool.candidates[one] for one in best[row]],
+                "candidate_ids": [pool.candidate_ids[one] for one in best[row]],
             }
             for row in range(len(pool))
         ]
-    report = score(encoder, reranker, rows, out=out, alpha=alpha, show_progress=False)
-    assert report is not None
-    records = open_records(Path(report.file))
-    return [records[number] for number in range(len(records))]
+        alpha = alpha_of(pool.task)
+        report = score(encoder, reranker, rows, out=out / pool.task, alpha=alpha, show_progress=False)
+        assert report is not None
+        records = open_records(Path(report.file))
+        found += [records[number] for number in range(len(records))]
+    return found
