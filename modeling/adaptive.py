@@ -171,7 +171,9 @@ class UmeForAdaptiveEmbedding(UmeForGenerativeEmbedding):
         chance = list(streams) if streams is not None else streams_of(fresh_seed(), numbers, num_samples)
         apart = [chance[start : start + num_samples] for start in range(0, len(chance), num_samples)]
         prompts = ReadPrompts(numbers, rows.state, direct, rows, apart)
-        return self._decided(prompts, self.strategy_of(strategy), decider or self.decider_of(), wishes)
+        decider = decider or self.decider_of()
+        decider.longest = decoding.max_new_tokens * num_samples
+        return self._decided(prompts, self.strategy_of(strategy), decider, wishes)
 
     def embed_batch(
         self, batch: dict[str, Tensor], options: EncodeOptions, indices: Sequence[int], tokenizer: Any

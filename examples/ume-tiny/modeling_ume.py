@@ -195,6 +195,7 @@ WINDOW = 1024  # scores that a quantile is taken of
 PRIOR = tuple((place + 0.5) / 16 for place in range(16))  # before many are seen: as if these had been
 SLACK = 0.02  # of all tokens: how far from the budget it may be on the way
 LENGTHS = 128  # thoughts that the mean length is taken of
+SURPRISE = 16  # times that mean: how long those under way may turn out to be, and still be made up for
 
 
 class Kappa:
@@ -203,6 +204,8 @@ class Kappa:
     >>> Kappa(0.5).decide([0.5, 0.75])
     [False, True]
     """
+
+    longest: int | None = None  # tokens that reasoning about one item may cost, where an encoding has said so
 
     def __init__(self, kappa: float) -> None:
         self.kappa = check_kappa(kappa)
@@ -241,10 +244,10 @@ class Budget(Kappa):
     to be thought can still spend it: a budget over what all items would write is not met, and then all reason.
 
     Rows of a batch are decided in order, with ``m`` in place of lengths that are not known yet. So that lengths which
-    surprise are made up for, there are never more thoughts under way than have ended, nor more than a quarter of what
-    is left to spend, or half the slack where that is more; the rest of the batch waits. The very first item is thought
-    about whatever its score, to learn what a thought costs. One object may be handed to several calls, which then keep
-    one account.
+    surprise are made up for (a batch of hard items after many easy ones), there are never more thoughts under way than
+    have ended, nor more than what is left to spend could pay for if each were as long as it may be, or 16 times ``m``;
+    of the slack, where that is more. The rest of the batch waits. The very first item is thought about whatever its
+    score, to learn what a thought costs. One object may be handed to several calls, which then keep one account.
 
     A re-derivation: MMEmb-R1 has published no code, and says nothing of budgets.
 
@@ -290,7 +293,7 @@ class Budget(Kappa):
         for score in scores[self._waiting :]:
             self._see(score)
         left = self.tokens * max(self._expected, self.items + len(scores)) - self.tokens_spent
-        enough = max(min(left / 4 / self.length, self._thoughts), self.slack / 2 / self.length, 1.0)
+        enough = max(min(left / self.surprise, self._thoughts), self.slack / self.surprise, 1.0)
         chosen: list[bool] = []
         for score in scores:
             if self._under_way >= enough:
@@ -309,6 +312,12 @@ class Budget(Kappa):
     def length(self) -> float:
         """Mean tokens of a thought lately; before there was any, as if every item could have one."""
         return max(sum(self._lengths) / len(self._lengths), 1.0) if self._lengths else self.tokens
+
+    @property
+    def surprise(self) -> float:
+        """Tokens that a thought under way may turn out to have."""
+        most = SURPRISE * self.length
+        return most if self.longest is None else max(min(most, self.longest), self.length)
 
     @property
     def slack(self) -> float:
@@ -3980,7 +3989,9 @@ class UmeForAdaptiveEmbedding(UmeForGenerativeEmbedding):
         chance = list(streams) if streams is not None else streams_of(fresh_seed(), numbers, num_samples)
         apart = [chance[start : start + num_samples] for start in range(0, len(chance), num_samples)]
         prompts = ReadPrompts(numbers, rows.state, direct, rows, apart)
-        return self._decided(prompts, self.strategy_of(strategy), decider or self.decider_of(), wishes)
+        decider = decider or self.decider_of()
+        decider.longest = decoding.max_new_tokens * num_samples
+        return self._decided(prompts, self.strategy_of(strategy), decider, wishes)
 
     def embed_batch(
         self, batch: dict[str, Tensor], options: EncodeOptions, indices: Sequence[int], tokenizer: Any

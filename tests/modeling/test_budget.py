@@ -91,6 +91,25 @@ def test_scores_that_say_little_do_not_break_it(scores: NDArray[np.float64]) -> 
         assert abs(LENGTHS["random"][reasoned].sum() / (20 * ITEMS) - 1) <= 0.05
 
 
+@pytest.mark.parametrize("batch", [1, 64, 256])
+@pytest.mark.parametrize("longest", [None, 256])
+def test_long_thoughts_after_many_short_ones_are_made_up_for(batch: int, longest: int | None) -> None:
+    """A data set in the order of its tasks: a whole batch costs many times what was learnt of those before."""
+    hard = np.repeat([0.0, 1.0], [1400, 600])
+    lengths = (14 + 186 * hard).astype(int)
+    for average in (10, 20, 35):
+        for announced in (True, False):
+            budget = Budget(average)
+            budget.longest = longest
+            if announced:
+                budget.begin(ITEMS)
+            reasoned = _run(budget, 0.02 + 0.95 * hard, lengths, batch)
+            if average > 14:  # more than the short ones can spend: what they leave is spent on the long ones
+                assert abs(lengths[reasoned].sum() / (average * ITEMS) - 1) <= 0.05
+            assert lengths[reasoned].sum() <= 1.05 * average * ITEMS
+    assert budget.surprise <= (longest or 16 * 200)
+
+
 def test_it_is_near_its_budget_all_the_way_and_in_small_calls() -> None:
     """Never further than the slack and a thought, so that a call of a few hundred items is as good as one of many."""
     lengths = LENGTHS["random"]
