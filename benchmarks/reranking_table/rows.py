@@ -13,7 +13,7 @@ from umekit.evaluation.digit_world import DigitWorld
 from umekit.evaluation.digit_world.pools import Pool
 from umekit.examples.train_ume_tiny_reranker import MinedRows
 
-from .records import POOL, TASKS
+from .records import DEPTH, EASY, POOL, TASKS
 
 Row = dict[str, Any]
 TRAIN_SEED = 1000  # what ume-tiny has seen has seed 0
@@ -30,8 +30,10 @@ def stage2_rows(encoder: Encoder, steps: int, batch: int, seed: int) -> MinedRow
 
 
 def reranker_rows(encoder: Encoder, steps: int, batch: int, seed: int) -> MinedRows:
-    """What stage 2 ranks first, as ume-tiny's reranker is taught."""
-    return MinedRows(encoder, steps, batch, seed=TRAIN_SEED + seed, tasks=TASKS, size=POOL)
+    """Whole lists of what stage 2 ranks first: the right one among as many as will be scored again."""
+    return MinedRows(
+        encoder, steps, batch, seed=TRAIN_SEED + seed, tasks=TASKS, wrong=DEPTH - 1, easy=EASY, size=POOL
+    )
 
 
 class StudentRows(Dataset):  # type: ignore[type-arg]

@@ -20,7 +20,8 @@ from reranking_table.running import Table, run_seed
 import umekit
 from umekit.encoding.packaged import packaged_model
 
-SMALL = 16
+SMALL = 24
+ASKED = ("one", "another")  # tasks of a report
 
 
 @pytest.fixture
@@ -68,13 +69,13 @@ def scored(number: int, task: str, *, recalled: bool = True) -> dict[str, Any]:
 
 
 def test_students_read_the_same_rows() -> None:
-    teacher = [scored(number, task, recalled=number != 5) for task in TASKS for number in range(6)]
-    distilled, control = (StudentRows(teacher, 2 * len(TASKS), 3, 1, hard=hard) for hard in (False, True))
+    teacher = [scored(number, task, recalled=number != 5) for task in ASKED for number in range(6)]
+    distilled, control = (StudentRows(teacher, 2 * len(ASKED), 3, 1, hard=hard) for hard in (False, True))
     assert [distilled[i]["query"] for i in range(len(control))] == [
         control[i]["query"] for i in range(len(control))
     ]
     assert [distilled[i]["task"] for i in range(len(control))] == [
-        task for task in TASKS * 2 for _ in range(3)
+        task for task in ASKED * 2 for _ in range(3)
     ]
     counts = Counter(distilled[i]["query"]["text"] for i in range(len(control)))
     assert set(counts.values()) == {1}  # two batches are all of a task
@@ -141,9 +142,14 @@ def test_results_of_another_start_or_size_do_not_count(done: list[str], tmp_path
 # ---- the report -----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def two_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "TASKS", ASKED)
+
+
 def embedder(share: float, rng: np.random.Generator, count: int) -> dict[str, Any]:
-    hits = {task: pack((rng.random(count) < share).astype(np.uint8)) for task in TASKS}
-    every = {task: pack(np.ones(count, dtype=np.uint8)) for task in TASKS}
+    hits = {task: pack((rng.random(count) < share).astype(np.uint8)) for task in ASKED}
+    every = {task: pack(np.ones(count, dtype=np.uint8)) for task in ASKED}
     return {
         "hits": hits,
         "recalled": every,
@@ -169,23 +175,24 @@ def results(teacher: dict[str, float], count: int = 2000) -> dict[str, dict[int,
             "alpha": 0.5,
             "alpha_of": {},
             "alphas": [0.0, 1.0],
-            "curve": {task: [0.8, 0.6] for task in TASKS},
-            "calibration": {task: {"auc": 0.9, "brier": 0.1, "error": 0.05} for task in TASKS},
+            "curve": {task: [0.8, 0.6] for task in ASKED},
+            "calibration": {task: {"auc": 0.9, "brier": 0.1, "error": 0.05} for task in ASKED},
             "settings": ARMS["reranker"].to_dict(),
             "minutes": 2.0,
         }
     return found
 
 
+@pytest.mark.usefixtures("two_tasks")
 def test_claims_of_students_are_void_without_a_teacher(tmp_path: Path) -> None:
-    given = results({TASKS[0]: 0.8, TASKS[1]: 0.62})
+    given = results({ASKED[0]: 0.8, ASKED[1]: 0.62})
     table = report.table(given)
     verdicts = {(row["claim"], row["task"]): row["verdict"] for row in table["claims"]}
-    assert verdicts["reranked", TASKS[0]] == verdicts["distilled", TASKS[0]] == "reproduced"
-    assert verdicts["distilled", TASKS[1]] == verdicts["distilled-control", TASKS[1]] == "void"
+    assert verdicts["reranked", ASKED[0]] == verdicts["distilled", ASKED[0]] == "reproduced"
+    assert verdicts["distilled", ASKED[1]] == verdicts["distilled-control", ASKED[1]] == "void"
     reached = {(row["claim"], row["task"]): row["reached"] for row in table["claims"]}
-    assert reached["reranked", TASKS[0]]
-    assert not reached["reranked", TASKS[1]]
+    assert reached["reranked", ASKED[0]]
+    assert not reached["reranked", ASKED[1]]
     text = report.markdown({**table, "command": "x"})
     assert "**missed**" in text
     assert "| distilled |" in text
@@ -193,18 +200,20 @@ def test_claims_of_students_are_void_without_a_teacher(tmp_path: Path) -> None:
     assert (tmp_path / "table.png").stat().st_size > 1000
 
 
+@pytest.mark.usefixtures("two_tasks")
 def test_share_of_the_gain_that_is_kept() -> None:
-    found = report.table(results(dict.fromkeys(TASKS, 0.8)))["tasks"][TASKS[0]]
+    found = report.table(results(dict.fromkeys(ASKED, 0.8)))["tasks"][ASKED[0]]
     kept = found["kept"]["distilled"]
     assert kept["share"] == pytest.approx(0.5, abs=0.08)
     assert kept["interval"][0] < kept["share"] < kept["interval"][1]
     assert found["kept"]["hard negatives, same rows"]["share"] == pytest.approx(0.25, abs=0.08)
     assert found["conditions"]["testable"]
-    assert report.kept_share(results(dict.fromkeys(TASKS, 0.5)), TASKS[0], report.STUDENT) is None
+    assert report.kept_share(results(dict.fromkeys(ASKED, 0.5)), ASKED[0], report.STUDENT) is None
 
 
+@pytest.mark.usefixtures("two_tasks")
 def test_few_queries_are_not_judged() -> None:
-    table = report.table(results(dict.fromkeys(TASKS, 0.8), count=100))
+    table = report.table(results(dict.fromkeys(ASKED, 0.8), count=100))
     assert {row["verdict"] for row in table["claims"]} == {"not judged"}
 
 
