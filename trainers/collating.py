@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -138,6 +139,15 @@ class ContrastiveCollator(ItemCollator):
             given = [text_hash(str(name)) for name in names if name is not None]
             keys = [key or 1 for key in (*given, content_hash(prepared))]
         return kept, torch.tensor([*keys, *[NO_KEY] * (KEYS - len(keys))], dtype=torch.int64)
+
+
+@contextlib.contextmanager
+def naming(item: str) -> Iterator[None]:
+    """What is wrong with one of a row's items, with its place in the row before it."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{item}: {error}") from error
 
 
 def column(row: Mapping[str, Any], name: str) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .arguments import ContrastiveTrainingArguments
 from .batches import ItemBatch, PreparedRow, gather_batch, without_padding
-from .collating import ContrastiveCollator, column, items_of
+from .collating import ContrastiveCollator, column, items_of, naming
 from .contrastive import ContrastiveTrainer
 from .hashing import content_hash
 from .model_with_objective import Metrics
@@ -90,24 +90,42 @@ class DistillationCollator(ContrastiveCollator):
 
     def prepare_row(self, row: Mapping[str, Any]) -> PreparedRow:
         """The roles and the columns of the class's docstring."""
-        items, scores = items_of(row, "candidates"), list(column(row, "teacher_scores"))
+        items, scores = items_of(row, "candidates"), _numbers(row, "teacher_scores")
         if not items or len(items) != len(scores):
             raise ValueError(f"{len(items)} candidates and {len(scores)} teacher_scores")
-        pairs = [self._prepared(item, "document") for item in items[: self.max_candidates]]
+        pairs = []
+        for place, item in enumerate(items[: self.max_candidates]):
+            with naming(f"candidate {place}"):
+                pairs.append(self._prepared(item, "document"))
         scores = scores[: self.max_candidates]
         if self.force_positive:
-            kept, prepared = self._prepared(column(row, "positive"), "document")
+            with naming("the positive"):
+                kept, prepared = self._prepared(column(row, "positive"), "document")
             if content_hash(prepared) not in {content_hash(one) for _, one in pairs}:
                 pairs.append((kept, prepared))
-                scores.append(column(row, "positive_teacher_score"))
-        if not all(math.isfinite(score) for score in scores):
-            raise ValueError("a teacher's score is not finite")
+                scores.append(float(column(row, "positive_teacher_score")))
+        for place, score in enumerate(scores):
+            if not math.isfinite(score):
+                raise ValueError(f"candidate {place}: the teacher's score is not finite")
         found = PreparedRow({"query": self.prepare_item(column(row, "query"), "query")})
         if self.contrastive:
             found = super().prepare_row(row)
         found.items["candidates"] = [kept for kept, _ in pairs]
         found.columns["teacher_scores"] = torch.tensor(scores, dtype=torch.float32)
         return found
+
+
+def _numbers(row: Mapping[str, Any], name: str) -> list[float]:
+    """The numbers of a column that a row must have; NaN where one is missing."""
+    given = column(row, name)
+    try:
+        found = np.array(given, dtype=np.float64)
+    except (ValueError, TypeError):
+        found = np.empty(())
+    if found.ndim != 1:
+        raise TypeError(f"{name} must be a list of numbers, got {given!r:.80}")
+    numbers: list[float] = found.tolist()
+    return numbers
 
 
 @dataclass
@@ -194,6 +212,9 @@ class DistillationTrainer(ContrastiveTrainer):
 
 
 def agreement(rows: CandidateScores) -> Tensor:
-    """bool [n]: whether the student's best candidate is the teacher's."""
-    own, teacher = (s.masked_fill(~rows.mask, float("-inf")) for s in (rows.scores, rows.teacher_scores))
-    return own.argmax(dim=1) == teacher.argmax(dim=1)
+    """bool [n]: whether the student's best candidate is the teacher's; of several that tie, every one must be."""
+    own, teacher = (
+        scores == scores.masked_fill(~rows.mask, float("-inf")).amax(dim=1, keepdim=True)
+        for scores in (rows.scores, rows.teacher_scores)
+    )
+    return ~(own & rows.mask & ~teacher).any(dim=1)

@@ -13,7 +13,7 @@ from PIL import Image
 
 import umekit
 from umekit.trainers import DistillationTrainer, DistillationTrainingArguments, add_lora
-from umekit.trainers.distillation import DistillationCollator
+from umekit.trainers.distillation import CandidateScores, DistillationCollator, agreement
 from umekit.trainers.objectives import ContrastiveObjective
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -148,7 +148,20 @@ def test_rows_that_are_wrong_are_named_or_left_out(tmp_path: Path, rows: list[di
     encoder = umekit.load(CHECKPOINT, preset="u-marvel")
     wrong = {
         "4 candidates and 3 teacher_scores": {**rows[0], "teacher_scores": [1.0, 0.5, 0.2]},
-        "not finite": {**rows[0], "teacher_scores": [1.0, float("nan"), 0.2, 0.1]},
+        "candidate 1: the teacher's score is not finite": {
+            **rows[0],
+            "teacher_scores": [1.0, float("nan"), 0.2, 0.1],
+        },
+        "candidate 2: the teacher's score is not finite": {
+            **rows[0],
+            "teacher_scores": [1.0, 0.5, None, 0.1],
+        },
+        "teacher_scores must be a list of numbers, got 0.5": {**rows[0], "teacher_scores": 0.5},
+        "got \\['a'": {**rows[0], "teacher_scores": ["a", 0.5, 0.2, 0.1]},
+        "candidate 3: no such file": {
+            **rows[0],
+            "candidates": [*rows[0]["candidates"][:3], {"image": "nowhere.png"}],
+        },
         "no 'teacher_scores'": {key: value for key, value in rows[0].items() if key != "teacher_scores"},
         "0 candidates": {**rows[0], "candidates": [], "teacher_scores": []},
     }
@@ -162,6 +175,21 @@ def test_rows_that_are_wrong_are_named_or_left_out(tmp_path: Path, rows: list[di
     assert lenient.training_step(lenient.model, batch).item() == pytest.approx(expected, rel=1e-5)
     nothing = lenient.data_collator(list(wrong.values()))
     assert lenient.training_step(lenient.model, nothing).item() == 0
+
+
+def test_ties_agree_only_where_all_of_the_students_best_are_the_teachers() -> None:
+    cases = [
+        ([0.9, 0.1, 0.0], [1.0, 0.5, 0.2], True),
+        ([0.1, 0.9, 0.0], [1.0, 1.0, 0.2], True),  # one of the teacher's two
+        ([0.3, 0.3, 0.3], [1.0, 0.5, 0.2], False),  # a student that tells nothing apart
+        ([0.9, 0.9, 0.0], [1.0, 1.0, 0.2], True),
+        ([-0.5, -0.9, 0.0], [-1.0, -2.0, 0.0], True),  # the last one is padding
+    ]
+    own, teacher = (torch.tensor([case[side] for case in cases]) for side in (0, 1))
+    mask = torch.ones(5, 3, dtype=torch.bool)
+    mask[4, 2] = False
+    rows = CandidateScores(own, teacher, mask, torch.zeros(5, dtype=torch.int64))
+    assert agreement(rows).tolist() == [case[2] for case in cases]
 
 
 def test_arguments_that_make_no_sense_are_refused(tmp_path: Path) -> None:
