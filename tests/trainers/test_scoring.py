@@ -131,6 +131,17 @@ def test_candidates_say_themselves_whether_the_positive_was_recalled(tmp_path: P
     assert len(listed(rows[0])[0].items) == 2
 
 
+def test_a_candidate_with_the_positives_id_is_the_positive(tmp_path: Path) -> None:
+    row = {"query": "query 1", "positive": "target 1", "positive_id": 7}
+    recalled = {**row, "candidates": ["target 2", "Target 1"], "candidate_ids": ["8", "7"]}
+    mined = {**row, "negatives": ["Target 1", "target 2"], "negative_ids": ["7", "8"]}
+    report = score(StubEncoder(hashed), StubReranker(), [recalled, mined], out=tmp_path, positive="always")
+    for found in lines(report):
+        assert sorted(found["candidate_ids"]) == ["7", "8"]
+        assert sorted(text_of(item) for item in found["candidates"]) == ["target 1", "target 2"]
+    assert listed(recalled)[0].has_positive is True
+
+
 @pytest.mark.parametrize("stop", [0, 1, 5, 9])
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, stop: int) -> None:
     rows, options = mined_like(), {"block_size": 3}

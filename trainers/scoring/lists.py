@@ -22,7 +22,7 @@ class Listed:
     """What is scored for a row.
 
     Attributes:
-        items: the positive, and the candidates that are not it, each content once.
+        items: the positive, and the candidates that are not it, by their ids or content; each content once.
         ids: of the same, None where there is none.
         has_positive: whether the positive stood among the row's ``candidates``; None for a row with ``negatives``,
             which it never does.
@@ -54,9 +54,12 @@ def listed(row: Any) -> tuple[Listed, list[int]]:
     if len(ids) != len(others):
         raise ValueError(f"{len(ids)} {names} for {len(others)} {column}")
     found: dict[int, tuple[Any, str | None]] = {}
-    own = content_key(row["positive"])
-    found[own] = as_mapping(row["positive"]), row.get("positive_id")
-    keys = [content_key(item) for item in others]
+    own, own_id = content_key(row["positive"]), row.get("positive_id")
+    found[own] = as_mapping(row["positive"]), own_id
+    keys = [
+        own if None not in (name, own_id) and str(name) == str(own_id) else content_key(item)
+        for item, name in zip(others, ids, strict=True)
+    ]
     for key, item, name in zip(keys, others, ids, strict=True):
         found.setdefault(key, (as_mapping(item), name))
     items, kept = zip(*found.values(), strict=True)
