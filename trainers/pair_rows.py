@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..encoding.presets.templates import END
 from .batches import PreparedRow
-from .collating import ItemCollator, column, items_of
+from .collating import ItemCollator, column, items_of, naming
 from .generation_prompt import header_ids
 from .hashing import content_hash, text_hash
 from .indexed_rows import row_name
@@ -71,8 +71,11 @@ class PairCollator(ItemCollator):
         if end:
             processor = processor.with_max_length(processor.settings.max_length - 1 - len(end))
         query = processor.pairs_with(column(row, "query"))
-        positives = [column(row, "positive"), *items_of(row, "positives")]
-        right = {content_hash(pair): pair for pair in map(query.prepare, positives)}
+        right: dict[int, Any] = {}
+        for place, item in enumerate([column(row, "positive"), *items_of(row, "positives")]):
+            with naming(f"positives {place - 1}" if place else "the positive"):
+                pair = query.prepare(item)
+            right.setdefault(content_hash(pair), pair)
         pairs = list(right.values())[: self.max_positives]
         count = len(pairs)
         pairs += self._wrong(row, query, right)
@@ -92,18 +95,27 @@ class PairCollator(ItemCollator):
         for place in order:
             if len(found) == wanted:
                 break
-            pair = query.prepare(items[place], place)
+            number, item = items[place]
+            with naming(f"negative {number}"):
+                pair = query.prepare(item)
             if (name := content_hash(pair)) not in right:
                 found.setdefault(name, (place, pair))
         return [pair for _, pair in sorted(found.values(), key=lambda one: one[0])]
 
-    def _negatives(self, row: Mapping[str, Any]) -> list[Any]:
-        items = items_of(row, "negatives")
+    def _negatives(self, row: Mapping[str, Any]) -> list[tuple[int, Any]]:
+        """Those that are no positive by their id, with their places among all."""
+        items = list(enumerate(items_of(row, "negatives")))
         if (names := row.get("negative_ids")) is not None:
             if len(names) != len(items):
                 raise ValueError(f"{len(names)} negative_ids for {len(items)} negatives")
-            own = {row.get("positive_id"), *(row.get("positive_ids") or ())} - {None}
-            items = [item for item, name in zip(items, names, strict=True) if name not in own]
+            own = {
+                str(name)
+                for name in (row.get("positive_id"), *(row.get("positive_ids") or ()))
+                if name is not None
+            }
+            items = [
+                item for item, name in zip(items, names, strict=True) if name is None or str(name) not in own
+            ]
         return items
 
     def _order(self, row: Mapping[str, Any], count: int) -> tuple[list[int], int]:

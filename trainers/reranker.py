@@ -117,6 +117,7 @@ class RerankerTrainer(ItemTrainer):
     arguments_class = RerankerTrainingArguments
     collator_class = PairCollator
     _labelled: Tensor
+    _said_alone = False
 
     def __init__(
         self,
@@ -140,6 +141,13 @@ class RerankerTrainer(ItemTrainer):
 
     def batch_backward(self, model: nn.Module, batch: ItemBatch) -> tuple[Tensor, Metrics]:
         """Of the pointwise loss, and of the listwise one where it has a weight."""
+        if len(batch) and not self._said_alone and all(relevant_pairs(batch)):
+            self._said_alone = True
+            logger.warning(
+                "step %d: no row of a batch has a negative, so that it teaches yes alone: give rows `negatives`, as "
+                "`umekit mine` does; this is said once",
+                self.state.global_step + 1,
+            )
         labelled = sum(max(1, item.completion) for item in batch.items) if len(batch) else 0
         self._labelled = sum_over_ranks(torch.tensor(labelled, device=self.args.device)).clamp(min=1)
         if not self.args.listwise_weight:
@@ -249,8 +257,7 @@ class RerankerTrainer(ItemTrainer):
     def _answers(self, batch: ItemBatch, indices: Sequence[int]) -> Tensor:
         """Token ids of the answers to some pairs, int64 [indices]."""
         yes, no = self.native_model.answer_ids
-        rows = zip(batch.columns["relevant"].tolist(), batch.counts["pairs"] or [], strict=True)
-        relevant = list(chain.from_iterable(row[:count] for row, count in rows))
+        relevant = relevant_pairs(batch)
         return torch.tensor([yes if relevant[index] else no for index in indices])
 
     # ---- evaluation ------------------------------------------------------------------------------
@@ -278,6 +285,12 @@ class RerankerTrainer(ItemTrainer):
         loss = F.binary_cross_entropy_with_logits(scores, truth.double()).item()
         metrics = {"loss": loss, "auc": report.auc, "brier": report.brier, "calibration_error": report.error}
         return {**metrics, "recall@1": float(np.mean(best))}, count
+
+
+def relevant_pairs(batch: ItemBatch) -> list[bool]:
+    """Which of a batch's pairs are to be answered with yes."""
+    rows = zip(batch.columns["relevant"].tolist(), batch.counts["pairs"] or [], strict=True)
+    return list(chain.from_iterable(row[:count] for row, count in rows))
 
 
 def positive_is_best(rows: PairBatch) -> Tensor:

@@ -191,6 +191,9 @@ def test_ratio_depth_and_what_is_no_negative() -> None:
         return texts(PairCollator(processor, answers=[1, 2], **settings), row)
 
     assert kept() == ["Right", *(f"Wrong {i}" for i in range(8))]
+    row["positive_id"] = 7  # a number, whose text is the last one's id
+    assert kept() == ["Right", "Same", *(f"Wrong {i}" for i in range(7))]
+    row["positive_id"] = "p"
     del row["negatives"][:2], row["negative_ids"][:2]
     assert kept(max_negatives=2) == ["Right", "Wrong 0", "Wrong 1"]
     drawn = {seed: kept(max_negatives=2, negative_depth=5, seed=seed) for seed in range(8)}
@@ -213,6 +216,31 @@ def test_a_negative_that_is_the_positive_takes_no_place() -> None:
     for seed in range(8):
         assert len(kept(max_negatives=2, negative_depth=4, seed=seed)) == 3
     assert kept(negative_depth=3) == ["Right", "Wrong 0", "Wrong 1", "Wrong 2"]
+
+
+def test_an_item_that_cannot_be_read_is_named_by_its_place() -> None:
+    processor = umekit.load(CHECKPOINT, preset="u-marvel-reranker").processor
+    collator = PairCollator(processor, answers=[1, 2])
+    row = {"query": "which", "positive": "right", "positives": ["true"], "positive_id": "p"}
+    row |= {"negatives": ["same", "wrong", "other"], "negative_ids": ["p", "q", "r"]}
+    for change, message in (
+        ({"positive": {"image": "nowhere.png"}}, "the positive: no such file"),
+        ({"positives": [{"image": "nowhere.png"}]}, "positives 0: no such file"),
+        ({"negatives": ["same", "wrong", 3]}, "negative 2: cannot embed a int"),
+    ):
+        with pytest.raises(ValueError, match=f"row 0 .*: {message}"):
+            collator([{**row, **change}])
+
+
+def test_a_batch_that_teaches_yes_alone_is_told_once(
+    tmp_path: Path, rows: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    reranker = umekit.load(CHECKPOINT, preset="u-marvel-reranker")
+    trainer = trainer_of(tmp_path, rows, reranker.model, reranker.processor)
+    lonely = [{**row, "negatives": []} for row in rows]
+    for given, said in ((rows, 0), ([rows[1], lonely[0]], 0), (lonely[1:2], 1), (lonely[1:2], 1)):
+        trainer.training_step(trainer.model, trainer.data_collator(given))
+        assert caplog.text.count("teaches yes alone") == said
 
 
 def test_a_row_without_negatives_is_no_hit() -> None:
