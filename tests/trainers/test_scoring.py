@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -194,12 +195,55 @@ def test_what_cannot_be_scored_is_counted_or_ends_the_run(tmp_path: Path) -> Non
     rows[1]["negatives"][0] = "BROKEN candidate"
     rows[3]["query"] = "UNREADABLE query"
     rows[4]["positive"] = "BROKEN positive"
-    with pytest.raises(ValueError, match=r"row 1, candidate 1: .*max_failed|max_failed.*row 1"):
+    with pytest.raises(ValueError, match=r"max_failed=0: row 1, negative 0: no; row 3: no such query; row 3"):
         score(StubEncoder(hashed), StubReranker(), rows, out=tmp_path / "strict")
     report = score(StubEncoder(hashed), StubReranker(), rows, out=tmp_path / "out", max_failed=10)
     assert report is not None
     assert (report.rows, report.failed_rows, report.failed_pairs) == (4, 2, 1)
     assert all("BROKEN" not in json.dumps(row["candidates"]) for row in lines(report))
+    lists = [{"query": "query 1", "positive": "BROKEN", "candidates": ["target 2", "BROKEN", "BROKEN too"]}]
+    with pytest.raises(ValueError, match=r"row 0, the positive: no; row 0, candidate 2: no$"):
+        score(StubEncoder(hashed), StubReranker(), lists, out=tmp_path / "lists")
+
+
+def test_what_json_cannot_hold_is_written_as_parquet(tmp_path: Path) -> None:
+    rows = [{**row, "weight": float("nan") if n == 1 else 1.0} for n, row in enumerate(mined_like(3))]
+    report = score(StubEncoder(hashed), StubReranker(), rows, out=tmp_path)
+    assert report is not None
+    assert report.file.endswith("scored.parquet")
+    weights = pq.read_table(report.file).column("weight").to_pylist()
+    assert [np.isnan(one) for one in weights] == [False, True, False]
+
+
+def test_a_candidate_whose_file_is_not_found_fails_alone(tmp_path: Path) -> None:
+    rows = mined_like(2)
+    rows[1]["negatives"][1] = {"text": "target 9", "image": "../elsewhere.png"}
+    options = {"out": tmp_path / "out", "media_root": tmp_path}
+    with pytest.raises(
+        ValueError, match="1 pairs could not be scored, more than max_failed=0: row 1, negative 1: "
+    ):
+        score(StubEncoder(hashed), StubReranker(), rows, **options)
+    report = score(StubEncoder(hashed), StubReranker(), rows, max_failed=1, **options)
+    assert report is not None
+    assert (report.rows, report.failed_rows, report.failed_pairs) == (2, 0, 1)
+
+
+def test_a_query_that_is_a_picture_itself(tmp_path: Path) -> None:
+    class Blind(StubReranker):
+        def rerank(self, query: Any, candidates: Any, **options: Any) -> Any:
+            assert isinstance(query["image"], Image.Image)
+            return SimpleNamespace(scores=np.zeros(len(candidates), np.float32), errors=[])
+
+    class Seeing(StubEncoder):
+        def encode(self, items: Any, **options: Any) -> Any:
+            return super().encode(
+                ["a picture" if isinstance(i, Image.Image) else i for i in items], **options
+            )
+
+    row = {**mined_like(1)[0], "query": Image.new("RGB", (8, 8))}
+    report = score(Seeing(hashed), Blind(), [row], out=tmp_path / "out", media_root=tmp_path)
+    assert report is not None
+    assert report.rows == 1
 
 
 def test_what_is_made_of_scores_can_change_without_scoring_again(tmp_path: Path) -> None:
@@ -299,6 +343,4 @@ def test_real_models_and_pictures(
 
 
 def read_scores(file: str) -> list[list[float]]:
-    import pyarrow.parquet as pq
-
     return [row["rerank_scores"] for row in pq.read_table(file).to_pylist()]

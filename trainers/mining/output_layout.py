@@ -123,7 +123,7 @@ def _as_json(value: Any) -> Any:
 def _is_json(row: Mapping[str, Any]) -> bool:
     try:
         json_line(row)
-    except TypeError:
+    except (TypeError, ValueError):  # of another type, or a number that is not finite
         return False
     return True
 

@@ -15,9 +15,11 @@ from tqdm.auto import tqdm
 from ...encoding.inputs.sample import reason_of
 from ...encoding.storage.atomic import write_atomically
 from ...encoding.storage.contents import read_npy
+from ..mining.items import as_mapping
 from .lists import Lists, listed
 
 Floats = NDArray[np.float32]
+FAULTS = (OSError, ValueError, TypeError, ImportError)  # of an item, or of a query
 REASONS = 3  # of pairs that could not be scored, that an error tells
 
 
@@ -109,17 +111,26 @@ def _check_failed(before: int, reasons: Sequence[str], most: int) -> None:
 def _score_row(
     reranker: PairScorer, row: Any, number: int, find: Callable[[Any], Any], reasons: list[str]
 ) -> Floats:
-    items = listed(row)[0].items
+    found, _ = listed(row)
+    scores = np.full(len(found.items), np.nan, np.float32)
+    items: list[Any] = []
+    places: list[int] = []
+    for place, item in enumerate(found.items):
+        try:
+            items.append(find(item))
+            places.append(place)
+        except FAULTS as error:
+            reasons.append(f"row {number}, {found.names[place]}: {reason_of(error)}")
     try:
-        query = find(row["query"])
-        found = reranker.rerank(
-            query, [find(item) for item in items], on_error="skip", return_details=True, show_progress=False
-        )
-    except (OSError, ValueError, TypeError, ImportError) as error:
+        query = find(as_mapping(row["query"]))
+        result = reranker.rerank(query, items, on_error="skip", return_details=True, show_progress=False)
+    except FAULTS as error:
         reasons += [f"row {number}: {reason_of(error)}"] * len(items)
-        return np.full(len(items), np.nan, np.float32)
-    reasons += [f"row {number}, candidate {place}: {reason_of(error)}" for place, error in found.errors]
-    return np.asarray(found.scores, dtype=np.float32)
+        return scores
+    scores[places] = result.scores
+    for place, error in result.errors:
+        reasons.append(f"row {number}, {found.names[places[place]]}: {reason_of(error)}")
+    return scores
 
 
 def read_block(blocks: Path, number: int, lists: Lists, size: int) -> Floats:

@@ -24,12 +24,14 @@ class Listed:
     Attributes:
         items: the positive, and the candidates that are not it, by their ids or content; each content once.
         ids: of the same, None where there is none.
+        names: how errors call them: ``the positive``, ``negative 3``, counted from 0 as the row has them.
         has_positive: whether the positive stood among the row's ``candidates``; None for a row with ``negatives``,
             which it never does.
     """
 
     items: list[Any]
     ids: list[str | None]
+    names: list[str]
     has_positive: bool | None
 
 
@@ -53,18 +55,19 @@ def listed(row: Any) -> tuple[Listed, list[int]]:
     ids = list(row.get(names) or [None] * len(others))
     if len(ids) != len(others):
         raise ValueError(f"{len(ids)} {names} for {len(others)} {column}")
-    found: dict[int, tuple[Any, str | None]] = {}
+    found: dict[int, tuple[Any, str | None, str]] = {}
     own, own_id = content_key(row["positive"]), row.get("positive_id")
-    found[own] = as_mapping(row["positive"]), own_id
+    found[own] = as_mapping(row["positive"]), own_id, "the positive"
     keys = [
         own if None not in (name, own_id) and str(name) == str(own_id) else content_key(item)
         for item, name in zip(others, ids, strict=True)
     ]
-    for key, item, name in zip(keys, others, ids, strict=True):
-        found.setdefault(key, (as_mapping(item), name))
-    items, kept = zip(*found.values(), strict=True)
+    for place, (key, item, name) in enumerate(zip(keys, others, ids, strict=True)):
+        found.setdefault(key, (as_mapping(item), name, f"{column.removesuffix('s')} {place}"))
+    items, kept, called = zip(*found.values(), strict=True)
     has_positive = own in keys if column == "candidates" else None
-    return Listed(list(items), [None if n is None else str(n) for n in kept], has_positive), list(found)
+    texts = [None if n is None else str(n) for n in kept]
+    return Listed(list(items), texts, list(called), has_positive), list(found)
 
 
 @dataclass(frozen=True)
