@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..modeling.pooling import whole_number
 from .fingerprint import differences
 from .index.opening import HUB_ID
 from .index.two_stage import DEPTH, FUSION, fuse
@@ -58,8 +59,9 @@ class Fusion:
     def __post_init__(self) -> None:
         for share in (self.alpha, *self.tasks.values()):
             fuse([], [], share)
-        if not 1 <= self.depth <= MOST_DEPTH:
-            raise ValueError(f"depth is {self.depth}; give 1 or more")
+        object.__setattr__(self, "depth", whole_number("depth", self.depth))
+        if self.depth > MOST_DEPTH:
+            raise ValueError(f"depth is {self.depth}; give {MOST_DEPTH} at most")
 
     def alpha_of(self, task: str | None) -> float:
         """The share of a task; that of all for one that has none of its own."""

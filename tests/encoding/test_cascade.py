@@ -236,6 +236,6 @@ def test_damaged_folders_are_refused(
 def test_no_cascade(tmp_path: Path) -> None:
     with pytest.raises(CascadeFormatError, match=r"no cascade\.json; `umekit tune` writes one"):
         umekit.Cascade.load(tmp_path)
-    for wrong in ({"alpha": 2}, {"tasks": {"a": -1}}, {"depth": 0}):
-        with pytest.raises(ValueError, match=r"from 0 to 1|depth is 0"):
+    for wrong in ({"alpha": 2}, {"tasks": {"a": -1}}, {"depth": 0}, {"depth": 2.5}, {"depth": True}):
+        with pytest.raises(ValueError, match=r"from 0 to 1|depth is (0|2\.5|True); give a whole number"):
             umekit.Fusion(**wrong)  # type: ignore[arg-type]
