@@ -128,8 +128,8 @@ def _score_row(
         reasons += [f"row {number}: {reason_of(error)}"] * len(items)
         return scores
     scores[places] = result.scores
-    for place, error in result.errors:
-        reasons.append(f"row {number}, {found.names[places[place]]}: {reason_of(error)}")
+    for place, fault in result.errors:
+        reasons.append(f"row {number}, {found.names[places[place]]}: {reason_of(fault)}")
     return scores
 
 
