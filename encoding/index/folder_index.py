@@ -127,7 +127,7 @@ def _open(target: Path, encoder: VectorMaker, settings: dict[str, Any], rebuild:
     if rebuild or not (target / MANIFEST).exists():
         return Index(encoder.dim, fingerprint, settings)
     index = Index.load(target, fingerprint)
-    for name in {*settings, *index.settings} - {"model"}:
+    for name in sorted({*settings, *index.settings} - {"model"}, key=lambda name: (name != "mode", name)):
         if settings.get(name) != index.settings.get(name):
             raise IndexMismatchError(
                 f"{target} was made with {name} {index.settings.get(name)!r}, not {settings.get(name)!r}; "

@@ -107,6 +107,8 @@ def test_index_and_search(folder: Path, texts: Path, capsys: pytest.CaptureFixtu
     (texts / "new.txt").write_text("a new text", encoding="utf-8")
     assert main([*asked, "--quiet"]) == 0  # with the budget of the first run
     assert "1 new" in capsys.readouterr().out
+    assert main([*asked, "--quiet", "--mode", "generative"]) == 2  # which has no budget to go on with
+    assert "was made with mode None, not 'generative'" in capsys.readouterr().err
     search = ["search", "text 3", "--index", str(texts), "--device", "cpu", "-k", "2"]
     assert main([*search, "--kappa", "1", "--json"]) == 0
     told = _json(capsys)

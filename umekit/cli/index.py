@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         former = index_settings(target)
         args.model = args.model or named_model(target, former)
         args.mode = args.mode or former.get("mode")
-        if args.kappa is None and args.budget is None:
+        if args.mode == former.get("mode") and args.kappa is None and args.budget is None:
             args.kappa, args.budget = former.get("kappa"), former.get("budget")
     settings = {"role": "document", "mode": args.mode, "model": stored_model(args.model)}
     deciding = {"kappa": args.kappa, "budget": args.budget}
