@@ -196,14 +196,13 @@ def draw(result: Record, out: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-    width = 0.8 / len(SHOWN)
-    for place, name in enumerate(SHOWN):
-        heights = [result["tasks"][task]["recall@1"].get(name, np.nan) for task in TASKS]
-        left.bar(np.arange(len(TASKS)) + (place - (len(SHOWN) - 1) / 2) * width, heights, width, label=name)
-    left.set_xticks(range(len(TASKS)), TASKS)
+    width = 0.8 / len(TASKS)
+    for place, task in enumerate(TASKS):
+        heights = [result["tasks"][task]["recall@1"].get(name, np.nan) for name in SHOWN]
+        left.bar(np.arange(len(SHOWN)) + (place - (len(TASKS) - 1) / 2) * width, heights, width, label=task)
+    left.set_xticks(range(len(SHOWN)), [name.replace(", ", ",\n") for name in SHOWN], fontsize=8)
     left.set_ylabel(f"recall@1 of {POOL}")
     left.set_ylim(0, 1.02)
-    left.legend(fontsize=7, frameon=False, loc="lower right")
     for task in TASKS:
         row = result["tasks"][task]
         if "curve" in row:
