@@ -34,11 +34,13 @@ class Claim:
 
 
 START, RERANKED, FUSED = Reading("stage2"), Reading("reranker", "reranked"), Reading("reranker", "fused")
-STUDENT, CONTROL = Reading("distilled"), Reading("continued")
+STUDENT, ANCHORED, CONTROL = Reading("distilled"), Reading("anchored"), Reading("continued")
 CLAIMS: tuple[Claim, ...] = (
     Claim("reranked", "reranking beats recall alone by 5 points", RERANKED, START, GAIN, needs_gain=False),
     Claim("fused", "and so does the fusion of both", FUSED, START, GAIN, needs_gain=False),
     Claim("fusion", "fusion loses nothing to the reranker alone", FUSED, RERANKED, -0.01, needs_gain=False),
     Claim("distilled", "the student beats its start", STUDENT, START),
     Claim("distilled-control", "and as many steps of hard negatives on the same rows", STUDENT, CONTROL),
+    Claim("anchored", "the student with InfoNCE beside the scores beats its start", ANCHORED, START),
+    Claim("anchored-control", "and as many steps of hard negatives on the same rows", ANCHORED, CONTROL),
 )

@@ -15,6 +15,7 @@ EASY = 0.05  # of the reranker's batches, the first ones, have any wrong candida
 STUDENT_ROWS = 2880  # of each task: a tenth of the reranker's
 QUERIES, VALIDATION = 2000, 400  # of each task
 QUICK = 4  # what a quick table divides steps by
+CONTRASTIVE: dict[str, Any] = {"directions": ["q2p", "p2q"]}
 VERSION = 4  # raise it where what rows, pools or scores mean is changed
 
 
@@ -25,8 +26,8 @@ class Arm:
     Attributes:
         name, what: for files and readers.
         kind: ``stage2`` goes on with in-batch and hard negatives, ``reranker`` learns to answer yes or no,
-            ``distilled`` learns the teacher's scores of a tenth of the rows, ``continued`` those rows with hard
-            negatives.
+            ``distilled`` learns the teacher's scores of a tenth of the rows (and InfoNCE, where its arguments give it a
+            weight), ``continued`` those rows with hard negatives.
         start: ``ume-tiny``, or the arm whose checkpoint of the same seed it goes on from.
         teacher: the reranker whose scored rows it reads; the arm that only takes their lists, too.
         steps, batch: of the optimiser, and rows of a step.
@@ -81,7 +82,15 @@ DISTILLED = Arm(
     "distilled",
     **_STUDENT,
 )
+# What hard negatives have over scores of a list alone are the other rows of the batch.
+ANCHORED = Arm(
+    "anchored",
+    "the same with an InfoNCE loss over the batch beside the scores",
+    "distilled",
+    **{**_STUDENT, "rates": (1e-3,)},
+    arguments={"infonce_weight": 1.0, **CONTRASTIVE},
+)
 CONTINUED = Arm(
     "continued", "the same LoRA, rows, lists and steps with hard negatives", "continued", **_STUDENT
 )
-ARMS: dict[str, Arm] = {arm.name: arm for arm in (STAGE2, RERANKER, DISTILLED, CONTINUED)}
+ARMS: dict[str, Arm] = {arm.name: arm for arm in (STAGE2, RERANKER, DISTILLED, ANCHORED, CONTINUED)}

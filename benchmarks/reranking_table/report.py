@@ -11,14 +11,18 @@ from findings_table.verdict import claim_facts
 from numpy.typing import NDArray
 
 from . import claims as told
-from .claims import CONTROL, FUSED, RERANKED, START, STUDENT, Claim, Reading
+from .claims import ANCHORED, CONTROL, FUSED, RERANKED, START, STUDENT, Claim, Reading
 from .records import ARMS, DEPTH, POOL, TASKS
 
 Values = NDArray[np.float64]
-SHOWN = {
-    "recall": START,
+STUDENTS = {
     "hard negatives, same rows": CONTROL,
     "distilled": STUDENT,
+    "distilled and InfoNCE": ANCHORED,
+}
+SHOWN = {
+    "recall": START,
+    **STUDENTS,
     "reranked": RERANKED,
     "fused": FUSED,
 }
@@ -105,8 +109,7 @@ def task_row(results: Results, task: str) -> Record:
             name: round(float(np.mean([one["calibration"][task][name] for one in teachers])), 4)
             for name in teachers[0]["calibration"][task]
         }
-    row["kept"] = {"distilled": kept_share(results, task, STUDENT)}
-    row["kept"]["hard negatives, same rows"] = kept_share(results, task, CONTROL)
+    row["kept"] = {name: kept_share(results, task, student) for name, student in STUDENTS.items()}
     return row
 
 

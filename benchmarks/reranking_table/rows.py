@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,14 +36,37 @@ def reranker_rows(encoder: Encoder, steps: int, batch: int, seed: int) -> MinedR
     )
 
 
+def scores(row: Row) -> Row:
+    """Candidates and what the teacher gave them; nothing says which one is right."""
+    return {name: row[name] for name in ("query", "candidates", "teacher_scores", "task")}
+
+
+def scores_and_positive(row: Row) -> Row:
+    """The same, and the right one for InfoNCE over the batch."""
+    return {**scores(row), "positive": row["positive"], "positive_id": row["positive_id"]}
+
+
+def hard_negatives(row: Row) -> Row:
+    """The right one, and the candidates that are not it as negatives: one less than the list has."""
+    others = [
+        item
+        for item, name in zip(row["candidates"], row["candidate_ids"], strict=True)
+        if name != row["positive_id"]
+    ]
+    kept = {name: row[name] for name in ("query", "positive", "task", "positive_id")}
+    return {**kept, "negatives": others[:-1] if len(others) == len(row["candidates"]) else others}
+
+
 class StudentRows(Dataset):  # type: ignore[type-arg]
     """Scored rows again and again, one task a batch, shuffled in every epoch.
 
-    hard: candidates that are not the positive as negatives, in place of candidates and scores.
+    read: what is read of a row: :func:`scores`, :func:`scores_and_positive` or :func:`hard_negatives`.
     """
 
-    def __init__(self, scored: Sequence[Any], steps: int, batch: int, seed: int, *, hard: bool) -> None:
-        self.scored, self.steps, self.batch, self.hard = scored, steps, batch, hard
+    def __init__(
+        self, scored: Sequence[Any], steps: int, batch: int, seed: int, read: Callable[[Row], Row]
+    ) -> None:
+        self.scored, self.steps, self.batch, self.read = scored, steps, batch, read
         tasks = np.array([row["task"] for row in scored])
         draw = np.random.default_rng([seed, 3])
         self.order: list[int] = []
@@ -63,13 +86,4 @@ class StudentRows(Dataset):  # type: ignore[type-arg]
         return len(self.order)
 
     def __getitem__(self, index: int) -> Row:
-        row = self.scored[self.order[index]]
-        if not self.hard:
-            return {name: row[name] for name in ("query", "candidates", "teacher_scores", "task")}
-        others = [
-            item
-            for item, name in zip(row["candidates"], row["candidate_ids"], strict=True)
-            if name != row["positive_id"]
-        ]
-        kept = {name: row[name] for name in ("query", "positive", "task", "positive_id")}
-        return {**kept, "negatives": others[:-1] if len(others) == len(row["candidates"]) else others}
+        return self.read(self.scored[self.order[index]])

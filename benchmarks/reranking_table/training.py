@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from umekit.trainers import (
 )
 from umekit.trainers.objectives.saving import SETTINGS_FILE
 
-from .records import Arm
-from .rows import StudentRows, stage2_rows
+from .records import CONTRASTIVE, Arm
+from .rows import Row, StudentRows, hard_negatives, scores, scores_and_positive, stage2_rows
 
 RANK = 32
 COMMON: dict[str, Any] = {
@@ -43,7 +43,6 @@ COMMON: dict[str, Any] = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-CONTRASTIVE: dict[str, Any] = {"directions": ["q2p", "p2q"]}
 PARTS = ("language", "merger")
 
 
@@ -83,7 +82,7 @@ def train_embedder(
         miner = umekit.load(start, device="cpu", dtype=torch.float32)
         rows = stage2_rows(miner, arm.steps, arm.batch, seed)
     else:
-        rows = StudentRows(scored, arm.steps, arm.batch, seed, hard=not distils)
+        rows = StudentRows(scored, arm.steps, arm.batch, seed, reading_of(arm))
         add_lora(opened.model, rank=RANK, alpha=2 * RANK, dropout=0.0, parts=PARTS)
     arguments: dict[str, Any] = {} if distils else dict(CONTRASTIVE)
     make = DistillationTrainingArguments if distils else ContrastiveTrainingArguments
@@ -118,6 +117,13 @@ def train_embedder(
     temperature = {name: round(float(value), 4) for name, value in trainer.objective_module.values().items()}
     encoder = Encoder(opened.model.eval(), opened.processor, workers=0)
     return Trained(trainer, encoder, rate, losses, temperature)
+
+
+def reading_of(arm: Arm) -> Callable[[Row], Row]:
+    """What a student reads of a scored row."""
+    if arm.kind == "continued":
+        return hard_negatives
+    return scores_and_positive if arm.arguments.get("infonce_weight") else scores
 
 
 def train_reranker(rows: Any, seed: int, start: Path, rate: float, out: Path, *, bf16: bool) -> None:

@@ -16,6 +16,7 @@ from reranking_table.claims import CLAIMS
 from reranking_table.records import ARMS, TASKS, Arm
 from reranking_table.rows import StudentRows
 from reranking_table.running import Table, run_seed
+from reranking_table.training import reading_of
 
 import umekit
 from umekit.encoding.packaged import packaged_model
@@ -70,7 +71,10 @@ def scored(number: int, task: str, *, recalled: bool = True) -> dict[str, Any]:
 
 def test_students_read_the_same_rows() -> None:
     teacher = [scored(number, task, recalled=number != 5) for task in ASKED for number in range(6)]
-    distilled, control = (StudentRows(teacher, 2 * len(ASKED), 3, 1, hard=hard) for hard in (False, True))
+    distilled, anchored, control = (
+        StudentRows(teacher, 2 * len(ASKED), 3, 1, reading_of(ARMS[name]))
+        for name in ("distilled", "anchored", "continued")
+    )
     assert [distilled[i]["query"] for i in range(len(control))] == [
         control[i]["query"] for i in range(len(control))
     ]
@@ -84,8 +88,12 @@ def test_students_read_the_same_rows() -> None:
         assert len(negatives) == 3  # as many items, whether the positive was recalled or not
         assert {"text": control[i]["positive_id"]} not in negatives
         assert "positive" not in distilled[i]  # nothing says which one is right
+        assert anchored[i] == {
+            **distilled[i],
+            **{name: control[i][name] for name in ("positive", "positive_id")},
+        }
     with pytest.raises(ValueError, match="make no batch"):
-        StudentRows(teacher, 1, 7, 0, hard=True)
+        StudentRows(teacher, 1, 7, 0, rows.hard_negatives)
 
 
 def test_a_tie_is_no_hit() -> None:
@@ -118,13 +126,13 @@ def test_a_stopped_table_goes_on(done: list[str], tmp_path: Path) -> None:
     run_seed(table, ["reranker"], 0)
     assert done == ["stage2", "reranker"]
     run_seed(table, list(ARMS), 0)
-    assert done == ["stage2", "reranker", "distilled", "continued"]
+    assert done == ["stage2", "reranker", "distilled", "anchored", "continued"]
     run_seed(table, list(ARMS), 0)
-    assert len(done) == 4
+    assert len(done) == 5
     table.file("continued", 0).unlink()
     table.checkpoint("stage2", 0).rmdir()  # on another machine: made again, since something needs it
     run_seed(table, list(ARMS), 0)
-    assert done[4:] == ["stage2", "continued"]
+    assert done[5:] == ["stage2", "continued"]
 
 
 def test_results_of_another_start_or_size_do_not_count(done: list[str], tmp_path: Path) -> None:
@@ -161,11 +169,11 @@ def embedder(share: float, rng: np.random.Generator, count: int) -> dict[str, An
 
 
 def results(teacher: dict[str, float], count: int = 2000) -> dict[str, dict[int, Any]]:
-    """Recall .6, students .7 and .65, a teacher by task."""
+    """Recall .6, students .7, .75 and .65, a teacher by task."""
     rng = np.random.default_rng(0)
     found: dict[str, dict[int, Any]] = {name: {} for name in ARMS}
     for seed in range(3):
-        for name, share in (("stage2", 0.6), ("distilled", 0.7), ("continued", 0.65)):
+        for name, share in (("stage2", 0.6), ("distilled", 0.7), ("anchored", 0.75), ("continued", 0.65)):
             found[name][seed] = embedder(share, rng, count)
         packed = {task: pack((rng.random(count) < share).astype(np.uint8)) for task, share in teacher.items()}
         found["reranker"][seed] = {
@@ -223,7 +231,7 @@ def test_few_queries_are_not_judged() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_pools")
 def test_all_arms_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = {"stage2": 8, "reranker": 4, "distilled": 4, "continued": 4}
+    batches = {"stage2": 8, "reranker": 4, "distilled": 4, "anchored": 4, "continued": 4}
     for name, arm in list(ARMS.items()):
         monkeypatch.setitem(ARMS, name, replace(arm, steps=3, batch=batches[name]))
     for name, value in (("QUERIES", 24), ("VALIDATION", 16), ("STUDENT_ROWS", SMALL)):
