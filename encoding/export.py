@@ -27,13 +27,12 @@ def export(
         src: folder or Hub repository; an adapter is merged into its base.
         out: folder to write; must be missing or empty. An export that fails leaves nothing.
         preset: a published system, for checkpoints without our settings.
-        role: what kind of checkpoint to export it as; its own when None.
+        role: what kind of checkpoint to export it as; its own when None. As ``"discriminative"`` one that can think
+            gets stock modules for sentence-transformers, where its settings have such a form.
         compat: see :func:`umekit.load`; goes into the settings that are saved.
         golden: also write ``golden/``, by which ``umekit verify`` tells later whether the folder still gives the
             same vectors; it embeds twenty small items.
-        mode: how its items are embedded where nobody names a mode; its own when None. A checkpoint that can think
-            and by default embeds at once lies there with stock modules for sentence-transformers, which know no
-            thoughts: exported with a mode that thinks, it has a module of ours, which knows all of its modes.
+        mode: how its items are embedded where nobody names a mode; its own when None.
 
     Raises:
         FileExistsError: ``out`` has files already.

@@ -46,4 +46,4 @@ print(within.modes, within.invocation_ratio, within.tokens_per_item, within.seco
 def adaptive_snippets(facts: Facts, names: dict[str, str]) -> list[Snippet]:
     """Of `repo`, `query` and `text`, which can stand in Python strings."""
     code = {"transformers": _TRANSFORMERS, "sentence-transformers": _SENTENCE_TRANSFORMERS, "umekit": _UMEKIT}
-    return snippets_of_modes(facts, names, code, "It decides nothing here.")
+    return snippets_of_modes(facts, names, code)

@@ -53,38 +53,22 @@ def direct_snippets(facts: Facts, names: dict[str, str]) -> list[Snippet]:
             stock("these vectors", reason)
             if native
             else f"The repository's code is run, since stock modules can't give these vectors: {reason}.",
-            direct_sentence_transformers(names, native),
+            _SENTENCE_TRANSFORMERS.format(**names, remote="" if native else ", trust_remote_code=True"),
         ),
         Snippet("umekit", NO_REMOTE, _UMEKIT.format(**names)),
     ]
 
 
-def direct_sentence_transformers(names: dict[str, str], native: bool) -> str:
-    return _SENTENCE_TRANSFORMERS.format(**names, remote="" if native else ", trust_remote_code=True")
-
-
-def snippets_of_modes(
-    facts: Facts, names: dict[str, str], code: Mapping[str, str], direct_only: str
-) -> list[Snippet]:
-    """Of a kind with several modes, with its own ``code`` by library.
-
-    direct_only: what stock modules of sentence-transformers cannot do, where the checkpoint has these.
-    """
-    native, reason = facts.native("sentence-transformers")
+def snippets_of_modes(facts: Facts, names: dict[str, str], code: Mapping[str, str]) -> list[Snippet]:
+    """Of a kind with several modes, with its own ``code`` by library."""
+    reason = facts.native("sentence-transformers")[1]
     default = f"Without `mode` it is the {facts.settings.mode} one."
-    stock_modules = Snippet(
-        "sentence-transformers",
-        f"{stock('the direct vectors', reason)} {direct_only} `umekit export {names['repo']} OUT "
-        f"--mode {facts.settings.kind}` writes a copy whose module has all modes, with the same weights.",
-        direct_sentence_transformers(names, native),
-    )
-    own_module = Snippet(
-        "sentence-transformers",
-        f"The repository's code is run, since stock modules can't give these vectors: {reason}. {default}",
-        code["sentence-transformers"].format(**names),
-    )
     return [
         Snippet("transformers", f"{REMOTE} {default}", code["transformers"].format(**names)),
-        stock_modules if native else own_module,
+        Snippet(
+            "sentence-transformers",
+            f"The repository's code is run, since stock modules can't give these vectors: {reason}. {default}",
+            code["sentence-transformers"].format(**names),
+        ),
         Snippet("umekit", f"{NO_REMOTE} {default}", code["umekit"].format(**names)),
     ]

@@ -47,4 +47,4 @@ print(asked.thought_tokens)
 def thinking_snippets(facts: Facts, names: dict[str, str]) -> list[Snippet]:
     """Of `repo`, `query` and `text`, which can stand in Python strings."""
     code = {"transformers": _TRANSFORMERS, "sentence-transformers": _SENTENCE_TRANSFORMERS, "umekit": _UMEKIT}
-    return snippets_of_modes(facts, names, code, "Vectors after a thought are not to be had here.")
+    return snippets_of_modes(facts, names, code)

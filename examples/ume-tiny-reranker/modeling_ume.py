@@ -807,6 +807,9 @@ def _is_row(row: Any) -> bool:
 def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tuple[bool, str]:
     """Whether ``target`` can give the same vectors as these settings without any of our code.
 
+    Of a checkpoint that can think and by default embeds at once that is said of its direct vectors; but not of
+    sentence-transformers, whose ``encode`` would lose the other modes.
+
     Said of texts and pictures; what stock code does otherwise is in the reason of a True, too. Videos differ where
     their time is written out or in the positions (Qwen2.5-VL, Qwen3-VL, Qwen3.5): transformers 5.23 takes frames
     without metadata for 24 a second, and wraps the steps of Qwen3-VL's videos twice; sentence-transformers passes no
@@ -826,6 +829,8 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
     pairs = settings.kind == "reranker" and target == "sentence-transformers"  # its CrossEncoder
     if settings.mode != "discriminative" and not pairs:
         return False, f"the {settings.kind} kind needs umekit's own loop"
+    if len(DEFAULT_MODES[settings.kind]) > 1 and target == "sentence-transformers":
+        return False, "only its direct vectors have a form there (`umekit export --role discriminative`)"
     if settings.attention == "bidirectional_if_padded":
         return False, "attention that depends on the batch has no form outside umekit"
     if settings.positions == "1d":

@@ -38,20 +38,25 @@ def test_every_door(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(model.encode(ITEMS, processor=processor), direct, atol=1e-5)
     thought = model.encode(ITEMS, processor=processor, mode="generative")
     np.testing.assert_allclose(thought, generated, atol=1e-5)
-    assert not (folder / "sentence_transformer_ume.py").exists()  # stock modules express its direct vectors
+    module = library.SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
+    np.testing.assert_allclose(module.encode(ITEMS), direct, atol=1e-5)
+    np.testing.assert_allclose(module.encode(ITEMS, mode="generative"), generated, atol=1e-5)
+    umekit.export(folder, tmp_path / "stock", role="discriminative", golden=False)
+    assert not (tmp_path / "stock/sentence_transformer_ume.py").exists()
     stock = library.SentenceTransformer(
-        str(folder), device="cpu", trust_remote_code=True
+        str(tmp_path / "stock"), device="cpu", trust_remote_code=True
     )  # for our processor
+    assert type(stock[0]).__name__ == "Transformer"
     np.testing.assert_allclose(stock.encode(ITEMS), direct, atol=1e-5)
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    again = umekit.load(tmp_path)
+    model.save_pretrained(tmp_path / "again")
+    processor.save_pretrained(tmp_path / "again")
+    again = umekit.load(tmp_path / "again")
     assert again.model.settings == encoder.model.settings
     np.testing.assert_allclose(again.encode(ITEMS, mode="generative"), generated, atol=1e-5)
 
 
 def test_all_modes_through_sentence_transformers(tmp_path: Path) -> None:
-    """Exported with a mode that thinks, a checkpoint has all of its modes there; its weights are the same."""
+    """Exported with another default mode, a checkpoint still has all of its modes there."""
     library = pytest.importorskip("sentence_transformers")
     encoder = umekit.load(packaged_model(), role="adaptive")
     out = umekit.export(packaged_model(), tmp_path / "thinks", mode="adaptive", golden=False)
@@ -67,7 +72,9 @@ def test_all_modes_through_sentence_transformers(tmp_path: Path) -> None:
     for mode, options in (("generative", short), ("discriminative", {})):
         np.testing.assert_allclose(model.encode(ITEMS, mode=mode, **options), both[mode], atol=1e-5)
     back = umekit.export(out, tmp_path / "at_once", mode="discriminative", golden=False)
-    assert not (back / "sentence_transformer_ume.py").exists()
+    at_once = library.SentenceTransformer(str(back), device="cpu", trust_remote_code=True)
+    np.testing.assert_allclose(at_once.encode(ITEMS), both["discriminative"], atol=1e-5)
+    np.testing.assert_allclose(at_once.encode(ITEMS, kappa=0.0, mode="adaptive", **short), decided, atol=1e-5)
     with pytest.raises(UmeSettingsError, match="default_mode"):
         umekit.export(packaged_model(), tmp_path / "none", mode="both")
     assert not (tmp_path / "none").exists()
@@ -78,7 +85,8 @@ def test_what_a_kind_can_have() -> None:
     assert UmeSettings(kind="reranker").mode is None
     for target in ("sentence-transformers", "vllm", "transformers"):
         assert not expressible(UmeSettings(kind="generative"), target)[0]
-        assert expressible(UmeSettings(kind="generative", default_mode="discriminative"), target)[0]
+        direct = UmeSettings(kind="generative", default_mode="discriminative")
+        assert expressible(direct, target)[0] == (target != "sentence-transformers")  # encode(..., mode=)
     for kind, mode in (
         ("discriminative", "generative"),
         ("generative", "both"),

@@ -120,25 +120,21 @@ def test_both_modes_run_in_every_way_and_agree(thinking: Path, capsys: pytest.Ca
     assert printed[0][:2] != pytest.approx(printed[0][2:], abs=1e-3)
 
 
-def test_stock_modules_are_shown_with_what_they_can_do(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    library = pytest.importorskip("sentence_transformers")
+@pytest.mark.usefixtures("folder")
+def test_a_checkpoint_that_by_default_embeds_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sentence_transformers")
     encoder = umekit.load(role="generative")
     encoder.model.settings = replace(encoder.model.settings, default_mode="discriminative", max_new_tokens=4)
     encoder.model.save_pretrained("tiny")
     encoder.processor.save_pretrained("tiny")
     card = build_card(Path("tiny"), options=OPTIONS)
     [code] = [one for one in blocks(card) if "SentenceTransformer(" in one]
-    assert "mode=" not in code
-    assert "remote" not in code
     run(code)
-    assert len(re.findall(r"-?\d\.\d{3,}", capsys.readouterr().out)) == 2
-    assert "Vectors after a thought are not to be had here" in card.content
-    assert "`umekit export tiny OUT --mode generative` writes a copy" in card.content
-    assert main(["export", "tiny", "OUT", "--mode", "generative"]) == 0
-    modes = library.SentenceTransformer("OUT", trust_remote_code=True, device="cpu")
-    assert modes.encode("a", mode="generative").shape == modes.encode("a", mode="discriminative").shape
+    assert len(re.findall(r"-?\d\.\d{3,}", capsys.readouterr().out)) == 4
+    assert (
+        "(`umekit export --role discriminative`). Without `mode` it is the discriminative one."
+        in card.content
+    )
     assert "a native form of its direct vectors" in card.content
     assert "| Default mode | discriminative |" in card.content
 
