@@ -30,13 +30,12 @@ from typing import Any
 import numpy as np
 import torch
 from encode_items import Work, make_items
-from measuring import machine, rounds, take_turns
+from measuring import machine, rounds, stock_ume_tiny, take_turns
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText
 from transformers.utils import is_torchvision_available
 
 import umekit
-from umekit.encoding.packaged import packaged_model
 from umekit.modeling.batching import Collator, plan_batches
 from umekit.modeling.encode_loop import EncodeOptions, Planned, encode_batch
 from umekit.processing.collating import Prepared
@@ -271,7 +270,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in models:
-            source = packaged_model() if model == "ume-tiny" else save_wide(folder)
+            source = stock_ume_tiny(folder) if model == "ume-tiny" else save_wide(folder)
             media = folder / f"media-{model}"
             result["models"][model] = measure(
                 source, media, args.folders, count, repeats, getattr(torch, args.dtype)

@@ -25,12 +25,11 @@ from statistics import median
 from typing import Any
 
 import mteb
-from measuring import machine, measure_parts
+from measuring import machine, measure_parts, stock_ume_tiny
 from mteb.models import SentenceTransformerEncoderWrapper
 from retrieval_tasks import TASKS, mteb_task, score_of
 
 import umekit
-from umekit.encoding.packaged import packaged_model
 from umekit.encoding.shards.run import encode_shards
 from umekit.evaluation.benchmarks.problem import Problem
 from umekit.evaluation.benchmarks.scoring import score_problem
@@ -86,7 +85,9 @@ def arms(problem: Problem, folder: Path, encoder: Any, wrapper: Any) -> Arms:
 
 def mteb_model() -> Any:
     """ume-tiny as mteb opens a folder, told that it takes pictures."""
-    model = SentenceTransformerEncoderWrapper(str(packaged_model()), trust_remote_code=True, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        stock = str(stock_ume_tiny(Path(folder)))
+        model = SentenceTransformerEncoderWrapper(stock, trust_remote_code=True, device="cpu")
     model.mteb_model_meta = model.mteb_model_meta.model_copy(update={"modalities": ["text", "image"]})
     return model
 

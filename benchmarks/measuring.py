@@ -13,9 +13,20 @@ from typing import Any
 import torch
 import transformers
 
+import umekit
+from umekit.encoding.packaged import packaged_model
 from umekit.encoding.storage.atomic import write_atomically
+from umekit.modeling.saving import names_wrapper
 
 PASSING = ("load_at_start", "command")  # what may differ between a run and the one that goes on with it
+
+
+def stock_ume_tiny(folder: Path) -> Path:
+    """ume-tiny's direct half in ``folder``, which sentence-transformers opens with its own modules: the baseline."""
+    out = umekit.export(packaged_model(), folder / "stock", role="discriminative", golden=False)
+    if names_wrapper(out):
+        raise RuntimeError("ume-tiny has no form in stock modules any more: it is no baseline")
+    return out
 
 
 def machine() -> dict[str, Any]:

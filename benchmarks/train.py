@@ -26,12 +26,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import machine, take_turns
+from measuring import machine, stock_ume_tiny, take_turns
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 import umekit
-from umekit.encoding.packaged import packaged_model
 from umekit.examples.ume_tiny_model import build_model
 from umekit.modeling.discriminative import UmeForDiscriminativeEmbedding
 from umekit.modeling.settings import UmeSettings
@@ -164,7 +163,9 @@ def sentence_transformers_step(rows: list[dict[str, Any]], **settings: Any) -> C
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
 
-    model = SentenceTransformer(str(packaged_model()), device="cpu", trust_remote_code=True)
+    with tempfile.TemporaryDirectory() as folder:
+        stock = stock_ume_tiny(Path(folder))
+        model = SentenceTransformer(str(stock), device="cpu", trust_remote_code=True)
     model.to(torch.float32).train()
     loss_module = CachedMultipleNegativesRankingLoss(model, scale=20.0, **settings)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)

@@ -7,6 +7,7 @@ here that imports sentence_transformers, and no file that ``AutoModel`` reaches 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -120,7 +121,7 @@ class UmeTransformer(InputModule):
                 sentence-transformers takes it for in every folder: a picture or a video where it is an existing
                 file's path, a URL or a data URI of one, else text. ``{"text": ...}`` is always text. A dict may hold a
                 ``thought`` beside its item, in modes that think: it is embedded with it, and writes none. All inputs
-                of a call have one, or none.
+                of a batch have one, or none.
             prompt: sentence-transformers' prompt (``encode_query``, ``prompt_name`` ...): becomes the instruction.
             instruction: replaces the prompt; an input's own instruction wins over both.
             mode, max_new_tokens, kappa, budget: see :meth:`forward`.
@@ -140,30 +141,39 @@ class UmeTransformer(InputModule):
         processor = self.processor
         if max_length is not None:
             processor = processor.with_max_length(min(max_length, self.max_seq_length))
-        items = [
-            processor.item_of_messages(_messages(one)) if _messages(one) else _item(one) for one in inputs
-        ]
-        thoughts = [one.get("thought") if isinstance(one, Mapping) else None for one in inputs]
+        thoughts = [_thought(one) for one in inputs]
         given = any(thought is not None for thought in thoughts)
-        if given and (mode != "generative" or None in thoughts):
-            what = (
-                "some have a thought" if mode == "generative" else "a thought needs a mode that thinks always"
+        if given and mode != "generative":
+            raise ValueError("a thought needs a mode that thinks always: give mode='generative'")
+        if given and None in thoughts:
+            raise ValueError(
+                "some inputs of a batch have a thought: give one to every input or to none, or encode with batch_size=1"
             )
-            raise ValueError(f"{what}: give one to every input, or to none, and mode='generative'")
         if instruction is None:
             instruction = prompt
         role = task if task in ("query", "document") else None
-        rows = processor.prepare_all(
-            items,
-            role=role,
-            instruction=instruction,
-            mode=mode,
-            thoughts=thoughts if given else None,
-            max_new_tokens=self.model.decoding(max_new_tokens=max_new_tokens).max_new_tokens
-            if given
-            else None,
-            tell_cuts=not self._told_cuts,
-        )
+        try:
+            rows = processor.prepare_all(
+                [
+                    processor.item_of_messages(_messages(one)) if _messages(one) else _item(one)
+                    for one in inputs
+                ],
+                role=role,
+                instruction=instruction,
+                mode=mode,
+                thoughts=thoughts if given else None,
+                max_new_tokens=self.model.decoding(max_new_tokens=max_new_tokens).max_new_tokens
+                if given
+                else None,
+                tell_cuts=not self._told_cuts,
+            )
+        except ValueError as error:  # the processor's ItemError: it comes in a file that is none of ours here
+            index = getattr(error, "index", None)
+            if index is None:
+                raise
+            # encode has sorted the inputs and hands over batches: the number alone would blame another one
+            shown = reprlib.repr(inputs[index])
+            raise type(error)(f"{error} (counted in one batch of sentence-transformers: {shown})") from error
         self._told_cuts = self._told_cuts or any(row.cut_tokens for row in rows)
         lengths = [len(ids) for row in rows for ids in row.given]
         if given:
@@ -256,7 +266,8 @@ class UmeTransformer(InputModule):
     ) -> str:
         known = [one for one in self.model.modes if one != "both"]  # one vector per input
         if mode is not None and mode not in known:
-            raise ValueError(f"mode={mode!r}: a {self.model.settings.kind} checkpoint has {', '.join(known)}")
+            kind = self.model.settings.kind
+            raise ValueError(f"mode={mode!r}: this checkpoint is {kind}, and here it has {', '.join(known)}")
         mode = mode or self.model.settings.mode or known[0]
         if max_new_tokens is not None and mode == "discriminative":
             raise ValueError("max_new_tokens needs a mode that thinks, 'discriminative' does not")
@@ -367,6 +378,17 @@ def _messages(one: Any) -> list[Mapping[str, Any]]:
     if isinstance(one, (list, tuple)) and one and all(_messages(part) for part in one):
         return list(one)
     return []
+
+
+def _thought(one: Any) -> Any:
+    """What an input, or a message of it, has beside its item as a thought; None without any."""
+    parts = one if isinstance(one, (list, tuple)) else [one]
+    found = [
+        part["thought"] for part in parts if isinstance(part, Mapping) and part.get("thought") is not None
+    ]
+    if len(found) > 1:
+        raise ValueError(f"an input has one thought, and {len(found)} of its messages have one")
+    return found[0] if found else None
 
 
 def _item(one: Any) -> Any:

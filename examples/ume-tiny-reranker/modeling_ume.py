@@ -829,8 +829,6 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
     pairs = settings.kind == "reranker" and target == "sentence-transformers"  # its CrossEncoder
     if settings.mode != "discriminative" and not pairs:
         return False, f"the {settings.kind} kind needs umekit's own loop"
-    if len(DEFAULT_MODES[settings.kind]) > 1 and target == "sentence-transformers":
-        return False, "only its direct vectors have a form there (`umekit export --role discriminative`)"
     if settings.attention == "bidirectional_if_padded":
         return False, "attention that depends on the batch has no form outside umekit"
     if settings.positions == "1d":
@@ -847,6 +845,8 @@ def expressible(settings: UmeSettings, target: str, model_type: str = "") -> tup
         return False, "vLLM runs these backbones with causal attention"
     if not settings.normalize and target == "vllm":
         return False, "vLLM normalises embeddings"
+    if len(DEFAULT_MODES[settings.kind]) > 1 and target == "sentence-transformers":
+        return False, "only its direct vectors have a form there (`umekit export --role discriminative`)"
     return True, _limits(target, model_type)
 
 

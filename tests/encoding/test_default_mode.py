@@ -87,6 +87,10 @@ def test_what_a_kind_can_have() -> None:
         assert not expressible(UmeSettings(kind="generative"), target)[0]
         direct = UmeSettings(kind="generative", default_mode="discriminative")
         assert expressible(direct, target)[0] == (target != "sentence-transformers")  # encode(..., mode=)
+    without = UmeSettings(kind="adaptive", default_mode="discriminative", pooling="mean")
+    assert (
+        "export" not in expressible(without, "sentence-transformers")[1]
+    )  # which could not give them either
     for kind, mode in (
         ("discriminative", "generative"),
         ("generative", "both"),

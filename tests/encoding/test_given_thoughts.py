@@ -176,5 +176,20 @@ def test_through_sentence_transformers(tiny_checkpoint: Callable[..., Path], enc
     assert model[0].cost.tokens_per_item == found.tokens_per_item > 0
     with pytest.raises(ValueError, match="a thought needs a mode that thinks always"):
         model.encode(inputs, mode="discriminative")
-    with pytest.raises(ValueError, match="some have a thought"):
+    with pytest.raises(ValueError, match="some inputs of a batch have a thought"):
         model.encode([*inputs, "a text"])
+    chat = [{"role": "user", "content": texts[0], "thought": inputs[0]["thought"]}]
+    for one in ([chat], chat[0]):
+        _close(model.encode(one, max_new_tokens=64).reshape(1, -1), found.embeddings[:1])
+    with pytest.raises(ValueError, match="2 of its messages"):
+        model.encode([[{**chat[0], "role": "system"}, *chat]])
+
+
+def test_sentence_transformers_sorts_and_an_error_shows_the_input(
+    tiny_checkpoint: Callable[..., Path],
+) -> None:
+    model = SentenceTransformer(
+        str(tiny_checkpoint("qwen2_vl", role="generative")), trust_remote_code=True, device="cpu"
+    )
+    with pytest.raises(ValueError, match=r"counted in one batch .*'txt': 1"):
+        model.encode(["a text", "b", {"txt": 1}], batch_size=1)

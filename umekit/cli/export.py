@@ -23,11 +23,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--no-golden", action="store_true", help="leave out the golden vectors for umekit verify"
     )
-    parser.add_argument("--role", help="the role to export, where the checkpoint allows several")
+    parser.add_argument(
+        "--role",
+        help="the role to export, where the checkpoint allows several; discriminative: stock modules for "
+        "sentence-transformers, where its settings have that form",
+    )
     parser.add_argument(
         "--mode",
-        help="how items are embedded where nobody names a mode: discriminative, generative or adaptive. With one that "
-        "thinks, sentence-transformers gets all modes of the checkpoint",
+        help="how items are embedded where nobody names a mode: discriminative, generative or adaptive",
     )
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
 
