@@ -18,7 +18,7 @@ Values = NDArray[np.float64]
 STUDENTS = {
     "hard negatives, same rows": CONTROL,
     "distilled": STUDENT,
-    "distilled and InfoNCE": ANCHORED,
+    "distilled, with InfoNCE": ANCHORED,
 }
 SHOWN = {
     "recall": START,
