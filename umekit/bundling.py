@@ -45,7 +45,8 @@ def model_files(kind: str) -> Mapping[str, str]:
     """
     room = _room("modeling")
     sources = sources_of(room / f"{kind}.py")
-    wrapper = join([room / "sentence_transformer.py"], {path.stem: MODEL_FILE for path in sources})
+    others = [path for path in sources_of(room / "sentence_transformer.py") if path not in sources]
+    wrapper = join(others, {path.stem: MODEL_FILE for path in sources})
     return MappingProxyType(
         {f"{MODEL_FILE}.py": join(sources), f"{FILES['sentence_transformer']}.py": wrapper}
     )

@@ -1,5 +1,5 @@
 # Made by umekit 0.1.0 when this checkpoint was saved. Do not edit: change the sources and save again.
-# Sources, in this order: sentence_transformer
+# Sources, in this order: sentence_transformer_inputs sentence_transformer
 
 from __future__ import annotations
 
@@ -27,15 +27,61 @@ from .modeling_ume import (
 )
 
 
+# ---- sentence_transformer_inputs ---------------------------------------------------------------------------
+# What sentence-transformers hands over for one input, as our items, chat messages and thoughts.
+
+
+MODALITIES: tuple[Any, ...] = ("text", "image", "video", "message")
+
+
+def messages_of(one: Any) -> list[Mapping[str, Any]]:
+    """The chat messages that an input is; empty if it is none."""
+    if isinstance(one, Mapping) and "role" in one and "content" in one:
+        return [one]
+    if isinstance(one, (list, tuple)) and one and all(messages_of(part) for part in one):
+        return list(one)
+    return []
+
+
+def thought_of(one: Any) -> Any:
+    """What an input, or a message of it, has beside its item as a thought; None without any."""
+    parts = one if isinstance(one, (list, tuple)) else [one]
+    found = [
+        part["thought"] for part in parts if isinstance(part, Mapping) and part.get("thought") is not None
+    ]
+    if len(found) > 1:
+        raise ValueError(f"an input has one thought, and {len(found)} of its messages have one")
+    return found[0] if found else None
+
+
+def item_of(one: Any) -> Any:
+    """An input as an item: a ``str`` may name a medium, and ``image`` may say several pictures."""
+    if isinstance(one, str):
+        kind = infer_modality(one, supported_modalities=list(MODALITIES))
+        return one if kind == "text" else {kind: one}
+    if isinstance(one, Mapping) and "thought" in one:
+        one = {key: value for key, value in one.items() if key != "thought"}
+    if not isinstance(one, Mapping) or "images" in one or not isinstance(one.get("image"), (list, tuple)):
+        return one
+    return {("images" if key == "image" else key): value for key, value in one.items()}
+
+
+def per_row(values: Tensor, counts: Tensor) -> Tensor:
+    """One value per video ``[videos]`` as ``[B, most videos of a row]``, so that rows can be sliced."""
+    rows = values.new_zeros(len(counts), max(int(counts.max()), 1))
+    rows[torch.arange(rows.shape[1]) < counts.unsqueeze(1)] = values
+    return rows
+
+
 # ---- sentence_transformer ----------------------------------------------------------------------------------
 # The sentence-transformers module of checkpoints that stock modules cannot express.
 #
 # Everything that sentence-transformers may hand over (texts, pictures, dicts, chat messages, in any mix) becomes one
-# form, our items, before it is rendered; so a batch cannot be read in another way than its rows alone. The only file
-# here that imports sentence_transformers, and no file that ``AutoModel`` reaches imports it.
+# form, our items, before it is rendered; so a batch cannot be read in another way than its rows alone. This file and
+# ``sentence_transformer_inputs`` alone import sentence_transformers here, and no file that ``AutoModel`` reaches imports
+# them.
 
 
-_MODALITIES: tuple[Any, ...] = ("text", "image", "video", "message")
 _MODEL_INPUTS = (
     "input_ids",
     "attention_mask",
@@ -153,7 +199,7 @@ class UmeTransformer(InputModule):
         processor = self.processor
         if max_length is not None:
             processor = processor.with_max_length(min(max_length, self.max_seq_length))
-        thoughts = [_thought(one) for one in inputs]
+        thoughts = [thought_of(one) for one in inputs]
         given = any(thought is not None for thought in thoughts)
         if given and mode != "generative":
             raise ValueError("a thought needs a mode that thinks always: give mode='generative'")
@@ -167,7 +213,7 @@ class UmeTransformer(InputModule):
         try:
             rows = processor.prepare_all(
                 [
-                    processor.item_of_messages(_messages(one)) if _messages(one) else _item(one)
+                    processor.item_of_messages(messages_of(one)) if messages_of(one) else item_of(one)
                     for one in inputs
                 ],
                 role=role,
@@ -198,7 +244,7 @@ class UmeTransformer(InputModule):
         features["num_videos_per_sample"] = torch.tensor([len(row.videos) for row in rows])
         intervals = features.pop("second_per_grid_ts", None)
         if intervals is not None:
-            features["seconds_of_sample"] = _per_row(intervals, features["num_videos_per_sample"])
+            features["seconds_of_sample"] = per_row(intervals, features["num_videos_per_sample"])
         return features
 
     def forward(  # type: ignore[override]
@@ -299,7 +345,7 @@ class UmeTransformer(InputModule):
 
     @property
     def modalities(self) -> list[Any]:  # type: ignore[override]
-        return list(_MODALITIES)
+        return list(MODALITIES)
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
@@ -381,42 +427,3 @@ class UmeTransformer(InputModule):
         """Write a complete checkpoint in the backbone's native layout (always safetensors)."""
         self.model.save_pretrained(output_path)
         self.processor.save_pretrained(output_path)
-
-
-def _messages(one: Any) -> list[Mapping[str, Any]]:
-    """The chat messages that an input is; empty if it is none."""
-    if isinstance(one, Mapping) and "role" in one and "content" in one:
-        return [one]
-    if isinstance(one, (list, tuple)) and one and all(_messages(part) for part in one):
-        return list(one)
-    return []
-
-
-def _thought(one: Any) -> Any:
-    """What an input, or a message of it, has beside its item as a thought; None without any."""
-    parts = one if isinstance(one, (list, tuple)) else [one]
-    found = [
-        part["thought"] for part in parts if isinstance(part, Mapping) and part.get("thought") is not None
-    ]
-    if len(found) > 1:
-        raise ValueError(f"an input has one thought, and {len(found)} of its messages have one")
-    return found[0] if found else None
-
-
-def _item(one: Any) -> Any:
-    """An input as an item: a ``str`` may name a medium, and ``image`` may say several pictures."""
-    if isinstance(one, str):
-        kind = infer_modality(one, supported_modalities=list(_MODALITIES))
-        return one if kind == "text" else {kind: one}
-    if isinstance(one, Mapping) and "thought" in one:
-        one = {key: value for key, value in one.items() if key != "thought"}
-    if not isinstance(one, Mapping) or "images" in one or not isinstance(one.get("image"), (list, tuple)):
-        return one
-    return {("images" if key == "image" else key): value for key, value in one.items()}
-
-
-def _per_row(values: Tensor, counts: Tensor) -> Tensor:
-    """One value per video ``[videos]`` as ``[B, most videos of a row]``, so that rows can be sliced."""
-    rows = values.new_zeros(len(counts), max(int(counts.max()), 1))
-    rows[torch.arange(rows.shape[1]) < counts.unsqueeze(1)] = values
-    return rows
