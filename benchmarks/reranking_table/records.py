@@ -82,7 +82,7 @@ DISTILLED = Arm(
     "distilled",
     **_STUDENT,
 )
-# What hard negatives have over scores of a list alone are the other rows of the batch.
+# Hard negatives are learnt beside the other rows of the batch, scores of a list are not: is that the gap?
 ANCHORED = Arm(
     "anchored",
     "the same with an InfoNCE loss over the batch beside the scores",

@@ -144,8 +144,10 @@ def markdown(result: Record) -> str:
         "",
         "Walks in DigitWorld: a cell's digit names the next cell, and the answer (one of 72) is what stands in the "
         "last one. All arms start from ume-tiny as it was before it learned to think (`--start`, from the "
-        "repository's history); *thinking* and *glance* (DUME) see the same rows. Hits at 1 among "
-        "all answers, on handwriting that no arm has seen. Verdicts as in [findings.md](findings.md). "
+        "repository's history); *thinking* and *glance* (DUME) see the same rows. After 8 hops the answer's digit is "
+        "the number of the start, so that a glance can find it without the way; *3 hops or more* counts these walks, "
+        "too. Hits at 1 among all answers, on handwriting that no arm has seen. Verdicts as in "
+        "[findings.md](findings.md). "
         f"Command: `{result['command']}`.",
         "",
         "| claim | better | worse | difference | asked for | by seed | verdict |",
@@ -203,21 +205,23 @@ def draw(result: Record, out: Path, reward: Mapping[str, list[float]]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, 2 if reward else 1, figsize=(11 if reward else 6, 4), squeeze=False)
+    figure, panels = plt.subplots(1, 2 if reward else 1, figsize=(13 if reward else 8, 4), squeeze=False)
     left, right = panels[0, 0], panels[0, -1]
     for name, curve in result["by_hops"].items():
+        arm, mode = name.rsplit(", ", 1)
         left.plot(
             range(9),
             curve,
             marker="o",
             markersize=3,
             label=name,
-            linestyle="-" if "generative" in name else "--",
+            color=f"C{list(result['arms']).index(arm)}",
+            linestyle="-" if mode == "generative" else "--",
         )
     left.set_xlabel("hops of the walk")
     left.set_ylabel("hit at 1 of 72")
     left.set_ylim(0, 1.02)
-    left.legend(fontsize=7, frameon=False)
+    left.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     left.spines[["top", "right"]].set_visible(False)
     for name, curve in reward.items():
         window = min(8, len(curve))
