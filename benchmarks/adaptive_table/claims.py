@@ -91,7 +91,7 @@ CLAIMS: tuple[Claim, ...] = (
             Claim(f"{arm}-never", f"{arm}: and beats thinking never", Reading(arm), Reading(arm, "never")),
         )
     ),
-    Claim("rl", "reward loses nothing of what was taught", Reading("rl"), Reading("joint"), at_least=LEAST),
+    Claim("rl", "reward loses nothing of what was taught", Reading("rl"), _PAIR, at_least=LEAST),
 )
 BARS: tuple[Bar, ...] = tuple(
     bar

@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 Kind = Literal["evaluator", "joint", "rl"]
 Choice = Literal["pair-aware", "random", "none"]
-# Where arms begin: ume-tiny as it is, or as it was before it had ever thought. Which thoughts are taught can only be
-# compared in a model that has not learned others.
-START, UNTAUGHT = ROOTS = ("start", "untaught")
+START = "start"  # ume-tiny, which thinks already, as the backbones of the published systems do
 BATCHES = 30  # of rows whose thoughts are selected; trained on again and again
+JUDGED = 8  # batches of validation rows that the evaluator is tried on
 QUERIES, VALIDATION = 5040, 1680  # of the mix: 60 % that a glance answers, 40 % of several steps
 QUICK = 4  # what a quick table divides steps and rows by
-VERSION = 1  # raise it where what rows, thoughts or scores mean is changed
+VERSION = 2  # raise it where what rows, thoughts or scores mean is changed
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Arm:
         name, what: for files and readers.
         kind: ``evaluator`` learns whether a candidate answers, with a thought or without; ``joint`` learns to think, to
             embed at once, and which of the two; ``rl`` goes on by reward.
-        start: one of ``ROOTS``, or the arm whose checkpoint of the same seed it goes on from.
+        start: ``START``, or the arm whose checkpoint of the same seed it goes on from.
         evaluator: the arm that weighs the thoughts of its rows.
         choice: of ``umekit select``.
         steps, batch, rate: of the optimiser, and rows of a step.
@@ -36,14 +35,14 @@ class Arm:
     start: str
     evaluator: str | None = None
     choice: Choice = "pair-aware"
-    steps: int = 280
+    steps: int = 120
     batch: int = 64
-    rate: float = 1e-3
+    rate: float = 3e-4
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Arms that must be there first."""
-        return tuple(name for name in (self.evaluator, self.start) if name is not None and name not in ROOTS)
+        return tuple(name for name in (self.evaluator, self.start) if name is not None and name != START)
 
     def quick(self) -> Arm:
         """A quarter of it; but an evaluator whole, as one that has not learned to judge keeps nothing."""
@@ -54,32 +53,31 @@ class Arm:
 
 
 def _taught(name: str, what: str, choice: Choice) -> Arm:
-    return Arm(name, what, "joint", UNTAUGHT, "evaluator", choice)
+    return Arm(name, what, "joint", START, "evaluator", choice)
 
 
-# It begins at ume-tiny as it is: a judge should know more than those whose thoughts it weighs.
 EVALUATOR = Arm(
     "evaluator",
     "a LoRA that answers whether a candidate is right, with a thought behind it or without",
     "evaluator",
     START,
-    steps=500,
+    steps=2000,
     batch=16,
+    rate=1e-3,
 )
 PAIR_AWARE = _taught(
     "pair-aware", "learns the thoughts that add most to their pairs, and to go without", "pair-aware"
 )
 RANDOM = _taught("random", "learns thoughts drawn at random, as many tokens", "random")
 UNSELECTED = _taught("unselected", "learns a thought of every row, drawn at random", "none")
-JOINT = Arm(
-    "joint",
-    "ume-tiny as it is, trained jointly on the mix with the thoughts that add most",
-    "joint",
-    START,
-    "evaluator",
-    steps=120,
-    rate=3e-4,
+RL = Arm(
+    "rl",
+    "goes on from pair-aware by reward: utility less cost",
+    "rl",
+    "pair-aware",
+    steps=150,
+    batch=12,
+    rate=1e-5,
 )
-RL = Arm("rl", "goes on from it by reward: utility less cost", "rl", "joint", steps=48, batch=12, rate=1e-5)
-ARMS: dict[str, Arm] = {arm.name: arm for arm in (EVALUATOR, PAIR_AWARE, RANDOM, UNSELECTED, JOINT, RL)}
-DECIDING = ("joint", "rl")  # what is said of deciding is said of these
+ARMS: dict[str, Arm] = {arm.name: arm for arm in (EVALUATOR, PAIR_AWARE, RANDOM, UNSELECTED, RL)}
+DECIDING = ("pair-aware", "rl")  # what is said of deciding is said of these

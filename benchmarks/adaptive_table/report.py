@@ -116,9 +116,8 @@ def markdown(result: Record) -> str:
         "a glance answers and whose thoughts would read out the scene, 40 % walks, half of them of at most one hop. "
         "Hits at 1 among all answers, on handwriting that no arm has seen. *Adaptive*: thinks where p(reason) is over "
         f"kappa, which is the best on validation handwriting that spends at most {100 * SHARE:.0f} % of the tokens of "
-        "thinking always. The arms of selection begin at ume-tiny as it was before it had ever thought; *joint* begins "
-        "at one that thinks. Verdicts as in [findings.md](findings.md); a bar is *reproduced* where three seeds keep "
-        f"to it. Command: `{result['command']}`.",
+        "thinking always. All arms begin at ume-tiny, which thinks already. Verdicts as in [findings.md](findings.md); "
+        f"a bar is *reproduced* where three seeds keep to it. Command: `{result['command']}`.",
         "",
         "| claim | queries | better | worse | difference | asked for | by seed | verdict |",
         "|---|---|---|---|---|---|---|---|",

@@ -12,7 +12,7 @@ from findings_table.store import digest
 from reranking_table.training import train_reranker
 
 from . import scoring, training
-from .records import ARMS, BATCHES, QUERIES, QUICK, VALIDATION, VERSION, Arm
+from .records import ARMS, BATCHES, JUDGED, QUERIES, QUICK, VALIDATION, VERSION, Arm
 from .rows import evaluator_rows, pooled_rows, print_of_rows
 from .selecting import judges, selected
 
@@ -50,7 +50,7 @@ def _run(table: Table, arm: Arm, seed: int) -> Record:
     start, out = table.start_of(arm, seed), table.checkpoint(arm.name, seed)
     if arm.kind == "evaluator":
         train_reranker(evaluator_rows(arm.steps, seed), seed, start, arm.rate, out, bf16=False)
-        return {"judges": judges(out, pooled_rows(seed, 1, "validation"))}
+        return {"judges": judges(out, pooled_rows(seed, JUDGED // table.divide, "validation"))}
     chosen, found = None, {}
     if arm.evaluator is not None:
         folder = table.runs / f"selected-{seed}" / table.identity(arm.evaluator)

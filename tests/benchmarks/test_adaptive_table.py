@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from adaptive_table import judging, records, report, rows, running, scoring, selecting, training
 from adaptive_table.claims import BARS, CLAIMS, RACES
-from adaptive_table.records import ARMS, ROOTS, START, UNTAUGHT, Arm
+from adaptive_table.records import ARMS, START, Arm
 from adaptive_table.rows import PARTS, Batches
 from adaptive_table.running import Table, run_seed
 from adaptive_table.scoring import BUDGETS, at_budgets, best_kappa, levels
@@ -30,7 +30,7 @@ def test_every_claim_reads_arms_that_there_are() -> None:
     assert {one.arm for one in (*BARS, *RACES)} <= set(ARMS)
     names = [one.name for one in (*CLAIMS, *BARS, *RACES)]
     assert len(set(names)) == len(names)
-    assert [arm.name for arm in chain(["rl", "random"], ARMS)] == ["evaluator", "joint", "rl", "random"]
+    assert [arm.name for arm in chain(["rl", "random"], ARMS)] == ["evaluator", "pair-aware", "rl", "random"]
 
 
 def test_arms_of_selection_differ_in_nothing_but_the_choice() -> None:
@@ -47,7 +47,7 @@ def test_the_mix_is_60_percent_easy_and_long_enough_to_be_judged() -> None:
     easy = sum(part.asked for part in PARTS if part.is_easy)
     assert easy == 0.6 * records.QUERIES == 0.6 * sum(part.asked for part in PARTS)
     assert records.QUERIES - easy >= 2000  # walks are judged by themselves
-    assert sum(rows.TRAINED) == ARMS["joint"].batch
+    assert sum(rows.TRAINED) == ARMS["pair-aware"].batch
     assert sum(rows.WEIGHED) == ARMS["evaluator"].batch
 
 
@@ -136,38 +136,36 @@ def other(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_stopped_table_goes_on(done: list[str], tmp_path: Path, other: Path) -> None:
-    table = Table(tmp_path / "runs", tmp_path / "results", {START: packaged_model(), UNTAUGHT: other})
-    run_seed(table, ["joint"], 0)
-    assert done == ["evaluator", "joint"]
+def test_a_stopped_table_goes_on(done: list[str], tmp_path: Path) -> None:
+    table = Table(tmp_path / "runs", tmp_path / "results", {START: packaged_model()})
+    run_seed(table, ["pair-aware"], 0)
+    assert done == ["evaluator", "pair-aware"]
     run_seed(table, list(ARMS), 0)
-    assert done == ["evaluator", "joint", "pair-aware", "random", "unselected", "rl"]
+    assert done == ["evaluator", "pair-aware", "random", "unselected", "rl"]
     run_seed(table, list(ARMS), 0)
-    assert len(done) == 6
+    assert len(done) == 5
     table.file("rl", 0).unlink()
-    table.checkpoint("joint", 0).rmdir()  # on another machine: made again, since something needs it
+    table.checkpoint("pair-aware", 0).rmdir()  # on another machine: made again, since something needs it
     run_seed(table, list(ARMS), 0)
-    assert done[6:] == ["joint", "rl"]
+    assert done[5:] == ["pair-aware", "rl"]
 
 
 def test_results_of_other_weights_do_not_count_and_are_not_mixed(
     done: list[str], tmp_path: Path, other: Path
 ) -> None:
-    table = Table(tmp_path / "runs", tmp_path / "results", {START: packaged_model(), UNTAUGHT: other})
-    run_seed(table, ["pair-aware", "joint"], 0)
-    found = table.known("pair-aware", 0)
+    table = Table(tmp_path / "runs", tmp_path / "results", {START: packaged_model()})
+    run_seed(table, ["random"], 0)
+    found = table.known("random", 0)
     assert found is not None
-    assert set(found["weights"]) == set(ROOTS)  # its own start, and that of its evaluator
-    assert set((table.known("joint", 0) or {})["weights"]) == {"start"}
-    elsewhere = replace(table, roots={START: other, UNTAUGHT: other})
-    for changed in (elsewhere, replace(table, roots=dict.fromkeys(ROOTS, packaged_model()))):
-        assert changed.known("pair-aware", 0) is None
+    assert set(found["weights"]) == {START}
+    elsewhere = replace(table, roots={START: other})
+    assert elsewhere.known("random", 0) is None
     reader = Table(table.runs, table.results)  # a report needs no weights
-    assert set(reader.found()) == {"evaluator", "pair-aware", "joint"}
+    assert set(reader.found()) == {"evaluator", "random"}
     assert several_weights(reader.found()) == []
-    run_seed(elsewhere, ["joint"], 1)
+    run_seed(elsewhere, ["random"], 1)
     assert several_weights(reader.found()) == ["start"]
-    assert replace(table, quick=True).known("joint", 0) is None
+    assert replace(table, quick=True).known("random", 0) is None
 
 
 # ---- the report -----------------------------------------------------------------------------------
@@ -219,7 +217,7 @@ def record(arm: Arm, rng: np.random.Generator, gain: float) -> dict[str, Any]:
 
 def made() -> dict[str, dict[int, Any]]:
     rng = np.random.default_rng(0)
-    gains = {"pair-aware": 0.2, "random": 0.0, "unselected": 0.0, "joint": 0.2, "rl": 0.2}
+    gains = {"pair-aware": 0.2, "random": 0.0, "unselected": 0.0, "rl": 0.2}
     found: dict[str, dict[int, Any]] = {
         name: {seed: record(ARMS[name], rng, gain) for seed in range(3)} for name, gain in gains.items()
     }
@@ -242,33 +240,33 @@ def test_claims_bars_and_races_are_judged(judged: dict[str, Any]) -> None:
     assert set(claims) == {claim.name for claim in CLAIMS}
     assert claims["selected"]["verdict"] == claims["walks-random"]["verdict"] == "reproduced"
     assert claims["random"]["verdict"] == "not seen"
-    assert claims["joint-always"]["verdict"] == claims["joint-never"]["verdict"] == "reproduced"
+    assert claims["pair-aware-always"]["verdict"] == claims["pair-aware-never"]["verdict"] == "reproduced"
     assert claims["walks-random"]["queries"] == 2016 // DIVIDE
     bars = {row["claim"]: row for row in judged["bars"]}
     share = 0.4 * 16 / (0.4 * 16 + 0.6 * 36)
-    assert bars["joint-tokens"]["mean"] == pytest.approx(share, abs=1e-3)
-    assert bars["joint-tokens"]["ideal"] < share
-    assert bars["joint-easy"]["mean"] == 0
-    assert bars["joint-walks"]["mean"] == 1
-    assert bars["joint-time"]["mean"] == pytest.approx(0.5)
+    assert bars["pair-aware-tokens"]["mean"] == pytest.approx(share, abs=1e-3)
+    assert bars["pair-aware-tokens"]["ideal"] < share
+    assert bars["pair-aware-easy"]["mean"] == 0
+    assert bars["pair-aware-walks"]["mean"] == 1
+    assert bars["pair-aware-time"]["mean"] == pytest.approx(0.5)
     assert {row["verdict"] for row in bars.values()} == {"reproduced"}
     races = {row["claim"]: row for row in judged["races"]}
-    assert races["joint-margin"]["verdict"] == "reproduced"
-    assert races["joint-margin"]["differences"][-1] < races["joint-margin"]["difference"]
-    assert not races["joint-margin"]["tie"]
-    assert races["joint-probe"]["tie"]
-    assert races["joint-probe"]["verdict"] == "reproduced"
+    assert races["pair-aware-margin"]["verdict"] == "reproduced"
+    assert races["pair-aware-margin"]["differences"][-1] < races["pair-aware-margin"]["difference"]
+    assert not races["pair-aware-margin"]["tie"]
+    assert races["pair-aware-probe"]["tie"]
+    assert races["pair-aware-probe"]["verdict"] == "reproduced"
 
 
 def test_a_bar_that_is_missed() -> None:
     found = made()
-    for one in found["joint"].values():
+    for one in found["pair-aware"].values():
         one["seconds"]["adaptive"] = 0.009
-    row = judging.bar_row(next(bar for bar in BARS if bar.name == "joint-time"), found)
+    row = judging.bar_row(next(bar for bar in BARS if bar.name == "pair-aware-time"), found)
     assert row is not None
     assert (row["verdict"], row["reached"]) == ("reversed", False)
-    found["joint"][1]["seconds"]["adaptive"] = 0.001
-    row = judging.bar_row(next(bar for bar in BARS if bar.name == "joint-time"), found)
+    found["pair-aware"][1]["seconds"]["adaptive"] = 0.001
+    row = judging.bar_row(next(bar for bar in BARS if bar.name == "pair-aware-time"), found)
     assert (row or {})["verdict"] == "not seen"
 
 
@@ -279,7 +277,7 @@ def test_the_page_and_the_picture(judged: dict[str, Any], tmp_path: Path) -> Non
     assert "| evaluator | 1 |" in text
     assert "| walk, 0-1 hops | 1.00 | 1.00 |" in text
     assert "| until gold | 0.50 | 1.00 |" in text
-    widths = {line.count("|") for line in text.splitlines() if line.startswith(("| arm", "| joint |"))}
+    widths = {line.count("|") for line in text.splitlines() if line.startswith(("| arm", "| pair-aware |"))}
     assert len(widths) == 1
     report.draw(judged, tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 1000
@@ -291,6 +289,7 @@ def test_the_page_and_the_picture(judged: dict[str, Any], tmp_path: Path) -> Non
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(running, "BATCHES", 1)
+    monkeypatch.setattr(running, "JUDGED", 1)
     monkeypatch.setattr(running, "QUERIES", 42)
     monkeypatch.setattr(running, "VALIDATION", 42)
     monkeypatch.setattr(scoring, "TIMED", 6)
@@ -307,7 +306,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_all_arms_run(tmp_path: Path) -> None:
-    table = Table(tmp_path / "runs", tmp_path / "results", dict.fromkeys(ROOTS, packaged_model()))
+    table = Table(tmp_path / "runs", tmp_path / "results", {START: packaged_model()})
     run_seed(table, list(ARMS), 0)
     found = table.found()
     assert set(found) == set(ARMS)
