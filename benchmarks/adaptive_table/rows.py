@@ -58,11 +58,11 @@ class Part:
 
 PARTS = (
     Part("walk, 0-1 hops", "walk", 12, 720, 2, max_hops=1),
-    Part("walk, 0-6 hops", "walk", 20, 720, 3, max_hops=6),
-    Part("until gold", "until_gold", 8, 576, 2),
-    Part("what is there", "qa_what", 8, 1008, 3),
+    Part("walk, 0-6 hops", "walk", 20, 720, 4, max_hops=6),
+    Part("until gold", "until_gold", 8, 576, 1),
     Part("which digit", "classify_digit", 8, 1008, 3),
     Part("which colour", "classify_colour", 8, 1008, 3),
+    Part("how many red", "classify_count", 8, 1008, 3),
 )
 TRAINED = [part.trained for part in PARTS]
 WEIGHED = [part.weighed for part in PARTS]
