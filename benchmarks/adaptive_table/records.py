@@ -58,12 +58,12 @@ def _taught(name: str, what: str, choice: Choice) -> Arm:
 
 EVALUATOR = Arm(
     "evaluator",
-    "a LoRA that answers whether a candidate is right, with a thought behind it or without",
+    "answers whether a candidate is right, with a thought behind it or without",
     "evaluator",
     START,
-    steps=2000,
+    steps=1800,
     batch=16,
-    rate=1e-3,
+    rate=5e-4,
 )
 PAIR_AWARE = _taught(
     "pair-aware", "learns the thoughts that add most to their pairs, and to go without", "pair-aware"

@@ -1,7 +1,8 @@
 """The mix: questions that a glance answers, whose thoughts would read out the whole scene, and walks.
 
-Half of the walks have at most one hop, so that a model that has learned to walk need not think about every one.
-``until_gold`` hides in its wording how far there is to go. The handwriting of queries is seen by no arm in training.
+Half of the walks have at most one hop, so that a model that has learned to walk need not think about every one; a walk
+of none asks what is in a cell. ``until_gold`` hides in its wording how far there is to go. No arm sees the handwriting
+of queries in training.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from findings_table.store import digest
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from umekit.evaluation.digit_world import TASKS, DigitWorld
 from umekit.evaluation.digit_world.dataset import TaskRows
@@ -27,8 +28,12 @@ from .records import QUERIES
 Row = dict[str, Any]
 TRAIN_SEED = 2000  # what ume-tiny has seen has seed 0
 NEGATIVES = 1  # of a row, that thoughts are weighed against
-RATIONALES = 0.75  # share of the evaluator's rows that have a thought behind every candidate
-_FIRST = {"evaluator": 0, "selected": 1_000_000, "rl": 2_000_000}  # numbers of rows that nobody else sees
+# What an evaluator learns first: to see, which it does not learn once thoughts are there to be read instead.
+GLANCES, GLANCED_NEGATIVES = 250, 6
+RATIONALES = 0.75  # share of its other rows that have a thought behind every candidate
+WEIGHED_NEGATIVES = 2
+# numbers of rows that nobody else sees
+_FIRST = {"evaluator": 0, "selected": 1_000_000, "rl": 2_000_000, "glances": 3_000_000}
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class Part:
     Attributes:
         name, task: of it, and of DigitWorld.
         trained: rows of a batch of 64. asked: of ``QUERIES`` queries.
-        weighed: rows of the evaluator's batch of 16. What a glance answers is most of it: of walks little can be said
-            without a right thought.
+        weighed: rows of the evaluator's batch of 16.
+        glanced: of the batches that it begins with. Digits are what is hardest to see.
         max_hops: of walks.
     """
 
@@ -48,6 +53,7 @@ class Part:
     trained: int
     asked: int
     weighed: int
+    glanced: int = 0
     max_hops: int | None = None
 
     @property
@@ -59,13 +65,12 @@ class Part:
 PARTS = (
     Part("walk, 0-1 hops", "walk", 12, 720, 2, max_hops=1),
     Part("walk, 0-6 hops", "walk", 20, 720, 4, max_hops=6),
-    Part("until gold", "until_gold", 8, 576, 1),
-    Part("which digit", "classify_digit", 8, 1008, 3),
-    Part("which colour", "classify_colour", 8, 1008, 3),
-    Part("how many red", "classify_count", 8, 1008, 3),
+    Part("until gold", "until_gold", 8, 576, 3),
+    Part("which digit", "classify_digit", 8, 1008, 3, glanced=8),
+    Part("which colour", "classify_colour", 8, 1008, 2, glanced=4),
+    Part("how many red", "classify_count", 8, 1008, 2, glanced=4),
 )
 TRAINED = [part.trained for part in PARTS]
-WEIGHED = [part.weighed for part in PARTS]
 
 
 class Batches(Dataset):  # type: ignore[type-arg]
@@ -99,13 +104,20 @@ def _task_rows(part: Part, count: int, seed: int, use: str, **options: Any) -> T
     return TaskRows(part.task, count, seed=TRAIN_SEED + seed, start=first, max_hops=part.max_hops, **options)
 
 
-def evaluator_rows(steps: int, seed: int) -> Batches:
-    """Pairs whose candidates are followed by a thought, right, wrong or empty, or by none."""
-    lists: list[Any] = [
-        _task_rows(part, steps * part.weighed, seed, "evaluator", negatives=2, rationales=RATIONALES)
-        for part in PARTS
-    ]
-    return Batches(lists, WEIGHED, steps, seed)
+def evaluator_rows(steps: int, seed: int) -> ConcatDataset[Row]:
+    """Pairs in batches: first of what a glance answers, then of all, candidates followed by a thought of the pool,
+    right, wrong or empty, or by none."""
+    glanced, weighed = [part.glanced for part in PARTS], [part.weighed for part in PARTS]
+    alone = _batches("glances", glanced, GLANCES, seed, negatives=GLANCED_NEGATIVES, rationales=0.0)
+    rest = steps - GLANCES
+    thought = _batches("evaluator", weighed, rest, seed, negatives=WEIGHED_NEGATIVES, rationales=RATIONALES)
+    return ConcatDataset([alone, thought])
+
+
+def _batches(use: str, counts: Sequence[int], steps: int, seed: int, **options: Any) -> Batches:
+    parts = [(part, count) for part, count in zip(PARTS, counts, strict=True) if count]
+    lists: list[Any] = [_task_rows(part, steps * count, seed, use, **options) for part, count in parts]
+    return Batches(lists, [count for _, count in parts], steps, seed)
 
 
 def pooled_rows(seed: int, batches: int, split: Split = "train") -> list[list[Row]]:

@@ -9,11 +9,10 @@ from typing import Any
 from findings_table import arms
 from findings_table.arms import Record, RootedTable
 from findings_table.store import digest
-from reranking_table.training import train_reranker
 
 from . import scoring, training
 from .records import ARMS, BATCHES, JUDGED, QUERIES, QUICK, VALIDATION, VERSION, Arm
-from .rows import evaluator_rows, pooled_rows, print_of_rows
+from .rows import pooled_rows, print_of_rows
 from .selecting import judges, selected
 
 
@@ -49,8 +48,9 @@ def run_seed(table: Table, names: Iterable[str], seed: int) -> None:
 def _run(table: Table, arm: Arm, seed: int) -> Record:
     start, out = table.start_of(arm, seed), table.checkpoint(arm.name, seed)
     if arm.kind == "evaluator":
-        train_reranker(evaluator_rows(arm.steps, seed), seed, start, arm.rate, out, bf16=False)
-        return {"judges": judges(out, pooled_rows(seed, JUDGED // table.divide, "validation"))}
+        found = training.train_evaluator(arm, seed, start, out)
+        judged = judges(out, pooled_rows(seed, JUDGED // table.divide, "validation"))
+        return {**found, "judges": judged}
     chosen, found = None, {}
     if arm.evaluator is not None:
         folder = table.runs / f"selected-{seed}" / table.identity(arm.evaluator)

@@ -11,32 +11,44 @@ import torch
 from transformers import PrinterCallback
 
 import umekit
+from umekit.encoding.presets.u_marvel_reranker import U_MARVEL_RERANKER_SHORT
 from umekit.trainers import (
     AdaptiveRLVRTrainer,
     AdaptiveRLVRTrainingArguments,
     JointReasoningTrainer,
     JointReasoningTrainingArguments,
+    RerankerTrainer,
+    RerankerTrainingArguments,
 )
 
 from .records import Arm
-from .rows import TRAINED, Batches, Row, rl_rows
+from .rows import TRAINED, Batches, Row, evaluator_rows, rl_rows
 
 MAX_TOKENS = 96  # of a thought; no thought of the mix has more
 LOGGED = (
-    *("step", "loss", "query_ce", "query_action_ce", "disc_loss", "gen_disc_loss"),
+    *("step", "loss", "accuracy", "query_ce", "query_action_ce", "disc_loss", "gen_disc_loss"),
     *("query_reward", "query_delta", "query_invocation_ratio", "query_thought_tokens", "query_collapse"),
 )
 COMMON: dict[str, Any] = {
-    "weight_decay": 0.05,
     "adam_beta2": 0.98,
     "max_grad_norm": 1.0,
-    "temperature": 0.05,
-    "trained_parts": None,  # the vision tower, too: digits inside thoughts are what fails first
     "train_sampling_strategy": "sequential",
     "use_cpu": True,
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,
+}
+JUDGING: dict[str, Any] = {
+    "trained_parts": ["language", "merger"],
+    "pointwise_weight": 1.0,
+    "listwise_weight": 1.0,
+    "lr_scheduler_type": "cosine",
+    "logging_steps": 50,
+}
+EMBEDDING: dict[str, Any] = {
+    "weight_decay": 0.05,
+    "temperature": 0.05,
+    "trained_parts": None,  # the vision tower, too: digits inside thoughts are what fails first
 }
 REWARDED: dict[str, Any] = {
     "num_generations": 8,
@@ -49,6 +61,24 @@ REWARDED: dict[str, Any] = {
     "collapse_window": 20,
     "log_completions_steps": 0,
 }
+
+
+def train_evaluator(arm: Arm, seed: int, start: Path, out: Path) -> dict[str, Any]:
+    """Teach the checkpoint ``start`` to answer whether a candidate is right, save it in ``out``; what was logged."""
+    torch.manual_seed(seed)
+    opened = umekit.load(start, device="cpu", dtype=torch.float32)
+    model, processor = U_MARVEL_RERANKER_SHORT.put_on(opened.model, opened.processor)
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = RerankerTrainingArguments(**_common(arm, seed, scratch), **JUDGING, warmup_steps=50)
+        trainer = RerankerTrainer(
+            model,
+            arguments,
+            processing_class=processor,
+            train_dataset=evaluator_rows(arm.steps, seed),
+        )
+        log = _run(trainer)
+    _save(model, processor, out)
+    return {"log": log}
 
 
 def train(
@@ -69,14 +99,7 @@ def train(
         max_new_tokens=MAX_TOKENS,
     )
     with tempfile.TemporaryDirectory() as scratch:
-        common = {
-            "output_dir": scratch,
-            "per_device_train_batch_size": arm.batch,
-            "max_steps": arm.steps,
-            "learning_rate": arm.rate,
-            "seed": seed,
-            **COMMON,
-        }
+        common = {**_common(arm, seed, scratch), **EMBEDDING}
         trainer: Any
         if arm.kind == "rl":
             trainer = AdaptiveRLVRTrainer(
@@ -104,12 +127,31 @@ def train(
                 processing_class=encoder.processor,
                 train_dataset=Batches(selected, TRAINED, arm.steps, seed),
             )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    encoder.model.eval()
-    encoder.model.save_pretrained(out)
-    encoder.processor.save_pretrained(out)
-    return {"log": [_short(line) for line in trainer.state.log_history if "loss" in line]}
+        log = _run(trainer)
+    _save(encoder.model, encoder.processor, out)
+    return {"log": log}
+
+
+def _common(arm: Arm, seed: int, scratch: str) -> dict[str, Any]:
+    return {
+        "output_dir": scratch,
+        "per_device_train_batch_size": arm.batch,
+        "max_steps": arm.steps,
+        "learning_rate": arm.rate,
+        "seed": seed,
+        **COMMON,
+    }
+
+
+def _run(trainer: Any) -> list[dict[str, Any]]:
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return [_short(line) for line in trainer.state.log_history if "loss" in line]
+
+
+def _save(model: Any, processor: Any, out: Path) -> None:
+    model.eval().save_pretrained(out)
+    processor.save_pretrained(out)
 
 
 def _short(line: dict[str, Any]) -> dict[str, Any]:

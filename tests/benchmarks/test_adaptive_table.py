@@ -48,7 +48,8 @@ def test_the_mix_is_60_percent_easy_and_long_enough_to_be_judged() -> None:
     assert easy == 0.6 * records.QUERIES == 0.6 * sum(part.asked for part in PARTS)
     assert records.QUERIES - easy >= 2000  # walks are judged by themselves
     assert sum(rows.TRAINED) == ARMS["pair-aware"].batch
-    assert sum(rows.WEIGHED) == ARMS["evaluator"].batch
+    for counts in ([part.weighed for part in PARTS], [part.glanced for part in PARTS]):
+        assert sum(counts) == ARMS["evaluator"].batch
 
 
 def test_parts_of_one_task_ask_different_questions() -> None:
@@ -58,10 +59,12 @@ def test_parts_of_one_task_ask_different_questions() -> None:
     assert max(far.hops) > 3
     pictures = [one["image"].tobytes() for part in (near, far) for one in part.questions.queries]
     assert len(set(pictures)) == 36
-    walks, until_gold, what = rows.pooled_rows(0, 1)[1:4]
+    walks, until_gold, digits = rows.pooled_rows(0, 1)[1:4]
     assert {row["task"] for row in walks} == {"walk"}
-    workers = Counter(one["worker"] for row in (*walks, *until_gold, *what) for one in row["query_thoughts"])
-    assert set(workers.values()) == {len(walks) + len(until_gold) + len(what)}  # a third each
+    workers = Counter(
+        one["worker"] for row in (*walks, *until_gold, *digits) for one in row["query_thoughts"]
+    )
+    assert set(workers.values()) == {len(walks) + len(until_gold) + len(digits)}  # a third each
     assert all(len(row["negatives"]) == rows.NEGATIVES for row in walks)
 
 
@@ -74,6 +77,20 @@ def test_batches_hold_every_list_and_begin_anew_in_another_order() -> None:
     of_b = [name for name in names if name[0] == "b"]
     assert of_b[:4] != of_b[4:]
     assert names == [Batches(lists, [1, 2], 4, 0)[place]["name"] for place in range(12)]
+
+
+def test_an_evaluator_sees_before_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "GLANCES", 2)
+    found = rows.evaluator_rows(4, 0)
+    assert len(found) == 4 * ARMS["evaluator"].batch
+    every = [found[place] for place in range(len(found))]
+    seen, read = every[: len(every) // 2], every[len(every) // 2 :]
+    easy = {part.task for part in PARTS if part.is_easy}
+    assert {row["task"] for row in seen} == easy
+    assert {row["task"] for row in read} == {part.task for part in PARTS}
+    assert all(isinstance(row["positive"], dict) and len(row["negatives"]) == 6 for row in seen)
+    followed = [not isinstance(row["positive"], dict) for row in read]  # by a thought
+    assert 0.5 < sum(followed) / len(read) < 0.95
 
 
 def test_a_batch_of_rl_has_one_part() -> None:
@@ -290,6 +307,7 @@ def test_the_page_and_the_picture(judged: dict[str, Any], tmp_path: Path) -> Non
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(running, "BATCHES", 1)
     monkeypatch.setattr(running, "JUDGED", 1)
+    monkeypatch.setattr(rows, "GLANCES", 1)
     monkeypatch.setattr(running, "QUERIES", 42)
     monkeypatch.setattr(running, "VALIDATION", 42)
     monkeypatch.setattr(scoring, "TIMED", 6)
