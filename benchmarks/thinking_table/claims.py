@@ -95,4 +95,11 @@ CLAIMS: tuple[Claim, ...] = (
         Reading("rl"),
         at_least=-0.03,
     ),
+    Claim(
+        "rl-skilled",
+        "RLVR adds to an arm that thinks well, on walks of 3 hops or more",
+        Reading("rl-skilled"),
+        _THINK,
+        "far",
+    ),
 )

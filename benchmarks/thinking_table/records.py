@@ -79,6 +79,7 @@ FAULTY = Arm(
 RL = Arm("rl", "RLVR from it", **_RL)
 SHUFFLED = Arm("rl-shuffled", "RLVR with rewards dealt out at random in each group", shuffled=True, **_RL)
 TWICE = Arm("rl-twice", "RLVR for twice the steps", **{**_RL, "steps": 120})
+SKILLED = Arm("rl-skilled", "RLVR from the arm that thinks", **{**_RL, "start": "thinking", "steps": 120})
 MORE = Arm(
     "more-teaching",
     "as many steps of the faulty teacher",
@@ -92,5 +93,5 @@ MORE = Arm(
 )
 
 ARMS: dict[str, Arm] = {
-    arm.name: arm for arm in (THINKING, GLANCE, LONGER, DEEPER, FAULTY, RL, SHUFFLED, TWICE, MORE)
+    arm.name: arm for arm in (THINKING, GLANCE, LONGER, DEEPER, FAULTY, RL, SHUFFLED, TWICE, MORE, SKILLED)
 }

@@ -245,6 +245,6 @@ def test_all_arms_run(table: Table) -> None:
     assert {row["verdict"] for row in made["claims"]} == {"not judged"}
     assert {len(one[0]["log"]) for one in found.values()} == {2}
     curves = report.rewards(found)
-    assert set(curves) == {"rl", "rl-shuffled", "rl-twice"}
+    assert set(curves) == {"rl", "rl-shuffled", "rl-twice", "rl-skilled"}
     report.draw(made, table.results / "table.png", curves)
     assert "| rl-twice, generative | 1 |" in report.markdown({**made, "command": "x"})

@@ -23,21 +23,23 @@ FEW = {"max_steps": 1, "per_device_train_batch_size": 4, "disable_tqdm": True, "
 def test_from_pools_to_a_model(tmp_path: Path) -> None:
     changes = {
         f"steps.{step}.arguments.{name}": value
-        for step in ("evaluator", "joint")
+        for step in ("sees", "evaluator", "joint")
         for name, value in FEW.items()
     }
-    changes |= {f"steps.select.data.sources.{n}.options.rows": 4 for n in range(3)}
-    changes |= {"steps.evaluator.arguments.warmup_steps": 0}  # a first step of a warm-up changes nothing
+    changes |= {f"steps.select.data.sources.{n}.options.rows": 4 for n in range(4)}
+    changes |= {
+        f"steps.{step}.arguments.warmup_steps": 0 for step in ("sees", "evaluator")
+    }  # a first step of a warm-up changes nothing
     changes |= {"steps.joint.eval_data.sources.0.options.rows": 4, "steps.select.settings.margin": -100}
     recipe = read_recipe(EXAMPLES / "mmemb-r1-digit-world.yaml", changes)
     results = run_recipe(recipe, tmp_path, formats=FORMATS_HERE)
-    assert [one.kind for one in results] == ["train", "select", "train"]
-    told = results[1].metrics["statistics"]["query"]
-    assert told["rows"] == told["reason"] == 12
+    assert [one.kind for one in results] == ["train", "train", "select", "train"]
+    told = results[2].metrics["statistics"]["query"]
+    assert told["rows"] == told["reason"] == 16
     assert set(told["workers"]) == {"careful", "confused", "generic"}
-    assert all(one["candidates"] == 12 for one in told["workers"].values())
-    assert {"eval_disc_recall@1", "eval_gen_disc_recall@1", "eval_recall@1"} <= set(results[2].metrics)
-    encoder = umekit.load(results[2].folder)
+    assert all(one["candidates"] == 16 for one in told["workers"].values())
+    assert {"eval_disc_recall@1", "eval_gen_disc_recall@1", "eval_recall@1"} <= set(results[3].metrics)
+    encoder = umekit.load(results[3].folder)
     assert encoder.model.settings.kind == "adaptive"
     for mode in ("adaptive", "generative", "discriminative"):
         more = {} if mode == "discriminative" else {"max_new_tokens": 4}
@@ -46,7 +48,7 @@ def test_from_pools_to_a_model(tmp_path: Path) -> None:
         next((tmp_path / "joint" / "trainer").glob("checkpoint-*/trainer_state.json")).read_text()
     )
     assert logged["global_step"] == 1
-    assert run_recipe(recipe, tmp_path, formats=FORMATS_HERE, resume=True)[1].ran is False
+    assert run_recipe(recipe, tmp_path, formats=FORMATS_HERE, resume=True)[2].ran is False
 
 
 def test_the_published_size_is_a_recipe(tmp_path: Path) -> None:
