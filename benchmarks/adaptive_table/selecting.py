@@ -22,7 +22,7 @@ from umekit.trainers.selection import SelectionSettings, select
 from .records import Choice
 from .rows import NEGATIVES, PARTS, Row
 
-MARGIN = 0.5  # logits that a thought must add
+MARGIN = 0.1  # nats of log-likelihood that a thought must add
 COLUMNS = ("query_action", "query_thought", "answer")
 KEPT = ("query", "positive", "positive_id", "task")
 
@@ -46,7 +46,12 @@ def selected(parts: Sequence[Sequence[Row]], evaluator: Path, choice: Choice, fo
         out=folder / choice,
         work=folder / "work",
         settings=SelectionSettings(
-            choice=choice, negatives=NEGATIVES, margin=MARGIN, sides=("query",), query_template=RATIONALE
+            choice=choice,
+            negatives=NEGATIVES,
+            confidence="log-likelihood",
+            margin=MARGIN,
+            sides=("query",),
+            query_template=RATIONALE,
         ),
         show_progress=False,
     )

@@ -6,30 +6,49 @@ logit(no)``, with a thought r of one side in its prompt or without one. Taking t
     contribution(r) = [m(q, t, r) - m(q, t)] - mean over K hard negatives n of [m(q, n, r) - m(q, n)]
 
 The first bracket alone also rewards a thought that makes whatever is shown look right; the second takes that back
-(K = 0: the plain form). The thought is a latent variable with the prior p(r) of who wrote it, and
+(K = 0: the plain form). Margins have no upper end: where a pair is judged right by 8 logits, a thought that makes it 10
+has added nothing. ``confidences`` turns them into the log-likelihood of right answers, yes for the pair and no for the
+negatives, to which little can be added where the evaluator was right and sure. The thought is a latent variable with the
+prior p(r) of who wrote it, and
 
     p(r | q, t)  proportional to  p(r) * exp(contribution(r) / T)
 
 T to 0 is the largest contribution. MMEmb-R1 (arXiv 2604.06156) compares a pair's confidence with and without the
-rationale; neither code nor weights are public, so the second bracket, the posterior and the margin are a re-derivation.
+rationale; neither code nor weights are public, so the second bracket, the log-likelihood, the
+posterior and the margin are a re-derivation.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Confidence = Literal["logit", "log-likelihood"]
+CONFIDENCES: tuple[Confidence, ...] = ("logit", "log-likelihood")
+
+
+def confidences(margins: NDArray[np.floating], measure: Confidence) -> NDArray[np.floating]:
+    """What :func:`contributions` compares, of margins ``[1 + K, 1 + p]``: the pair itself first, then the negatives.
+
+    measure: ``"logit"``: the margins. ``"log-likelihood"``: log P(yes) of the pair and -log P(no) of the negatives, as
+        what is added to those is taken back; float64, nats.
+    """
+    if measure == "logit":
+        return margins
+    wide = margins.astype(np.float64)
+    return np.concatenate([-np.logaddexp(0, -wide[:1]), np.logaddexp(0, wide[1:])])
 
 
 def contributions(margins: NDArray[np.floating]) -> Floats:
     """Contribution of each thought, float64 ``[p]``.
 
     Args:
-        margins: ``[1 + K, 1 + p]``: the pair itself first, then the negatives; without a thought first, then with each.
-            NaN where there is none: a negative without one to compare with does not count.
+        margins: or other confidences, ``[1 + K, 1 + p]``: the pair itself first, then the negatives; without a thought
+            first, then with each. NaN where there is none: a negative without one to compare with does not count.
 
     Raises:
         ValueError: another shape.

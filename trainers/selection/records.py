@@ -17,13 +17,14 @@ from ...encoding.inputs.sample import reason_of
 from ...encoding.storage.atomic import write_atomically
 from ..hashing import text_hash
 from ..scoring.blocks import REASONS, block_file
-from .contribution import contributions
+from .contribution import Confidence, confidences, contributions
 from .pools import Candidate, Pools
 from .settings import SIDES, SelectionSettings
 from .weighing import UNREADABLE, Evaluation, PairEvaluator, evaluate, pairs_of
 
 # A candidate of a row and side; ``side`` -1 stands for a row that could not be scored. margin: of the pair without a
-# thought. lift: what the thought adds to it. contribution: that less its mean over negatives. missing: failed pairs.
+# thought. lift: what the thought adds to the confidence in it. contribution: that less its mean over negatives.
+# missing: failed pairs.
 RECORD = np.dtype(
     [
         ("row", "<i8"), ("side", "<i4"), ("worker", "<i8"), ("tokens", "<i4"), ("negatives", "<i4"),
@@ -72,7 +73,7 @@ class Weighing:
             reasons += [f"row {number}, {side}, {reason}" for reason in one.reasons]
             if np.isnan(one.margins[0, 0]):
                 return _failed(number, len(one.reasons))
-            found.append(_side(number, place, pool, one))
+            found.append(_side(number, place, pool, one, self.settings.confidence))
         return np.concatenate(found) if found else np.empty(0, RECORD)
 
 
@@ -82,7 +83,10 @@ def _failed(number: int, missing: int) -> Records:
     return found
 
 
-def _side(number: int, place: int, pool: Sequence[Candidate], one: Evaluation) -> Records:
+def _side(
+    number: int, place: int, pool: Sequence[Candidate], one: Evaluation, measure: Confidence
+) -> Records:
+    compared = confidences(one.margins, measure)
     found = np.zeros(len(pool), RECORD)
     found["row"], found["side"] = number, place
     found["worker"] = [text_hash(candidate.worker) for candidate in pool]
@@ -90,8 +94,8 @@ def _side(number: int, place: int, pool: Sequence[Candidate], one: Evaluation) -
     found["negatives"] = (~np.isnan(one.margins[1:, :1] + one.margins[1:, 1:])).sum(axis=0)
     found["missing"][0] = len(one.reasons)
     found["margin"] = one.margins[0, 0]
-    found["lift"] = one.margins[0, 1:] - one.margins[0, 0]
-    found["contribution"] = contributions(one.margins)
+    found["lift"] = compared[0, 1:] - compared[0, 0]
+    found["contribution"] = contributions(compared)
     return found
 
 

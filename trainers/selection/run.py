@@ -248,8 +248,8 @@ def _as_it_is(item: Any) -> Any:
 
 def _told(settings: SelectionSettings) -> str:
     return (
-        f"Choice {settings.choice}, {settings.negatives} negatives, temperature {settings.temperature:g}, margin "
-        f"{settings.margin:g}"
+        f"Choice {settings.choice}, {settings.negatives} negatives, confidence {settings.confidence}, temperature "
+        f"{settings.temperature:g}, margin {settings.margin:g}"
     )
 
 

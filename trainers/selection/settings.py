@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ...encoding.rationales import RATIONALE, check_template
+from .contribution import CONFIDENCES, Confidence
 
 CHOICES = ("pair-aware", "random", "none")
 Choice = Literal["pair-aware", "random", "none"]
@@ -23,8 +24,10 @@ class SelectionSettings:
             pools, until they have as many tokens as the pair-aware ones; ``"none"``: no selection, one drawn for
             everyone.
         negatives: K, hard negatives of an instance; 0 for the plain form.
+        confidence: what a thought may add to: ``"logit"``, the evaluator's margin, as published; or
+            ``"log-likelihood"``, of its right answers in nats, to which little can be added where it is sure and right.
         temperature: T of the posterior; 0 for the largest contribution.
-        margin: a thought is kept if its contribution, in logits, is above it.
+        margin: a thought is kept if its contribution is above it.
         priors: of workers by name; others have 1.
         sides: whose thoughts are chosen.
         query_template, positive_template: how the evaluator reads a thought of that side, after the candidate; with
@@ -38,6 +41,7 @@ class SelectionSettings:
 
     choice: Choice = "pair-aware"
     negatives: int = 4
+    confidence: Confidence = "logit"
     temperature: float = 1.0
     margin: float = 0.0
     priors: Mapping[str, float] = field(default_factory=dict)
@@ -50,12 +54,14 @@ class SelectionSettings:
     def __post_init__(self) -> None:
         if self.choice not in CHOICES:
             raise ValueError(f"choice is {self.choice!r}; use one of {', '.join(CHOICES)}")
+        if self.confidence not in CONFIDENCES:
+            raise ValueError(f"confidence is {self.confidence!r}; use one of {', '.join(CONFIDENCES)}")
         if self.negatives < 0 or self.seed < 0:
             raise ValueError(f"negatives is {self.negatives} and seed {self.seed}; need at least 0")
         if not self.temperature >= 0 or math.isinf(self.temperature):
             raise ValueError(f"temperature is {self.temperature}; it is a number from 0 on")
         if not math.isfinite(self.margin):
-            raise ValueError(f"margin is {self.margin}; it is a number of logits")
+            raise ValueError(f"margin is {self.margin}; it is a finite number")
         if not self.sides or not set(self.sides) <= set(SIDES) or len(set(self.sides)) != len(self.sides):
             raise ValueError(f"sides is {self.sides}; give one or both of {', '.join(SIDES)}")
         for name, prior in self.priors.items():
@@ -74,7 +80,10 @@ class SelectionSettings:
 
     def weighing(self) -> dict[str, Any]:
         """What the evaluator's margins depend on; with the same, they are not computed again."""
-        names = ("negatives", "sides", "query_template", "positive_template", "instruction", "seed")
+        names = (
+            *("negatives", "confidence", "sides", "query_template", "positive_template", "instruction"),
+            "seed",
+        )
         return {name: getattr(self, name) for name in names}
 
     def choosing(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def sheet(rows: Sequence[tuple[int, Mapping[str, Any]]], told: str, find: Callab
     return (
         f"<!doctype html>\n<html lang=en><head><meta charset=utf-8>{GENERATOR}<title>Selected thoughts</title>"
         f"<style>{STYLE}</style></head><body>\n<h1>Selected thoughts</h1>\n<p class=soft>{escape(told)}. Contribution: "
-        "what the thought adds to the evaluator's margin (logit of yes less that of no) of the pair, less what it adds "
+        "what the thought adds to the evaluator's confidence in the pair, less what it adds "
         f"to hard negatives. Rows are spread over their best contribution.</p>\n{''.join(parts)}</body></html>\n"
     )
 

@@ -23,7 +23,7 @@ def statistics(choice: SideChoice, workers: list[str], rows: int) -> dict[str, A
     Returns:
         ``rows``, ``with_pool``; ``reason`` and ``direct`` with their shares of all rows; ``tokens`` of what was kept;
         ``without_negatives``: candidates that nothing was taken back from; ``contribution`` and ``kept_contribution``:
-        quantiles in logits; ``workers``: candidates of each, how many were kept, and their mean contribution.
+        quantiles; ``workers``: candidates of each, how many were kept, and their mean contribution.
     """
     records, kept = choice.records, choice.kept
     chosen = np.zeros(len(records), bool)

@@ -14,8 +14,9 @@ from .score import open_rows, part_of
 
 # Arguments of ``select`` and of its settings that are called as the options are.
 OPTIONS = ("own_thoughts", "format", "work", "max_failed", "samples", "block_size", "shard_size")
-SETTINGS = ("choice", "negatives", "temperature", "margin", "instruction", "seed")
+SETTINGS = ("choice", "negatives", "confidence", "temperature", "margin", "instruction", "seed")
 CHOICES, SIDES = ("pair-aware", "random", "none"), ("query", "positive")  # those of the settings
+CONFIDENCES = ("logit", "log-likelihood")
 TEMPLATES = ("query_template", "positive_template")
 WORKER = re.compile(r"(?P<name>[^=]+)=(?P<path>.+?)(@(?P<temperature>\d+(\.\d+)?))?")
 
@@ -76,6 +77,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="hard negatives of a row; 0: the plain form (default 4)",
     )
     group.add_argument(
+        "--confidence",
+        choices=CONFIDENCES,
+        default=CONFIDENCES[0],
+        help="what a thought adds to: the evaluator's margin, or the log-likelihood of its right answers, which leaves "
+        "little to add where it is sure and right (default logit)",
+    )
+    group.add_argument(
         "--temperature",
         type=float,
         default=1.0,
@@ -87,7 +95,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=float,
         default=0.0,
         metavar="M",
-        help="least contribution in logits, exclusive (default 0)",
+        help="least contribution, exclusive (default 0)",
     )
     group.add_argument(
         "--prior", action="append", default=[], metavar="NAME=P", help="of a worker (default: 1 each)"
