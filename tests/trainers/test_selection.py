@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from umekit.trainers.formats import read_rows
 from umekit.trainers.formats.made import made_rows
 from umekit.trainers.selection import SelectionSettings, Worker, select
 from umekit.trainers.selection.choosing import random_within
-from umekit.trainers.selection.contribution import best, contributions, posterior
+from umekit.trainers.selection.contribution import best, confidences, contributions, posterior
 from umekit.trainers.selection.sheet import sampled
 
 HERE = Path(__file__).resolve().parent
@@ -120,6 +121,27 @@ def test_contribution_is_the_formula_sum_by_sum() -> None:
     np.testing.assert_allclose(contributions(lifted), [0.0])
     with pytest.raises(ValueError, match="1 \\+ negatives"):
         contributions(np.zeros(3))
+
+
+def test_log_likelihood_is_that_of_right_answers() -> None:
+    margins = np.random.default_rng(1).normal(scale=3, size=(3, 4)).astype(np.float32)
+    margins[2, 1] = np.nan
+
+    def right(row: int, place: int) -> float:
+        """log P(yes) of the pair, log P(no) of a negative."""
+        yes = 1 / (1 + math.exp(-float(margins[row, place])))
+        return math.log(yes if row == 0 else 1 - yes)
+
+    for thought, value in enumerate(contributions(confidences(margins, "log-likelihood"))):
+        others = [row for row in (1, 2) if not np.isnan(margins[row, 1 + thought])]
+        gained = [right(row, 1 + thought) - right(row, 0) for row in others]
+        asked = right(0, 1 + thought) - right(0, 0) + sum(gained) / len(gained)
+        assert value == pytest.approx(asked, abs=1e-6)
+    assert confidences(margins, "logit") is margins
+    sure = np.array([[8.0, 12.0, -90.0], [-9.0, -9.0, 900.0]])  # right without; no further, and led astray
+    found = contributions(confidences(sure, "log-likelihood"))
+    assert 0 < found[0] < 1e-3
+    assert found[1] == pytest.approx(-90 - 900, rel=1e-3)
 
 
 def test_posterior_is_the_formula() -> None:
@@ -524,6 +546,7 @@ def test_other_arguments_need_another_folder(tmp_path: Path) -> None:
     ("given", "said"),
     [
         ({"choice": "best"}, "choice is 'best'"),
+        ({"confidence": "probability"}, "confidence is 'probability'"),
         ({"temperature": -1.0}, "temperature is -1"),
         ({"negatives": -1}, "negatives is -1"),
         ({"margin": float("nan")}, "margin is nan"),

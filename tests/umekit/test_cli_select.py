@@ -14,12 +14,12 @@ import pytest
 import umekit
 from umekit.cli.common import UsageError
 from umekit.cli.main import main
-from umekit.cli.select import CHOICES, SIDES, _prior, _worker, add_parser
+from umekit.cli.select import CHOICES, CONFIDENCES, SIDES, _prior, _worker, add_parser
 from umekit.encoding.rationales import RATIONALE
 from umekit.encoding.reasoner import Reasoner
 from umekit.processing.thoughts import thought_and_answer
 from umekit.testing import save_tiny_reranker
-from umekit.trainers.selection import Worker, settings
+from umekit.trainers.selection import Worker, contribution, settings
 from umekit.trainers.selection.workers import open_thinker
 
 TEMPLATE = (
@@ -44,6 +44,7 @@ def test_workers(text: str, found: tuple[str, str, float | None]) -> None:
 
 def test_words_of_the_call_are_those_of_the_settings() -> None:
     assert (CHOICES, SIDES) == (settings.CHOICES, settings.SIDES)
+    assert contribution.CONFIDENCES == CONFIDENCES
     sides = {action.dest: action.help for action in parser_of()._actions}
     for side in SIDES:
         assert repr(RATIONALE) in str(sides[f"{side}_template"])

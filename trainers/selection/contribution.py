@@ -8,14 +8,14 @@ logit(no)``, with a thought r of one side in its prompt or without one. Taking t
 The first bracket alone also rewards a thought that makes whatever is shown look right; the second takes that back
 (K = 0: the plain form). Margins have no upper end: where a pair is judged right by 8 logits, a thought that makes it 10
 has added nothing. ``confidences`` turns them into the log-likelihood of right answers, yes for the pair and no for the
-negatives, to which little can be added where the evaluator was right and sure. The thought is a latent variable with the
-prior p(r) of who wrote it, and
+negatives, to which little can be added where the evaluator was right and sure. The thought is a latent variable with
+the prior p(r) of who wrote it, and
 
     p(r | q, t)  proportional to  p(r) * exp(contribution(r) / T)
 
 T to 0 is the largest contribution. MMEmb-R1 (arXiv 2604.06156) compares a pair's confidence with and without the
-rationale; neither code nor weights are public, so the second bracket, the log-likelihood, the
-posterior and the margin are a re-derivation.
+rationale; neither code nor weights are public, so the second bracket, the log-likelihood, the posterior and the margin
+are a re-derivation.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def confidences(margins: NDArray[np.floating], measure: Confidence) -> NDArray[n
     if measure == "logit":
         return margins
     wide = margins.astype(np.float64)
-    return np.concatenate([-np.logaddexp(0, -wide[:1]), np.logaddexp(0, wide[1:])])
+    with np.errstate(invalid="ignore"):  # NaN, where there is none, stays NaN
+        return np.concatenate([-np.logaddexp(0, -wide[:1]), np.logaddexp(0, wide[1:])])
 
 
 def contributions(margins: NDArray[np.floating]) -> Floats:
