@@ -92,6 +92,7 @@ CLAIMS: tuple[Claim, ...] = (
         )
     ),
     Claim("rl", "reward loses nothing of what was taught", Reading("rl"), _PAIR, at_least=LEAST),
+    Claim("rl-anchored", "nor does it with an anchor", Reading("rl-anchored"), _PAIR, at_least=LEAST),
 )
 BARS: tuple[Bar, ...] = tuple(
     bar

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Kind = Literal["evaluator", "joint", "rl"]
+Kind = Literal["evaluator", "joint", "rl", "anchored-rl"]
 Choice = Literal["pair-aware", "random", "none"]
 START = "start"  # ume-tiny, which thinks already, as the backbones of the published systems do
 BATCHES = 30  # of rows whose thoughts are selected; trained on again and again
@@ -22,7 +22,7 @@ class Arm:
     Attributes:
         name, what: for files and readers.
         kind: ``evaluator`` learns whether a candidate answers, with a thought or without; ``joint`` learns to think, to
-            embed at once, and which of the two; ``rl`` goes on by reward.
+            embed at once, and which of the two; ``rl`` goes on by reward, ``anchored-rl`` with some InfoNCE beside it.
         start: ``START``, or the arm whose checkpoint of the same seed it goes on from.
         evaluator: the arm that weighs the thoughts of its rows.
         choice: of ``umekit select``.
@@ -79,5 +79,6 @@ RL = Arm(
     batch=12,
     rate=1e-5,
 )
-ARMS: dict[str, Arm] = {arm.name: arm for arm in (EVALUATOR, PAIR_AWARE, RANDOM, UNSELECTED, RL)}
-DECIDING = ("pair-aware", "rl")  # what is said of deciding is said of these
+ANCHORED = replace(RL, name="rl-anchored", what="the same with InfoNCE beside it", kind="anchored-rl")
+ARMS: dict[str, Arm] = {arm.name: arm for arm in (EVALUATOR, PAIR_AWARE, RANDOM, UNSELECTED, RL, ANCHORED)}
+DECIDING = ("pair-aware", "rl", "rl-anchored")  # what is said of deciding is said of these

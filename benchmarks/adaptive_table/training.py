@@ -62,6 +62,8 @@ REWARDED: dict[str, Any] = {
     "log_completions_steps": 0,
 }
 
+ANCHOR = 0.1  # weight of InfoNCE of both vectors
+
 
 def train_evaluator(arm: Arm, seed: int, start: Path, out: Path) -> dict[str, Any]:
     """Teach the checkpoint ``start`` to answer whether a candidate is right, save it in ``out``; what was logged."""
@@ -101,12 +103,13 @@ def train(
     with tempfile.TemporaryDirectory() as scratch:
         common = {**_common(arm, seed, scratch), **EMBEDDING}
         trainer: Any
-        if arm.kind == "rl":
+        if arm.kind in ("rl", "anchored-rl"):
             trainer = AdaptiveRLVRTrainer(
                 encoder.model,
                 AdaptiveRLVRTrainingArguments(
                     **common,
                     **REWARDED,
+                    anchor_weight=ANCHOR if arm.kind == "anchored-rl" else 0.0,
                     lr_scheduler_type="constant",
                     action_warmup_steps=arm.steps // 3,
                     logging_steps=1,

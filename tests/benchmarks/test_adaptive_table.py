@@ -158,13 +158,13 @@ def test_a_stopped_table_goes_on(done: list[str], tmp_path: Path) -> None:
     run_seed(table, ["pair-aware"], 0)
     assert done == ["evaluator", "pair-aware"]
     run_seed(table, list(ARMS), 0)
-    assert done == ["evaluator", "pair-aware", "random", "unselected", "rl"]
+    assert done == ["evaluator", "pair-aware", "random", "unselected", "rl", "rl-anchored"]
     run_seed(table, list(ARMS), 0)
-    assert len(done) == 5
+    assert len(done) == 6
     table.file("rl", 0).unlink()
     table.checkpoint("pair-aware", 0).rmdir()  # on another machine: made again, since something needs it
     run_seed(table, list(ARMS), 0)
-    assert done[5:] == ["pair-aware", "rl"]
+    assert done[6:] == ["pair-aware", "rl"]
 
 
 def test_results_of_other_weights_do_not_count_and_are_not_mixed(
@@ -234,7 +234,7 @@ def record(arm: Arm, rng: np.random.Generator, gain: float) -> dict[str, Any]:
 
 def made() -> dict[str, dict[int, Any]]:
     rng = np.random.default_rng(0)
-    gains = {"pair-aware": 0.2, "random": 0.0, "unselected": 0.0, "rl": 0.2}
+    gains = {"pair-aware": 0.2, "random": 0.0, "unselected": 0.0, "rl": 0.2, "rl-anchored": 0.2}
     found: dict[str, dict[int, Any]] = {
         name: {seed: record(ARMS[name], rng, gain) for seed in range(3)} for name, gain in gains.items()
     }
@@ -316,7 +316,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(training.REWARDED, "max_completion_length", 12)
     monkeypatch.setitem(training.REWARDED, "num_generations", 2)
     for name, arm in list(ARMS.items()):
-        monkeypatch.setitem(ARMS, name, replace(arm, steps=2, batch=2 if arm.kind == "rl" else arm.batch))
+        monkeypatch.setitem(ARMS, name, replace(arm, steps=2, batch=2 if "rl" in arm.kind else arm.batch))
     yield
     rows.print_of_rows.cache_clear()
 
