@@ -80,6 +80,16 @@ RL = Arm("rl", "RLVR from it", **_RL)
 SHUFFLED = Arm("rl-shuffled", "RLVR with rewards dealt out at random in each group", shuffled=True, **_RL)
 TWICE = Arm("rl-twice", "RLVR for twice the steps", **{**_RL, "steps": 120})
 SKILLED = Arm("rl-skilled", "RLVR from the arm that thinks", **{**_RL, "start": "thinking", "steps": 120})
+FURTHER = Arm(
+    "thinking-further",
+    "goes on thinking carefully, on walks of all lengths, at a lower rate",
+    "thinking",
+    "thinking",
+    steps=400,
+    rate=3e-4,
+    first=_AFTER,
+    growing=False,
+)
 MORE = Arm(
     "more-teaching",
     "as many steps of the faulty teacher",
@@ -93,5 +103,6 @@ MORE = Arm(
 )
 
 ARMS: dict[str, Arm] = {
-    arm.name: arm for arm in (THINKING, GLANCE, LONGER, DEEPER, FAULTY, RL, SHUFFLED, TWICE, MORE, SKILLED)
+    arm.name: arm
+    for arm in (THINKING, GLANCE, LONGER, DEEPER, FAULTY, RL, SHUFFLED, TWICE, MORE, SKILLED, FURTHER)
 }
