@@ -207,6 +207,7 @@ def draw(result: Record, out: Path, reward: Mapping[str, list[float]]) -> None:
 
     figure, panels = plt.subplots(1, 2 if reward else 1, figsize=(13 if reward else 8, 4), squeeze=False)
     left, right = panels[0, 0], panels[0, -1]
+    colours = plt.get_cmap("tab20")  # more arms than the default cycle has colours
     for name, curve in result["by_hops"].items():
         arm, mode = name.rsplit(", ", 1)
         left.plot(
@@ -215,7 +216,7 @@ def draw(result: Record, out: Path, reward: Mapping[str, list[float]]) -> None:
             marker="o",
             markersize=3,
             label=name,
-            color=f"C{list(result['arms']).index(arm)}",
+            color=colours(list(result["arms"]).index(arm)),
             linestyle="-" if mode == "generative" else "--",
         )
     left.set_xlabel("hops of the walk")
