@@ -92,6 +92,6 @@ def test_a_wrong_setting_is_told_before_anything_runs(tmp_path: Path) -> None:
     file = recipe(tmp_path, ("choice: pair-aware", "choice: best"))
     with pytest.raises(RecipeError, match="step select: settings: choice is 'best'"):
         run_recipe(read_recipe(file), tmp_path / "out", formats=FORMATS_HERE)
-    file = recipe(tmp_path, ("margin: 0.5", "margins: 0.5"))
+    file = recipe(tmp_path, ("margin: 0.1", "margins: 0.1"))
     with pytest.raises(RecipeError, match=r"step select: settings: .*margins"):
         run_recipe(read_recipe(file), tmp_path / "out", formats=FORMATS_HERE)
