@@ -1,6 +1,6 @@
 """Which thoughts are worth teaching, and when is it worth thinking? MMEmb-R1, re-derived and tried in DigitWorld.
 
-    python benchmarks/adaptive.py --seeds 0 1 2
+    python benchmarks/adaptive.py
     python benchmarks/adaptive.py --report-only
 
 Checkpoints lie in ``--runs``; the result of every arm and seed is one file of ``--results`` as soon as it is there, so

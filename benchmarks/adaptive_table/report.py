@@ -117,7 +117,7 @@ def markdown(result: Record) -> str:
         "Hits at 1 among all answers, on handwriting that no arm has seen. *Adaptive*: thinks where p(reason) is over "
         f"kappa, which is the best on validation handwriting that spends at most {100 * SHARE:.0f} % of the tokens of "
         "thinking always. All arms begin at ume-tiny, which thinks already. Thoughts are weighed by the log-likelihood "
-        "of the evaluator's answers: by logits one seems to add to what is seen at a glance. Verdicts as in "
+        "of the evaluator's answers, which has an upper end as logits have none. Verdicts as in "
         "[findings.md](findings.md); a bar is *reproduced* where three seeds keep to it. Command: "
         f"`{result['command']}`.",
         "",

@@ -28,7 +28,7 @@ from .records import QUERIES
 Row = dict[str, Any]
 TRAIN_SEED = 2000  # what ume-tiny has seen has seed 0
 NEGATIVES = 1  # of a row, that thoughts are weighed against
-# What an evaluator learns first: to see, which it does not learn once thoughts are there to be read instead.
+# What an evaluator learns first: to see, without thoughts that could be read instead.
 GLANCES, GLANCED_NEGATIVES = 250, 6
 RATIONALES = 0.75  # share of its other rows that have a thought behind every candidate
 WEIGHED_NEGATIVES = 2

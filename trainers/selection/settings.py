@@ -80,10 +80,8 @@ class SelectionSettings:
 
     def weighing(self) -> dict[str, Any]:
         """What the evaluator's margins depend on; with the same, they are not computed again."""
-        names = (
-            *("negatives", "confidence", "sides", "query_template", "positive_template", "instruction"),
-            "seed",
-        )
+        templates = ("query_template", "positive_template")
+        names = ("negatives", "confidence", "sides", *templates, "instruction", "seed")
         return {name: getattr(self, name) for name in names}
 
     def choosing(self) -> dict[str, Any]:
